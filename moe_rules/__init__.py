@@ -1,0 +1,1 @@
+"""Which MoE kernel runs here, and why: rules as data, decisions that explain themselves."""
