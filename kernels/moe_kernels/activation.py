@@ -1,0 +1,142 @@
+"""What each activation computes, its constants, and a torch implementation for any device.
+
+All activations reduce to a few forms: a gated one takes 2I columns and gives I, ``*_no_mul``
+takes I and gives I. The Triton implementation is :mod:`moe_kernels.ops.activation`.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+
+from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_rules.layer import ACTIVATIONS, FusedMoEConfig
+
+
+class ActivationParameters(NamedTuple):
+    """The constants of an activation; see :func:`activation_parameters`."""
+
+    limit: float | None = None
+    alpha: float = 1.0
+    beta: float = 0.0
+    situ_beta: float = 1.0
+    situ_linear_beta: float | None = None
+
+
+# form, gate and up interleaved. Names as in ACTIVATIONS, without "_no_mul".
+_FORMS: dict[str, tuple[str, bool]] = {
+    "silu": ("swiglu", False),
+    "swigluoai": ("swiglu", True),
+    "swigluoai_uninterleave": ("swiglu", False),
+    "swiglustep": ("swiglustep", False),
+    "situ": ("situ", False),
+    "gelu": ("gelu", False),
+    "gelu_tanh": ("gelu_tanh", False),
+    "relu2": ("relu2", False),
+}
+
+
+class ActivationForm(NamedTuple):
+    """How an activation is computed: which function, with a gate or not, columns interleaved."""
+
+    form: str
+    gated: bool
+    interleaved: bool
+
+
+def activation_form(activation: str) -> ActivationForm:
+    """The form of ``activation``. Raises ValueError for a name not in ACTIVATIONS."""
+    if activation not in ACTIVATIONS:
+        raise ValueError(
+            f"unknown activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}"
+        )
+    form, interleaved = _FORMS[activation.removesuffix("_no_mul")]
+    return ActivationForm(form, not activation.endswith("_no_mul"), interleaved)
+
+
+def activation_parameters(
+    activation: str, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig
+) -> ActivationParameters:
+    """The constants of ``activation`` for one layer.
+
+    The quantization config's SwiGLU constants come first, then the layer's, then the default of
+    the activation: limit 7 and alpha 1.702 for swigluoai (gpt-oss), limit 7 for swiglustep, no
+    limit for silu. Raises ValueError where an activation has no default and none is given:
+    swigluoai_uninterleave needs a limit, situ its beta.
+    """
+
+    def given(name: str, default: float | None = None) -> float | None:
+        for config in (quant_config, moe_config):
+            value = getattr(config, name)
+            if value is not None:
+                return float(value)
+        return default
+
+    if activation == "silu":
+        return ActivationParameters(limit=given("swiglu_limit"))
+    if activation == "swigluoai":
+        alpha = given("swiglu_alpha", 1.702)
+        assert alpha is not None
+        return ActivationParameters(limit=given("swiglu_limit", 7.0), alpha=alpha, beta=1.0)
+    if activation == "swigluoai_uninterleave":
+        limit, alpha, beta = (
+            given("swiglu_limit"),
+            given("swiglu_alpha", 1.0),
+            given("swiglu_beta", 0.0),
+        )
+        if limit is None:
+            raise ValueError("activation swigluoai_uninterleave needs swiglu_limit, got None")
+        assert alpha is not None
+        assert beta is not None
+        return ActivationParameters(limit=limit, alpha=alpha, beta=beta)
+    if activation == "swiglustep":
+        return ActivationParameters(limit=given("swiglu_limit", 7.0))
+    if activation == "situ":
+        if moe_config.activation_situ_beta is None:
+            raise ValueError("activation situ needs activation_situ_beta, got None")
+        return ActivationParameters(
+            situ_beta=moe_config.activation_situ_beta,
+            situ_linear_beta=moe_config.activation_situ_linear_beta,
+        )
+    return ActivationParameters()
+
+
+def apply_activation(
+    x: torch.Tensor, activation: str, parameters: ActivationParameters
+) -> torch.Tensor:
+    """Apply ``activation`` to the last dimension of ``x``; computed in the dtype of ``x``.
+
+    x: [..., 2I] for a gated activation (gate in the first half and up in the second;
+    swigluoai: gate in the even and up in the odd columns), [..., I] for ``*_no_mul``.
+    Returns [..., I].
+    """
+    form, gated, interleaved = activation_form(activation)
+    limit, alpha, beta, situ_beta, situ_linear_beta = parameters
+    if not gated:
+        gate, up = x, None
+    elif interleaved:
+        gate, up = x[..., ::2], x[..., 1::2]
+    else:
+        gate, up = x.chunk(2, dim=-1)
+    if form == "swiglustep":
+        gate = F.silu(gate)
+    if limit is not None:
+        gate = gate.clamp(max=limit)
+        up = None if up is None else up.clamp(min=-limit, max=limit)
+    if form == "swiglu":
+        # silu() is one pass in torch; the general form is three.
+        gate = F.silu(gate) if alpha == 1.0 else gate * torch.sigmoid(alpha * gate)
+        up = up + beta if up is not None and beta != 0.0 else up
+    elif form == "situ":
+        gate = situ_beta * torch.tanh(gate / situ_beta) * torch.sigmoid(gate)
+        if up is not None and situ_linear_beta is not None:
+            up = situ_linear_beta * torch.tanh(up / situ_linear_beta)
+    elif form == "gelu":
+        gate = F.gelu(gate)
+    elif form == "gelu_tanh":
+        gate = F.gelu(gate, approximate="tanh")
+    elif form == "relu2":
+        gate = torch.relu(gate).square()
+    return gate if up is None else gate * up

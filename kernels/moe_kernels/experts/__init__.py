@@ -1,0 +1,1 @@
+"""Experts implementations under vLLM's class names; :mod:`moe_kernels.registry` finds them."""

@@ -1,0 +1,249 @@
+"""A MoE kernel in two parts: how tokens reach the experts and return, and what the experts do.
+
+    hidden_states, topk -> [prepare] -> [experts] -> [finalize] -> output
+
+:class:`FusedMoEPrepareAndFinalize` moves tokens (between ranks, where there are several),
+:class:`FusedMoEExperts` computes; :class:`FusedMoEKernel` is one of each. The names are those of
+vLLM's ``fused_moe/modular_kernel.py``. Unlike there, experts only execute: whether a kernel
+suits a layer is decided by rules, before one is constructed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from enum import Enum
+from typing import ClassVar, NamedTuple
+
+import torch
+
+from moe_kernels.activation import ActivationParameters, activation_form, activation_parameters
+from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_rules.layer import FusedMoEConfig
+
+
+class FusedMoEActivationFormat(Enum):
+    """The layout of the tokens that experts take."""
+
+    Standard = "standard"
+    """[num_tokens, hidden_dim], with topk_ids that say which experts each token goes to."""
+    BatchedExperts = "batched_experts"
+    """[num_local_experts, max_tokens_per_expert, hidden_dim]."""
+
+
+class PrepareResult(NamedTuple):
+    """What experts take: tokens in their format and dtype, their scales, and the routing."""
+
+    hidden_states: torch.Tensor
+    hidden_states_scale: torch.Tensor | None
+    topk_weights: torch.Tensor
+    topk_ids: torch.Tensor
+
+
+class FusedMoEExperts(ABC):
+    """Both expert GEMMs with the activation between them.
+
+    Constructed once per layer; holds no per-call state. Subclasses say which activation format
+    they take and implement :meth:`apply`; those that take quantized tokens implement
+    :meth:`quantize_input`.
+    """
+
+    activation_format: ClassVar[FusedMoEActivationFormat] = FusedMoEActivationFormat.Standard
+    quantizes_activations: ClassVar[bool] = True
+    """Whether the scheme's activation key is carried out. Weight-only kernels say False."""
+
+    def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
+        self.moe_config = moe_config
+        self.quant_config = quant_config
+
+    def activation_parameters(self, activation: str) -> ActivationParameters:
+        """The constants of ``activation`` for this layer. Raises ValueError if one is missing."""
+        return activation_parameters(activation, self.moe_config, self.quant_config)
+
+    def quantize_input(
+        self, hidden_states: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """``hidden_states`` [M, H] as these experts take them, and their scales.
+
+        Called by prepare, so that tokens can be quantized before they are sent to other ranks.
+        """
+        return hidden_states, None
+
+    @abstractmethod
+    def apply(
+        self,
+        hidden_states: torch.Tensor,
+        hidden_states_scale: torch.Tensor | None,
+        w13: torch.Tensor,
+        w2: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        *,
+        activation: str,
+        global_num_experts: int,
+        expert_map: torch.Tensor | None,
+        apply_router_weight_on_input: bool,
+    ) -> torch.Tensor:
+        """The local experts' weighted sum for every token: [M, H] in the layer's dtype.
+
+        Arguments as in :meth:`FusedMoEKernel.apply`, after prepare. Tokens without a local expert
+        get zeros. Never synchronises host and device, and gives the same bits for the same input.
+        """
+
+
+class FusedMoEPrepareAndFinalize(ABC):
+    """Brings tokens to the experts, and their results back."""
+
+    activation_format: ClassVar[FusedMoEActivationFormat] = FusedMoEActivationFormat.Standard
+
+    @abstractmethod
+    def prepare(
+        self,
+        hidden_states: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        experts: FusedMoEExperts,
+        apply_router_weight_on_input: bool,
+    ) -> PrepareResult:
+        """Quantize as ``experts`` ask and dispatch."""
+
+    @abstractmethod
+    def finalize(self, expert_output: torch.Tensor) -> torch.Tensor:
+        """Combine what the experts returned into [M, H], in the caller's token order."""
+
+
+class FusedMoEKernel:
+    """A kernel ready to run one layer: a way to prepare and finalize, and experts."""
+
+    def __init__(
+        self, prepare_finalize: FusedMoEPrepareAndFinalize, experts: FusedMoEExperts
+    ) -> None:
+        if prepare_finalize.activation_format is not experts.activation_format:
+            raise ValueError(
+                f"{type(prepare_finalize).__name__} gives tokens in the "
+                f"{prepare_finalize.activation_format.value} format, but "
+                f"{type(experts).__name__} takes {experts.activation_format.value}"
+            )
+        self.prepare_finalize = prepare_finalize
+        self.experts = experts
+
+    def apply(
+        self,
+        hidden_states: torch.Tensor,
+        w13: torch.Tensor,
+        w2: torch.Tensor,
+        topk_weights: torch.Tensor,
+        topk_ids: torch.Tensor,
+        *,
+        activation: str,
+        global_num_experts: int,
+        expert_map: torch.Tensor | None = None,
+        apply_router_weight_on_input: bool = False,
+    ) -> torch.Tensor:
+        """Run the layer.
+
+        hidden_states: [M, H] in the layer's dtype, any strides.
+        w13: [E, 2I, H] (gate rows, then up rows; swigluoai: interleaved; [E, I, H] without gate).
+        w2: [E, H, I]. Both in the kernel's format (:mod:`moe_kernels.layouts`).
+        topk_weights: [M, topk], floating. topk_ids: [M, topk], int32 or int64, global expert ids;
+        an id outside [0, global_num_experts) is no expert.
+        expert_map: [global_num_experts] int32, the local index of each expert or -1 if it is on
+        another rank; None: all experts are local, global_num_experts == E.
+        apply_router_weight_on_input: weigh tokens before the experts (topk 1 only), not after.
+
+        Returns [M, H] in the layer's dtype. Raises ValueError for arguments that do not fit
+        together.
+        """
+        check_arguments(
+            hidden_states,
+            w13,
+            w2,
+            topk_weights,
+            topk_ids,
+            activation=activation,
+            global_num_experts=global_num_experts,
+            expert_map=expert_map,
+        )
+        prepared = self.prepare_finalize.prepare(
+            hidden_states, topk_weights, topk_ids, self.experts, apply_router_weight_on_input
+        )
+        expert_output = self.experts.apply(
+            prepared.hidden_states,
+            prepared.hidden_states_scale,
+            w13,
+            w2,
+            prepared.topk_weights,
+            prepared.topk_ids,
+            activation=activation,
+            global_num_experts=global_num_experts,
+            expert_map=expert_map,
+            apply_router_weight_on_input=apply_router_weight_on_input,
+        )
+        return self.prepare_finalize.finalize(expert_output)
+
+
+def check_arguments(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *,
+    activation: str,
+    global_num_experts: int,
+    expert_map: torch.Tensor | None,
+) -> None:
+    """Raise ValueError, saying what was given and expected, where arguments contradict.
+
+    Looks at shapes, dtypes and devices only, never at values.
+    """
+    for name, tensor, dim in (
+        ("hidden_states", hidden_states, 2),
+        ("w13", w13, 3),
+        ("w2", w2, 3),
+        ("topk_weights", topk_weights, 2),
+        ("topk_ids", topk_ids, 2),
+    ):
+        if tensor.dim() != dim:
+            raise ValueError(f"{name} must have {dim} dimensions, got shape {list(tensor.shape)}")
+        if tensor.device != hidden_states.device:
+            raise ValueError(
+                f"{name} is on {tensor.device}, but hidden_states is on {hidden_states.device}"
+            )
+    num_experts, n13, hidden = w13.shape
+    intermediate = n13 // 2 if activation_form(activation).gated else n13
+    if tuple(w2.shape) != (num_experts, hidden, intermediate) or (
+        intermediate != n13 and n13 % 2 != 0
+    ):
+        raise ValueError(
+            f"w13 of shape {list(w13.shape)} with activation {activation} needs w2 of shape "
+            f"{[num_experts, hidden, intermediate]}, got {list(w2.shape)}"
+        )
+    if hidden_states.shape[1] != hidden:
+        raise ValueError(
+            f"hidden_states must be [num_tokens, {hidden}] for w13 of shape {list(w13.shape)}, "
+            f"got {list(hidden_states.shape)}"
+        )
+    if topk_ids.dtype not in (torch.int32, torch.int64):
+        raise ValueError(f"topk_ids must be int32 or int64, got {topk_ids.dtype}")
+    if not topk_weights.dtype.is_floating_point:
+        raise ValueError(f"topk_weights must be floating, got {topk_weights.dtype}")
+    if topk_ids.shape[0] != hidden_states.shape[0] or topk_weights.shape != topk_ids.shape:
+        raise ValueError(
+            f"topk_ids and topk_weights must both be [{hidden_states.shape[0]}, topk], got "
+            f"{list(topk_ids.shape)} and {list(topk_weights.shape)}"
+        )
+    if expert_map is None:
+        if global_num_experts != num_experts:
+            raise ValueError(
+                f"without expert_map all experts are local: global_num_experts must be "
+                f"{num_experts}, got {global_num_experts}"
+            )
+    elif expert_map.dtype != torch.int32 or tuple(expert_map.shape) != (global_num_experts,):
+        raise ValueError(
+            f"expert_map must be int32 of shape [{global_num_experts}], got {expert_map.dtype} "
+            f"of shape {list(expert_map.shape)}"
+        )
+    elif expert_map.device != hidden_states.device:
+        raise ValueError(
+            f"expert_map is on {expert_map.device}, but hidden_states is on {hidden_states.device}"
+        )

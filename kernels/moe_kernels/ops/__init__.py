@@ -1,0 +1,1 @@
+"""Triton operations, one per file: plain functions over tensors that launch kernels."""

@@ -1,0 +1,178 @@
+"""FP8 quantization of activations: per tensor, token or group of columns."""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+from moe_kernels.quantization.fp8 import MIN_AMAX
+from moe_rules.quant_keys import TENSOR, TOKEN
+
+_PARTIALS = 1024
+"""How many partial maxima a per-tensor scale is taken from."""
+
+
+@triton.jit
+def _quantize_groups_kernel(
+    x_ptr,
+    out_ptr,
+    scale_ptr,
+    num_groups,
+    groups_per_row,
+    columns,
+    stride_m,
+    stride_k,
+    min_amax,
+    fp8_max,
+    GROUP: tl.constexpr,
+    BLOCK_GROUPS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
+):
+    group = tl.program_id(0) * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)
+    row = (group // groups_per_row).to(tl.int64)
+    offset = tl.arange(0, BLOCK_COLUMNS)
+    column = (group % groups_per_row * GROUP)[:, None] + offset[None, :]
+    mask = (group < num_groups)[:, None] & (offset < GROUP)[None, :] & (column < columns)
+    x_ptrs = x_ptr + row[:, None] * stride_m + column * stride_k
+    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(x), 1), min_amax) / fp8_max
+    value = tl.minimum(tl.maximum(x / scale[:, None], -fp8_max), fp8_max)
+    tl.store(
+        out_ptr + row[:, None] * columns + column,
+        value.to(out_ptr.dtype.element_ty),
+        mask=mask,
+    )
+    tl.store(scale_ptr + group, scale, mask=group < num_groups)
+
+
+@triton.jit
+def _partial_amax_kernel(
+    x_ptr,
+    partial_ptr,
+    numel,
+    columns,
+    stride_m,
+    stride_k,
+    PARTIALS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    amax = tl.zeros((BLOCK,), dtype=tl.float32)
+    for start in range(tl.program_id(0).to(tl.int64) * BLOCK, numel, PARTIALS * BLOCK):
+        index = start + tl.arange(0, BLOCK)
+        x_ptrs = x_ptr + index // columns * stride_m + index % columns * stride_k
+        x = tl.load(x_ptrs, mask=index < numel, other=0.0).to(tl.float32)
+        amax = tl.maximum(amax, tl.abs(x))
+    tl.store(partial_ptr + tl.program_id(0), tl.max(amax, 0))
+
+
+@triton.jit
+def _quantize_tensor_kernel(
+    x_ptr,
+    out_ptr,
+    partial_ptr,
+    scale_ptr,
+    numel,
+    columns,
+    stride_m,
+    stride_k,
+    min_amax,
+    fp8_max,
+    DYNAMIC: tl.constexpr,
+    PARTIALS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    if DYNAMIC:
+        # Every program takes the same maximum of the same partial maxima.
+        amax = tl.max(tl.load(partial_ptr + tl.arange(0, PARTIALS)), 0)
+        scale = tl.maximum(amax, min_amax) / fp8_max
+        tl.store(scale_ptr, scale)
+    else:
+        scale = tl.load(scale_ptr)
+    index = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    mask = index < numel
+    x_ptrs = x_ptr + index // columns * stride_m + index % columns * stride_k
+    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+    value = tl.minimum(tl.maximum(x / scale, -fp8_max), fp8_max)
+    tl.store(out_ptr + index, value.to(out_ptr.dtype.element_ty), mask=mask)
+
+
+def quantize_fp8(
+    x: torch.Tensor,
+    group_shape: tuple[int, int],
+    scale: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize ``x`` [rows, K] (any strides), with scales computed from its values unless given.
+
+    group_shape: TENSOR, TOKEN or (1, columns). ``scale``: one float32 element, TENSOR only.
+    Returns the values as ``dtype`` [rows, K] and float32 scales: [1], [rows, 1] or
+    [rows, ceil(K / columns)]. The arithmetic is that of
+    :func:`moe_kernels.quantization.fp8.quantize`. Raises ValueError for another group shape.
+    """
+    rows, columns = x.shape
+    fp8_max = torch.finfo(dtype).max
+    out = torch.empty(rows, columns, dtype=dtype, device=x.device)
+    if group_shape == TENSOR:
+        return out, _quantize_tensor(x, out, scale, fp8_max)
+    if group_shape[0] != 1 or scale is not None:
+        raise ValueError(
+            "activations are quantized per tensor, per token or in groups of (1, columns), the "
+            f"latter two dynamically; got group shape {group_shape}, static: {scale is not None}"
+        )
+    group = columns if group_shape == TOKEN else group_shape[1]
+    groups_per_row = triton.cdiv(columns, group)
+    scale = torch.empty(rows, groups_per_row, dtype=torch.float32, device=x.device)
+    num_groups = rows * groups_per_row
+    if num_groups == 0:
+        return out, scale
+    block_columns = triton.next_power_of_2(group)
+    block_groups = max(1, 1024 // block_columns)
+    _quantize_groups_kernel[(triton.cdiv(num_groups, block_groups),)](
+        x,
+        out,
+        scale,
+        num_groups,
+        groups_per_row,
+        columns,
+        *x.stride(),
+        MIN_AMAX,
+        fp8_max,
+        GROUP=group,
+        BLOCK_GROUPS=block_groups,
+        BLOCK_COLUMNS=block_columns,
+        num_warps=4 if block_columns <= 4096 else 8,
+    )
+    return out, scale
+
+
+def _quantize_tensor(
+    x: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None, fp8_max: float
+) -> torch.Tensor:
+    """Fill ``out`` with ``x`` over one scale, given or computed; returns the scale, [1]."""
+    dynamic = scale is None
+    numel, block = x.numel(), 1024
+    if scale is None:
+        scale = torch.empty(1, dtype=torch.float32, device=x.device)
+    if numel == 0:
+        return scale.reshape(1)
+    layout = (numel, x.shape[1], *x.stride())
+    partial = None
+    if dynamic:
+        partial = torch.empty(_PARTIALS, dtype=torch.float32, device=x.device)
+        _partial_amax_kernel[(_PARTIALS,)](x, partial, *layout, PARTIALS=_PARTIALS, BLOCK=block)
+    _quantize_tensor_kernel[(triton.cdiv(numel, block),)](
+        x,
+        out,
+        partial,
+        scale,
+        *layout,
+        MIN_AMAX,
+        fp8_max,
+        DYNAMIC=dynamic,
+        PARTIALS=_PARTIALS,
+        BLOCK=block,
+    )
+    return scale.reshape(1)

@@ -1,0 +1,1 @@
+"""Ways to bring tokens to the experts and their results back, one per file."""

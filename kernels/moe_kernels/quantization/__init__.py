@@ -1,0 +1,1 @@
+"""Reference quantization in torch: what a scheme means, written for clarity, on any device."""

@@ -1,0 +1,94 @@
+"""FP8 (e4m3) quantization with one scale per tensor, channel, token, block or group.
+
+Tensors are quantized over their last two dimensions (rows, columns), the leading ones are a
+batch: weights [E, N, K] get scales per expert. Values are divided by their scale, clamped to
+the dtype's range and rounded to nearest even.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN
+
+MIN_AMAX = 1e-10
+"""Absolute maxima below this count as this, so that all-zero groups have a usable scale."""
+
+
+def _group(shape: torch.Size, group_shape: tuple[int, int]) -> tuple[int, int]:
+    """``group_shape`` with -1 resolved; CHANNEL is one scale per row of a [N, K] weight."""
+    rows, columns = TOKEN if group_shape == CHANNEL else group_shape
+    return rows if rows > 0 else shape[-2], columns if columns > 0 else shape[-1]
+
+
+def expand_scale(
+    scale: torch.Tensor, group_shape: tuple[int, int], shape: torch.Size
+) -> torch.Tensor:
+    """``scale`` as something that broadcasts against a tensor of ``shape`` [..., N, K].
+
+    Scales as :class:`moe_kernels.quant_config.FusedMoEQuantConfig` has them: [...] for one per
+    tensor, [..., N, 1] per channel or token, [..., ceil(N / r), ceil(K / c)] for groups (r, c).
+    """
+    if group_shape == TENSOR:
+        return scale.reshape(*shape[:-2], 1, 1) if scale.numel() > 1 else scale
+    if group_shape in (TOKEN, CHANNEL):
+        return scale.reshape(*shape[:-1], 1)
+    rows, columns = _group(shape, group_shape)
+    scale = scale.repeat_interleave(columns, -1)[..., : shape[-1]]
+    return scale.repeat_interleave(rows, -2)[..., : shape[-2], :]
+
+
+def amax_scale(
+    x: torch.Tensor, group_shape: tuple[int, int], dtype: torch.dtype = torch.float8_e4m3fn
+) -> torch.Tensor:
+    """The float32 scales that map the largest magnitude of each group to the largest of ``dtype``.
+
+    x: [..., N, K]. Returns [...] (at least one element) per tensor, [..., N, 1] per channel or
+    token, [..., ceil(N / r), ceil(K / c)] for groups (r, c).
+    """
+    n, k = x.shape[-2:]
+    if group_shape == TENSOR and n * k == 0:
+        return torch.ones(x.shape[:-2] or (1,), device=x.device)
+    rows, columns = _group(x.shape, group_shape)
+    magnitude = torch.nn.functional.pad(x.abs().float(), (0, -k % columns, 0, -n % rows))
+    groups = (-(-n // rows), rows, -(-k // columns), columns)
+    amax = magnitude.reshape(*x.shape[:-2], *groups).amax(dim=(-3, -1))
+    scale = amax.clamp(min=MIN_AMAX) / torch.finfo(dtype).max
+    return scale.reshape(x.shape[:-2] or (1,)) if group_shape == TENSOR else scale
+
+
+def quantize(
+    x: torch.Tensor,
+    group_shape: tuple[int, int],
+    scale: torch.Tensor | None = None,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize ``x`` [..., N, K]; the scales are computed from the values unless given.
+
+    Returns the values as ``dtype`` and the float32 scales.
+    """
+    if scale is None:
+        scale = amax_scale(x, group_shape, dtype)
+    limit = torch.finfo(dtype).max
+    scaled = x.float() / expand_scale(scale, group_shape, x.shape)
+    return scaled.clamp(-limit, limit).to(dtype), scale
+
+
+def dequantize(
+    quantized: torch.Tensor,
+    scale: torch.Tensor,
+    group_shape: tuple[int, int],
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """``quantized * scale`` as ``dtype``, multiplied in float32 or wider. Shape [..., N, K]."""
+    wide = torch.promote_types(dtype, torch.float32)
+    rows, columns = group_shape
+    n, k = quantized.shape[-2:]
+    values = quantized.to(wide, memory_format=torch.contiguous_format)
+    if rows > 0 and columns > 0 and group_shape != CHANNEL and n % rows == k % columns == 0:
+        # Blocks that tile the tensor broadcast without expanding the scales.
+        blocks = values.view(*quantized.shape[:-2], n // rows, rows, k // columns, columns)
+        blocks.mul_(scale.to(wide)[..., :, None, :, None])
+    else:
+        values.mul_(expand_scale(scale, group_shape, quantized.shape).to(wide))
+    return values.to(dtype)

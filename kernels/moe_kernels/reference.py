@@ -1,0 +1,114 @@
+"""The MoE layer in wide arithmetic, and how far a kernel may be from it.
+
+For quantized schemes the reference does what the scheme says a kernel does, and no more: weights
+are dequantized exactly, the inputs of both GEMMs are rounded to the scheme's grid. The sums are
+wide. So the distance to it is a kernel's own error, not the scheme's.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from moe_kernels.activation import ActivationParameters, apply_activation
+from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.quantization.fp8 import dequantize, quantize
+
+_BOUNDS = {torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float32: 1e-5}
+_QUANTIZED_ACTIVATIONS_BOUND = 2e-2
+
+
+def error_bound(dtype: torch.dtype, quant_config: FusedMoEQuantConfig, activations: bool) -> float:
+    """The largest :func:`relative_error` that a correct kernel may have.
+
+    Unquantized activations: a few roundings to the layer's dtype (2^-9 relative for bf16, 2^-12
+    for fp16, 2^-24 for fp32), which average over the sums. Quantized ones (``activations``): a
+    value near the middle between two FP8 numbers (6 % apart) may round to the other one; the
+    rounding of the intermediate decides this for a few percent of them.
+    """
+    quantized = activations and quant_config.activation_key is not None
+    return max(_BOUNDS[dtype], _QUANTIZED_ACTIVATIONS_BOUND if quantized else 0.0)
+
+
+def relative_error(output: torch.Tensor, expected: torch.Tensor) -> float:
+    """``|output - expected| / |expected|`` in the Frobenius norm; NaN counts as infinite."""
+    wide = output.to(expected.dtype)
+    if not bool(torch.isfinite(wide).all()):
+        return float("inf")
+    norm = expected.norm()
+    difference = (wide - expected).norm()
+    return float(difference / norm) if norm > 0 else float(difference)
+
+
+def reference_moe(
+    hidden_states: torch.Tensor,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    topk_weights: torch.Tensor,
+    topk_ids: torch.Tensor,
+    *,
+    activation: str,
+    parameters: ActivationParameters,
+    quant_config: FusedMoEQuantConfig,
+    expert_map: torch.Tensor | None = None,
+    apply_router_weight_on_input: bool = False,
+    quantize_activations: bool = True,
+    dtype: torch.dtype = torch.float64,
+) -> torch.Tensor:
+    """The layer's output, [M, H] in ``dtype``.
+
+    Arguments as in :meth:`moe_kernels.modular_kernel.FusedMoEKernel.apply`, weights in checkpoint
+    layout. ``quantize_activations`` False: for kernels that leave activations as they are. Slow,
+    and reads the routing on the host.
+    """
+    in_dtype, (num_experts, _, hidden) = hidden_states.dtype, w13.shape
+    group_shape = quant_config.activation_group_shape if quantize_activations else None
+    key = quant_config.weight_key
+
+    def weight(w: torch.Tensor, scale: torch.Tensor | None, expert: int) -> torch.Tensor:
+        if key is None or scale is None:
+            return w[expert].to(dtype)
+        return dequantize(w[expert], scale[expert], key.scale.group_shape, dtype)
+
+    def as_quantized(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
+        if group_shape is None:
+            return x.to(dtype)
+        return dequantize(*quantize(x, group_shape, scale), group_shape, dtype)
+
+    def stored(x: torch.Tensor) -> torch.Tensor:
+        # A kernel quantizes the intermediate that it stored, which is what FP8 then rounds.
+        return x if group_shape is None else x.to(in_dtype).to(dtype)
+
+    ids = topk_ids.long()
+    if expert_map is not None:
+        valid = (ids >= 0) & (ids < expert_map.numel())
+        ids = torch.where(valid, expert_map.long()[ids.clamp(0, expert_map.numel() - 1)], -1)
+    x = hidden_states
+    if apply_router_weight_on_input:
+        x = x * topk_weights.to(in_dtype)
+    x = as_quantized(x, quant_config.a13_scale)
+
+    hits = [(ids == expert).nonzero(as_tuple=True) for expert in range(num_experts)]
+    intermediates = []
+    for expert, (tokens, _) in enumerate(hits):
+        if tokens.numel() == 0:
+            intermediates.append(x.new_empty(0, w2.shape[2]))
+            continue
+        y = x[tokens] @ weight(w13, quant_config.w13_scale, expert).T
+        if quant_config.w13_bias is not None:
+            y = y + quant_config.w13_bias[expert].to(dtype)
+        intermediates.append(stored(apply_activation(stored(y), activation, parameters)))
+    # A dynamic per-tensor scale is one over all experts.
+    sizes = [len(part) for part in intermediates]
+    parts = torch.split(as_quantized(torch.cat(intermediates), quant_config.a2_scale), sizes)
+
+    output = torch.zeros(len(x), hidden, dtype=dtype, device=x.device)
+    for expert, (tokens, slots) in enumerate(hits):
+        if tokens.numel() == 0:
+            continue
+        y = parts[expert] @ weight(w2, quant_config.w2_scale, expert).T
+        if quant_config.w2_bias is not None:
+            y = y + quant_config.w2_bias[expert].to(dtype)
+        if not apply_router_weight_on_input:
+            y = y * topk_weights[tokens, slots, None].to(dtype)
+        output.index_add_(0, tokens, y)
+    return output

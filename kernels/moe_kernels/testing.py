@@ -1,0 +1,158 @@
+"""A layer with random weights and tokens, to run a kernel on and compare with the reference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from moe_kernels.activation import activation_parameters
+from moe_kernels.dtypes import torch_dtype
+from moe_kernels.modular_kernel import FusedMoEKernel
+from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.quantization.fp8 import quantize
+from moe_kernels.reference import error_bound, reference_moe
+from moe_rules.layer import FusedMoEConfig
+from moe_rules.quant_keys import QuantKey
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RandomLayer:
+    """One layer's weights, tokens and routing. Fields as in ``FusedMoEKernel.apply``."""
+
+    moe_config: FusedMoEConfig
+    quant_config: FusedMoEQuantConfig
+    hidden_states: torch.Tensor
+    w13: torch.Tensor
+    w2: torch.Tensor
+    topk_weights: torch.Tensor
+    topk_ids: torch.Tensor
+    expert_map: torch.Tensor | None
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of :meth:`moe_kernels.modular_kernel.FusedMoEKernel.apply`."""
+        return {
+            "hidden_states": self.hidden_states,
+            "w13": self.w13,
+            "w2": self.w2,
+            "topk_weights": self.topk_weights,
+            "topk_ids": self.topk_ids,
+            "activation": self.moe_config.activation,
+            "global_num_experts": self.moe_config.num_experts,
+            "expert_map": self.expert_map,
+        }
+
+    def reference(
+        self, kernel: FusedMoEKernel | None = None, dtype: torch.dtype = torch.float64
+    ) -> torch.Tensor:
+        """What ``kernel`` (or any that quantizes activations as the scheme says) should return."""
+        activation = self.moe_config.activation
+        return reference_moe(
+            self.hidden_states,
+            self.w13,
+            self.w2,
+            self.topk_weights,
+            self.topk_ids,
+            activation=activation,
+            parameters=activation_parameters(activation, self.moe_config, self.quant_config),
+            quant_config=self.quant_config,
+            expert_map=self.expert_map,
+            quantize_activations=kernel is None or kernel.experts.quantizes_activations,
+            dtype=dtype,
+        )
+
+    def error_bound(self, kernel: FusedMoEKernel | None = None) -> float:
+        """The largest relative error that ``kernel`` may have against :meth:`reference`."""
+        quantizes = kernel is None or kernel.experts.quantizes_activations
+        return error_bound(self.hidden_states.dtype, self.quant_config, quantizes)
+
+
+def random_layer(
+    moe_config: FusedMoEConfig,
+    weight_key: QuantKey | None = None,
+    activation_key: QuantKey | None = None,
+    num_tokens: int = 16,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    *,
+    bias: bool | None = None,
+    ep_rank: int = 0,
+    expert_map: bool | None = None,
+) -> RandomLayer:
+    """Draw a layer of ``moe_config`` as one rank has it; the same for the same seed and device.
+
+    Values are such that every GEMM's outputs have a variance near 1. The routing is uniform, with
+    ``experts_per_token`` different experts per token and weights that sum to 1. ``bias`` None: as
+    the config says. With ``ep_size`` > 1, or ``expert_map`` True, the layer holds the share of
+    ``ep_rank`` and an expert_map. Weights are quantized one expert at a time. Raises ValueError
+    for a weight key that is not FP8.
+    """
+    if weight_key is not None and weight_key.dtype != "fp8_e4m3":
+        raise ValueError(f"random layers have unquantized or FP8 weights, got {weight_key}")
+    device = torch.device(device)
+    dtype = torch_dtype(moe_config.in_dtype)
+    generator = torch.Generator(device).manual_seed(seed)
+
+    def uniform(*shape: int, variance: float = 1.0, of: torch.dtype = dtype) -> torch.Tensor:
+        limit = (3.0 * variance) ** 0.5
+        values = torch.empty(*shape, dtype=of, device=device)
+        return values.uniform_(-limit, limit, generator=generator)
+
+    num_experts, topk = moe_config.num_experts, moe_config.experts_per_token
+    ep_size = moe_config.moe_parallel_config.ep_size
+    local, mapping = num_experts, None
+    if expert_map or (expert_map is None and ep_size > 1):
+        first = ep_rank * moe_config.num_local_experts
+        local = min(moe_config.num_local_experts, num_experts - first)
+        mapping = torch.full((num_experts,), -1, dtype=torch.int32, device=device)
+        mapping[first : first + local] = torch.arange(local, dtype=torch.int32, device=device)
+
+    hidden = moe_config.hidden_dim
+    intermediate = moe_config.intermediate_size_per_partition
+    n13 = intermediate * (2 if moe_config.is_act_and_mul else 1)
+
+    def weights(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+        if weight_key is None:
+            return uniform(local, rows, columns, variance=1.0 / columns), None
+        values = torch.empty(local, rows, columns, dtype=torch.float8_e4m3fn, device=device)
+        scales = []
+        for expert in range(local):
+            # Experts differ in magnitude, so that a scale taken from another one shows.
+            wide = uniform(rows, columns, variance=(1 + expert % 3) / columns, of=torch.float32)
+            values[expert], scale = quantize(wide, weight_key.scale.group_shape)
+            scales.append(scale)
+        stacked = torch.stack(scales)
+        return values, stacked.flatten() if stacked.dim() == 2 else stacked
+
+    w13, w13_scale = weights(n13, hidden)
+    w2, w2_scale = weights(hidden, intermediate)
+    with_bias = moe_config.has_bias if bias is None else bias
+    static = activation_key is not None and activation_key.scale.static
+
+    def static_scale(largest: float) -> torch.Tensor | None:
+        if not static:
+            return None
+        return torch.tensor([largest / torch.finfo(torch.float8_e4m3fn).max], device=device)
+
+    scores = torch.rand(num_tokens, num_experts, generator=generator, device=device)
+    topk_weights, topk_ids = scores.topk(topk, dim=1)
+    return RandomLayer(
+        moe_config=moe_config,
+        quant_config=FusedMoEQuantConfig(
+            weight_key=weight_key,
+            activation_key=activation_key,
+            w13_scale=w13_scale,
+            w2_scale=w2_scale,
+            a13_scale=static_scale(1.8),
+            a2_scale=static_scale(6.0),
+            w13_bias=uniform(local, n13) if with_bias else None,
+            w2_bias=uniform(local, hidden) if with_bias else None,
+        ),
+        hidden_states=uniform(num_tokens, hidden),
+        w13=w13,
+        w2=w2,
+        topk_weights=topk_weights / topk_weights.sum(dim=1, keepdim=True),
+        topk_ids=topk_ids.to(torch.int32),
+        expert_map=mapping,
+    )
