@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from moe_rules.facts import FACTS, Fact, FactError, FactValue, did_you_mean, parse_value, plain
-from moe_rules.problems import RuleFileError
+from moe_rules.problems import Problem, RuleFileError
 from moe_rules.yaml_source import KeyPath, YamlSource, read_yaml
 
 DEVICE_OF = {
@@ -309,7 +309,8 @@ def _read_record(path: str) -> Machine:
     problems = _record_problems(source.data)
     if problems:
         # At the key: a mapping's own place is its first line, which is not where it went wrong.
-        raise MachineError(*(f"{source.key_at(place)}: {text}" for place, text in problems))
+        found = [Problem("bad-machine", text, source.key_at(place)) for place, text in problems]
+        raise MachineError(*map(str, RuleFileError(found).problems))
     return Machine.from_dict({"source": f"recorded in {path}", **source.data})
 
 

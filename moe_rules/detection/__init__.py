@@ -15,6 +15,7 @@ from moe_rules.detection.gpus import Note, find_cuda, find_rocm, find_xpu
 from moe_rules.detection.packages import Packages
 from moe_rules.detection.software import find_software
 from moe_rules.detection.system import System
+from moe_rules.facts import FactValue
 from moe_rules.machine import Machine, facts_of
 
 __all__ = ["Detection", "Finding", "System", "probe"]
@@ -46,12 +47,17 @@ def probe(system: System | None = None) -> Detection:
     findings = sorted([*platform, *find_software(system)], key=lambda f: order[f.fact])
     known = {finding.fact: finding.value for finding in findings if finding.known}
     machine = Machine(
-        name=str(known.get("device_name") or cpu_model(system) or known["device"]),
+        name=_name(system, known),
         platform={fact: known[fact] for fact in facts_of("platform") if fact in known},
         software={fact: bool(known[fact]) for fact in facts_of("software") if fact in known},
         source=f"detected: {findings[0].how}",
     )
     return Detection(machine, tuple(findings), tuple(notes))
+
+
+def _name(system: System, facts: dict[str, FactValue]) -> str:
+    model = cpu_model(system) if facts["device"] == "cpu" else None
+    return str(facts.get("device_name") or facts.get("gfx") or model or facts["device"])
 
 
 def _find_platform(system: System, note: Note) -> list[Finding]:
