@@ -14,7 +14,7 @@ from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.fp8 import dequantize, quantize
 
 _BOUNDS = {torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float32: 1e-5}
-_QUANTIZED_ACTIVATIONS_BOUND = 2e-2
+_QUANTIZED_ACTIVATIONS_BOUND = 3e-2
 
 
 def error_bound(dtype: torch.dtype, quant_config: FusedMoEQuantConfig, activations: bool) -> float:
@@ -22,8 +22,9 @@ def error_bound(dtype: torch.dtype, quant_config: FusedMoEQuantConfig, activatio
 
     Unquantized activations: a few roundings to the layer's dtype (2^-9 relative for bf16, 2^-12
     for fp16, 2^-24 for fp32), which average over the sums. Quantized ones (``activations``): a
-    value near the middle between two FP8 numbers (6 % apart) may round to the other one; the
-    rounding of the intermediate decides this for a few percent of them.
+    value near the middle between two FP8 numbers may round to the other one, 6 to 12 % away, and
+    whether the intermediate was stored in the layer's dtype decides this for some 5 % of them:
+    2e-2 in the norm. Leaving out the quantization of either input is an error of 3.5e-2 and more.
     """
     quantized = activations and quant_config.activation_key is not None
     return max(_BOUNDS[dtype], _QUANTIZED_ACTIVATIONS_BOUND if quantized else 0.0)
@@ -60,7 +61,7 @@ def reference_moe(
     layout. ``quantize_activations`` False: for kernels that leave activations as they are. Slow,
     and reads the routing on the host.
     """
-    in_dtype, (num_experts, _, hidden) = hidden_states.dtype, w13.shape
+    num_experts, _, hidden = w13.shape
     group_shape = quant_config.activation_group_shape if quantize_activations else None
     key = quant_config.weight_key
 
@@ -74,17 +75,13 @@ def reference_moe(
             return x.to(dtype)
         return dequantize(*quantize(x, group_shape, scale), group_shape, dtype)
 
-    def stored(x: torch.Tensor) -> torch.Tensor:
-        # A kernel quantizes the intermediate that it stored, which is what FP8 then rounds.
-        return x if group_shape is None else x.to(in_dtype).to(dtype)
-
     ids = topk_ids.long()
     if expert_map is not None:
         valid = (ids >= 0) & (ids < expert_map.numel())
         ids = torch.where(valid, expert_map.long()[ids.clamp(0, expert_map.numel() - 1)], -1)
     x = hidden_states
     if apply_router_weight_on_input:
-        x = x * topk_weights.to(in_dtype)
+        x = x * topk_weights.to(x.dtype)
     x = as_quantized(x, quant_config.a13_scale)
 
     hits = [(ids == expert).nonzero(as_tuple=True) for expert in range(num_experts)]
@@ -96,7 +93,7 @@ def reference_moe(
         y = x[tokens] @ weight(w13, quant_config.w13_scale, expert).T
         if quant_config.w13_bias is not None:
             y = y + quant_config.w13_bias[expert].to(dtype)
-        intermediates.append(stored(apply_activation(stored(y), activation, parameters)))
+        intermediates.append(apply_activation(y, activation, parameters))
     # A dynamic per-tensor scale is one over all experts.
     sizes = [len(part) for part in intermediates]
     parts = torch.split(as_quantized(torch.cat(intermediates), quant_config.a2_scale), sizes)

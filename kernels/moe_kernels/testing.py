@@ -145,7 +145,7 @@ def random_layer(
             w13_scale=w13_scale,
             w2_scale=w2_scale,
             a13_scale=static_scale(1.8),
-            a2_scale=static_scale(6.0),
+            a2_scale=static_scale(12.0),
             w13_bias=uniform(local, n13) if with_bias else None,
             w2_bias=uniform(local, hidden) if with_bias else None,
         ),

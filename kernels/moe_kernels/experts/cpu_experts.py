@@ -62,27 +62,29 @@ def cpu_experts(
     """Run the layer expert by expert; arguments as in :class:`CPUUnquantizedExperts`.
 
     With ``weight_group_shape`` the weights are FP8 with these scales, and are dequantized to the
-    dtype of ``hidden_states`` one expert at a time; with ``activation_group_shape`` the inputs of
-    both GEMMs are rounded to FP8 first. ``topk_weights`` None: the tokens are weighed already.
+    dtype of ``hidden_states`` one expert at a time. With ``activation_group_shape`` the inputs of
+    both GEMMs are rounded to FP8 and multiplied in float32, since bf16 does not hold a scaled FP8
+    value. ``topk_weights`` None: the tokens are weighed already.
     """
     num_tokens, top_k = topk_ids.shape
     parameters = ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)
     dtype = hidden_states.dtype
+    compute_dtype = dtype if activation_group_shape is None else torch.float32
 
     def weight(w: torch.Tensor, scale: torch.Tensor | None, expert: int) -> torch.Tensor:
         if weight_group_shape is None or scale is None:
             return w[expert]
         shape = (weight_group_shape[0], weight_group_shape[1])
-        return dequantize(w[expert], scale[expert], shape, dtype)
+        return dequantize(w[expert], scale[expert], shape, compute_dtype)
 
     def as_quantized(x: torch.Tensor) -> torch.Tensor:
         if activation_group_shape is None:
             return x
         shape = (activation_group_shape[0], activation_group_shape[1])
-        return dequantize(*quantize(x, shape), shape, dtype)
+        return dequantize(*quantize(x, shape), shape, compute_dtype)
 
     def bias(b: torch.Tensor | None, expert: int) -> torch.Tensor | None:
-        return None if b is None else b[expert].to(dtype)
+        return None if b is None else b[expert].to(compute_dtype)
 
     ids = topk_ids.flatten().long()
     local = torch.where((ids >= 0) & (ids < global_num_experts), ids, -1)
@@ -101,9 +103,10 @@ def cpu_experts(
         end += count
         x = inputs[pairs // top_k]
         x = F.linear(x, weight(w13, w13_scale, expert), bias(w13_bias, expert))
-        x = as_quantized(apply_activation(x, activation, parameters))
-        expert_output[pairs] = F.linear(x, weight(w2, w2_scale, expert), bias(w2_bias, expert))
-    per_token = expert_output.view(num_tokens, top_k, -1)
+        x = as_quantized(apply_activation(x.float(), activation, parameters).to(dtype))
+        x = F.linear(x, weight(w2, w2_scale, expert), bias(w2_bias, expert))
+        expert_output[pairs] = x.to(dtype)
+    per_token = expert_output.view(num_tokens, top_k, hidden_states.shape[1])
     if topk_weights is None:
         return per_token.sum(dim=1, dtype=torch.float32).to(dtype)
     return torch.bmm(topk_weights.float()[:, None], per_token.float())[:, 0].to(dtype)

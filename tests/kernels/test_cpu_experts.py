@@ -1,0 +1,132 @@
+"""The CPU experts against the reference."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moe_kernels.bind import bind
+from moe_kernels.reference import relative_error
+from moe_kernels.testing import random_layer
+
+from moe_rules.layer import ACTIVATIONS, DTYPES, FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.quant_keys import NAMED_KEYS
+
+UNQUANTIZED = (
+    "CPUUnquantizedExperts",
+    "X86CPUUnquantizedExperts",
+    "ArmCPUUnquantizedExperts",
+    "PowerCPUUnquantizedExperts",
+)
+BLOCK = (NAMED_KEYS["kFp8Static128BlockSym"], NAMED_KEYS["kFp8Dynamic128Sym"])
+CONSTANTS = {"swiglu_limit": 1.5, "activation_situ_beta": 1.3, "activation_situ_linear_beta": 2.0}
+
+
+def check(name, layer, **changes):
+    kernel = bind(name, layer.moe_config, layer.quant_config)
+    output = kernel.apply(**layer.arguments() | changes)
+    assert output.dtype == layer.hidden_states.dtype
+    assert relative_error(output, layer.reference(kernel)) <= layer.error_bound(kernel)
+    return output
+
+
+@pytest.mark.parametrize("in_dtype", DTYPES)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_and_dtype(activation, in_dtype):
+    config = FusedMoEConfig(6, 3, 40, 24, activation, in_dtype=in_dtype, **CONSTANTS)
+    check("CPUUnquantizedExperts", random_layer(config, num_tokens=9, bias=True))
+
+
+@pytest.mark.parametrize("name", UNQUANTIZED)
+def test_every_unquantized_class(name):
+    check(name, random_layer(FusedMoEConfig(4, 2, 32, 16)))
+
+
+@pytest.mark.parametrize("activation", ["silu", "gelu", "gelu_tanh"])
+@pytest.mark.parametrize("name", ["CPUExpertsFp8", "CPUExpertsFp8W8A8"])
+@pytest.mark.parametrize("sizes", [(256, 128), (200, 72)])
+def test_fp8_blocks(name, activation, sizes):
+    config = FusedMoEConfig(5, 2, *sizes, activation)
+    check(name, random_layer(config, *BLOCK, num_tokens=11, bias=True))
+
+
+@given(
+    num_tokens=st.integers(0, 9),
+    num_experts=st.integers(1, 9),
+    ep_size=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+    data=st.data(),
+)
+@settings(max_examples=40, deadline=None)
+def test_ranks_add_up_to_the_whole_layer(num_tokens, num_experts, ep_size, seed, data):
+    topk = data.draw(st.integers(1, num_experts))
+    parallel = FusedMoEParallelConfig(ep_size=ep_size, use_ep=ep_size > 1)
+    config = FusedMoEConfig(num_experts, topk, 16, 8, in_dtype="fp32", moe_parallel_config=parallel)
+    whole = random_layer(config, num_tokens=num_tokens, seed=seed, expert_map=False)
+    expected = check("CPUUnquantizedExperts", whole)
+    total = torch.zeros_like(expected)
+    per_rank = config.num_local_experts
+    for rank in range(ep_size):
+        local = slice(rank * per_rank, min((rank + 1) * per_rank, num_experts))
+        if whole.w13[local].shape[0] == 0:
+            continue
+        expert_map = torch.full((num_experts,), -1, dtype=torch.int32)
+        expert_map[local] = torch.arange(len(expert_map[local]), dtype=torch.int32)
+        kernel = bind("CPUUnquantizedExperts", config)
+        total += kernel.apply(
+            **whole.arguments()
+            | {"w13": whole.w13[local], "w2": whole.w2[local], "expert_map": expert_map}
+        )
+    torch.testing.assert_close(total, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_tokens_without_a_local_expert_get_zeros():
+    config = FusedMoEConfig(4, 2, 16, 8)
+    layer = random_layer(config, num_tokens=3)
+    ids = layer.topk_ids.clone()
+    ids[1] = torch.tensor([-1, 4])
+    output = bind("CPUUnquantizedExperts", config).apply(**layer.arguments() | {"topk_ids": ids})
+    assert bool((output[1] == 0).all())
+    assert bool((output[0] != 0).any())
+
+
+def test_non_contiguous_hidden_states():
+    layer = random_layer(FusedMoEConfig(4, 2, 16, 8, in_dtype="fp32"))
+    strided = torch.stack([layer.hidden_states] * 2, dim=2)[..., 0]
+    assert not strided.is_contiguous()
+    check("CPUUnquantizedExperts", layer, hidden_states=strided)
+
+
+def test_router_weight_on_input():
+    config = FusedMoEConfig(4, 1, 16, 8, "relu2_no_mul", in_dtype="fp32")
+    layer = random_layer(config)
+    weights = torch.rand_like(layer.topk_weights)
+    changes = {"topk_weights": weights, "apply_router_weight_on_input": True}
+    output = bind("CPUUnquantizedExperts", config).apply(**layer.arguments() | changes)
+    scaled = layer.hidden_states * weights
+    ones = torch.ones_like(weights)
+    expected = bind("CPUUnquantizedExperts", config).apply(
+        **layer.arguments() | {"hidden_states": scaled, "topk_weights": ones}
+    )
+    torch.testing.assert_close(output, expected)
+
+
+def test_compiles_without_graph_breaks():
+    layer = random_layer(FusedMoEConfig(4, 2, 16, 8, in_dtype="fp32"))
+    kernel = bind("CPUUnquantizedExperts", layer.moe_config)
+    compiled = torch.compile(kernel.apply, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(
+        compiled(**layer.arguments()), kernel.apply(**layer.arguments()), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("name", ["CPUExpertsFp8", "CPUExpertsFp8W8A8"])
+def test_fp8_classes_refuse_unquantized_layers(name):
+    with pytest.raises(ValueError, match="executes FP8 weights"):
+        bind(name, FusedMoEConfig(4, 2, 16, 8))
+
+
+def test_unquantized_class_refuses_quantized_layers():
+    config = FusedMoEConfig(4, 2, 128, 128)
+    layer = random_layer(config, *BLOCK)
+    with pytest.raises(ValueError, match="executes unquantized layers, got weights kFp8Static"):
+        bind("CPUUnquantizedExperts", config, layer.quant_config)

@@ -1,0 +1,130 @@
+"""The Triton operations on small shapes: on the GPU if there is one, else in the interpreter.
+
+The interpreter is wrong for bf16 products and FP8 conversions, so only fp16 and fp32 are here;
+test_gpu.py has the rest.
+"""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from moe_kernels.bind import bind
+from moe_kernels.reference import relative_error
+from moe_kernels.testing import random_layer
+
+from moe_rules.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
+
+triton = pytest.importorskip("triton")
+
+from moe_kernels.ops.moe_align_block_size import moe_align_block_size  # noqa: E402
+from moe_kernels.ops.moe_sum import moe_sum  # noqa: E402
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+CONSTANTS = {"swiglu_limit": 1.5, "activation_situ_beta": 1.3, "activation_situ_linear_beta": 2.0}
+
+
+@given(
+    num_tokens=st.integers(1, 40),
+    topk=st.integers(1, 4),
+    num_experts=st.integers(1, 9),
+    block_size=st.sampled_from([4, 16]),
+    mapped=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=25, deadline=None)
+def test_align_sorts_pairs_by_expert(num_tokens, topk, num_experts, block_size, mapped, seed):
+    generator = torch.Generator().manual_seed(seed)
+    # Ids just outside the range are no experts.
+    shape = (num_tokens, topk)
+    ids = torch.randint(-1, num_experts + 1, shape, generator=generator, dtype=torch.int32)
+    expert_map, num_local = None, num_experts
+    mapping = list(range(num_experts))
+    if mapped:
+        chosen = torch.randperm(num_experts, generator=generator)[: (num_experts + 1) // 2]
+        num_local = len(chosen)
+        expert_map = torch.full((num_experts,), -1, dtype=torch.int32)
+        expert_map[chosen] = torch.arange(num_local, dtype=torch.int32)
+        mapping = expert_map.tolist()
+        expert_map = expert_map.to(DEVICE)
+    sorted_ids, expert_ids, post_padded = moe_align_block_size(
+        ids.to(DEVICE), block_size, num_local, num_experts, expert_map
+    )
+    expected_ids, expected_experts = [], []
+    for local in range(num_local):
+        pairs = [
+            p
+            for p, expert in enumerate(ids.flatten().tolist())
+            if 0 <= expert < num_experts and mapping[expert] == local
+        ]
+        padding = -len(pairs) % block_size
+        expected_ids += pairs + [ids.numel()] * padding
+        expected_experts += [local] * ((len(pairs) + padding) // block_size)
+    assert int(post_padded) == len(expected_ids)
+    assert sorted_ids[: len(expected_ids)].tolist() == expected_ids
+    assert expert_ids[: len(expected_experts)].tolist() == expected_experts
+
+
+def test_sum_ignores_what_is_not_local():
+    x = torch.randn(6, 5, device=DEVICE)
+    x[1] = float("nan")
+    ids = torch.tensor([[0, 7], [1, 2], [2, 0]], dtype=torch.int32, device=DEVICE)
+    weights = torch.rand(3, 2, device=DEVICE)
+    output = moe_sum(x, weights, ids, 3)
+    expected = x[0] * weights[0, 0]
+    torch.testing.assert_close(output[0], expected)
+    torch.testing.assert_close(output[2], x[4] * weights[2, 0] + x[5] * weights[2, 1])
+
+
+def check(layer, **changes):
+    kernel = bind("TritonExperts", layer.moe_config, layer.quant_config)
+    output = kernel.apply(**layer.arguments() | changes)
+    assert relative_error(output, layer.reference(kernel)) <= layer.error_bound(kernel)
+
+
+@pytest.mark.parametrize("in_dtype", ["fp16", "fp32"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation(activation, in_dtype):
+    config = FusedMoEConfig(6, 2, 72, 40, activation, in_dtype=in_dtype, **CONSTANTS)
+    check(random_layer(config, num_tokens=9, bias=True, device=DEVICE))
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 70])
+@pytest.mark.parametrize("sizes", [(64, 32), (67, 35)])
+def test_sizes(num_tokens, sizes):
+    check(
+        random_layer(
+            FusedMoEConfig(3, 2, *sizes, in_dtype="fp32"), num_tokens=num_tokens, device=DEVICE
+        )
+    )
+
+
+@pytest.mark.parametrize("ep_rank", [0, 1])
+def test_expert_map(ep_rank):
+    parallel = FusedMoEParallelConfig(ep_size=2, use_ep=True)
+    config = FusedMoEConfig(5, 2, 32, 16, in_dtype="fp32", moe_parallel_config=parallel)
+    check(random_layer(config, num_tokens=8, ep_rank=ep_rank, device=DEVICE))
+
+
+def test_no_local_experts_at_all():
+    layer = random_layer(FusedMoEConfig(4, 2, 32, 16, in_dtype="fp32"), device=DEVICE)
+    ids = torch.full_like(layer.topk_ids, -1)
+    kernel = bind("TritonExperts", layer.moe_config)
+    output = kernel.apply(**layer.arguments() | {"topk_ids": ids})
+    assert bool((output == 0).all())
+
+
+def test_non_contiguous_arguments():
+    layer = random_layer(FusedMoEConfig(4, 2, 32, 16, in_dtype="fp32"), device=DEVICE)
+    check(
+        layer,
+        hidden_states=torch.stack([layer.hidden_states] * 2, dim=2)[..., 0],
+        topk_ids=layer.topk_ids.T.contiguous().T,
+        topk_weights=layer.topk_weights.T.contiguous().T,
+        w13=layer.w13.transpose(1, 2).contiguous().transpose(1, 2),
+    )
+
+
+def test_wrong_dtype_is_named():
+    layer = random_layer(FusedMoEConfig(4, 2, 32, 16, in_dtype="fp32"), device=DEVICE)
+    with pytest.raises(ValueError, match=r"tokens are torch.float32, w13 torch.float16"):
+        check(layer, w13=layer.w13.half())
