@@ -37,7 +37,7 @@ class Scale:
 
     @property
     def shape_name(self) -> str:
-        """ "tensor", "token" or "channel", or "RxC" for a group."""
+        """One of "tensor", "token", "channel", or "RxC" for a group."""
         rows, columns = self.group_shape
         return _SHAPE_NAMES.get(self.group_shape, f"{rows}x{columns}")
 

@@ -1,0 +1,1 @@
+"""The evaluator: from facts and rules to a decision that explains itself."""

@@ -1,0 +1,81 @@
+"""A failed decision in words: what was asked, what failed, and what would have to change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from moe_rules.facts import did_you_mean, in_words
+
+if TYPE_CHECKING:
+    from moe_rules.engine.decision import Candidate, Decision
+
+
+def error_text(decision: Decision) -> str:
+    """Say in several lines why no backend was selected."""
+    refusal = decision._outcome.refusal
+    assert refusal is not None
+    name = str(decision.facts["moe_backend"])
+    where = f"oracle {decision.oracle!r} on {decision.platform}"
+    if refusal.why == "unknown_request":
+        return _unknown_request(decision, name, where)
+    if refusal.why == "refused":
+        assert refusal.reason is not None
+        return f"{refusal.text} ({where}, {refusal.reason.location})"
+    if refusal.why == "request_cannot_serve" and decision.how == "requested":
+        head = f"moe_backend={name!r} cannot serve this layer ({where})"
+    elif refusal.why == "request_cannot_serve":
+        assert refusal.reason is not None
+        text = refusal.reason.text or "a backend is demanded that cannot serve"
+        head = f"{text} ({where}, {refusal.reason.location})"
+    else:
+        head = refusal.text or "no backend supports this deployment"
+        head = f"{head} ({where})"
+    lines = [head, *_layer(decision)]
+    asked = [c for c in decision.candidates if c.reached]
+    for candidate in asked:
+        lines.extend(_candidate(candidate))
+    for removed in decision.removed:
+        because = f": {removed.because}" if removed.because else ""
+        lines.append(f"  {removed.backend}: taken out of the order at {removed.location}{because}")
+    lines.extend(_nearest(decision))
+    return "\n".join(lines)
+
+
+def _unknown_request(decision: Decision, name: str, where: str) -> str:
+    names = decision.request_names
+    if name in names:
+        return (
+            f"moe_backend={name!r} is not available for this layer ({where}); "
+            f"its conditions: {_request_conditions(decision, name)}"
+        )
+    known = f"it takes auto, {', '.join(names)}" if names else "it takes only auto"
+    return f"moe_backend={name!r} is no backend of {where}{did_you_mean(name, names)}; {known}"
+
+
+def _request_conditions(decision: Decision, name: str) -> str:
+    cases = decision._plan.oracle.requests[name]
+    return " | ".join(f"{case.when.words()} ({case.reason.location})" for case in cases)
+
+
+def _layer(decision: Decision) -> list[str]:
+    facts = decision.facts
+    shown = ("weight_key", "activation_key", "activation", "in_dtype", "all2all", "num_experts")
+    words = [f"{name}={in_words(facts[name])}" for name in shown if name in facts]
+    return [f"  asked: {', '.join(words)}"]
+
+
+def _candidate(candidate: Candidate) -> list[str]:
+    lines = [f"  {candidate.backend} / {candidate.kernel}:"]
+    lines += [f"    [{f.code}] {f} ({f.location.short})" for f in candidate.failures]
+    return lines
+
+
+def _nearest(decision: Decision) -> list[str]:
+    nearest = decision.nearest()
+    if not nearest:
+        return []
+    lines = ["  nearest:"]
+    for candidate in nearest[:3]:
+        changes = "; ".join(f"{f.fact}: {f.wanted}" for f in candidate.failures)
+        lines.append(f"    {candidate.backend} / {candidate.kernel} would serve with {changes}")
+    return lines

@@ -1,0 +1,229 @@
+"""The selection: one small pipeline for every oracle, with no name of anything in it.
+
+assume -> shortcuts -> request -> switches -> order -> requirements -> otherwise. What differs
+between oracles is data; see ``docs/rules.md``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, RequestPlan, StepPlan
+from moe_rules.language.link_oracle import AUTO
+from moe_rules.language.rules import Adjustment, Kernel, Reason, ValueOf
+
+How = Literal["auto", "requested", "switch", "shortcut", "fallback"]
+
+
+@dataclass(slots=True)
+class Refusal:
+    """Why a selection ended without a backend."""
+
+    kind: Literal["not_supported", "invalid_request"]
+    why: Literal["unknown_request", "request_cannot_serve", "refused", "no_backend"]
+    text: str = ""
+    reason: Reason | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a selection came to.
+
+    ``order`` is the order of backends when the decision fell, ``attempts`` the backends whose
+    kernels were asked (with the facts they assume), ``removed`` what adjustments and switches
+    took out.
+    """
+
+    how: How
+    facts: FactMap
+    backend: str | None = None
+    kernel: Kernel | None = None
+    order: tuple[str, ...] = ()
+    attempts: list[BackendPlan] = field(default_factory=list)
+    removed: list[tuple[str, Reason]] = field(default_factory=list)
+    reason: Reason | None = None
+    refusal: Refusal | None = None
+    fell_through: list[tuple[str, Reason]] = field(default_factory=list)
+
+
+def run(plan: OraclePlan, supplied: FactMap) -> Outcome:
+    """Select. Raises KeyError with the name of a fact that is needed and not supplied."""
+    facts = _complete(plan, supplied)
+    outcome = Outcome("shortcut", facts)
+    withdrawn = _set_order(plan, facts, outcome)
+    if _steps(plan.shortcuts, "shortcut", facts, outcome):
+        return outcome
+    name = facts["moe_backend"]
+    case: RequestPlan | None = None
+    if name != AUTO:
+        cases = plan.requests.get(str(name), ())
+        case = next((candidate for candidate in cases if candidate.applies(facts)), None)
+        if case is None:
+            kind = plan.oracle.request_error
+            outcome.how = "requested"
+            outcome.refusal = Refusal(kind, "unknown_request")
+            return outcome
+        if not case.case.auto:
+            _serve_request(plan, case, withdrawn, facts, outcome)
+            return outcome
+    if _steps(plan.switches, "switch", facts, outcome):
+        return outcome
+    outcome.how = "auto"
+    if _serve(outcome, [plan.backends[backend] for backend in outcome.order], facts):
+        return outcome
+    otherwise = plan.oracle.otherwise
+    outcome.how = "fallback"
+    outcome.backend = otherwise.backend
+    outcome.reason = otherwise.reason
+    if otherwise.backend is None:
+        outcome.refusal = Refusal(
+            otherwise.error, "no_backend", otherwise.reason.text or "", otherwise.reason
+        )
+    return outcome
+
+
+def _complete(plan: OraclePlan, supplied: FactMap) -> FactMap:
+    """The supplied facts with those that follow from them and those the oracle assumes."""
+    facts = dict(supplied)
+    for name, cases in plan.derived:
+        for holds, value in cases:
+            if holds(facts):
+                facts[name] = facts[value.fact] if isinstance(value, ValueOf) else value
+                break
+    for applies, assume in plan.assumptions:
+        if applies is None or applies(facts):
+            facts = assume(facts)
+    return facts
+
+
+def _serve(outcome: Outcome, backends: Iterable[BackendPlan], facts: FactMap) -> bool:
+    """Ask backends in order; note the first that takes the layer."""
+    attempts = outcome.attempts
+    for backend in backends:
+        attempts.append(backend)
+        kernel = backend.serve(facts)
+        if kernel is not None:
+            outcome.backend = backend.backend.name
+            outcome.kernel = kernel
+            return True
+    return False
+
+
+def _steps(steps: list[StepPlan], how: How, facts: FactMap, outcome: Outcome) -> bool:
+    """Go through shortcuts or switches; true where one of them decided."""
+    for plan in steps:
+        if not plan.applies(facts):
+            continue
+        step, backend = plan.step, plan.backend
+        if step.action == "drop":
+            _drop(outcome, step.names, step.reason)
+            continue
+        outcome.how = how
+        outcome.reason = step.reason
+        if step.action == "refuse":
+            outcome.refusal = Refusal(step.error, "refused", step.text, step.reason)
+            return True
+        assert backend is not None
+        if step.action == "take":
+            choices = backend.backend.choices
+            outcome.backend = backend.backend.name
+            outcome.kernel = choices[0].kernel if choices else None
+            return True
+        if _serve(outcome, [backend], facts):
+            return True
+        if step.action == "force":
+            outcome.refusal = Refusal(step.error, "request_cannot_serve", reason=step.reason)
+            return True
+        outcome.fell_through.append((backend.backend.name, step.reason))
+        outcome.reason = None
+        # What was tried in vain is not tried again; a step with kernels of its own says nothing
+        # about the backend's other kernels.
+        if not step.own_kernels:
+            _drop(outcome, (backend.backend.name,), step.reason)
+    return False
+
+
+def _drop(outcome: Outcome, names: tuple[str, ...], reason: Reason) -> None:
+    outcome.removed.extend((name, reason) for name in names if name in outcome.order)
+    outcome.order = tuple(name for name in outcome.order if name not in names)
+
+
+def _serve_request(
+    plan: OraclePlan,
+    request: RequestPlan,
+    withdrawn: frozenset[str],
+    facts: FactMap,
+    outcome: Outcome,
+) -> None:
+    outcome.how = "requested"
+    outcome.reason = request.case.reason
+    backends = [b for b in request.backends if b.backend.name not in withdrawn]
+    if not request.case.all_variants:
+        backends = _narrow(plan, backends, facts)
+    if not _serve(outcome, backends, facts):
+        outcome.refusal = Refusal(
+            plan.oracle.request_error, "request_cannot_serve", reason=request.case.reason
+        )
+
+
+def _set_order(plan: OraclePlan, facts: FactMap, outcome: Outcome) -> frozenset[str]:
+    """Put the adjusted order into ``outcome``; return the backends that are withdrawn."""
+    bits = tuple(applies(facts) for applies, _ in plan.adjustments)
+    order = plan.orders.get(bits)
+    active = [a for bit, (_, a) in zip(bits, plan.adjustments, strict=True) if bit]
+    if order is None:
+        order = plan.orders[bits] = adjusted(plan.oracle.priority, active)
+    withdrawn: set[str] = set()
+    for adjustment in active:
+        if adjustment.action in ("drop", "withdraw"):
+            outcome.removed.extend((name, adjustment.reason) for name in adjustment.names)
+            if adjustment.action == "withdraw":
+                withdrawn.update(adjustment.names)
+    if plan.oracle.variants is not None:
+        backends = [plan.backends[name] for name in order]
+        order = tuple(b.backend.name for b in _narrow(plan, backends, facts))
+    outcome.order = order
+    return frozenset(withdrawn)
+
+
+def _narrow(plan: OraclePlan, backends: list[BackendPlan], facts: FactMap) -> list[BackendPlan]:
+    """Keep the variants that the deployment asks for, then the fallback ones."""
+    variants = plan.oracle.variants
+    if variants is None:
+        return backends
+    wanted, fallback = facts[variants.fact], variants.fallback
+    own = [(backend, backend.value_of(variants.fact, facts)) for backend in backends]
+    matching = [backend for backend, value in own if value == wanted]
+    if wanted == fallback:
+        return matching or backends
+    return matching + [b for b, value in own if value == fallback and b not in matching]
+
+
+def adjusted(priority: tuple[str, ...], adjustments: Iterable[Adjustment]) -> tuple[str, ...]:
+    """Apply adjustments one after the other to a priority list."""
+    order = list(priority)
+    for adjustment in adjustments:
+        if adjustment.anchor is not None:
+            _move(order, adjustment.names[0], adjustment.action == "before", adjustment.anchor)
+            continue
+        rest = [name for name in order if name not in adjustment.names]
+        if adjustment.action == "first":
+            order = [*adjustment.names, *rest]
+        elif adjustment.action == "last":
+            order = [*rest, *adjustment.names]
+        else:
+            order = rest
+    return tuple(order)
+
+
+def _move(order: list[str], name: str, before: bool, anchor: str) -> None:
+    """Put ``name`` directly before or after ``anchor``, unless it already is ahead of it."""
+    if anchor not in order:
+        return
+    if before and name in order and order.index(name) < order.index(anchor):
+        return
+    if name in order:
+        order.remove(name)
+    order.insert(order.index(anchor) + (0 if before else 1), name)

@@ -1,0 +1,199 @@
+"""The public way to select: rules specialised to a machine, answers remembered.
+
+``Selector`` holds the rules of one platform, specialised to one machine. ``select`` raises where
+no backend serves; ``decide`` returns the decision in any case.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from moe_rules.engine.decision import Decision
+from moe_rules.engine.plan import FactMap, OraclePlan, specialise
+from moe_rules.engine.selection import run
+from moe_rules.facts import (
+    FACTS,
+    REQUEST_DEFAULTS,
+    FactError,
+    FactValue,
+    did_you_mean,
+    parse_value,
+    switches_from_environ,
+)
+from moe_rules.language.rules import PlatformRules
+from moe_rules.layer import FusedMoEConfig
+from moe_rules.machine import Machine, detect, load_machine
+from moe_rules.quant_keys import QuantKey
+from moe_rules.ruleset import load_platform, overlay_paths
+
+MAX_REMEMBERED = 8192
+_CONSTANT_GROUPS = ("platform", "software")
+
+
+class SelectionError(Exception):
+    """No backend was selected. ``decision`` holds the whole explanation."""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        super().__init__(decision.error)
+
+
+class InvalidRequestError(SelectionError, ValueError):
+    """A request that cannot be served, or that the oracle does not take."""
+
+
+class NotSupportedError(SelectionError, NotImplementedError):
+    """No backend of the oracle supports the deployment."""
+
+
+_ERRORS: dict[str, type[SelectionError]] = {
+    "invalid_request": InvalidRequestError,
+    "not_supported": NotSupportedError,
+}
+
+
+class Selector:
+    """Selects on one machine with one set of rules.
+
+    ``constants`` are facts that never change for this selector (platform and software facts,
+    and switches if they are fixed); of the platform and software facts, those not given are
+    unknown.
+    """
+
+    def __init__(self, rules: PlatformRules, constants: Mapping[str, FactValue]) -> None:
+        self.rules = rules
+        self.constants = dict(constants)
+        constant_facts = [f.name for f in FACTS.values() if f.group in _CONSTANT_GROUPS]
+        self._unknown = frozenset(name for name in constant_facts if name not in constants)
+        self._defaults = {n: v for n, v in REQUEST_DEFAULTS.items() if n not in constants}
+        self._plans: dict[tuple[str, frozenset[str]], OraclePlan] = {}
+        self._remembered: dict[tuple[Any, ...], Decision] = {}
+
+    def select(
+        self,
+        oracle: str,
+        config: FusedMoEConfig,
+        weight_key: QuantKey | None = None,
+        activation_key: QuantKey | None = None,
+        **others: FactValue,
+    ) -> Decision:
+        """The decision for one layer; ``others`` are further facts (options, switches).
+
+        Raises InvalidRequestError (a ValueError), NotSupportedError (a NotImplementedError), or
+        FactError for an oracle or a fact that does not exist.
+        """
+        key = (oracle, config, weight_key, activation_key, *others.items())
+        decision = self._remembered.get(key)
+        if decision is None:
+            facts = layer_facts(config)
+            facts["weight_key"] = weight_key
+            facts["activation_key"] = activation_key
+            if others:
+                facts.update(_checked(others))
+            decision = self.decide(oracle, facts)
+            if len(self._remembered) >= MAX_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = decision
+        if decision.failed:
+            refusal = decision._outcome.refusal
+            assert refusal is not None
+            raise _ERRORS[refusal.kind](decision)
+        return decision
+
+    def decide(self, oracle: str, facts: Mapping[str, FactValue]) -> Decision:
+        """The decision for a mapping of facts, failed or not. Raises FactError as ``select``."""
+        supplied: FactMap = {**self._defaults, **facts}
+        unknown = self._unknown
+        while True:
+            plan = self._plan(oracle, unknown)
+            try:
+                outcome = run(plan, supplied)
+            except KeyError as error:
+                missing = str(error.args[0])
+                if missing in unknown or missing not in self.rules.facts:
+                    raise
+                unknown = unknown | {missing}
+            else:
+                return Decision(self.rules.platform, self.rules.fingerprint, plan, outcome)
+
+    def _plan(self, oracle: str, unknown: frozenset[str]) -> OraclePlan:
+        key = (oracle, unknown)
+        plan = self._plans.get(key)
+        if plan is None:
+            if oracle not in self.rules.oracles:
+                known = list(self.rules.oracles)
+                raise FactError(
+                    f"the rules of {self.rules.platform} have no oracle {oracle!r}"
+                    f"{did_you_mean(oracle, known)} (known: {', '.join(known)})"
+                )
+            plan = specialise(self.rules, self.rules.oracles[oracle], self.constants, unknown)
+            self._plans[key] = plan
+        return plan
+
+
+def layer_facts(config: FusedMoEConfig) -> FactMap:
+    """The layer and parallel facts of a layer, as the rules name them."""
+    facts: FactMap = {**config.__dict__, **config.moe_parallel_config.__dict__}
+    del facts["moe_parallel_config"]
+    return facts
+
+
+def _checked(others: Mapping[str, FactValue]) -> FactMap:
+    facts: FactMap = {}
+    for name, value in others.items():
+        fact = FACTS.get(name)
+        if fact is None:
+            raise FactError(f"there is no fact {name!r}{did_you_mean(name, FACTS)}")
+        facts[name] = parse_value(fact, value)
+    return facts
+
+
+@functools.lru_cache(maxsize=64)
+def selector_for(
+    machine: Machine,
+    overlays: tuple[Path, ...] = (),
+    switches: tuple[tuple[str, FactValue], ...] = (),
+) -> Selector:
+    """The selector of a machine, with the switches that are set."""
+    rules = load_platform(machine.device, overlays)
+    return Selector(rules, {**machine.facts(), **dict(switches)})
+
+
+@functools.cache
+def _this_machine() -> Machine:
+    return detect()
+
+
+def select_backend(
+    oracle: str,
+    config: FusedMoEConfig,
+    weight_key: QuantKey | None = None,
+    activation_key: QuantKey | None = None,
+    *,
+    machine: Machine | str | None = None,
+    rules: Sequence[str | Path] = (),
+    environ: Mapping[str, str] | None = None,
+    **others: FactValue,
+) -> Decision:
+    """Select the backend and kernel of one layer.
+
+    ``machine`` is a :class:`~moe_rules.machine.Machine`, a named machine or a recorded file; this
+    machine if absent. ``rules`` are overlays, after those of ``MOE_RULES_PATH``. ``environ`` is
+    where ``VLLM_*`` switches are read (``os.environ`` if absent). ``others`` are further facts:
+    options of the quantization method, ``model_type``, switches.
+
+    Raises InvalidRequestError (a ValueError) for a request that cannot be served,
+    NotSupportedError (a NotImplementedError) where no backend serves, FactError, MachineError or
+    RuleFileError for input that is wrong. All carry the reasons.
+    """
+    if machine is None:
+        machine = _this_machine()
+    elif isinstance(machine, str):
+        machine = load_machine(machine)
+    switches = tuple(switches_from_environ(os.environ if environ is None else environ).items())
+    selector = selector_for(machine, overlay_paths(rules), switches)
+    return selector.select(oracle, config, weight_key, activation_key, **others)

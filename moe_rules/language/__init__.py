@@ -1,0 +1,1 @@
+"""The rule language: reading, checking and resolving rule files."""

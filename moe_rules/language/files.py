@@ -1,0 +1,316 @@
+"""The rule files as pydantic models: what a file may contain, before names are resolved.
+
+The JSON Schemas in ``schemas/`` are generated from these models (``moe-rules schema --write``).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    model_validator,
+)
+
+RawCondition = Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/definitions/Condition"})]
+RawTest = Annotated[Any, WithJsonSchema({"$ref": "#/definitions/Test"})]
+RawValues = Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/definitions/Values"})]
+
+
+def _listed(raw: Any) -> Any:
+    return raw if isinstance(raw, list) else [raw]
+
+
+OneOrMore = Annotated[
+    list[str],
+    BeforeValidator(_listed),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+]
+"""A word, or a list of words."""
+
+PlatformName = Literal["cuda", "rocm", "xpu", "cpu", "tpu", "out_of_tree", "unspecified"]
+ErrorKind = Literal["not_supported", "invalid_request"]
+OracleName = Literal[
+    "unquantized",
+    "fp8",
+    "int8",
+    "int_wna16",
+    "mxfp4",
+    "mxfp4_deepseek_v4",
+    "mxfp8",
+    "nvfp4",
+    "w4a8",
+    "w4a8_int8",
+]
+
+
+class Table(BaseModel):
+    """Base of everything in a rule file: closed, immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Evidence(Table):
+    """A measurement behind a priority or an adjustment."""
+
+    device: str = Field(description="The machine it was measured on.")
+    date: str = Field(description="When, as 2026-11-23.")
+    versions: str = Field(description="Of the software that was measured.")
+    figure: str = Field(description="What was measured, with its unit.")
+    link: str | None = Field(None, description="Where to read more.")
+
+
+class Explained(Table):
+    """A rule with its reason."""
+
+    because: str | None = Field(None, description="Why the rule is there.")
+    quirk: str | None = Field(
+        None,
+        description="The reference does this, and probably meant something else: what, and what.",
+    )
+    evidence: list[Evidence] = Field(default_factory=list)
+
+
+class Assumption(Explained):
+    """Facts that the oracle fixes before it asks anything."""
+
+    when: RawCondition | None = Field(None, description="Where it applies; always if absent.")
+    set: RawValues = Field(
+        description="Facts and the value each takes; {value_of: FACT} copies another fact."
+    )
+
+
+class Step(Explained):
+    """One step of ``shortcuts`` or ``switches``; the first that decides ends the selection."""
+
+    when: RawCondition | None = Field(None, description="Where it applies; always if absent.")
+    take: str | None = Field(None, description="Select this backend without asking its kernels.")
+    try_: str | None = Field(
+        None,
+        alias="try",
+        description="Select this backend if it serves; if not, go on without it.",
+    )
+    force: str | None = Field(
+        None, description="Select this backend; if it does not serve, that is an error."
+    )
+    refuse: str | None = Field(None, description="An error with this text.")
+    drop: list[str] | None = Field(None, description="Go on without these backends.")
+    kernels: list[str] | None = Field(None, description="Kernels to ask instead of the backend's.")
+    assume: RawValues | None = Field(None, description="Facts fixed for this step.")
+    error: ErrorKind = Field("invalid_request", description="Kind of error of force and refuse.")
+
+    @model_validator(mode="after")
+    def _one_action(self) -> Step:
+        actions = [self.take, self.try_, self.force, self.refuse, self.drop]
+        if sum(action is not None for action in actions) != 1:
+            raise ValueError("a step does exactly one of: take, try, force, refuse, drop")
+        return self
+
+
+class RequestCase(Explained):
+    """What a requested name means under a condition."""
+
+    when: RawCondition | None = Field(None, description="Where it applies; always if absent.")
+    use: OneOrMore = Field(description="Backends to ask, in order.")
+    assume: RawValues | None = Field(None, description="Facts fixed for this request.")
+    variants: Literal["all"] | None = Field(
+        None, description='"all": the oracle\'s variants do not narrow this request.'
+    )
+
+
+class Adjustment(Explained):
+    """A change of the priority list; adjustments apply in file order."""
+
+    when: RawCondition | None = Field(None, description="Where it applies; always if absent.")
+    first: list[str] | None = Field(None, description="To the front, in this order.")
+    last: list[str] | None = Field(None, description="To the end, in this order.")
+    move: str | None = Field(None, description="This backend, with before or after.")
+    before: str | None = Field(None, description="Directly ahead of this one, if not yet ahead.")
+    after: str | None = Field(None, description="Directly behind this one.")
+    drop: list[str] | None = Field(
+        None, description="Not selected automatically; a request by name still works."
+    )
+    withdraw: list[str] | None = Field(None, description="Not available, not even by name.")
+
+    @model_validator(mode="after")
+    def _one_action(self) -> Adjustment:
+        actions = [self.first, self.last, self.move, self.drop, self.withdraw]
+        if sum(action is not None for action in actions) != 1:
+            raise ValueError("an adjustment does exactly one of: first, last, move, drop, withdraw")
+        if (self.move is None) != (self.before is None and self.after is None):
+            raise ValueError("move goes with before or after")
+        if self.before is not None and self.after is not None:
+            raise ValueError("move goes with either before or after, not both")
+        return self
+
+
+class Variants(Table):
+    """Backends that differ in one fact's value, narrowed to what the deployment asks for.
+
+    Backends whose own value (their ``assume``) equals the deployment's come first, those with
+    the fallback value follow, the others are dropped. Where the deployment has the fallback
+    value and no backend has it, all stay.
+    """
+
+    by: str = Field(description="The fact.")
+    fallback: Any = Field(description="The value that serves where nothing matches.")
+
+
+class KernelChoice(Table):
+    """A kernel that a backend offers only under a condition."""
+
+    kernel: str
+    when: RawCondition | None = Field(None, description="Where it is offered; always if absent.")
+
+
+def _kernel_choices(raw: Any) -> Any:
+    return [{"kernel": item} if isinstance(item, str) else item for item in _listed(raw)]
+
+
+def _request_cases(raw: Any) -> Any:
+    return [{"use": item} if isinstance(item, str) else item for item in _listed(raw)]
+
+
+KernelChoices = Annotated[
+    list[KernelChoice],
+    BeforeValidator(_kernel_choices),
+    WithJsonSchema(
+        {
+            "type": "array",
+            "items": {"anyOf": [{"type": "string"}, {"$ref": "#/definitions/KernelChoice"}]},
+        }
+    ),
+]
+RequestCases = Annotated[
+    list[RequestCase],
+    BeforeValidator(_request_cases),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"$ref": "#/definitions/RequestCase"},
+                {
+                    "type": "array",
+                    "items": {"anyOf": [{"type": "string"}, {"$ref": "#/definitions/RequestCase"}]},
+                },
+            ]
+        }
+    ),
+]
+
+
+class BackendTable(Explained):
+    """A backend: the kernels it may use, in order."""
+
+    kernels: KernelChoices = Field(description="Asked in this order.")
+    requires: RawCondition | None = Field(None, description="Asked before any kernel.")
+    assume: RawValues | None = Field(None, description="Facts fixed while its kernels are asked.")
+
+
+class Otherwise(Explained):
+    """What happens where no backend serves."""
+
+    backend: str | None = Field(None, description="This backend is the answer, with no kernel.")
+    error: ErrorKind = Field("not_supported", description="Kind of error, if no backend is named.")
+
+
+class OracleTable(Table):
+    """How one oracle selects on one platform."""
+
+    about: str | None = Field(None, description="One line for a reader.")
+    assume: list[Assumption] = Field(default_factory=list)
+    shortcuts: list[Step] = Field(default_factory=list, description="Before a request is read.")
+    requests: dict[str, RequestCases] = Field(
+        default_factory=dict,
+        description="What moe_backend may be, and the backends each name means.",
+    )
+    request_error: ErrorKind = Field(
+        "invalid_request", description="Kind of error where a requested backend cannot serve."
+    )
+    switches: list[Step] = Field(default_factory=list, description="After a request is read.")
+    priority: list[str] | None = Field(None, description="Backends in the order they are tried.")
+    adjust: list[Adjustment] = Field(default_factory=list)
+    variants: Variants | None = None
+    backends: dict[str, BackendTable] = Field(default_factory=dict)
+    otherwise: Otherwise | None = None
+
+
+class SchemeTable(Table):
+    """Weight and activation keys that a kernel takes together."""
+
+    weight: RawTest
+    activation: RawTest
+    when: RawCondition | None = Field(None, description="Where it applies; always if absent.")
+
+
+class KernelTable(Explained):
+    """What a kernel class supports on one platform. Everything said must hold."""
+
+    class_: str | None = Field(
+        None, alias="class", description="Class name, where it differs from the entry's."
+    )
+    extends: str | None = Field(
+        None, description="Start from this entry; keys given here replace its keys."
+    )
+    kind: Literal["modular", "monolithic"] | None = Field(
+        None, description="monolithic kernels route tokens themselves; modular is the default."
+    )
+    supports: list[str] | None = Field(
+        None, description="Features; a kernel supports none that it does not name."
+    )
+    schemes: list[SchemeTable] | None = Field(None, description="Quantization schemes it takes.")
+    requires: RawCondition | None = Field(None, description="What must hold besides.")
+    replace: bool = Field(
+        False,
+        description="In an overlay: take the place of the packaged entry instead of adding to it.",
+    )
+
+
+class PlatformFile(Table):
+    """A rule file: the oracles, kernels and shared conditions of one platform, or part of them."""
+
+    platform: PlatformName
+    oracles: dict[OracleName, OracleTable] = Field(default_factory=dict)
+    kernels: dict[str, KernelTable] = Field(default_factory=dict)
+    conditions: dict[str, RawCondition] = Field(
+        default_factory=dict, description="Conditions used by name: {is: NAME}."
+    )
+
+
+class Feature(Table):
+    """Something a kernel may support; without it a condition has to hold."""
+
+    meaning: str
+    without: RawCondition = Field(description="What must hold for kernels that do not support it.")
+    kind: Literal["modular", "monolithic"] | None = Field(
+        None, description="Only kernels of this kind are asked."
+    )
+
+
+class DerivedCase(Table):
+    """One case of a derived fact."""
+
+    when: RawCondition | None = None
+    value: Any = None
+    value_of: str | None = None
+
+
+class DerivedFact(Table):
+    """A fact that follows from others: the first case that holds gives its value."""
+
+    type: Literal["bool", "enum", "string", "int"]
+    meaning: str
+    values: list[str] = Field(default_factory=list)
+    cases: list[DerivedCase]
+
+
+class VocabularyFile(Table):
+    """``rules/vocabulary.yaml``: named sets of values, features, derived facts."""
+
+    sets: dict[str, list[Any]] = Field(default_factory=dict)
+    features: dict[str, Feature] = Field(default_factory=dict)
+    derived: dict[str, DerivedFact] = Field(default_factory=dict)

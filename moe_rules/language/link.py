@@ -1,0 +1,319 @@
+"""Resolves the names in rule files: from what the files say to :class:`PlatformRules`.
+
+Parts of one platform may stand in several files. Files of overlays come after the packaged
+ones and add to them; see ``docs/rules.md`` for how each key combines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from moe_rules.facts import FACTS, Fact, FactValue, did_you_mean
+from moe_rules.language import files as raw
+from moe_rules.language import rules
+from moe_rules.language.conditions import ALWAYS, Condition, all_of
+from moe_rules.language.parse import Parser
+from moe_rules.problems import Location, Problem, RuleFileError
+from moe_rules.yaml_source import KeyPath, YamlSource
+
+PartT = TypeVar("PartT")
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a platform."""
+
+    source: YamlSource
+    file: raw.PlatformFile
+    overlay: bool = False
+
+
+def derived_facts(vocabulary: raw.VocabularyFile) -> dict[str, Fact]:
+    """Declarations of the facts that the vocabulary derives."""
+    return {
+        name: Fact(
+            name,
+            "derived",
+            table.type,
+            table.meaning,
+            tuple(value for value in table.values if value != "none"),
+            nullable="none" in table.values,
+        )
+        for name, table in vocabulary.derived.items()
+    }
+
+
+def link(
+    platform: str,
+    parts: Sequence[Part],
+    vocabulary: raw.VocabularyFile,
+    vocabulary_source: YamlSource,
+    contents: Iterable[bytes],
+) -> rules.PlatformRules:
+    """Resolve all parts of one platform. Raises RuleFileError with everything that is wrong."""
+    linker = _Linker(parts, vocabulary, vocabulary_source)
+    linked_kernels = linker.kernels()
+    linked_oracles = linker.oracles(linked_kernels)
+    derived = linker.derived()
+    problems = linker.problems()
+    errors = [problem for problem in problems if problem.severity == "error"]
+    if errors:
+        raise RuleFileError(list(dict.fromkeys(errors)))
+    return rules.PlatformRules(
+        platform=platform,
+        facts=linker.facts,
+        derived=derived,
+        oracles=linked_oracles,
+        kernels=linked_kernels,
+        files=tuple(part.source.file for part in parts),
+        fingerprint=hashlib.sha256(b"\0".join(contents)).hexdigest()[:16],
+        warnings=tuple(problem for problem in problems if problem.severity == "warning"),
+    )
+
+
+class _Linker:
+    def __init__(
+        self, parts: Sequence[Part], vocabulary: raw.VocabularyFile, source: YamlSource
+    ) -> None:
+        self.parts = parts
+        self.vocabulary = vocabulary
+        self.facts: dict[str, Fact] = {**FACTS, **derived_facts(vocabulary)}
+        self._conditions = self._declared("conditions", lambda part: part.file.conditions)
+        self._resolving: list[str] = []
+        self._resolved: dict[str, Condition] = {}
+        self._vocabulary_parser = Parser(source, self.facts, vocabulary.sets)
+        self._parsers = {
+            id(part): Parser(
+                part.source,
+                self.facts,
+                vocabulary.sets,
+                self.named_condition,
+                lambda: list(self._conditions),
+            )
+            for part in parts
+        }
+        self._features = {
+            name: (feature.kind, self._vocabulary_parser.condition(
+                feature.without, ("features", name, "without")))
+            for name, feature in vocabulary.features.items()
+        }  # fmt: skip
+        self._used_backends: set[tuple[str, str]] = set()
+        self._used_kernels: set[str] = set()
+
+    def problems(self) -> list[Problem]:
+        found = list(self._vocabulary_parser.problems)
+        for parser in self._parsers.values():
+            found.extend(parser.problems)
+        return found
+
+    def parser(self, part: Part) -> Parser:
+        return self._parsers[id(part)]
+
+    def _declared(self, section: str, entries: Any) -> dict[str, list[tuple[Part, Any]]]:
+        """Entries of a section over all files, with the file of each; overlays after packaged."""
+        found: dict[str, list[tuple[Part, Any]]] = {}
+        for part in self.parts:
+            for name, entry in entries(part).items():
+                found.setdefault(name, []).append((part, entry))
+        return found
+
+    def _check_once(self, section: str, name: str, declared: list[tuple[Part, Any]]) -> None:
+        packaged = [part for part, _ in declared if not part.overlay]
+        for part in packaged[1:]:
+            first = packaged[0].source.key_at((section, name))
+            self.parser(part).problem(
+                "declared-twice",
+                f"{name!r} is declared already at {first}",
+                (section, name),
+                key=True,
+            )
+
+    # Conditions -------------------------------------------------------------------------------
+
+    def named_condition(self, name: str) -> Condition | None:
+        if name in self._resolved:
+            return self._resolved[name]
+        if name not in self._conditions:
+            return None
+        part, entry = self._conditions[name][-1]
+        if name in self._resolving:
+            cycle = " -> ".join([*self._resolving, name])
+            self.parser(part).problem(
+                "cyclic-condition",
+                f"condition refers to itself: {cycle}",
+                ("conditions", name),
+                key=True,
+            )
+            return ALWAYS
+        self._resolving.append(name)
+        condition = self.parser(part).condition(entry, ("conditions", name))
+        self._resolving.pop()
+        self._resolved[name] = condition
+        return condition
+
+    # Kernels ----------------------------------------------------------------------------------
+
+    def kernels(self) -> dict[str, rules.Kernel]:
+        self._kernel_tables = self._declared("kernels", lambda part: part.file.kernels)
+        for name, declared in self._kernel_tables.items():
+            self._check_once("kernels", name, declared)
+        for name in self._conditions:
+            self._check_once("conditions", name, self._conditions[name])
+            self.named_condition(name)
+        return {name: self._kernel(name) for name in self._kernel_tables}
+
+    def _kernel(self, name: str) -> rules.Kernel:
+        declared = self._kernel_tables[name]
+        replaced = [i for i, (_, table) in enumerate(declared) if table.replace]
+        declared = declared[replaced[-1] if replaced else 0 :]
+        part, table = declared[0]
+        inherited = self._inherited(name, part, table, [name])
+        condition = self._kernel_condition(name, inherited)
+        for more_part, more in declared[1:]:
+            condition = all_of(condition, self._added(name, more_part, more))
+        return rules.Kernel(
+            name=name,
+            class_name=table.class_ or name,
+            condition=condition,
+            location=part.source.key_at(("kernels", name)),
+        )
+
+    def _inherited(
+        self, name: str, part: Part, table: raw.KernelTable, chain: list[str]
+    ) -> dict[str, tuple[Part, str, Any]]:
+        """Each key of a kernel with the file and the entry that say it."""
+        keys: dict[str, tuple[Part, str, Any]] = {}
+        if table.extends is not None:
+            base = table.extends
+            path = ("kernels", name, "extends")
+            if base in chain:
+                cycle = " -> ".join([*chain, base])
+                self.parser(part).problem("cyclic-extends", f"entry extends itself: {cycle}", path)
+            elif base not in self._kernel_tables:
+                hint = did_you_mean(base, self._kernel_tables)
+                self.parser(part).problem(
+                    "unknown-kernel", f"there is no kernel {base!r}{hint}", path
+                )
+            else:
+                base_part, base_table = self._kernel_tables[base][0]
+                keys = self._inherited(base, base_part, base_table, [*chain, base])
+                self._used_kernels.add(base)
+        for key in ("kind", "supports", "schemes", "requires"):
+            value = getattr(table, key)
+            if value is not None:
+                keys[key] = (part, name, value)
+        return keys
+
+    def _kernel_condition(self, name: str, keys: dict[str, tuple[Part, str, Any]]) -> Condition:
+        kind = keys["kind"][2] if "kind" in keys else "modular"
+        conditions: list[Condition] = []
+        if "requires" in keys:
+            part, owner, value = keys["requires"]
+            conditions.append(self.parser(part).condition(value, ("kernels", owner, "requires")))
+        if "schemes" in keys:
+            part, owner, value = keys["schemes"]
+            conditions.append(self._schemes(part, owner, value))
+        supported = set(keys["supports"][2]) if "supports" in keys else set()
+        if "supports" in keys:
+            part, owner, value = keys["supports"]
+            self._check_features(part, owner, value)
+        for feature, (only_kind, without) in self._features.items():
+            if feature not in supported and only_kind in (None, kind):
+                conditions.append(_at(without, self._kernel_place(name, keys)))
+        return all_of(*conditions)
+
+    def _kernel_place(self, name: str, keys: dict[str, tuple[Part, str, Any]]) -> Location:
+        if "supports" in keys:
+            part, owner, _ = keys["supports"]
+            return part.source.key_at(("kernels", owner, "supports"))
+        part, _ = self._kernel_tables[name][0]
+        return part.source.key_at(("kernels", name))
+
+    def _check_features(self, part: Part, owner: str, features: list[str]) -> None:
+        for i, feature in enumerate(features):
+            if feature not in self._features:
+                hint = did_you_mean(feature, self._features)
+                self.parser(part).problem(
+                    "unknown-feature",
+                    f"there is no feature {feature!r}{hint} (known: {', '.join(self._features)})",
+                    ("kernels", owner, "supports", i),
+                )
+
+    def _schemes(self, part: Part, owner: str, tables: list[raw.SchemeTable]) -> Condition:
+        listed = [table.model_dump(exclude_none=True) for table in tables]
+        for item, table in zip(listed, tables, strict=True):
+            item.setdefault("weight", table.weight)
+            item.setdefault("activation", table.activation)
+        return self.parser(part).schemes(listed, ("kernels", owner, "schemes"))
+
+    def _added(self, name: str, part: Part, table: raw.KernelTable) -> Condition:
+        """What an overlay adds to a packaged kernel: more requirements."""
+        conditions = [self.parser(part).condition(table.requires, ("kernels", name, "requires"))]
+        if table.schemes is not None:
+            conditions.append(self._schemes(part, name, table.schemes))
+        for key in ("extends", "kind", "supports", "class_"):
+            if getattr(table, key) is not None:
+                self.parser(part).problem(
+                    "overlay-key",
+                    f"an overlay that adds to {name!r} cannot set {key.rstrip('_')!r}; "
+                    "use 'replace: true' to declare the kernel anew",
+                    ("kernels", name, key.rstrip("_")),
+                    key=True,
+                )
+        return all_of(*conditions)
+
+    # Derived facts ----------------------------------------------------------------------------
+
+    def derived(self) -> tuple[rules.Derived, ...]:
+        return tuple(
+            rules.Derived(
+                self.facts[name],
+                tuple(self._derived_case(name, i, case) for i, case in enumerate(table.cases)),
+            )
+            for name, table in self.vocabulary.derived.items()
+        )
+
+    def _derived_case(
+        self, name: str, i: int, case: raw.DerivedCase
+    ) -> tuple[Condition, FactValue | rules.ValueOf]:
+        path: KeyPath = ("derived", name, "cases", i)
+        parser = self._vocabulary_parser
+        when = parser.condition(case.when, (*path, "when"))
+        if case.value_of is not None:
+            return when, rules.ValueOf(case.value_of)
+        return when, parser.value(self.facts[name], case.value, (*path, "value"))
+
+    # Oracles ----------------------------------------------------------------------------------
+
+    def oracles(self, kernels: Mapping[str, rules.Kernel]) -> dict[str, rules.Oracle]:
+        from moe_rules.language.link_oracle import OracleLinker
+
+        declared = self._declared("oracles", lambda part: part.file.oracles)
+        linked = {}
+        for name, entries in declared.items():
+            self._check_once("oracles", name, entries)
+            oracle_linker = OracleLinker(name, entries, kernels, self.facts, self.parser)
+            linked[name] = oracle_linker.link()
+            self._used_kernels |= oracle_linker.used_kernels
+        for name, entries in self._kernel_tables.items():
+            if name not in self._used_kernels:
+                part, _ = entries[0]
+                place = part.source.key_at(("kernels", name))
+                self.parser(part).problems.append(
+                    Problem("unused-kernel", f"no backend uses {name!r}", place, "warning")
+                )
+        return linked
+
+
+def _at(condition: Condition, place: Location) -> Condition:
+    """A feature's condition, said to stand where the kernel lists its features."""
+    from moe_rules.language.conditions import All, Clause
+
+    if isinstance(condition, Clause):
+        return Clause(condition.fact, condition.test, condition.code, place)
+    if isinstance(condition, All):
+        return All(tuple(_at(part, place) for part in condition.parts))
+    return condition

@@ -1,0 +1,364 @@
+"""Resolves one oracle's table: backends, requests, steps and adjustments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from moe_rules.facts import Fact, FactError, FactValue, did_you_mean, parse_value
+from moe_rules.language import files as raw
+from moe_rules.language import rules
+from moe_rules.language.conditions import ALWAYS
+from moe_rules.language.parse import Parser
+from moe_rules.problems import Problem
+from moe_rules.yaml_source import KeyPath
+
+if TYPE_CHECKING:
+    from moe_rules.language.link import Part
+
+AUTO = "auto"
+"""The request for automatic selection; a name may also stand for it."""
+
+
+class OracleLinker:
+    """Resolves the entries of one oracle: the packaged one and what overlays add to it."""
+
+    def __init__(
+        self,
+        name: str,
+        entries: list[tuple[Part, raw.OracleTable]],
+        kernels: Mapping[str, rules.Kernel],
+        facts: Mapping[str, Fact],
+        parser: Callable[[Part], Parser],
+    ) -> None:
+        self.name = name
+        self.entries = entries
+        self.kernels = kernels
+        self.facts = facts
+        self.parser = parser
+        self.used_kernels: set[str] = set()
+        self.backends: dict[str, rules.Backend] = {}
+
+    def link(self) -> rules.Oracle:
+        """Resolve the oracle; what is wrong is noted with the parsers."""
+        for part, table in self.entries:
+            for backend in table.backends:
+                self.backends[backend] = self._backend(part, backend, table.backends[backend])
+        base_part, base = self.entries[0]
+        shortcuts: list[rules.Step] = []
+        switches: list[rules.Step] = []
+        assume: list[rules.Assumption] = []
+        adjust: list[rules.Adjustment] = []
+        requests: dict[str, tuple[rules.RequestCase, ...]] = {}
+        for part, table in self.entries:
+            # A user's own steps come before the packaged ones, of which the first decides.
+            shortcuts[:0] = self._steps(part, "shortcuts", table.shortcuts)
+            switches[:0] = self._steps(part, "switches", table.switches)
+            assume.extend(self._assumptions(part, table.assume))
+            adjust.extend(self._adjustments(part, table.adjust))
+            for word, cases in table.requests.items():
+                requests[word] = self._request(part, word, cases)
+        priority_part, priority = next(
+            (part, table.priority)
+            for part, table in reversed([(base_part, raw.OracleTable(priority=[])), *self.entries])
+            if table.priority is not None
+        )
+        otherwise_part, otherwise = next(
+            ((part, table.otherwise) for part, table in reversed(self.entries) if table.otherwise),
+            (base_part, raw.Otherwise()),
+        )
+        variants = next(
+            (self._variants(p, t.variants) for p, t in reversed(self.entries) if t.variants), None
+        )
+        self._warn_unused(requests, [*shortcuts, *switches], priority, adjust)
+        return rules.Oracle(
+            name=self.name,
+            assume=tuple(assume),
+            shortcuts=tuple(shortcuts),
+            requests=requests,
+            request_error=base.request_error,
+            switches=tuple(switches),
+            priority=self._priority(priority_part, priority),
+            adjust=tuple(adjust),
+            variants=variants,
+            backends=self.backends,
+            otherwise=rules.Otherwise(
+                otherwise.backend,
+                otherwise.error,
+                self._reason(otherwise_part, otherwise, ("oracles", self.name, "otherwise")),
+            ),
+            location=base_part.source.key_at(("oracles", self.name)),
+        )
+
+    # Pieces -----------------------------------------------------------------------------------
+
+    def _path(self, *rest: str | int) -> KeyPath:
+        return ("oracles", self.name, *rest)
+
+    def _reason(self, part: Part, table: raw.Explained, path: KeyPath) -> rules.Reason:
+        return rules.Reason(table.because, part.source.key_at(path), table.quirk)
+
+    def _known_backend(self, part: Part, name: str, path: KeyPath) -> rules.Backend | None:
+        backend = self.backends.get(name)
+        if backend is None:
+            hint = did_you_mean(name, self.backends)
+            self.parser(part).problem(
+                "unknown-backend", f"oracle {self.name!r} declares no backend {name!r}{hint}", path
+            )
+        return backend
+
+    def _known_kernel(self, part: Part, name: str, path: KeyPath) -> rules.Kernel | None:
+        kernel = self.kernels.get(name)
+        if kernel is None:
+            hint = did_you_mean(name, self.kernels)
+            self.parser(part).problem(
+                "unknown-kernel", f"no kernel {name!r} is declared{hint}", path
+            )
+        else:
+            self.used_kernels.add(name)
+        return kernel
+
+    def _backend(self, part: Part, name: str, table: raw.BackendTable) -> rules.Backend:
+        path = self._path("backends", name)
+        choices = []
+        for i, choice in enumerate(table.kernels):
+            kernel = self._known_kernel(part, choice.kernel, (*path, "kernels", i))
+            if kernel is not None:
+                when = self.parser(part).condition(choice.when, (*path, "kernels", i, "when"))
+                choices.append(rules.Choice(kernel, when))
+        return rules.Backend(
+            name=name,
+            choices=tuple(choices),
+            requires=self.parser(part).condition(table.requires, (*path, "requires")),
+            assume=self._assumed(part, table.assume, (*path, "assume")),
+            location=part.source.key_at(path),
+        )
+
+    def _assumed(
+        self, part: Part, values: Mapping[str, Any] | None, path: KeyPath
+    ) -> rules.Assumed:
+        result: list[tuple[str, FactValue | rules.ValueOf]] = []
+        parser = self.parser(part)
+        for name, value in (values or {}).items():
+            here = (*path, name)
+            fact = self.facts.get(name)
+            if fact is None:
+                hint = did_you_mean(name, self.facts)
+                parser.problem("unknown-fact", f"there is no fact {name!r}{hint}", here, key=True)
+            elif isinstance(value, dict) and set(value) == {"value_of"}:
+                other = self.facts.get(str(value["value_of"]))
+                if other is None or other.type != fact.type:
+                    hint = did_you_mean(str(value["value_of"]), self.facts)
+                    parser.problem(
+                        "unknown-fact", f"no fact {value['value_of']!r} of that type{hint}", here
+                    )
+                else:
+                    result.append((name, rules.ValueOf(other.name)))
+            else:
+                result.append((name, parser.value(fact, value, here)))
+        return tuple(result)
+
+    def _assumptions(self, part: Part, tables: list[raw.Assumption]) -> list[rules.Assumption]:
+        result = []
+        for i, table in enumerate(tables):
+            path = self._path("assume", i)
+            result.append(
+                rules.Assumption(
+                    self.parser(part).condition(table.when, (*path, "when")),
+                    self._assumed(part, table.set, (*path, "set")),
+                    self._reason(part, table, path),
+                )
+            )
+        return result
+
+    def _steps(self, part: Part, section: str, tables: list[raw.Step]) -> list[rules.Step]:
+        return [self._step(part, self._path(section, i), table) for i, table in enumerate(tables)]
+
+    def _step(self, part: Part, path: KeyPath, table: raw.Step) -> rules.Step:
+        when = self.parser(part).condition(table.when, (*path, "when"))
+        reason = self._reason(part, table, path)
+        if table.refuse is not None:
+            return rules.Step("refuse", when, reason, text=table.refuse, error=table.error)
+        if table.drop is not None:
+            for i, name in enumerate(table.drop):
+                self._known_backend(part, name, (*path, "drop", i))
+            return rules.Step("drop", when, reason, names=tuple(table.drop))
+        named = {"take": table.take, "try": table.try_, "force": table.force}
+        action, name = next((word, name) for word, name in named.items() if name is not None)
+        if action == "take" and table.kernels is None and name not in self.backends:
+            # An answer without a kernel: the platform's own code takes over from here.
+            backend = rules.Backend(name, (), ALWAYS, (), part.source.key_at(path))
+        else:
+            found = self._known_backend(part, name, (*path, action))
+            backend = found or rules.Backend(name, (), ALWAYS, (), part.source.key_at(path))
+        if table.kernels is not None:
+            kernels = [
+                self._known_kernel(part, kernel, (*path, "kernels", i))
+                for i, kernel in enumerate(table.kernels)
+            ]
+            choices = tuple(rules.Choice(kernel) for kernel in kernels if kernel is not None)
+            backend = rules.Backend(
+                name, choices, backend.requires, backend.assume, backend.location
+            )
+        return rules.Step(
+            action,  # type: ignore[arg-type]
+            when,
+            reason,
+            backend,
+            assume=self._assumed(part, table.assume, (*path, "assume")),
+            error=table.error,
+            own_kernels=table.kernels is not None,
+        )
+
+    def _request(
+        self, part: Part, word: str, tables: list[raw.RequestCase]
+    ) -> tuple[rules.RequestCase, ...]:
+        cases = []
+        for i, table in enumerate(tables):
+            path = self._path("requests", word, i)
+            if path not in part.source.places:
+                path = path[:-1]
+            auto = table.use == [AUTO]
+            backends = [
+                self._known_backend(part, name, (*path, "use")) for name in table.use if not auto
+            ]
+            cases.append(
+                rules.RequestCase(
+                    self.parser(part).condition(table.when, (*path, "when")),
+                    tuple(backend for backend in backends if backend is not None),
+                    auto,
+                    self._assumed(part, table.assume, (*path, "assume")),
+                    table.variants == "all",
+                    self._reason(part, table, path),
+                )
+            )
+        return tuple(cases)
+
+    def _priority(self, part: Part, names: list[str]) -> tuple[str, ...]:
+        path = self._path("priority")
+        for i, name in enumerate(names):
+            self._known_backend(part, name, (*path, i))
+            if name in names[:i]:
+                self.parser(part).problem(
+                    "duplicate-backend", f"{name!r} stands in the priority twice", (*path, i)
+                )
+        return tuple(dict.fromkeys(names))
+
+    def _variants(self, part: Part, table: raw.Variants) -> rules.Variants | None:
+        path = self._path("variants")
+        fact = self.facts.get(table.by)
+        if fact is None:
+            hint = did_you_mean(table.by, self.facts)
+            self.parser(part).problem(
+                "unknown-fact", f"there is no fact {table.by!r}{hint}", (*path, "by")
+            )
+            return None
+        try:
+            return rules.Variants(table.by, parse_value(fact, table.fallback))
+        except FactError as error:
+            self.parser(part).problem("bad-value", str(error), (*path, "fallback"))
+            return None
+
+    # Adjustments ------------------------------------------------------------------------------
+
+    def _adjustments(self, part: Part, tables: list[raw.Adjustment]) -> list[rules.Adjustment]:
+        result: list[rules.Adjustment] = []
+        moves: dict[str, list[tuple[str, str, KeyPath]]] = {}
+        for i, table in enumerate(tables):
+            path = self._path("adjust", i)
+            adjustment = self._adjustment(part, path, table)
+            result.append(adjustment)
+            if adjustment.anchor is not None:
+                ahead, behind = adjustment.names[0], adjustment.anchor
+                if adjustment.action == "after":
+                    ahead, behind = behind, ahead
+                moves.setdefault(adjustment.when.words(), []).append((ahead, behind, path))
+            self._check_contradiction(part, path, adjustment, result[:-1])
+        for edges in moves.values():
+            self._check_cycle(part, edges)
+        return result
+
+    def _adjustment(self, part: Part, path: KeyPath, table: raw.Adjustment) -> rules.Adjustment:
+        when = self.parser(part).condition(table.when, (*path, "when"))
+        reason = self._reason(part, table, path)
+        if table.move is not None:
+            action, anchor = ("before", table.before) if table.before else ("after", table.after)
+            self._known_backend(part, table.move, (*path, "move"))
+            self._known_backend(part, anchor or "", (*path, action))
+            return rules.Adjustment(
+                action,  # type: ignore[arg-type]
+                (table.move,),
+                when,
+                reason,
+                anchor,
+            )
+        lists = {
+            "first": table.first,
+            "last": table.last,
+            "drop": table.drop,
+            "withdraw": table.withdraw,
+        }
+        action, names = next((word, names) for word, names in lists.items() if names is not None)
+        for i, name in enumerate(names):
+            self._known_backend(part, name, (*path, action, i))
+        return rules.Adjustment(action, tuple(names), when, reason)  # type: ignore[arg-type]
+
+    def _check_contradiction(
+        self,
+        part: Part,
+        path: KeyPath,
+        adjustment: rules.Adjustment,
+        earlier: Iterable[rules.Adjustment],
+    ) -> None:
+        opposite = {"first": "last", "last": "first"}.get(adjustment.action)
+        when = adjustment.when.words()
+        for other in earlier:
+            both = set(adjustment.names) & set(other.names)
+            if both and other.action == opposite and other.when.words() == when:
+                self.parser(part).problem(
+                    "contradictory-adjustment",
+                    f"{sorted(both)[0]!r} goes {adjustment.action} here and {other.action} at "
+                    f"line {other.reason.location.line}, under the same condition",
+                    path,
+                )
+
+    def _check_cycle(self, part: Part, edges: list[tuple[str, str, KeyPath]]) -> None:
+        """Report moves under one condition that go round in a circle."""
+        behind: dict[str, set[str]] = {}
+        for ahead, after, path in edges:
+            seen, todo = set(), [after]
+            while todo:
+                node = todo.pop()
+                if node not in seen:
+                    seen.add(node)
+                    todo.extend(behind.get(node, ()))
+            if ahead in seen:
+                self.parser(part).problem(
+                    "cyclic-adjustment",
+                    f"{ahead!r} ahead of {after!r} contradicts the adjustments before it, "
+                    "under the same condition",
+                    path,
+                )
+            behind.setdefault(ahead, set()).add(after)
+
+    def _warn_unused(
+        self,
+        requests: Mapping[str, tuple[rules.RequestCase, ...]],
+        steps: list[rules.Step],
+        priority: list[str],
+        adjust: list[rules.Adjustment],
+    ) -> None:
+        used = set(priority) | {step.backend.name for step in steps if step.backend}
+        used |= {b.name for cases in requests.values() for case in cases for b in case.backends}
+        used |= {name for adjustment in adjust for name in adjustment.names}
+        part, _ = self.entries[0]
+        for name, backend in self.backends.items():
+            if name not in used:
+                self.parser(part).problems.append(
+                    Problem(
+                        "unused-backend",
+                        f"backend {name!r} is in no priority, request or step",
+                        backend.location,
+                        "warning",
+                    )
+                )

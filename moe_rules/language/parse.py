@@ -1,0 +1,322 @@
+"""Reads conditions and tests out of plain YAML values, against the vocabulary.
+
+Everything wrong is collected in :attr:`Parser.problems` with its place; what could be read is
+still returned, so that one pass over a file finds all its errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any as AnyValue
+
+from moe_rules.facts import (
+    Fact,
+    FactError,
+    FactValue,
+    did_you_mean,
+    in_words,
+    parse_value,
+    parse_version,
+)
+from moe_rules.language.conditions import (
+    ALWAYS,
+    Any,
+    Clause,
+    Condition,
+    Not,
+    Scheme,
+    Schemes,
+    all_of,
+)
+from moe_rules.language.fact_tests import (
+    COMPARISON,
+    AnyTest,
+    Anything,
+    Compare,
+    FactTest,
+    Family,
+    IsSet,
+    KeyPattern,
+    MultipleOf,
+    NotTest,
+    OneOf,
+    Prefix,
+    SameAs,
+    ScalePattern,
+    SwitchIs,
+)
+from moe_rules.language.reasons import reason_code
+from moe_rules.problems import Problem
+from moe_rules.quant_keys import QuantKey
+from moe_rules.yaml_source import KeyPath, YamlSource
+
+JOINERS = ("any", "all", "not", "is")
+
+
+class Parser:
+    """Parses the conditions of one document.
+
+    ``sets`` are named sets of raw values (``$name``); ``conditions`` resolves the name of a
+    shared condition (``is: name``), returning None for one that does not exist.
+    """
+
+    def __init__(
+        self,
+        source: YamlSource,
+        facts: Mapping[str, Fact],
+        sets: Mapping[str, list[AnyValue]],
+        conditions: Callable[[str], Condition | None] = lambda name: None,
+        condition_names: Callable[[], list[str]] = list,
+    ) -> None:
+        self.source = source
+        self.facts = facts
+        self.sets = sets
+        self.named = conditions
+        self.condition_names = condition_names
+        self.problems: list[Problem] = []
+
+    def problem(self, code: str, message: str, path: KeyPath, *, key: bool = False) -> None:
+        """Note something wrong at ``path`` (at its key where ``key``)."""
+        place = self.source.key_at(path) if key else self.source.at(path)
+        self.problems.append(Problem(code, message, place))
+
+    def condition(self, raw: AnyValue, path: KeyPath) -> Condition:
+        """Read a mapping of facts to tests; all of them must hold."""
+        if raw is None:
+            return ALWAYS
+        if not isinstance(raw, dict):
+            self.problem("bad-condition", "a condition is a mapping of facts to tests", path)
+            return ALWAYS
+        parts: list[Condition] = []
+        for name, value in raw.items():
+            here = (*path, name)
+            if name in JOINERS:
+                parts.append(self._joined(name, value, here))
+            elif name in self.facts:
+                fact = self.facts[name]
+                test = self.test(fact, value, here)
+                if not isinstance(test, Anything):
+                    parts.append(Clause(name, test, reason_code(fact), self.source.key_at(here)))
+            else:
+                hint = did_you_mean(name, [*self.facts, *JOINERS])
+                self.problem("unknown-fact", f"there is no fact {name!r}{hint}", here, key=True)
+        return all_of(*parts)
+
+    def _joined(self, joiner: str, raw: AnyValue, path: KeyPath) -> Condition:
+        place = self.source.key_at(path)
+        if joiner == "not":
+            return Not(self.condition(raw, path), place)
+        if joiner == "is":
+            names = raw if isinstance(raw, list) else [raw]
+            return all_of(*(self._named(name, path) for name in names))
+        if not isinstance(raw, list) or not raw:
+            self.problem("bad-condition", f"{joiner!r} takes a list of conditions", path)
+            return ALWAYS
+        parts = tuple(self.condition(part, (*path, i)) for i, part in enumerate(raw))
+        return all_of(*parts) if joiner == "all" else Any(parts, place)
+
+    def _named(self, name: AnyValue, path: KeyPath) -> Condition:
+        condition = self.named(str(name))
+        if condition is None:
+            hint = did_you_mean(str(name), self.condition_names())
+            self.problem("unknown-condition", f"there is no condition {name!r}{hint}", path)
+            return ALWAYS
+        return condition
+
+    def test(self, fact: Fact, raw: AnyValue, path: KeyPath) -> FactTest:
+        """Read what stands to the right of a fact's name."""
+        try:
+            return self._test(fact, raw, path)
+        except FactError as error:
+            self.problem("bad-value", str(error), path)
+            return Anything()
+
+    def _test(self, fact: Fact, raw: AnyValue, path: KeyPath) -> FactTest:
+        if isinstance(raw, list):
+            return self._one_of(fact, raw, path)
+        if isinstance(raw, dict):
+            return self._structured(fact, raw, path)
+        if isinstance(raw, str):
+            if raw == "any":
+                return Anything()
+            if raw.startswith("$"):
+                return self._one_of(fact, [raw], path)
+            if fact.type == "switch" and raw in ("set", "unset"):
+                return IsSet(raw == "set")
+            if raw[:1] in "<>" and raw:
+                return self._comparison(fact, raw)
+            if fact.type == "version" and raw.endswith(".*") and raw[:-2].isdigit():
+                return Family(int(raw[:-2]))
+            if fact.type in ("string", "enum") and raw.endswith("*") and len(raw) > 1:
+                return self._prefix(fact, raw[:-1])
+        value = parse_value(fact, raw)
+        if isinstance(value, bool) and fact.type == "switch":
+            return SwitchIs(value, bool(fact.default))
+        return OneOf(frozenset([value]), in_words(value))
+
+    def _one_of(self, fact: Fact, raws: list[AnyValue], path: KeyPath) -> FactTest:
+        if not raws:
+            raise FactError(f"an empty list: no value of {fact.name} could pass")
+        tests: list[FactTest] = []
+        for i, raw in enumerate(raws):
+            here = (*path, i) if len(raws) > 1 else path
+            if isinstance(raw, str) and raw.startswith("$"):
+                name = raw[1:]
+                if name not in self.sets:
+                    raise FactError(f"there is no set {raw!r}{did_you_mean(name, self.sets)}")
+                tests.append(self._one_of(fact, self.sets[name], here))
+            else:
+                tests.append(self._test(fact, raw, here))
+        values = [v for t in tests if isinstance(t, OneOf) for v in t.values]
+        if all(isinstance(test, OneOf) for test in tests):
+            if len(tests) == 1 and len(raws) == 1:
+                inner = tests[0]
+                assert isinstance(inner, OneOf)
+                return inner
+            words = "[" + ", ".join(in_words(value) for value in dict.fromkeys(values)) + "]"
+            return OneOf(frozenset(values), words)
+        return AnyTest(tuple(tests))
+
+    def _prefix(self, fact: Fact, prefix: str) -> FactTest:
+        if fact.values and not any(value.startswith(prefix) for value in fact.values):
+            raise FactError(f"no value of {fact.name} begins with {prefix!r} ({fact.domain})")
+        return Prefix(prefix)
+
+    def _comparison(self, fact: Fact, raw: str) -> FactTest:
+        if fact.type not in ("int", "float", "version"):
+            raise FactError(f"{fact.name} has no order, so {raw!r} cannot be tested")
+        rest = COMPARISON.sub("", raw).replace(",", " ").strip()
+        found = COMPARISON.findall(raw)
+        if rest or not found:
+            raise FactError(f'{raw!r} is not a comparison; write ">=8.9" or ">=8.9 <12.0"')
+        bounds = []
+        for sign, text in found:
+            bound = parse_version(text) if fact.type == "version" else _number(text)
+            bounds.append((sign, bound))
+        return Compare(tuple(bounds))
+
+    def _structured(self, fact: Fact, raw: dict[str, AnyValue], path: KeyPath) -> FactTest:
+        if len(raw) == 1:
+            ((word, operand),) = raw.items()
+            if word == "not":
+                return NotTest(self._test(fact, operand, (*path, "not")))
+            if word == "same_as":
+                return SameAs(self._other_fact(operand, fact.type))
+            if word == "multiple_of" and fact.type == "int":
+                if type(operand) is int and operand > 0:
+                    return MultipleOf(operand)
+                return MultipleOf(self._other_fact(operand, "int"))
+        if fact.type == "quant_key":
+            return self._key_pattern(raw)
+        known = ["not", "same_as"] + (["multiple_of"] if fact.type == "int" else [])
+        word = next((key for key in raw if key not in known), ", ".join(raw))
+        raise FactError(
+            f"{word!r} is no test of {fact.name}{did_you_mean(word, known)} "
+            f"(a value, a list, or one of {', '.join(known)})"
+        )
+
+    def _other_fact(self, name: AnyValue, kind: str) -> str:
+        other = self.facts.get(str(name))
+        if other is None:
+            raise FactError(f"there is no fact {name!r}{did_you_mean(str(name), self.facts)}")
+        if other.type != kind:
+            raise FactError(f"{name!r} is {other.domain}; it cannot be compared with this fact")
+        return other.name
+
+    def _key_pattern(self, raw: dict[str, AnyValue]) -> FactTest:
+        parts = {"dtype", "scale", "scale2", "symmetric"}
+        _only(raw, parts, "a quantization key")
+        dtype = raw.get("dtype")
+        scale2 = raw.get("scale2")
+        written = "{" + ", ".join(f"{k}: {_inline(v)}" for k, v in raw.items()) + "}"
+        return KeyPattern(
+            written=written,
+            dtypes=None if dtype is None else frozenset(self._words(dtype)),
+            scale=_scale_pattern(raw["scale"]) if "scale" in raw else None,
+            scale2=False
+            if scale2 == "none"
+            else _scale_pattern(scale2)
+            if isinstance(scale2, dict)
+            else None,
+            symmetric=raw.get("symmetric"),
+        )
+
+    def _words(self, raw: AnyValue) -> list[str]:
+        words = []
+        for word in raw if isinstance(raw, list) else [raw]:
+            if str(word).startswith("$"):
+                name = str(word)[1:]
+                if name not in self.sets:
+                    raise FactError(f"there is no set {word!r}{did_you_mean(name, self.sets)}")
+                words.extend(map(str, self.sets[name]))
+            else:
+                words.append(str(word))
+        return words
+
+    def schemes(self, raw: list[dict[str, AnyValue]], path: KeyPath) -> Condition:
+        """Read a kernel's list of quantization schemes."""
+        weight, activation = self.facts["weight_key"], self.facts["activation_key"]
+        schemes = []
+        for i, item in enumerate(raw):
+            here = (*path, i)
+            schemes.append(
+                Scheme(
+                    self.test(weight, item["weight"], (*here, "weight")),
+                    self.test(activation, item["activation"], (*here, "activation")),
+                    self.condition(item.get("when"), (*here, "when")),
+                )
+            )
+        return Schemes(tuple(schemes), self.source.key_at(path))
+
+    def value(self, fact: Fact, raw: AnyValue, path: KeyPath) -> FactValue:
+        """Read one value of a fact."""
+        try:
+            return parse_value(fact, raw)
+        except FactError as error:
+            self.problem("bad-value", str(error), path)
+            return None
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        try:
+            return float(text)
+        except ValueError:
+            raise FactError(f"{text!r} is not a number") from None
+
+
+def _only(raw: Mapping[str, AnyValue], known: set[str], what: str) -> None:
+    for word in raw:
+        if word not in known:
+            raise FactError(f"{word!r} is no part of {what}{did_you_mean(word, known)}")
+
+
+def _scale_pattern(raw: AnyValue) -> ScalePattern:
+    if not isinstance(raw, dict):
+        raise FactError("a scale is a mapping of dtype, static, rows, columns")
+    _only(raw, {"dtype", "static", "rows", "columns"}, "a scale")
+    return ScalePattern(
+        dtype=raw.get("dtype"),
+        static=raw.get("static"),
+        rows=_extent(raw["rows"]) if "rows" in raw else None,
+        columns=_extent(raw["columns"]) if "columns" in raw else None,
+    )
+
+
+def _extent(raw: AnyValue) -> FactTest:
+    if type(raw) is int:
+        return OneOf(frozenset([raw]), str(raw))
+    bounds = tuple((sign, int(text)) for sign, text in COMPARISON.findall(str(raw)))
+    if not bounds:
+        raise FactError(f"{raw!r} is not a group extent; write a number or a comparison")
+    return Compare(bounds)
+
+
+def _inline(raw: AnyValue) -> str:
+    if isinstance(raw, dict):
+        return "{" + ", ".join(f"{key}: {_inline(value)}" for key, value in raw.items()) + "}"
+    if isinstance(raw, list):
+        return "[" + ", ".join(map(_inline, raw)) + "]"
+    return in_words(raw) if not isinstance(raw, QuantKey) else str(raw)

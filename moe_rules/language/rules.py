@@ -1,0 +1,172 @@
+"""The rules of one platform with every name resolved: what the engine works with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from moe_rules.facts import Fact, FactValue
+from moe_rules.language.conditions import ALWAYS, Condition
+from moe_rules.problems import Location, Problem
+
+ErrorKind = Literal["not_supported", "invalid_request"]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueOf:
+    """Stands for the value of another fact."""
+
+    fact: str
+
+
+Assumed = tuple[tuple[str, FactValue | ValueOf], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """A fact that follows from others: the first case that holds gives the value."""
+
+    fact: Fact
+    cases: tuple[tuple[Condition, FactValue | ValueOf], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What one kernel class supports. ``name`` is the table entry, ``class_name`` the class."""
+
+    name: str
+    class_name: str
+    condition: Condition
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A kernel that a backend may use, and where it offers it."""
+
+    kernel: Kernel
+    when: Condition = ALWAYS
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A backend: its kernels in the order they are asked."""
+
+    name: str
+    choices: tuple[Choice, ...]
+    requires: Condition
+    assume: Assumed
+    location: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a rule is there, and where it stands."""
+
+    text: str | None
+    location: Location
+    quirk: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Assumption:
+    """Facts that hold from the start of a selection."""
+
+    when: Condition
+    values: Assumed
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A shortcut or a switch. ``backend`` is set for take, try and force.
+
+    ``own_kernels``: the step asks other kernels than the backend's.
+    """
+
+    action: Literal["take", "try", "force", "refuse", "drop"]
+    when: Condition
+    reason: Reason
+    backend: Backend | None = None
+    names: tuple[str, ...] = ()
+    text: str = ""
+    assume: Assumed = ()
+    error: ErrorKind = "invalid_request"
+    own_kernels: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RequestCase:
+    """What a requested name means under a condition: backends to ask, in order."""
+
+    when: Condition
+    backends: tuple[Backend, ...]
+    auto: bool
+    assume: Assumed
+    all_variants: bool
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Adjustment:
+    """A change of the order. ``anchor`` is the other backend of before and after."""
+
+    action: Literal["first", "last", "before", "after", "drop", "withdraw"]
+    names: tuple[str, ...]
+    when: Condition
+    reason: Reason
+    anchor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Variants:
+    """Narrow backends to those whose own value of ``fact`` is the one asked for."""
+
+    fact: str
+    fallback: FactValue
+
+
+@dataclass(frozen=True, slots=True)
+class Otherwise:
+    """The outcome where no backend serves."""
+
+    backend: str | None
+    error: ErrorKind
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Oracle:
+    """How one oracle selects on one platform."""
+
+    name: str
+    assume: tuple[Assumption, ...]
+    shortcuts: tuple[Step, ...]
+    requests: Mapping[str, tuple[RequestCase, ...]]
+    request_error: ErrorKind
+    switches: tuple[Step, ...]
+    priority: tuple[str, ...]
+    adjust: tuple[Adjustment, ...]
+    variants: Variants | None
+    backends: Mapping[str, Backend]
+    otherwise: Otherwise
+    location: Location
+
+
+@dataclass(frozen=True)
+class PlatformRules:
+    """Everything the tables say about one platform.
+
+    ``fingerprint`` identifies the content of all files that were read; ``warnings`` are findings
+    that do not keep the rules from being used.
+    """
+
+    platform: str
+    facts: Mapping[str, Fact]
+    derived: tuple[Derived, ...]
+    oracles: Mapping[str, Oracle]
+    kernels: Mapping[str, Kernel]
+    files: tuple[str, ...]
+    fingerprint: str
+    warnings: tuple[Problem, ...] = field(default=())

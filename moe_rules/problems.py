@@ -1,0 +1,52 @@
+"""What is wrong with a file, and where: findings that every reader of files reports alike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place in a file. ``line`` and ``column`` count from 1; 0 is the file as a whole."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        if not self.line:
+            return self.file
+        return (
+            f"{self.file}:{self.line}:{self.column}" if self.column else f"{self.file}:{self.line}"
+        )
+
+    @property
+    def short(self) -> str:
+        """``file:line`` with the file's last two path components."""
+        return f"{'/'.join(Path(self.file).parts[-2:])}:{self.line}"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One finding: a stable ``code``, what is wrong, and where."""
+
+    code: str
+    message: str
+    location: Location
+    severity: Literal["error", "warning"] = "error"
+
+    def __str__(self) -> str:
+        return f"{self.location}: {self.severity}: {self.message} [{self.code}]"
+
+
+class RuleFileError(ValueError):
+    """One or several files cannot be used. ``problems`` holds every finding, in file order."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = sorted(
+            problems, key=lambda p: (p.location.file, p.location.line, p.location.column)
+        )
+        super().__init__("\n".join(str(problem) for problem in self.problems))
