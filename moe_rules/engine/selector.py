@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class NotSupportedError(SelectionError, NotImplementedError):
     """No backend of the oracle supports the deployment."""
 
 
-_ERRORS: dict[str, type[SelectionError]] = {
+ERRORS: dict[str, type[SelectionError]] = {
     "invalid_request": InvalidRequestError,
     "not_supported": NotSupportedError,
 }
@@ -59,16 +59,23 @@ _ERRORS: dict[str, type[SelectionError]] = {
 class Selector:
     """Selects on one machine with one set of rules.
 
-    ``constants`` are facts that never change for this selector (platform and software facts,
-    and switches if they are fixed); of the platform and software facts, those not given are
-    unknown.
+    ``constants`` are facts that never change for this selector: platform and software facts,
+    and switches if they are fixed. ``unknown`` are facts that no call will supply; if not given,
+    the platform and software facts that are not constant.
     """
 
-    def __init__(self, rules: PlatformRules, constants: Mapping[str, FactValue]) -> None:
+    def __init__(
+        self,
+        rules: PlatformRules,
+        constants: Mapping[str, FactValue],
+        unknown: Iterable[str] | None = None,
+    ) -> None:
         self.rules = rules
         self.constants = dict(constants)
-        constant_facts = [f.name for f in FACTS.values() if f.group in _CONSTANT_GROUPS]
-        self._unknown = frozenset(name for name in constant_facts if name not in constants)
+        if unknown is None:
+            constant_facts = [f.name for f in FACTS.values() if f.group in _CONSTANT_GROUPS]
+            unknown = (name for name in constant_facts if name not in constants)
+        self._unknown = frozenset(unknown)
         self._defaults = {n: v for n, v in REQUEST_DEFAULTS.items() if n not in constants}
         self._plans: dict[tuple[str, frozenset[str]], OraclePlan] = {}
         self._remembered: dict[tuple[Any, ...], Decision] = {}
@@ -101,7 +108,7 @@ class Selector:
         if decision.failed:
             refusal = decision._outcome.refusal
             assert refusal is not None
-            raise _ERRORS[refusal.kind](decision)
+            raise ERRORS[refusal.kind](decision)
         return decision
 
     def decide(self, oracle: str, facts: Mapping[str, FactValue]) -> Decision:

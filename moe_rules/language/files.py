@@ -100,6 +100,7 @@ class Step(Explained):
     refuse: str | None = Field(None, description="An error with this text.")
     drop: list[str] | None = Field(None, description="Go on without these backends.")
     kernels: list[str] | None = Field(None, description="Kernels to ask instead of the backend's.")
+    requires: RawCondition | None = Field(None, description="Asked besides the backend's own.")
     assume: RawValues | None = Field(None, description="Facts fixed for this step.")
     error: ErrorKind = Field("invalid_request", description="Kind of error of force and refuse.")
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.facts import Fact, FactError, FactValue, did_you_mean, parse_value
 from moe_rules.language import files as raw
 from moe_rules.language import rules
-from moe_rules.language.conditions import ALWAYS
+from moe_rules.language.conditions import ALWAYS, all_of
 from moe_rules.language.parse import Parser
 from moe_rules.problems import Problem
 from moe_rules.yaml_source import KeyPath
@@ -197,9 +198,10 @@ class OracleLinker:
                 for i, kernel in enumerate(table.kernels)
             ]
             choices = tuple(rules.Choice(kernel) for kernel in kernels if kernel is not None)
-            backend = rules.Backend(
-                name, choices, backend.requires, backend.assume, backend.location
-            )
+            backend = replace(backend, choices=choices)
+        if table.requires is not None:
+            requires = self.parser(part).condition(table.requires, (*path, "requires"))
+            backend = replace(backend, requires=all_of(backend.requires, requires))
         return rules.Step(
             action,  # type: ignore[arg-type]
             when,

@@ -1,0 +1,1 @@
+"""Compares our decisions with decisions recorded from the reference."""

@@ -1,0 +1,115 @@
+"""Recorded cases: one decision of the reference, as facts and as what it came to."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_rules.engine.selector import layer_facts
+from moe_rules.facts import FactValue, switches_from_environ
+from moe_rules.layer import FusedMoEConfig
+from moe_rules.quant_keys import QuantKey
+
+DEVICES = {"oot": "out_of_tree"}
+
+
+class CaseError(ValueError):
+    """A case file cannot be read, or a line of it is no case."""
+
+
+def case_files(paths: Iterable[Path]) -> list[Path]:
+    """The ``*.jsonl.gz`` files at the paths, those of folders in order.
+
+    Raises CaseError for a path that does not exist or holds none.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found = sorted(path.rglob("*.jsonl.gz"))
+            if not found:
+                raise CaseError(f"{path} holds no *.jsonl.gz file")
+            files.extend(found)
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise CaseError(f"there is no file or folder {path}")
+    return files
+
+
+def read_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The cases of one file. Raises CaseError with ``file:line`` for what is not JSON."""
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield json.loads(line)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise CaseError(f"{path}:{number + 1}: not a gzip file of JSON lines: {error}") from None
+    except json.JSONDecodeError as error:
+        raise CaseError(f"{path}:{number}: not JSON: {error}") from None
+
+
+def platform_facts(platform: Mapping[str, Any]) -> dict[str, FactValue]:
+    """The platform facts of a case; what another kind of device cannot have is filled in."""
+    kind = platform["kind"]
+    capability = platform.get("capability")
+    return {
+        "device": DEVICES.get(kind, kind),
+        "device_name": platform.get("device"),
+        "compute_capability": None if capability is None else (capability[0], capability[1]),
+        "gfx": platform.get("gcn_arch"),
+        "cpu_arch": platform.get("arch"),
+        "os": platform.get("os", "linux"),
+        "zen": platform.get("zen", False),
+        "amx_tile": platform.get("amx_tile", False),
+        "amx_fp8": platform.get("amx_fp8", False),
+    }
+
+
+def request_facts(case: Mapping[str, Any]) -> dict[str, FactValue]:
+    """Everything of a case but its platform."""
+    runtime, options = case["runtime"], dict(case["options"])
+    facts: dict[str, FactValue] = {
+        **case["software"],
+        **switches_from_environ(case["env"]),
+        **layer_facts(FusedMoEConfig.from_dict(case["moe"])),
+        "weight_key": _key(case["weight"]),
+        "activation_key": _key(case["activation"]),
+        "model_type": None if runtime.get("no_model_config") else runtime.get("model_type"),
+        "moe_activation_override": _key(runtime.get("moe_activation_override")),
+        "enable_dbo": runtime.get("enable_dbo", False),
+        "engine_enable_eplb": runtime.get("enable_eplb", False),
+        "weight_transfer": runtime.get("weight_transfer", False),
+    }
+    return {**facts, **option_facts(options)}
+
+
+def option_facts(options: Mapping[str, Any]) -> dict[str, FactValue]:
+    """The options of a quantization method, its checkpoint format among them, as facts."""
+    facts = dict(options)
+    checkpoint = facts.pop("quant_config", None)
+    if checkpoint is not None:
+        kind = {"checkpoint_format": checkpoint["kind"]}
+        absent = ("num_bits", "group_size", "symmetric", "strategy", "actorder", "zero_point")
+        facts |= dict.fromkeys((*absent, "desc_act"))
+        facts |= {**kind, **{name: v for name, v in checkpoint.items() if name != "kind"}}
+    return facts
+
+
+def _key(data: dict[str, Any] | None) -> QuantKey | None:
+    return None if data is None else QuantKey.from_dict(data)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How one case compares: True agrees, False does not, None is not compared."""
+
+    decision: bool | None
+    candidates: bool | None
+    order: bool | None
+    reference_crashed: bool
+    notes: tuple[str, ...] = ()
