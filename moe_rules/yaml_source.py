@@ -85,6 +85,7 @@ def read_yaml(path: Path | str, *, display: str | None = None) -> YamlSource:
 def parse_yaml(text: str, file: str) -> YamlSource:
     """Parse YAML text as :func:`read_yaml` does; ``file`` is what locations name."""
     try:
+        _check_depth(text, file)
         loader = _Loader(text)
         try:
             node = loader.get_single_node()
@@ -97,8 +98,6 @@ def parse_yaml(text: str, file: str) -> YamlSource:
         raise _error("not-yaml", f"not YAML: {message}", file, line, column) from None
     except yaml.YAMLError as error:
         raise _error("not-yaml", f"not YAML: {error}", file) from None
-    except RecursionError:
-        raise _error("too-deep", f"nested deeper than {MAX_DEPTH} levels", file) from None
     if node is None:
         raise _error("empty", f"{file} is empty", file)
     reader = _Reader(file)
@@ -106,6 +105,19 @@ def parse_yaml(text: str, file: str) -> YamlSource:
     if reader.problems:
         raise RuleFileError(reader.problems)
     return YamlSource(file, data, reader.places)
+
+
+def _check_depth(text: str, file: str) -> None:
+    """Refuse deep nesting before nodes are composed, which libyaml does by recursion."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                line = event.start_mark.line + 1
+                raise _error("too-deep", f"nested deeper than {MAX_DEPTH} levels", file, line)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 class _Reader:
@@ -135,6 +147,7 @@ class _Reader:
             return self.mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item, (*path, i), depth + 1) for i, item in enumerate(node.value)]
+        assert isinstance(node, yaml.ScalarNode)
         return self.scalar(node)
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath, depth: int) -> dict[str, Any]:
