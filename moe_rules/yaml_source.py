@@ -114,7 +114,7 @@ def _check_depth(text: str, file: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 0
                 raise _error("too-deep", f"nested deeper than {MAX_DEPTH} levels", file, line)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
@@ -152,15 +152,14 @@ class _Reader:
 
     def mapping(self, node: yaml.MappingNode, path: KeyPath, depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
+        merged: list[yaml.Node] = []
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 self.problem("bad-key", "a key must be a word", key_node)
                 continue
             key = key_node.value
             if key == "<<":
-                self.problem(
-                    "merge-key", "merge keys (<<) are not read; write the keys out", key_node
-                )
+                merged.append(value_node)
                 continue
             if key in result:
                 first = self.places[(*path, key, KEY)]
@@ -172,7 +171,22 @@ class _Reader:
                 continue
             self.places[(*path, key, KEY)] = self.place(key_node)
             result[key] = self.value(value_node, (*path, key), depth + 1)
+        for merged_node in merged:
+            self.merge(merged_node, path, depth, result)
         return result
+
+    def merge(self, node: yaml.Node, path: KeyPath, depth: int, result: dict[str, Any]) -> None:
+        """Add the keys of an anchored mapping (``<<: *name``) that are not given themselves."""
+        for source in node.value if isinstance(node, yaml.SequenceNode) else [node]:
+            if not isinstance(source, yaml.MappingNode):
+                self.problem("bad-merge", "<< takes a mapping or a list of mappings", node)
+                continue
+            kept = {
+                place: self.places[place] for place in self.places if place[: len(path)] == path
+            }
+            for key, value in self.mapping(source, path, depth + 1).items():
+                result.setdefault(key, value)
+            self.places.update(kept)
 
     def scalar(self, node: yaml.ScalarNode) -> Any:
         # YAML 1.1 reads on, off, yes and no as booleans and 1_0 as ten; YAML 1.2 does not.

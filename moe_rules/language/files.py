@@ -16,9 +16,9 @@ from pydantic import (
     model_validator,
 )
 
-RawCondition = Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/definitions/Condition"})]
-RawTest = Annotated[Any, WithJsonSchema({"$ref": "#/definitions/Test"})]
-RawValues = Annotated[dict[str, Any], WithJsonSchema({"$ref": "#/definitions/Values"})]
+RawCondition = Annotated[dict[str, Any], WithJsonSchema({"x-definition": "Condition"})]
+RawTest = Annotated[Any, WithJsonSchema({"x-definition": "Test"})]
+RawValues = Annotated[dict[str, Any], WithJsonSchema({"x-definition": "Values"})]
 
 
 def _listed(raw: Any) -> Any:
@@ -182,7 +182,7 @@ KernelChoices = Annotated[
     WithJsonSchema(
         {
             "type": "array",
-            "items": {"anyOf": [{"type": "string"}, {"$ref": "#/definitions/KernelChoice"}]},
+            "items": {"anyOf": [{"type": "string"}, {"x-definition": "KernelChoice"}]},
         }
     ),
 ]
@@ -193,10 +193,10 @@ RequestCases = Annotated[
         {
             "anyOf": [
                 {"type": "string"},
-                {"$ref": "#/definitions/RequestCase"},
+                {"x-definition": "RequestCase"},
                 {
                     "type": "array",
-                    "items": {"anyOf": [{"type": "string"}, {"$ref": "#/definitions/RequestCase"}]},
+                    "items": {"anyOf": [{"type": "string"}, {"x-definition": "RequestCase"}]},
                 },
             ]
         }
