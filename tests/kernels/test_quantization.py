@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moe_kernels.quantization.fp8 import amax_scale, dequantize, quantize
+from moe_kernels.quantization.fp8 import amax_scale, dequantize, quantize, widen_e4m3
 
 from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN
 
@@ -56,3 +56,9 @@ def test_zeros_have_a_usable_scale():
 def test_values_beyond_a_given_scale_are_clamped():
     quantized, _ = quantize(torch.tensor([[1000.0, -1000.0]]), TENSOR, torch.ones(1))
     assert quantized.float().tolist() == [[448.0, -448.0]]
+
+
+def test_widening_is_exact_for_every_number():
+    every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    numbers = every.float().isfinite()
+    assert torch.equal((widen_e4m3(every) * 2.0**120)[numbers], every.float()[numbers])

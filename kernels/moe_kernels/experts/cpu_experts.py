@@ -9,7 +9,7 @@ from moe_kernels.activation import ActivationParameters, apply_activation
 from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_kernels.quantization.fp8 import dequantize, quantize
+from moe_kernels.quantization.fp8 import dequantize, quantize, widen_e4m3
 from moe_rules.layer import FusedMoEConfig
 
 
@@ -75,7 +75,8 @@ def cpu_experts(
         if weight_group_shape is None or scale is None:
             return w[expert]
         shape = (weight_group_shape[0], weight_group_shape[1])
-        return dequantize(w[expert], scale[expert], shape, compute_dtype)
+        values = widen_e4m3(w[expert].contiguous())
+        return dequantize(values, scale[expert] * 2.0**120, shape, compute_dtype)
 
     def as_quantized(x: torch.Tensor) -> torch.Tensor:
         if activation_group_shape is None:
@@ -103,7 +104,8 @@ def cpu_experts(
         end += count
         x = inputs[pairs // top_k]
         x = F.linear(x, weight(w13, w13_scale, expert), bias(w13_bias, expert))
-        x = as_quantized(apply_activation(x.float(), activation, parameters).to(dtype))
+        x = apply_activation(x.to(dtype).float(), activation, parameters)
+        x = as_quantized(x.to(dtype))
         x = F.linear(x, weight(w2, w2_scale, expert), bias(w2_bias, expert))
         expert_output[pairs] = x.to(dtype)
     per_token = expert_output.view(num_tokens, top_k, hidden_states.shape[1])

@@ -154,11 +154,11 @@ def default_tile_config(
     pairs_per_expert = num_pairs / num_local_experts
     row_bytes = 128  # of one K tile: a cache line
     block_k = row_bytes // dtype.itemsize
-    if pairs_per_expert <= 16:
+    if pairs_per_expert <= 8:
         config = TileConfig(16, 64, 2 * block_k, 1, 4, 4)
-    elif pairs_per_expert <= 48:
+    elif pairs_per_expert <= 24:
         config = TileConfig(32, 128, block_k, 1, 4, 4)
-    elif pairs_per_expert <= 128:
+    elif pairs_per_expert <= 64:
         config = TileConfig(64, 128, block_k, 4, 4, 4)
     else:
         config = TileConfig(128, 128, block_k, 8, 8, 4)
