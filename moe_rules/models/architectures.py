@@ -1,0 +1,225 @@
+"""From an architecture's row to the facts of its MoE layers, before quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from moe_rules.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.models.conditions import Context, holds
+from moe_rules.models.deployment import Deployment
+from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
+from moe_rules.models.routing import routing_method
+from moe_rules.models.sources import value_of
+from moe_rules.models.suggest import unknown_name
+from moe_rules.models.tables import merged
+
+REQUIRED = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
+"""Layer facts without which there is no layer."""
+
+
+def row_for(name: str | None, table: Mapping[str, Any], device: Any) -> dict[str, Any]:
+    """The row of an architecture, with what differs on the device laid over it.
+
+    Raises CheckpointRefusedError for an architecture that vLLM dropped, UnknownModelError for one
+    that the table does not know.
+    """
+    if name in table["no_longer_supported"]:
+        last = table["no_longer_supported"][name]
+        raise CheckpointRefusedError(f"{name} was supported in vLLM until v{last} and is no more")
+    rows = table["architectures"]
+    if name not in rows:
+        what = unknown_name("architecture", str(name), rows)
+        raise UnknownModelError(
+            f"{what}; without its row these facts are missing: {', '.join(REQUIRED)}", REQUIRED
+        )
+    row = rows[name]
+    return merged(row, row["platforms"][device]) if device in row["platforms"] else dict(row)
+
+
+def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
+    """The indices of the decoder layers that are MoE layers."""
+    rule = row["layers"]
+
+    def said(name: str) -> Any:
+        return value_of(rule[name], context)
+
+    every, last = said("every"), said("last")
+    first, offset = said("first") or 0, said("offset") or 0
+    listed, dense, types = _indices(said("listed")), _indices(said("dense")), said("types")
+    count = said("count")
+    if count is None:
+        count = len(types or ())
+    if every == 0:
+        return []
+    return [
+        index
+        for index in range(first, count)
+        if (last is None or index <= last)
+        and (every is None or (index + offset) % every == 0)
+        and (listed is None or index in listed)
+        and (dense is None or index not in dense)
+        and (types is None or (index < len(types) and types[index] in rule["type"]))
+    ]
+
+
+def _indices(value: Any) -> frozenset[int] | None:
+    if isinstance(value, str):
+        value = [part for part in value.split(",") if part.strip()]
+    return None if value is None else frozenset(int(index) for index in value)
+
+
+def layer_facts(
+    row: Mapping[str, Any],
+    table: Mapping[str, Any],
+    context: Context,
+    deployment: Deployment,
+    in_dtype: str,
+) -> FusedMoEConfig:
+    """The facts of the layer whose index the context holds. Raises CheckpointRefusedError."""
+
+    def said(name: str) -> Any:
+        return value_of(row[name], context)
+
+    missing = tuple(name for name in REQUIRED if said(name) is None)
+    if missing:
+        fields = ", ".join(f"{name} ({row[name]})" for name in missing)
+        raise UnknownModelError(f"config.json does not give {fields}", missing)
+    activation = _activation(said("activation"), table)
+    parallel = parallel_of(deployment, sequence_parallel=bool(said("sequence_parallel")))
+    size = _padded(said("intermediate_size"), said, deployment)
+    routing = {name: value_of(source, context) for name, source in row["routing"].items()}
+    facts = FusedMoEConfig(
+        num_experts=said("num_experts") + deployment.num_redundant_experts,
+        experts_per_token=said("experts_per_token"),
+        hidden_dim=said("hidden_dim"),
+        intermediate_size=size,
+        activation=activation,
+        routing_method=_routing_method(routing, said("has_hash_routing"), context),
+        in_dtype=in_dtype,
+        moe_parallel_config=replace(parallel, tp_size=_dividing(size, parallel.tp_size)),
+        router_logits_dtype=said("router_logits_dtype"),
+        moe_backend=deployment.moe_backend,
+        has_bias=bool(said("has_bias")),
+        is_lora_enabled=deployment.enable_lora,
+        has_hash_routing=bool(said("has_hash_routing")),
+        skip_final_all_reduce=_skips_all_reduce(said, parallel, routing),
+        **{name: _number(said(name)) for name in _FLOATS},
+    )
+    refuse_layer(row, facts, deployment, context)
+    return facts
+
+
+_FLOATS = (
+    "swiglu_limit",
+    "swiglu_alpha",
+    "swiglu_beta",
+    "activation_situ_beta",
+    "activation_situ_linear_beta",
+)
+
+
+def _number(value: Any) -> float | None:
+    return None if value is None else float(value)
+
+
+def _activation(name: Any, table: Mapping[str, Any]) -> str:
+    name = table["activation_aliases"].get(name, name)
+    if name not in ACTIVATIONS:
+        raise CheckpointRefusedError(unknown_name("MoE activation", str(name), ACTIVATIONS), "model")
+    return str(name)
+
+
+def parallel_of(deployment: Deployment, *, sequence_parallel: bool) -> FusedMoEParallelConfig:
+    """The deployment's sizes as the MoE layer works with them."""
+    return FusedMoEParallelConfig.make(
+        tp_size=deployment.tensor_parallel_size,
+        pcp_size=deployment.prefill_context_parallel_size,
+        dp_size=deployment.data_parallel_size,
+        sp_size=deployment.tensor_parallel_size if sequence_parallel else 1,
+        enable_expert_parallel=deployment.enable_expert_parallel,
+        all2all_backend=deployment.all2all_backend,
+        enable_eplb=deployment.enable_eplb,
+    )
+
+
+def _padded(size: int, said: Any, deployment: Deployment) -> int:
+    """The intermediate size, padded where a model keeps each rank's share above a minimum."""
+    smallest, ranks = said("minimum_intermediate_size_per_partition"), deployment.tensor_parallel_size
+    if smallest is None or ranks <= 1 or size // ranks >= smallest:
+        return size
+    return int(smallest) * ranks
+
+
+def _dividing(size: int, tp_size: int) -> int:
+    if size % tp_size:
+        raise CheckpointRefusedError(
+            f"intermediate_size {size} is not divisible by the {tp_size} ranks that share it", "model"
+        )
+    return tp_size
+
+
+def _routing_method(routing: Mapping[str, Any], hashes: Any, context: Context) -> str:
+    if routing["zero_experts"]:
+        return "Unspecified"
+    if routing["custom"] is not None and context["platform.device"] != "cpu":
+        return str(routing["custom"])
+    return routing_method(
+        str(routing["scoring"]),
+        renormalize=bool(routing["renormalize"]),
+        correction_bias=bool(routing["correction_bias"] or hashes),
+        groups=routing["groups"],
+    )
+
+
+def _skips_all_reduce(
+    said: Any, parallel: FusedMoEParallelConfig, routing: Mapping[str, Any]
+) -> bool:
+    return (
+        bool(said("defers_all_reduce"))
+        and not parallel.use_all2all_kernels
+        and parallel.sp_size == 1
+        and not routing["zero_experts"]
+    )
+
+
+def refuse_layer(
+    row: Mapping[str, Any], facts: FusedMoEConfig, deployment: Deployment, context: Context
+) -> None:
+    """Raise CheckpointRefusedError where vLLM would refuse to build the layer."""
+    ranks = deployment.tensor_parallel_size
+    if row["tensor_parallel_at_most_experts"] and ranks > facts.num_experts:
+        raise CheckpointRefusedError(
+            f"tensor parallel size {ranks} is greater than the number of experts "
+            f"{facts.num_experts}",
+            "model",
+        )
+    device = context["platform.device"]
+    if not facts.is_act_and_mul and device not in ("cuda", "rocm", "xpu"):
+        raise CheckpointRefusedError(
+            f"activation {facts.activation} has no gate, which vLLM runs on CUDA, ROCm and XPU only, "
+            f"not on {device}",
+            "model",
+        )
+    for refusal in row["refuse"]:
+        if holds(refusal.get("when", {}), context):
+            raise CheckpointRefusedError(refusal["because"], refusal.get("stage", "model"))
+
+
+def refuse_deployment(
+    table: Mapping[str, Any], context: Context, deployment: Deployment
+) -> None:
+    """Raise CheckpointRefusedError where vLLM's engine would refuse this model so spread."""
+    heads, ranks = context[table["attention_heads"]] or 0, deployment.tensor_parallel_size
+    if heads % ranks:
+        raise CheckpointRefusedError(
+            f"{heads} attention heads are not divisible by tensor parallel size {ranks}"
+        )
+    if deployment.enable_expert_parallel:
+        counts = (context[name] for name in table["expert_count_fields"])
+        if not next((count for count in counts if count is not None), 0):
+            raise CheckpointRefusedError(
+                "expert parallelism: vLLM finds no number of experts in the configuration "
+                f"(it looks for {', '.join(table['expert_count_fields'])})"
+            )

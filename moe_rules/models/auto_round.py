@@ -1,0 +1,105 @@
+"""AutoRound (INC) checkpoints: a data type and packing for all layers, with overrides by name.
+
+Source: vLLM's ``inc/inc.py`` and ``inc/config_parser.py``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from moe_rules.models.errors import CheckpointRefusedError
+from moe_rules.models.names import rename, rename_all
+from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
+
+REGEX_CHARACTERS = frozenset("*+?^$()[]{}|\\")
+UNQUANTIZED_BITS = 16
+
+
+def auto_round(checkpoint: Checkpoint) -> LayerResolver:
+    """The layer's bits, group size and symmetry, from its own entry or the checkpoint's.
+
+    Values: those three, ``data_type`` ("int", "fp", "mx_fp..."), ``zero_point`` (not symmetric)
+    and ``packing`` ("gptq", "awq" or null).
+    """
+    block = checkpoint.block
+    for name in ("bits", "group_size"):
+        if block.get(name) is None:
+            raise CheckpointRefusedError(f"the quantization block does not give {name!r}")
+    own = {
+        rename(name, checkpoint.renaming): entry
+        for name, entry in (block.get("extra_config") or {}).items()
+    }
+    data_type = str(block.get("data_type", "int"))
+    shared = {
+        "bits": block["bits"],
+        "group_size": block["group_size"],
+        "sym": block.get("sym", True),
+    }
+    fixed = {
+        "data_type": "fp" if data_type == "fp8" else data_type,
+        "packing": _packing(block, data_type),
+    }
+    blocks = _quantized_blocks(checkpoint)
+
+    def resolve(place: Place) -> Values | None:
+        if _left_out(place.name, own):
+            return None
+        inside = blocks is None or any(place.name.startswith(name) for name in blocks)
+        default = shared if inside else {"bits": UNQUANTIZED_BITS, "group_size": -1, "sym": True}
+        found = {**default, **_entry_of(place.name, own)}
+        if found["bits"] >= UNQUANTIZED_BITS:
+            return None
+        return {
+            **fixed,
+            "bits": found["bits"],
+            "group_size": found["group_size"],
+            "symmetric": found["sym"],
+            "zero_point": not found["sym"],
+            "desc_act": False,
+        }
+
+    return resolve
+
+
+def _packing(block: Mapping[str, Any], data_type: str) -> str | None:
+    default = "auto_round:auto_gptq" if data_type == "int" else ""
+    named = f"{block.get('packing_format') or default} {block.get('backend', 'auto')}"
+    return "gptq" if "gptq" in named else "awq" if "awq" in named else None
+
+
+def _quantized_blocks(checkpoint: Checkpoint) -> list[str] | None:
+    block = checkpoint.block
+    names = block.get("block_name_to_quantize") or block.get("to_quant_block_names")
+    if isinstance(names, str):
+        names = names.split(",")
+    return rename_all(names, checkpoint.renaming) if names else None
+
+
+def _left_out(name: str, own: Mapping[str, Any]) -> bool:
+    """An entry of the layer's own says 16 bits, or does not say how many."""
+    entries = [own[key] for key in (name, f"model.{name}") if key in own]
+    return any(entry.get("bits", UNQUANTIZED_BITS) >= UNQUANTIZED_BITS for entry in entries)
+
+
+def _entry_of(name: str, own: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A layer's own settings: by its name, by the end of it, or by a regular expression."""
+    if not own:
+        return {}
+    if name in own:
+        return dict(own[name])
+    for key, entry in own.items():
+        if name.endswith(f".{key}"):
+            return dict(entry)
+    for key, entry in own.items():
+        if REGEX_CHARACTERS.intersection(key) and _searches(key, name):
+            return dict(entry)
+    return {}
+
+
+def _searches(pattern: str, name: str) -> bool:
+    try:
+        return re.search(pattern, name) is not None
+    except re.error:
+        return False

@@ -1,0 +1,140 @@
+"""compressed-tensors checkpoints: groups of schemes, each for the modules that its targets match.
+
+Source: the format's ``QuantizationArgs`` (compressed-tensors 0.17) and vLLM's
+``compressed_tensors/compressed_tensors.py`` and ``compressed_tensors/utils.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moe_rules.models.errors import CheckpointRefusedError
+from moe_rules.models.names import matches_pattern, rename
+from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
+
+ROUTED_EXPERTS = "RoutedExperts"
+"""The class of vLLM's layer, which a target may name."""
+
+FORMATS_WITH_ACTIVATIONS = (
+    "naive-quantized",
+    "int-quantized",
+    "float-quantized",
+    "nvfp4-pack-quantized",
+)
+
+
+def compressed_tensors(checkpoint: Checkpoint) -> LayerResolver:
+    """The scheme of the first target that matches all three projections of a layer's experts.
+
+    Values: ``weights`` and ``input`` (quantization arguments with their defaults, ``input`` null
+    for weights only) and ``format``.
+    """
+    schemes = _schemes_by_target(checkpoint)
+    ignored = [_renamed(name, checkpoint) for name in checkpoint.block.get("ignore") or []]
+
+    def resolve(place: Place) -> Values | None:
+        found = [_match(name, schemes, ignored) for name in place.projection_names()]
+        if any(one != found[0] for one in found[1:]):
+            raise CheckpointRefusedError(
+                f"the projections of {place.name} are quantized in different ways", "quant_method"
+            )
+        return found[0]
+
+    return resolve
+
+
+def _schemes_by_target(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
+    """Schemes by target, in the file's order; "Linear" stands for routed experts as well."""
+    block = checkpoint.block
+    sparsity = block.get("sparsity_config")
+    if isinstance(sparsity, Mapping) and sparsity.get("targets"):
+        raise CheckpointRefusedError("sparse compressed-tensors checkpoints are not supported")
+    schemes: dict[str, dict[str, Any]] = {}
+    for group in (block.get("config_groups") or {}).values():
+        targets = group.get("targets") or []
+        if len(targets) == 1 and targets[0].endswith("Attention"):
+            continue
+        scheme = _scheme(group, block.get("format"))
+        for target in targets:
+            schemes[_renamed(target, checkpoint)] = scheme
+    if "Linear" in schemes:
+        schemes.setdefault(ROUTED_EXPERTS, schemes["Linear"])
+    return schemes
+
+
+def _scheme(group: Mapping[str, Any], block_format: str | None) -> dict[str, Any]:
+    weights = quantization_arguments(group.get("weights") or {})
+    if weights["actorder"] in ("group", "dynamic"):
+        raise CheckpointRefusedError(
+            f"weights ordered by activation (actorder {weights['actorder']!r}) are no longer "
+            "supported by vLLM"
+        )
+    layout = group.get("format") or block_format
+    activations = group.get("input_activations")
+    if not activations and layout in FORMATS_WITH_ACTIVATIONS and weights["type"] != "float":
+        raise CheckpointRefusedError(f"format {layout!r} without input_activations")
+    arguments = quantization_arguments(activations) if activations else None
+    return {"weights": weights, "input": arguments, "format": layout}
+
+
+def quantization_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Quantization arguments with the format's defaults; the strategy follows from the group size.
+
+    Raises CheckpointRefusedError for arguments that the format itself does not allow.
+    """
+    group_size = given.get("group_size")
+    strategy = given.get("strategy")
+    if strategy is None:
+        positive = isinstance(group_size, int) and group_size > 0
+        strategy = "group" if positive else "tensor" if group_size is None else "channel"
+    actorder = given.get("actorder")
+    if isinstance(actorder, bool):
+        actorder = "group" if actorder else None
+    dynamic = given.get("dynamic", False)
+    arguments = {
+        "num_bits": given.get("num_bits", 8),
+        "type": str(given.get("type", "int")).lower(),
+        "symmetric": given.get("symmetric", True),
+        "group_size": group_size,
+        "strategy": str(strategy).lower(),
+        "dynamic": bool(dynamic),
+        "actorder": actorder,
+        "scale_dtype": str(given.get("scale_dtype") or "").removeprefix("torch.") or None,
+    }
+    grouped = arguments["strategy"] in ("group", "tensor_group")
+    if arguments["strategy"] == "token" and not dynamic:
+        raise CheckpointRefusedError("per-token quantization must be dynamic")
+    if grouped != (isinstance(group_size, int) and group_size > 0):
+        raise CheckpointRefusedError(
+            f"strategy {arguments['strategy']!r} does not go with group_size {group_size}"
+        )
+    if dynamic and arguments["strategy"] not in ("token", "tensor", "tensor_group", "group"):
+        raise CheckpointRefusedError(f"strategy {arguments['strategy']!r} cannot be dynamic")
+    return arguments
+
+
+def _match(
+    name: str, schemes: Mapping[str, dict[str, Any]], ignored: list[str]
+) -> dict[str, Any] | None:
+    if any(matches_pattern(name, entry) for entry in ignored):
+        return None
+    for target, scheme in schemes.items():
+        if matches_pattern(name, target):
+            return scheme
+    for target, scheme in schemes.items():
+        if _names_class(target):
+            return scheme
+    return None
+
+
+def _names_class(target: str) -> bool:
+    if target.startswith("re:"):
+        return matches_pattern(ROUTED_EXPERTS, target)
+    return target.lower() in ROUTED_EXPERTS.lower()
+
+
+def _renamed(name: str, checkpoint: Checkpoint) -> str:
+    """Only module paths are renamed, not class names or regular expressions."""
+    is_path = "." in name and not name.startswith("re:")
+    return rename(name, checkpoint.renaming) if is_path else name

@@ -1,0 +1,102 @@
+"""The conditions of the model tables: a mapping from names to expected values, all of which hold.
+
+A name is a dotted path into a :class:`Context`, such as ``weights.num_bits`` or
+``platform.device``. What is absent is null. An expected value is a scalar, a list (any of them), or one
+operator: ``{not: value}``, ``{at_least: number}``, ``{below: number}``, ``{contains: text}``,
+``{starts_with: text}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+Scalar = str | int | float | bool | None
+Conditions = Mapping[str, Any]
+
+
+def equal(value: Any, expected: Any) -> bool:
+    """Equality that does not confuse true with 1, as Python does."""
+    if isinstance(value, bool) or isinstance(expected, bool):
+        return value is expected
+    return bool(value == expected)
+
+
+def any_of(value: Any, expected: Any) -> bool:
+    """``value`` equals ``expected``, or one of them if it is a list."""
+    if isinstance(expected, list):
+        return any(equal(value, one) for one in expected)
+    return equal(value, expected)
+
+
+def _contains(value: Any, text: Any) -> bool:
+    return isinstance(value, str) and text in value
+
+
+def _starts_with(value: Any, text: Any) -> bool:
+    return isinstance(value, str) and value.startswith(text)
+
+
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "not": lambda value, expected: not any_of(value, expected),
+    "at_least": lambda value, bound: value is not None and bool(value >= bound),
+    "below": lambda value, bound: value is not None and bool(value < bound),
+    "contains": _contains,
+    "starts_with": _starts_with,
+}
+
+
+class Context:
+    """Named values that conditions and sources may ask for, looked up by dotted path.
+
+    ``groups`` are the first components (``platform``, ``deployment``, ``layer``, ...). A path that
+    starts with none of them is looked up in ``default``. Mappings are descended by key, sequences
+    by index; ``default`` may be any object with a ``get``.
+    """
+
+    __slots__ = ("default", "groups")
+
+    def __init__(self, default: Any, **groups: Any) -> None:
+        self.default = default
+        self.groups = groups
+
+    def extended(self, **groups: Any) -> Context:
+        """The same context with further groups."""
+        return Context(self.default, **{**self.groups, **groups})
+
+    def __getitem__(self, path: str) -> Any:
+        head, _, rest = path.partition(".")
+        if rest and head in self.groups:
+            return descend(self.groups[head], rest)
+        return descend(self.default, path)
+
+
+def descend(value: Any, path: str) -> Any:
+    """The value at a dotted path, or None where the path leads nowhere."""
+    for part in path.split("."):
+        if value is None:
+            return None
+        if isinstance(value, Sequence) and not isinstance(value, str):
+            value = value[int(part)] if part.isdigit() and int(part) < len(value) else None
+        elif hasattr(value, "get"):
+            value = value.get(part)
+        else:
+            return None
+    return value
+
+
+def holds(conditions: Conditions, context: Context) -> bool:
+    """Whether every condition holds in the context (an empty mapping always does)."""
+    for name, expected in conditions.items():
+        value = context[name]
+        if isinstance(expected, Mapping):
+            if not all(OPERATORS[op](value, bound) for op, bound in expected.items()):
+                return False
+        elif not any_of(value, expected):
+            return False
+    return True
+
+
+def describe(conditions: Conditions) -> str:
+    """The conditions as one readable phrase."""
+    return ", ".join(f"{name}: {expected}" for name, expected in conditions.items()) or "always"

@@ -1,0 +1,190 @@
+"""From a model's config.json, a machine and a deployment to the MoE layers the rules select for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from moe_rules.layer import FusedMoEConfig
+from moe_rules.models.architectures import (
+    REQUIRED,
+    layer_facts,
+    moe_layers,
+    refuse_deployment,
+    row_for,
+)
+from moe_rules.models.conditions import Context
+from moe_rules.models.deployment import Deployment
+from moe_rules.models.errors import UnknownModelError
+from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_block, text_config
+from moe_rules.models.overrides import Overrides
+from moe_rules.models.place import Place
+from moe_rules.models.quantization import UNQUANTIZED, Quantization, Question, quantization_of
+from moe_rules.models.tables import Tables, load_tables
+from moe_rules.quant_keys import QuantKey
+
+
+@dataclass(frozen=True)
+class ModelLayer:
+    """One kind of MoE layer of a model, with the indices of the decoder layers that are so.
+
+    ``oracle`` is the selector asked for the layer; None where the quantization method asks none,
+    with the reason in ``notes``. ``options`` are the oracle's further arguments
+    (``allow_vllm_cutlass``, ``may_have_zp``, ``may_have_bias``, ``allow_tile_padding``,
+    ``quant_config``); ``runtime`` holds facts of the model that selection may ask about.
+    ``module`` is the path of the first layer's routed experts in vLLM's model.
+    """
+
+    oracle: str | None
+    moe: FusedMoEConfig
+    weight_key: QuantKey | None = None
+    activation_key: QuantKey | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    runtime: Mapping[str, Any] = field(default_factory=dict)
+    layers: tuple[int, ...] = ()
+    module: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def derive_layers(
+    config: Mapping[str, Any],
+    machine_facts: Mapping[str, Any],
+    deployment: Deployment | None = None,
+    *,
+    hf_quant_config: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    tables: Tables | None = None,
+) -> list[ModelLayer]:
+    """The model's MoE layers on this machine, one :class:`ModelLayer` for each distinct kind.
+
+    ``config`` is config.json, ``hf_quant_config`` the file of that name if the checkpoint has one.
+    ``machine_facts`` holds platform and software facts by name. ``overrides`` replace derived
+    facts: fields of ``FusedMoEConfig``, ``parallel.*`` ones, ``oracle``, ``weight_key``,
+    ``activation_key`` and option names; with enough of them a model that the tables do not know is
+    derived as well. The list is empty for a model without MoE layers.
+
+    Raises CheckpointRefusedError where vLLM would not run the checkpoint, UnknownModelError for an
+    architecture or method that is not in the tables, ValueError for an override that is no fact.
+    """
+    deployment = deployment or Deployment()
+    tables = tables or load_tables()
+    stated = Overrides.read(overrides or {})
+    classes = tables.architectures["config_classes"]
+    text = text_config(config, classes)
+    architecture = _architecture_of(config)
+    row = stated.in_row(_row(architecture, text, tables, machine_facts, stated))
+    context = Context(
+        text,
+        config=HfConfig(config, classes),
+        text=text,
+        platform={**machine_facts, "capability": capability_of(machine_facts)},
+        deployment=deployment.facts(),
+        model={"architecture": architecture},
+    )
+    refuse_deployment(tables.architectures, context, deployment)
+    in_dtype = activation_dtype(config, text, machine_facts, deployment.dtype)
+    quantization = None
+    if stated.oracle is None:
+        block = quantization_block(config, hf_quant_config)
+        quantization = quantization_of(
+            block, tables.quantization, context, row["rename"], in_dtype
+        )
+    runtime = {"model_type": text.model_type}
+    return _kinds(row, tables, context, deployment, in_dtype, quantization, stated, runtime)
+
+
+def capability_of(machine_facts: Mapping[str, Any]) -> int:
+    """The device's capability as vLLM's quantization methods compare it (90 for 9.0), -1 for none.
+
+    A ROCm device has the version in its gfx name: 94 for gfx942, 110 for gfx1100.
+    """
+    version = machine_facts.get("compute_capability")
+    if version is not None:
+        return int(version[0]) * 10 + int(version[1])
+    gfx = machine_facts.get("gfx")
+    if not gfx:
+        return -1
+    digits = str(gfx).removeprefix("gfx")
+    return int(digits[:-2]) * 10 + int(digits[-2], 16)
+
+
+def _architecture_of(config: Mapping[str, Any]) -> str | None:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else None
+
+
+def _row(
+    architecture: str | None,
+    text: HfConfig,
+    tables: Tables,
+    machine_facts: Mapping[str, Any],
+    stated: Overrides,
+) -> dict[str, Any]:
+    """The architecture's row; for an unknown one whose sizes are all stated, an ordinary row."""
+    device = machine_facts.get("device")
+    try:
+        row = row_for(architecture, tables.architectures, device)
+        if row["language_model"] is None:
+            return row
+        inner = row_for(_architecture_of(text.fields), tables.architectures, device)
+    except UnknownModelError:
+        if not set(REQUIRED) <= set(stated.layer):
+            raise
+        return dict(tables.architectures["ordinary"])
+    experts = f"{row['language_model']}.{inner['experts']}"
+    return {**inner, "experts": experts, "rename": row["rename"] or inner["rename"]}
+
+
+def _kinds(
+    row: Mapping[str, Any],
+    tables: Tables,
+    context: Context,
+    deployment: Deployment,
+    in_dtype: str,
+    quantization: Quantization | None,
+    stated: Overrides,
+    runtime: Mapping[str, Any],
+) -> list[ModelLayer]:
+    """The MoE layers grouped by equal facts, in the order of their first layer."""
+    shared: FusedMoEConfig | None = None
+    groups: list[tuple[FusedMoEConfig, Question, list[int]]] = []
+    paths: dict[int, str] = {}
+    for index in moe_layers(row, context):
+        place = Place(row["experts"].format(layer=index), tuple(row["projections"]))
+        paths[index] = place.name
+        if shared is None or row["varies_by_layer"]:
+            here = context.extended(layer={"index": index})
+            derived = layer_facts(row, tables.architectures, here, deployment, in_dtype)
+            shared = stated.in_layer(derived)
+        question = _question(quantization, place, shared, stated)
+        for moe, known, indices in groups:
+            if known == question and (moe is shared or moe == shared):
+                indices.append(index)
+                break
+        else:
+            groups.append((shared, question, [index]))
+    return [
+        ModelLayer(
+            question.oracle,
+            moe,
+            question.weight_key,
+            question.activation_key,
+            question.options,
+            runtime,
+            tuple(indices),
+            paths[indices[0]],
+            () if question.reason is None else (question.reason,),
+        )
+        for moe, question, indices in groups
+    ]
+
+
+def _question(
+    quantization: Quantization | None, place: Place, moe: FusedMoEConfig, stated: Overrides
+) -> Question:
+    if stated.oracle is not None:
+        question = Question(stated.oracle)
+    else:
+        question = UNQUANTIZED if quantization is None else quantization.ask(place, moe)
+    return stated.in_question(question) if stated.keys or stated.options else question

@@ -1,0 +1,31 @@
+"""What can go wrong while a checkpoint's configuration is read into layer facts."""
+
+from __future__ import annotations
+
+
+class CheckpointRefusedError(ValueError):
+    """vLLM would not run this checkpoint here: on this platform, or with this deployment.
+
+    ``stage`` says when: "engine_config" (before any layer exists), "model" (while the model is
+    built) or "quant_method" (while the layer's quantization method is chosen).
+    """
+
+    def __init__(self, reason: str, stage: str = "engine_config") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.stage = stage
+
+
+class UnknownModelError(ValueError):
+    """The tables do not know this architecture or quantization method.
+
+    ``missing`` names the facts that ``--set fact=value`` would have to supply instead.
+    """
+
+    def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.missing = missing
+
+
+class TableError(ValueError):
+    """A table under ``rules/models`` is malformed; the message lists every error with its place."""

@@ -1,0 +1,216 @@
+"""How checkpoints lay out their quantization: from a block to what holds for one layer.
+
+Each format is a function from a :class:`Checkpoint` to a resolver, which gives a layer's values (or
+None for a layer left unquantized). The block is read once; the resolver is asked for each layer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from moe_rules.models.auto_round import auto_round
+from moe_rules.models.compressed_tensors import compressed_tensors
+from moe_rules.models.errors import CheckpointRefusedError
+from moe_rules.models.names import SKIP_RULES, rename_all, split_trailing_star
+from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
+from moe_rules.models.quark import quark
+from moe_rules.models.sources import value_of
+
+
+def named_values(checkpoint: Checkpoint) -> dict[str, Any]:
+    """The method's ``values``, each from where its row says. Refuses a block that lacks a field."""
+    row = checkpoint.method
+    values = {name: value_of(source, checkpoint.context) for name, source in row["values"].items()}
+    for name in row["required"]:
+        if values.get(name, checkpoint.context[name]) is None:
+            raise CheckpointRefusedError(f"the quantization block does not give {name!r}")
+    return values
+
+
+def skipped_names(checkpoint: Checkpoint) -> list[str]:
+    """The first non-empty list of module names that the checkpoint leaves unquantized."""
+    skip = checkpoint.method["skip"]
+    for field in skip["fields"] if skip else ():
+        names = checkpoint.context[field]
+        if names is not None and not isinstance(names, list):
+            raise CheckpointRefusedError(f"{field} must be a list of module names")
+        if names:
+            return [name for name in names if isinstance(name, str)]
+    return []
+
+
+def plain(checkpoint: Checkpoint) -> LayerResolver:
+    """One scheme for every layer, but for a list of names that are left out."""
+    values = {**checkpoint.block, **named_values(checkpoint)}
+    skipped = rename_all(skipped_names(checkpoint), checkpoint.renaming)
+    skip = checkpoint.method["skip"]
+    excludes = SKIP_RULES[skip["rule"]] if skip else None
+
+    def resolve(place: Place) -> Values | None:
+        return None if excludes and excludes(place.name, skipped) else values
+
+    return resolve
+
+
+def gptq(checkpoint: Checkpoint) -> LayerResolver:
+    """GPTQModel: one scheme, with ``dynamic`` rules ("-:regex" leaves out, "+:regex" overrides).
+
+    The first rule that matches the module path from its start decides: ``own`` are the layer's
+    settings, ``left_out`` says that it is not quantized.
+    """
+    values = {**checkpoint.block, **named_values(checkpoint)}
+    dynamic = checkpoint.block.get("dynamic") or {}
+    _refuse_activation_order(values, dynamic)
+    shared = {name: values[name] for name in ("bits", "group_size", "symmetric", "zero_point")}
+
+    def resolve(place: Place) -> Values | None:
+        for rule, override in dynamic.items():
+            if re.match(rule[2:] if rule[:2] in ("-:", "+:") else rule, place.name):
+                if rule.startswith("-:"):
+                    return {**values, "own": shared, "left_out": True}
+                return {**values, "own": {**shared, **_dynamic_values(override)}}
+        return {**values, "own": shared}
+
+    return resolve
+
+
+def _dynamic_values(override: Any) -> dict[str, Any]:
+    """What a rule changes, under the names the schemes use."""
+    if not isinstance(override, Mapping):
+        return {}
+    changed = {key: override[key] for key in ("bits", "group_size") if key in override}
+    if "sym" in override:
+        changed.update(symmetric=override["sym"], zero_point=not override["sym"])
+    return changed
+
+
+def _refuse_activation_order(values: Mapping[str, Any], dynamic: Mapping[str, Any]) -> None:
+    """Act-order over groups is gone from vLLM; over one group per channel it changes nothing."""
+    declared = bool(values.get("act_order"))
+    scopes = [("the checkpoint", declared, values.get("group_size"))]
+    for rule, override in dynamic.items():
+        if isinstance(override, Mapping) and not rule.startswith("-:"):
+            order = override.get("desc_act", declared)
+            scopes.append((f"rule {rule!r}", order, override.get("group_size", scopes[0][2])))
+    for scope, ordered, group_size in scopes:
+        if ordered and group_size != -1:
+            raise CheckpointRefusedError(
+                f"{scope} orders groups by activation (desc_act with groups), which vLLM no longer "
+                "supports"
+            )
+
+
+def modelopt(checkpoint: Checkpoint) -> LayerResolver:
+    """ModelOpt: one algorithm for every layer, but for trees of modules that are left out."""
+    inner = {**_modelopt_inner(checkpoint), **named_values(checkpoint)}
+    values = {**inner, "algorithm": _modelopt_algorithm(inner)}
+    skipped = _modelopt_skipped(checkpoint)
+
+    def resolve(place: Place) -> Values | None:
+        return None if SKIP_RULES["wildcard"](place.name, skipped) else values
+
+    return resolve
+
+
+def modelopt_mixed(checkpoint: Checkpoint) -> LayerResolver:
+    """ModelOpt with an algorithm for each layer, in ``quantized_layers``."""
+    inner = _modelopt_inner(checkpoint)
+    layers = inner.get("quantized_layers")
+    if not layers:
+        raise CheckpointRefusedError("MIXED_PRECISION without quantized_layers")
+    renamed = dict(
+        zip(rename_all(layers, checkpoint.renaming), layers.values(), strict=True)
+    )
+    skipped = _modelopt_skipped(checkpoint)
+
+    def resolve(place: Place) -> Values | None:
+        left_out = SKIP_RULES["wildcard"](place.name, skipped)
+        entry = None if left_out else _mixed_entry(place.name, renamed)
+        if entry is None:
+            return None
+        size = int(entry.get("group_size", 128))
+        algorithm = str(entry.get("quant_algo", "")).upper()
+        return {**entry, "algorithm": algorithm, "weight_block_size": [size, size]}
+
+    return resolve
+
+
+def _mixed_entry(name: str, layers: Mapping[str, Any]) -> Any:
+    """A layer's own entry, else one of a module below it, else one beside it."""
+    candidates = [name]
+    for ours, other in (
+        ("language_model.model.", "model.language_model."),
+        ("model.language_model.", "language_model.model."),
+    ):
+        if name.startswith(ours):
+            candidates.append(other + name[len(ours) :])
+            break
+    for candidate in candidates:
+        if candidate in layers:
+            return layers[candidate]
+    prefixes = [candidate + "." for candidate in candidates]
+    if name.endswith(".experts"):
+        prefixes.append(name.rsplit(".experts", 1)[0] + ".")
+    for prefix in prefixes:
+        for key, entry in layers.items():
+            if key.startswith(prefix):
+                return entry
+    return None
+
+
+def _modelopt_inner(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """The block proper: nested in hf_quant_config.json, flat in config.json."""
+    inner = checkpoint.block.get("quantization")
+    if inner is None:
+        return checkpoint.block
+    if not isinstance(inner, Mapping):
+        raise CheckpointRefusedError("'quantization' must be a mapping")
+    return inner
+
+
+MODELOPT_ALGORITHMS = (
+    "FP8",
+    "FP8_PER_CHANNEL_PER_TOKEN",
+    "FP8_PB_WO",
+    "NVFP4",
+    "W4A16_NVFP4",
+    "MXFP8",
+    "MIXED_PRECISION",
+)
+
+
+def _modelopt_algorithm(inner: Mapping[str, Any]) -> str:
+    """The upper-case algorithm; NVFP4 that quantizes no group's activations is W4A16_NVFP4."""
+    algorithm = str(inner.get("quant_algo") or "").upper()
+    if algorithm not in MODELOPT_ALGORITHMS:
+        raise CheckpointRefusedError(
+            f"ModelOpt quant_algo {algorithm!r} is not supported; "
+            f"expected one of {', '.join(MODELOPT_ALGORITHMS)}"
+        )
+    groups = inner.get("config_groups")
+    if algorithm == "NVFP4" and isinstance(groups, Mapping) and groups:
+        entries = list(groups.values())
+        if all(isinstance(e, Mapping) and e.get("input_activations") is None for e in entries):
+            return "W4A16_NVFP4"
+    return algorithm
+
+
+def _modelopt_skipped(checkpoint: Checkpoint) -> list[str]:
+    skipped = skipped_names(checkpoint)
+    if checkpoint.renaming is None:
+        return skipped
+    return rename_all(split_trailing_star(skipped), checkpoint.renaming)
+
+
+FORMATS: dict[str, Callable[[Checkpoint], LayerResolver]] = {
+    "plain": plain,
+    "gptq": gptq,
+    "modelopt": modelopt,
+    "modelopt_mixed": modelopt_mixed,
+    "compressed_tensors": compressed_tensors,
+    "quark": quark,
+    "auto_round": auto_round,
+}
+"""Readers of checkpoint formats, under the names the tables use."""

@@ -1,0 +1,372 @@
+"""The closed shape of the tables under ``rules/models`` (pydantic), from which schemas are made.
+
+``ArchitecturesFile`` is ``architectures.yaml``: what a model architecture takes from config.json.
+``QuantizationFile`` is ``quantization.yaml``: from a checkpoint's quantization to the oracle that
+is asked, its keys and its options. How conditions and sources are read is in
+:mod:`moe_rules.models.conditions` and :mod:`moe_rules.models.sources`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from moe_rules.models.formats import FORMATS
+from moe_rules.models.names import SKIP_RULES
+from moe_rules.models.shard_checks import COMPUTED_KEYS
+from moe_rules.models.suggest import unknown_name
+from moe_rules.quant_keys import NAMED_KEYS
+
+Scalar = bool | int | float | str | None
+Device = Literal["cuda", "rocm", "xpu", "cpu", "tpu", "out_of_tree", "unspecified"]
+Dtype = Literal["bf16", "fp16", "fp32"]
+Oracle = Literal[
+    "unquantized",
+    "fp8",
+    "int8",
+    "int_wna16",
+    "mxfp4",
+    "mxfp4_deepseek_v4",
+    "mxfp8",
+    "nvfp4",
+    "w4a8",
+    "w4a8_int8",
+]
+Stage = Literal["engine_config", "model", "quant_method"]
+
+
+class Closed(BaseModel):
+    """A mapping in which an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+
+class Operators(Closed):
+    """One or several operators that a value must satisfy."""
+
+    not_: Scalar | list[Scalar] = Field(default=None, alias="not")
+    at_least: int | float | None = None
+    below: int | float | None = None
+    contains: str | None = None
+    starts_with: str | None = None
+
+
+Conditions = dict[str, Scalar | list[Scalar | list[Scalar]] | Operators]
+
+
+class LiteralText(Closed):
+    """A text that is the value itself, not the name of a field."""
+
+    literal: str
+
+
+class FieldSource(Closed):
+    """A configuration field with a default, or with one entry for each decoder layer."""
+
+    field: str
+    default: Scalar = None
+    per_layer: bool = False
+    one_of: list[Scalar] = []
+
+
+class Product(Closed):
+    """The product of two sources."""
+
+    multiply: Annotated[list[Scalar | FieldSource], Field(min_length=2, max_length=2)]
+
+
+Simple = Scalar | LiteralText | FieldSource | Product
+
+
+class Choice(Closed):
+    """One source or another, by whether a third is neither null, false nor 0."""
+
+    if_: Simple = Field(alias="if")
+    then: Simple
+    else_: Simple = Field(alias="else")
+
+
+class IndexBelow(Closed):
+    """Whether the decoder layer's index is below a number."""
+
+    index_below: Simple
+
+
+Single = Simple | Choice | IndexBelow
+
+
+class Case(Closed):
+    """A source that counts when its conditions hold."""
+
+    when: Conditions = {}
+    is_: Single = Field(alias="is")
+
+
+Source = Single | list[Case | Single]
+
+
+class Refusal(Closed):
+    """A checkpoint that is refused, and why."""
+
+    when: Conditions = {}
+    because: str
+    stage: Stage = "model"
+
+
+# --- architectures.yaml ---------------------------------------------------------------------------
+
+
+class TextConfig(Closed):
+    """Where the language model's configuration lies inside a multimodal one."""
+
+    field: str
+    class_: str | None = Field(default=None, alias="class")
+
+
+class ConfigClass(Closed):
+    """What the configuration class of a ``model_type`` adds to config.json."""
+
+    defaults: dict[str, Any] = {}
+    aliases: dict[str, str] = {}
+    text: TextConfig | None = None
+
+
+class MoELayers(Closed):
+    """Which decoder layers are MoE layers. Everything that is given must hold.
+
+    ``first``, ``last``: bounds of the index. ``every``: index + ``offset`` is a multiple of it (0:
+    no layer at all). ``listed``: the indices (a list, or numbers in a text). ``dense``: indices
+    that are not MoE. ``types``: a list or a text with one entry for each layer, which must be one
+    of ``type``. ``count``: the number of decoder layers (null: as many as ``types`` has).
+    """
+
+    first: Source = 0
+    last: Source = None
+    every: Source = 1
+    offset: Source = 0
+    listed: Source = None
+    types: Source = None
+    type_: list[Scalar] = Field(default=[], alias="type")
+    dense: Source = None
+    count: Source = "num_hidden_layers"
+
+
+class Routing(Closed):
+    """How tokens are given to experts, as far as it decides the routing method.
+
+    ``custom`` names the routing method of a routing function of the model's own; it does not
+    count on CPU, where one router serves all.
+    """
+
+    scoring: Source = LiteralText(literal="softmax")
+    renormalize: Source = True
+    correction_bias: Source = False
+    groups: Source = None
+    custom: Source = None
+    zero_experts: bool = False
+
+
+class Rename(Closed):
+    """How the model renames the modules that a checkpoint's quantization block names.
+
+    In this order: regular expressions, substrings, prefixes, suffixes.
+    """
+
+    regex: dict[str, str] = {}
+    substring: dict[str, str] = {}
+    prefix: dict[str, str] = {}
+    suffix: dict[str, str] = {}
+
+
+class Architecture(Closed):
+    """Where one architecture's MoE layer facts come from.
+
+    ``like`` takes everything that is not given from another architecture. ``experts`` is the
+    module path of the routed experts; ``projections`` are the checkpoint's names of gate, up and
+    down projection (null: there is none). ``platforms`` holds what differs on a platform.
+    ``tensor_parallel_at_most_experts``: more ranks than experts are refused. ``language_model`` is
+    where a vision model holds a language model of any architecture, the one its text configuration
+    names; the rest of the row is then that architecture's.
+    """
+
+    like: str | None = None
+    language_model: str | None = None
+    experts: str = "model.layers.{layer}.mlp.experts"
+    projections: list[str | None] = ["gate_proj", "up_proj", "down_proj"]
+    rename: Rename | None = None
+    layers: MoELayers = MoELayers()
+    num_experts: Source = "num_experts"
+    experts_per_token: Source = "num_experts_per_tok"
+    hidden_dim: Source = "hidden_size"
+    intermediate_size: Source = "moe_intermediate_size"
+    activation: Source = LiteralText(literal="silu")
+    routing: Routing = Routing()
+    router_logits_dtype: Source = None
+    has_bias: Source = False
+    has_hash_routing: Source = False
+    swiglu_limit: Source = None
+    swiglu_alpha: Source = None
+    swiglu_beta: Source = None
+    activation_situ_beta: Source = None
+    activation_situ_linear_beta: Source = None
+    defers_all_reduce: Source = False
+    sequence_parallel: Source = False
+    minimum_intermediate_size_per_partition: Source = None
+    tensor_parallel_at_most_experts: bool = False
+    refuse: list[Refusal] = []
+    platforms: dict[Device, Architecture] = {}
+    note: str | None = None
+
+
+class ArchitecturesFile(Closed):
+    """``rules/models/architectures.yaml``."""
+
+    expert_count_fields: list[str]
+    attention_heads: str
+    activation_aliases: dict[str, str]
+    config_classes: dict[str, ConfigClass]
+    architectures: dict[str, Architecture]
+    no_longer_supported: dict[str, str]
+
+    @model_validator(mode="after")
+    def _like_names_exist(self) -> ArchitecturesFile:
+        for name, row in self.architectures.items():
+            if row.like is not None and row.like not in self.architectures:
+                raise ValueError(f"architectures.{name}.like: unknown architecture {row.like!r}")
+        return self
+
+
+# --- quantization.yaml ----------------------------------------------------------------------------
+
+
+class Detection(Closed):
+    """A checkpoint (and request) that a method claims. The first row that holds decides."""
+
+    when: Conditions
+    method: str | None = None
+    refuse: str | None = None
+
+
+class Skip(Closed):
+    """Which layers the checkpoint leaves unquantized: the first non-empty field, and how it matches."""
+
+    fields: list[str]
+    rule: str
+
+    @field_validator("rule")
+    @classmethod
+    def _known_rule(cls, rule: str) -> str:
+        return _known("rule", rule, SKIP_RULES)
+
+
+class Computed(Closed):
+    """A quantization key that follows from sizes, by the algorithm of that name."""
+
+    computed: str
+
+    @field_validator("computed")
+    @classmethod
+    def _known_algorithm(cls, name: str) -> str:
+        return _known("computed key", name, COMPUTED_KEYS)
+
+
+Key = str | Computed | None
+
+
+class Scheme(Closed):
+    """What a quantized layer asks for: an oracle with keys and options, or why there is none.
+
+    Exactly one of ``oracle``, ``no_oracle``, ``refuse`` and ``then`` (another list of schemes).
+    A text in ``options`` or ``quant_config`` names a value of the layer's quantization; ``kind``
+    is the checkpoint format object the oracle is given.
+    """
+
+    when: Conditions = {}
+    oracle: Oracle | None = None
+    weight: Key = None
+    activation: Key = None
+    options: dict[str, bool | str] = {}
+    quant_config: dict[str, Scalar] = {}
+    no_oracle: str | None = None
+    refuse: str | None = None
+    then: str | None = None
+
+    @field_validator("weight", "activation")
+    @classmethod
+    def _known_key(cls, key: Key) -> Key:
+        if isinstance(key, str):
+            _known("quantization key", key, NAMED_KEYS)
+        return key
+
+    @model_validator(mode="after")
+    def _one_outcome(self) -> Scheme:
+        given = [self.oracle, self.no_oracle, self.refuse, self.then]
+        if sum(one is not None for one in given) != 1:
+            raise ValueError("give exactly one of oracle, no_oracle, refuse, then")
+        return self
+
+
+class Method(Closed):
+    """One of vLLM's quantization methods.
+
+    ``format`` is how the checkpoint's block is laid out, ``values`` the names under which its
+    fields are known to the schemes. ``unavailable_on``: platforms whose list of methods lacks it.
+    """
+
+    same_as: str | None = None
+    format: str = "plain"
+    minimum_capability: int = 0
+    dtypes: list[Dtype] = ["bf16", "fp16", "fp32"]
+    unavailable_on: list[Device] = []
+    deprecated: bool = False
+    values: dict[str, Source] = {}
+    required: list[str] = []
+    skip: Skip | None = None
+    refuse: list[Refusal] = []
+    schemes: str | list[Scheme] = []
+
+    @field_validator("format")
+    @classmethod
+    def _known_format(cls, name: str) -> str:
+        return _known("format", name, FORMATS)
+
+
+class QuantizationFile(Closed):
+    """``rules/models/quantization.yaml``.
+
+    ``detect``: which method reads a checkpoint, where that is not the one its block names.
+    ``online``: methods that a user may ask for with an unquantized checkpoint. ``not_supported``:
+    methods of other engines, which vLLM refuses.
+    """
+
+    detect: list[Detection]
+    online: dict[str, str]
+    not_supported: list[str]
+    methods: dict[str, Method]
+    schemes: dict[str, list[Scheme]]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> QuantizationFile:
+        for name, method in self.methods.items():
+            if method.same_as is not None:
+                _known(f"methods.{name}.same_as", method.same_as, self.methods)
+            if isinstance(method.schemes, str):
+                _known(f"methods.{name}.schemes", method.schemes, self.schemes)
+        lists = [*self.schemes.values(), *(m.schemes for m in self.methods.values())]
+        for scheme in (one for rows in lists if isinstance(rows, list) for one in rows):
+            if scheme.then is not None:
+                _known("then", scheme.then, self.schemes)
+        for method_name in (*(row.method for row in self.detect), *self.online.values()):
+            if method_name is not None:
+                _known("method", method_name, self.methods)
+        return self
+
+
+def _known(what: str, name: str, names: Any) -> str:
+    if name not in names:
+        raise ValueError(unknown_name(what, name, names))
+    return name
+
+
+Architecture.model_rebuild()

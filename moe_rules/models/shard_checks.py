@@ -1,0 +1,100 @@
+"""What depends on how tensor parallelism cuts a layer: quantization keys and kernel shape checks.
+
+Source: vLLM's ``refine_fp8_moe_block_shape`` (``fused_moe/oracle/fp8.py``) and
+``check_moe_marlin_supports_config`` (``quantization/utils/marlin_utils.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import gcd
+from typing import Any
+
+from moe_rules.layer import FusedMoEConfig
+from moe_rules.models.conditions import Context
+from moe_rules.quant_keys import CHANNEL, QuantKey, Scale
+
+SMALLEST_REFINED_BLOCK = 32
+
+
+def fp8_block_for_shard(block: tuple[int, int], layer: FusedMoEConfig) -> tuple[int, int]:
+    """The scale block of the weights on one rank, refined if the shard cuts through blocks.
+
+    ``block`` is (rows, columns) of the checkpoint's scales. Rows must divide the partitioned
+    intermediate size, and columns too when it really is partitioned. Otherwise the greatest block
+    that divides everything is used, unless it would be smaller than 32.
+    """
+    rows, columns = block
+    size = layer.intermediate_size_per_partition
+    partitioned = layer.moe_parallel_config.tp_size > 1
+    if size % rows == 0 and not (partitioned and size % columns):
+        return block
+    refined = gcd(rows, columns, size, layer.hidden_dim)
+    return block if refined < SMALLEST_REFINED_BLOCK else (refined, refined)
+
+
+def marlin_takes_shape(
+    layer: FusedMoEConfig, group_size: int, machine: Mapping[str, Any], *, pads_tiles: bool
+) -> bool:
+    """Whether the fused Marlin kernel takes this layer's shard with this quantization group.
+
+    With ``pads_tiles`` the intermediate size need not be a multiple of the kernel's tile (64).
+    """
+    if machine.get("device") == "rocm" or group_size not in (-1, 32, 64, 128):
+        return False
+    size = layer.intermediate_size_per_partition_unpadded
+    assert size is not None
+    if layer.hidden_dim % 128:
+        return False
+    if pads_tiles:
+        return group_size <= 0 or size % group_size == 0
+    return size % max(64, group_size) == 0
+
+
+def shape_checks(layer: FusedMoEConfig, machine: Mapping[str, Any], group_size: Any) -> dict[str, bool]:
+    """The checks that schemes may ask for by name, for a layer quantized in groups."""
+    if not isinstance(group_size, int) or isinstance(group_size, bool):
+        return {}
+    size = layer.intermediate_size_per_partition
+    return {
+        "marlin_shape": marlin_takes_shape(layer, group_size, machine, pads_tiles=True),
+        "marlin_unpadded_shape": marlin_takes_shape(layer, group_size, machine, pads_tiles=False),
+        "group_divides_shard": group_size <= 0
+        or (layer.hidden_dim % group_size == 0 and size % group_size == 0),
+    }
+
+
+def _fp8_block(context: Context, layer: FusedMoEConfig) -> QuantKey:
+    rows, columns = context["weight_block_size"]
+    shape = fp8_block_for_shard((rows, columns), layer)
+    return QuantKey("fp8_e4m3", Scale("fp32", True, shape))
+
+
+def _packed_int(context: Context, layer: FusedMoEConfig) -> QuantKey:
+    """Packed integers of a width that has no named key: one fp16 scale for each group."""
+    bits, group_size = context["weights.num_bits"], context["weights.group_size"]
+    symmetric = context["weights.symmetric"]
+    dtype = f"uint{bits}b{1 << (bits - 1)}" if symmetric else f"uint{bits}"
+    shape = CHANNEL if group_size in (None, -1) else (1, group_size)
+    return QuantKey(dtype, Scale("fp16", True, shape), symmetric=symmetric)
+
+
+def _int8_asymmetric(context: Context, layer: FusedMoEConfig) -> QuantKey:
+    return QuantKey("uint8", Scale("fp16", True, (1, -1)), symmetric=False)
+
+
+def _int4_in_int8(context: Context, layer: FusedMoEConfig) -> QuantKey:
+    """Four-bit weights stored as int8: fp32 scales for channels, bf16 scales for groups."""
+    group_size = context["weights.group_size"]
+    if group_size in (None, -1):
+        return QuantKey("int8", Scale("fp32", True, CHANNEL))
+    return QuantKey("int8", Scale("bf16", True, (1, group_size)))
+
+
+COMPUTED_KEYS: dict[str, Callable[[Context, FusedMoEConfig], QuantKey]] = {
+    "fp8_block_for_shard": _fp8_block,
+    "packed_int": _packed_int,
+    "int8_asymmetric": _int8_asymmetric,
+    "int4_in_int8": _int4_in_int8,
+}
+"""Quantization keys that follow from sizes, under the names the tables use."""

@@ -1,0 +1,66 @@
+"""Where a fact comes from, as the model tables write it, and how its value is found.
+
+A source is one of
+
+* a number, a boolean or null: that value;
+* a string: the configuration field of that name (a dotted path), or ``platform.*``,
+  ``deployment.*`` or ``layer`` of the context;
+* ``{literal: text}``: that text;
+* ``{field: name, default: value, per_layer: true, one_of: [...]}``: a field with a default for null
+  and, if it holds a list, one entry for each decoder layer; with ``one_of``, whether the value is
+  one of these (null if there is none);
+* ``{multiply: [source, source]}``;
+* ``{if: source, then: source, else: source}``: by whether the first is neither null, false nor 0;
+* ``{index_below: source}``: whether the decoder layer's index is below that number;
+* a list of cases, each a source or ``{when: conditions, is: source}``: the first whose conditions
+  hold; a case that is a plain source is taken unless its value is null.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from moe_rules.models.conditions import Context, holds
+
+
+def value_of(source: Any, context: Context) -> Any:
+    """The value of a source in a context; None if the checkpoint does not say."""
+    if isinstance(source, str):
+        return context[source]
+    if isinstance(source, list):
+        return _first_case(source, context)
+    if not isinstance(source, Mapping):
+        return source
+    if "literal" in source:
+        return source["literal"]
+    if "multiply" in source:
+        left, right = (value_of(factor, context) for factor in source["multiply"])
+        return None if left is None or right is None else left * right
+    if "if" in source:
+        return value_of(source["then" if value_of(source["if"], context) else "else"], context)
+    if "index_below" in source:
+        return context["layer.index"] < (value_of(source["index_below"], context) or 0)
+    return _field(source, context)
+
+
+def _first_case(cases: list[Any], context: Context) -> Any:
+    for case in cases:
+        if isinstance(case, Mapping) and "is" in case:
+            if holds(case.get("when", {}), context):
+                return value_of(case["is"], context)
+        else:
+            value = value_of(case, context)
+            if value is not None:
+                return value
+    return None
+
+
+def _field(source: Mapping[str, Any], context: Context) -> Any:
+    value = context[source["field"]]
+    if source.get("per_layer") and isinstance(value, list):
+        layer = context["layer.index"]
+        value = value[layer] if layer < len(value) else None
+    if value is not None and "one_of" in source:
+        return value in source["one_of"]
+    return source.get("default") if value is None else value

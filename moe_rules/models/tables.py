@@ -1,0 +1,122 @@
+"""The packaged tables of architectures and quantization methods: reading, checking, completing.
+
+Tables are read once for each process. After validation they are plain mappings in which every
+default is filled in and ``like``, ``same_as`` and named scheme lists are resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from moe_rules.models.errors import TableError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What ``rules/models`` knows: ``architectures.yaml`` and ``quantization.yaml``."""
+
+    architectures: Mapping[str, Any]
+    quantization: Mapping[str, Any]
+
+
+def tables_directory() -> Path:
+    """Where the packaged tables are: in the installed package, or in the source tree."""
+    for root in (_PACKAGE, _PACKAGE.parent):
+        directory = root / "rules" / "models"
+        if directory.is_dir():
+            return directory
+    raise TableError(f"no rules/models beside {_PACKAGE}")
+
+
+@cache
+def load_tables(directory: Path | None = None) -> Tables:
+    """The tables of a directory (the packaged ones by default). Raises TableError."""
+    from moe_rules.models.schema import Architecture, ArchitecturesFile, Method, QuantizationFile
+
+    where = tables_directory() if directory is None else directory
+    architectures = _validated(where / "architectures.yaml", ArchitecturesFile)
+    quantization = _validated(where / "quantization.yaml", QuantizationFile)
+    return Tables(
+        _complete_architectures(architectures, _defaults(Architecture)),
+        _complete_methods(quantization, _defaults(Method)),
+    )
+
+
+def _validated(path: Path, model: Any) -> dict[str, Any]:
+    from pydantic import ValidationError
+
+    try:
+        data = yaml.load(path.read_bytes(), Loader=_LOADER)
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TableError(f"{path}: {error}") from None
+    try:
+        model.model_validate(data)
+    except ValidationError as error:
+        lines = [
+            f"{path}: {'.'.join(str(part) for part in one['loc'])}: {one['msg']}"
+            for one in error.errors()
+        ]
+        raise TableError("\n".join(lines)) from None
+    return dict(data)
+
+
+def _defaults(model: Any) -> dict[str, Any]:
+    return dict(model().model_dump(by_alias=True, exclude_none=False))
+
+
+def _complete_architectures(data: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    rows = data["architectures"]
+
+    def inherited(name: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+        if name in seen:
+            raise TableError(f"architectures.{name}: 'like' leads back to itself")
+        row = rows[name] or {}
+        base = inherited(row["like"], (*seen, name)) if "like" in row else {}
+        return merged(base, row)
+
+    def complete(row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "varies_by_layer": _mentions_layer(row)}
+
+    return {
+        **data,
+        "architectures": {name: complete(merged(defaults, inherited(name))) for name in rows},
+        "ordinary": complete(defaults),
+    }
+
+
+def _mentions_layer(source: Any) -> bool:
+    """Whether a source can give different values for different layers."""
+    if isinstance(source, Mapping):
+        if source.get("per_layer") or "layer.index" in source:
+            return True
+        return any(_mentions_layer(part) for part in source.values())
+    return isinstance(source, list) and any(_mentions_layer(part) for part in source)
+
+
+def _complete_methods(data: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    rows = data["methods"]
+    methods: dict[str, Any] = {}
+    for name, row in rows.items():
+        base = rows[row["same_as"]] if row and "same_as" in row else {}
+        methods[name] = {**defaults, **base, **(row or {})}
+        if isinstance(methods[name]["schemes"], str):
+            methods[name]["schemes"] = data["schemes"][methods[name]["schemes"]]
+    return {**data, "methods": methods}
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``base``; the parts ``routing`` and ``layers`` field by field."""
+    result = {**base, **over}
+    for part in ("routing", "layers"):
+        if part in base and part in over:
+            result[part] = {**base[part], **over[part]}
+    return result
