@@ -1,1 +1,97 @@
-"""Which MoE kernel runs here, and why: rules as data, decisions that explain themselves."""
+"""Which MoE kernel runs here, and why: rules as data, decisions that explain themselves.
+
+    >>> from moe_rules import FusedMoEConfig, select_backend
+    >>> layer = FusedMoEConfig(
+    ...     num_experts=128, experts_per_token=8, hidden_dim=2048, intermediate_size=768,
+    ...     routing_method="RenormalizeNaive",
+    ... )
+    >>> decision = select_backend("unquantized", layer, machine="h100", environ={})
+    >>> decision.backend, decision.kernel
+    ('TRITON', 'TritonExperts')
+
+Names are imported when they are used; none of them imports torch or triton.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "Candidate": "moe_rules.engine.decision",
+    "Decision": "moe_rules.engine.decision",
+    "FactError": "moe_rules.facts",
+    "FusedMoEConfig": "moe_rules.layer",
+    "FusedMoEParallelConfig": "moe_rules.layer",
+    "InvalidRequestError": "moe_rules.engine.selector",
+    "Machine": "moe_rules.machine",
+    "MachineError": "moe_rules.machine",
+    "MoEKernelOracle": "moe_rules.oracles.base",
+    "NAMED_KEYS": "moe_rules.quant_keys",
+    "NotSupportedError": "moe_rules.engine.selector",
+    "QuantKey": "moe_rules.quant_keys",
+    "RuleFileError": "moe_rules.problems",
+    "Scale": "moe_rules.quant_keys",
+    "SelectionError": "moe_rules.engine.selector",
+    "Selector": "moe_rules.engine.selector",
+    "detect": "moe_rules.machine",
+    "load_machine": "moe_rules.machine",
+    "load_platform": "moe_rules.ruleset",
+    "select_backend": "moe_rules.engine.selector",
+}
+
+__all__ = [
+    "NAMED_KEYS",
+    "Candidate",
+    "Decision",
+    "FactError",
+    "FusedMoEConfig",
+    "FusedMoEParallelConfig",
+    "InvalidRequestError",
+    "Machine",
+    "MachineError",
+    "MoEKernelOracle",
+    "NotSupportedError",
+    "QuantKey",
+    "RuleFileError",
+    "Scale",
+    "SelectionError",
+    "Selector",
+    "__version__",
+    "detect",
+    "load_machine",
+    "load_platform",
+    "select_backend",
+]
+
+if TYPE_CHECKING:
+    from moe_rules.engine.decision import Candidate, Decision
+    from moe_rules.engine.selector import (
+        InvalidRequestError,
+        NotSupportedError,
+        SelectionError,
+        Selector,
+        select_backend,
+    )
+    from moe_rules.facts import FactError
+    from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
+    from moe_rules.machine import Machine, MachineError, detect, load_machine
+    from moe_rules.oracles.base import MoEKernelOracle
+    from moe_rules.problems import RuleFileError
+    from moe_rules.quant_keys import NAMED_KEYS, QuantKey, Scale
+    from moe_rules.ruleset import load_platform
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

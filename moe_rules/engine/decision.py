@@ -11,7 +11,7 @@ from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan
 from moe_rules.engine.selection import How, Outcome
 from moe_rules.facts import FactValue, plain
 from moe_rules.language.conditions import Failure
-from moe_rules.language.rules import Backend, Reason, ValueOf
+from moe_rules.language.rules import Adjustment, Backend, Reason, ValueOf
 from moe_rules.problems import Location
 
 FORMAT_VERSION = 1
@@ -173,6 +173,17 @@ class Decision:
             facts[name] = facts[value.fact] if isinstance(value, ValueOf) else value
         return facts
 
+    @property
+    def priority(self) -> tuple[str, ...]:
+        """The priority list as the table has it, before adjustments."""
+        return self._plan.oracle.priority
+
+    @functools.cached_property
+    def adjustments(self) -> tuple[Adjustment, ...]:
+        """The adjustments of the priority list that apply here, in the order in which they do."""
+        facts = self._outcome.facts
+        return tuple(change for applies, change in self._plan.adjustments if applies(facts))
+
     @functools.cached_property
     def removed(self) -> tuple[Removed, ...]:
         """Backends that adjustments and switches took out of the order."""
@@ -217,7 +228,7 @@ class Decision:
         return self._plan.oracle.backends
 
     def nearest(self) -> tuple[Candidate, ...]:
-        """Rejected candidates with the fewest failed clauses: the least that would have to change."""
+        """Rejected candidates with the fewest failed clauses: the least that has to change."""
         rejected = [c for c in self.candidates if c.verdict == "rejected"]
         fewest = min((len(c.failures) for c in rejected), default=0)
         return tuple(c for c in rejected if len(c.failures) == fewest)
@@ -237,6 +248,16 @@ class Decision:
             else {"text": reason.text, "at": str(reason.location), "quirk": reason.quirk},
             "error": self.error,
             "order": list(self.order),
+            "adjusted": [
+                {
+                    "action": change.action,
+                    "backends": list(change.names),
+                    "anchor": change.anchor,
+                    "because": change.reason.text,
+                    "at": str(change.reason.location),
+                }
+                for change in self.adjustments
+            ],
             "removed": [
                 {"backend": r.backend, "because": r.because, "at": str(r.location)}
                 for r in self.removed

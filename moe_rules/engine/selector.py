@@ -175,6 +175,18 @@ def _this_machine() -> Machine:
     return detect()
 
 
+@functools.lru_cache(maxsize=64)
+def _named_machine(name: str) -> Machine:
+    return load_machine(name)
+
+
+def as_machine(machine: Machine | str | None) -> Machine:
+    """The machine itself, one by name or recorded file, or this one. Raises MachineError."""
+    if machine is None:
+        return _this_machine()
+    return _named_machine(machine) if isinstance(machine, str) else machine
+
+
 def select_backend(
     oracle: str,
     config: FusedMoEConfig,
@@ -197,10 +209,7 @@ def select_backend(
     NotSupportedError (a NotImplementedError) where no backend serves, FactError, MachineError or
     RuleFileError for input that is wrong. All carry the reasons.
     """
-    if machine is None:
-        machine = _this_machine()
-    elif isinstance(machine, str):
-        machine = load_machine(machine)
+    machine = as_machine(machine)
     switches = tuple(switches_from_environ(os.environ if environ is None else environ).items())
     selector = selector_for(machine, overlay_paths(rules), switches)
     return selector.select(oracle, config, weight_key, activation_key, **others)

@@ -1,0 +1,1 @@
+"""Oracles with vLLM's names and methods, over the tables."""

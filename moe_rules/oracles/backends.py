@@ -1,0 +1,126 @@
+"""The backends of each oracle, with the member names and values of vLLM 0.33."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class UnquantizedMoeBackend(Enum):
+    """Backends of unquantized layers."""
+
+    FLASHINFER_TRTLLM = "FlashInfer TRTLLM"
+    FLASHINFER_CUTLASS = "FlashInfer CUTLASS"
+    AITER = "ROCm AITER"
+    TRITON = "TRITON"
+    BATCHED_TRITON = "BATCHED_TRITON"
+    MOONEP = "MOONEP"
+    CPU = "CPU"
+    XPU = "XPU"
+    TPU = "TPU"
+    OOT = "OOT"
+
+
+class Fp8MoeBackend(Enum):
+    """Backends of FP8 and MXFP8 layers."""
+
+    NONE = "NONE"
+    FLASHINFER_TRTLLM = "FLASHINFER_TRTLLM"
+    FLASHINFER_CUTLASS = "FLASHINFER_CUTLASS"
+    DEEPGEMM = "DEEPGEMM"
+    BATCHED_DEEPGEMM = "BATCHED_DEEPGEMM"
+    MARLIN = "MARLIN"
+    HUMMING = "HUMMING"
+    TRITON = "TRITON"
+    BATCHED_TRITON = "BATCHED_TRITON"
+    AITER = "AITER"
+    VLLM_CUTLASS = "VLLM_CUTLASS"
+    BATCHED_VLLM_CUTLASS = "BATCHED_VLLM_CUTLASS"
+    XPU = "XPU"
+    CPU = "CPU"
+    CPU_W8A8 = "CPU_W8A8"
+    HPC = "HPC"
+    EMULATION = "EMULATION"
+    TRITON_MXFP8 = "TRITON_MXFP8"
+    AITER_MXFP8 = "AITER_MXFP8"
+
+
+class Int8MoeBackend(Enum):
+    """Backends of int8 layers."""
+
+    TRITON = "TRITON"
+    HUMMING = "HUMMING"
+    CPU = "CPU"
+
+
+class WNA16MoEBackend(Enum):
+    """Backends of layers with integer weights and 16-bit activations."""
+
+    MARLIN = "MARLIN"
+    BATCHED_MARLIN = "BATCHED_MARLIN"
+    HUMMING = "HUMMING"
+    CPU = "CPU"
+    ZEN_CPU = "ZEN_CPU"
+    FLASHINFER_TRTLLM = "FLASHINFER_TRTLLM"
+    TRITON = "TRITON"
+    XPU = "XPU"
+    EMULATION = "EMULATION"
+    RDNA3 = "RDNA3"
+
+
+class Mxfp4MoeBackend(Enum):
+    """Backends of MXFP4 layers; ``AITER`` is an alias."""
+
+    NONE = "None"
+    B12X_MXFP4_MXFP8 = "B12X_MXFP4_MXFP8"
+    B12X_MXFP4_BF16 = "B12X_MXFP4_BF16"
+    DEEPGEMM_MXFP4 = "DEEPGEMM_MXFP4"
+    FLASHINFER_TRTLLM_MXFP4_MXFP8 = "FLASHINFER_TRTLLM_MXFP4_MXFP8"
+    FLASHINFER_TRTLLM_MXFP4_BF16 = "FLASHINFER_TRTLLM_MXFP4_BF16"
+    FLASHINFER_CUTLASS_MXFP4_MXFP8 = "FLASHINFER_CUTLASS_MXFP4_MXFP8"
+    FLASHINFER_CUTLASS_MXFP4_BF16 = "FLASHINFER_CUTLASS_MXFP4_BF16"
+    CUTLASS_MXFP4_MXFP4 = "CUTLASS_MXFP4_MXFP4"
+    BATCHED_MARLIN = "BATCHED_MARLIN"
+    MARLIN = "MARLIN"
+    AITER_MXFP4_BF16 = "AITER_MXFP4_BF16"
+    AITER = "AITER_MXFP4_BF16"  # noqa: PIE796
+    AITER_TRITON_MXFP4_BF16 = "AITER_TRITON_MXFP4_BF16"
+    AITER_MXFP4_FP8 = "AITER_MXFP4_FP8"
+    AITER_MXFP4_MXFP4 = "AITER_MXFP4_MXFP4"
+    AITER_TRITON_MXFP4_MXFP4 = "AITER_TRITON_MXFP4_MXFP4"
+    TRITON = "TRITON"
+    TRITON_UNFUSED = "TRITON_UNFUSED"
+    XPU = "XPU"
+    CPU = "CPU"
+    EMULATION = "EMULATION"
+    HUMMING = "HUMMING"
+    FLASHINFER_MOE_EP_CUTEDSL = "FLASHINFER_MOE_EP_CUTEDSL"
+    FLASHINFER_MOE_EP_DEEP_GEMM = "FLASHINFER_MOE_EP_DEEP_GEMM"
+
+
+class NvFp4MoeBackend(Enum):
+    """Backends of NVFP4 layers."""
+
+    B12X = "B12X"
+    FLASHINFER_TRTLLM = "FLASHINFER_TRTLLM"
+    FLASHINFER_CUTLASS = "FLASHINFER_CUTLASS"
+    FLASHINFER_CUTEDSL = "FLASHINFER_CUTEDSL"
+    FLASHINFER_CUTEDSL_BATCHED = "FLASHINFER_CUTEDSL_BATCHED"
+    FLASHINFER_B12X = "FLASHINFER_B12X"
+    VLLM_CUTLASS = "VLLM_CUTLASS"
+    MARLIN = "MARLIN"
+    HUMMING = "HUMMING"
+    EMULATION = "EMULATION"
+    FLASHINFER_MOE_EP_CUTEDSL = "FLASHINFER_MOE_EP_CUTEDSL"
+
+
+class W4A8MoeBackend(Enum):
+    """Backends of layers with int4 weights and FP8 activations."""
+
+    CUTLASS = "CUTLASS"
+    HUMMING = "HUMMING"
+
+
+class W4A8Int8MoeBackend(Enum):
+    """Backends of layers with int4 weights and int8 activations."""
+
+    CPU_INT4 = "CPU_INT4"

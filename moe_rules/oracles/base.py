@@ -1,0 +1,216 @@
+"""The vLLM-shaped interface: an oracle is a name of a table and an Enum of its backends.
+
+Method names are those of vLLM's ``MoEKernelOracle``
+(``vllm/model_executor/layers/fused_moe/oracle/base.py``). Oracles hold no rules: every answer
+comes from the tables. Kernel classes are imported when a method returns them, not before.
+"""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+
+from moe_rules.engine.decision import Decision
+from moe_rules.engine.selector import (
+    Selector,
+    as_machine,
+    layer_facts,
+    select_backend,
+    selector_for,
+)
+from moe_rules.facts import FactValue, did_you_mean
+from moe_rules.layer import FusedMoEConfig
+from moe_rules.machine import Machine
+from moe_rules.quant_keys import QuantKey
+from moe_rules.ruleset import overlay_paths
+
+if TYPE_CHECKING:
+    from moe_kernels.layouts import LayerWeights
+    from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEKernel
+    from moe_kernels.quant_config import FusedMoEQuantConfig
+
+BackendT = TypeVar("BackendT", bound=Enum)
+
+
+class MoEKernelOracle(ABC, Generic[BackendT]):
+    """Selects and builds the kernels of one kind of MoE layer.
+
+    ``machine`` is a :class:`~moe_rules.machine.Machine`, a name or a recorded file (this machine
+    if absent), ``rules`` are overlays on the packaged tables.
+    """
+
+    name: ClassVar[str]
+    """Name of the oracle's table."""
+
+    def __init__(
+        self, machine: Machine | str | None = None, rules: Sequence[str | Path] = ()
+    ) -> None:
+        self._machine = machine
+        self._rules = tuple(rules)
+
+    @abstractmethod
+    def backend_enum_cls(self) -> type[BackendT]:
+        """Return the Enum of this oracle's backends."""
+
+    @functools.cached_property
+    def _selector(self) -> Selector:
+        return selector_for(as_machine(self._machine), overlay_paths(self._rules))
+
+    # Selection --------------------------------------------------------------------------------
+
+    def decide(
+        self,
+        moe_config: FusedMoEConfig,
+        weight_key: QuantKey | None = None,
+        activation_key: QuantKey | None = None,
+        **others: FactValue,
+    ) -> Decision:
+        """The decision with its reasons; no kernel is imported. Raises as ``select_backend``."""
+        return select_backend(
+            self.name,
+            moe_config,
+            weight_key,
+            activation_key,
+            machine=self._machine,
+            rules=self._rules,
+            **cast("dict[str, Any]", others),
+        )
+
+    def select_backend(
+        self,
+        moe_config: FusedMoEConfig,
+        weight_key: QuantKey | None = None,
+        activation_key: QuantKey | None = None,
+        **others: FactValue,
+    ) -> tuple[BackendT, type[FusedMoEExperts] | None]:
+        """The backend and the kernel class for a layer.
+
+        The class is None where the platform's own code takes over.
+        Raises a ValueError for a request that cannot be served, a NotImplementedError where no
+        backend serves, and an ImportError where the kernel's package is not installed.
+        """
+        decision = self.decide(moe_config, weight_key, activation_key, **others)
+        assert decision.backend is not None
+        backend = self.backend_enum_cls()[decision.backend]
+        return backend, None if decision.kernel is None else _kernel_class(decision.kernel)
+
+    def get_priority_backends(
+        self,
+        moe_config: FusedMoEConfig,
+        weight_key: QuantKey | None = None,
+        activation_key: QuantKey | None = None,
+        **others: FactValue,
+    ) -> list[BackendT]:
+        """Backends in the order in which they are tried for a layer."""
+        facts = {**layer_facts(moe_config), **others, "moe_backend": "auto"}
+        facts |= {"weight_key": weight_key, "activation_key": activation_key}
+        decision = self._selector.decide(self.name, facts)
+        return [self.backend_enum_cls()[name] for name in decision.order]
+
+    def backend_to_kernel_cls(self, backend: BackendT) -> list[type[FusedMoEExperts]]:
+        """The classes of a backend's kernels on this machine's platform, in the order asked.
+
+        Raises ValueError for a backend that the platform does not have, ImportError for a class
+        whose package is not installed.
+        """
+        return [_kernel_class(name) for name in self.kernel_names(backend)]
+
+    def kernel_names(self, backend: BackendT) -> list[str]:
+        """Names of a backend's kernel classes, in the order asked; nothing is imported."""
+        backends = self._selector.rules.oracles[self.name].backends
+        if backend.name not in backends:
+            platform = self._selector.rules.platform
+            raise ValueError(
+                f"{type(backend).__name__}.{backend.name} does not exist on {platform}; "
+                f"there are {', '.join(backends)}"
+            )
+        return [choice.kernel.class_name for choice in backends[backend.name].choices]
+
+    def map_backends(self, runner_backend: str) -> list[BackendT]:
+        """What a ``moe_backend`` name stands for in the plainest deployment, in order.
+
+        Raises ValueError for a name that the oracle does not take on this platform.
+        """
+        requests = self._selector.rules.oracles[self.name].requests
+        if runner_backend not in requests:
+            raise ValueError(
+                f"moe_backend={runner_backend!r} is no backend of oracle {self.name!r} on "
+                f"{self._selector.rules.platform}{did_you_mean(runner_backend, requests)}; "
+                f"expected one of {', '.join(requests)}"
+            )
+        last = requests[runner_backend][-1]
+        return [self.backend_enum_cls()[backend.name] for backend in last.backends]
+
+    def map_backend(self, runner_backend: str) -> BackendT:
+        """The first of :meth:`map_backends`. Raises ValueError for a name that stands for none."""
+        backends = self.map_backends(runner_backend)
+        if not backends:
+            raise ValueError(f"moe_backend={runner_backend!r} selects automatically")
+        return backends[0]
+
+    # Kernels ----------------------------------------------------------------------------------
+
+    def make_kernel(
+        self,
+        quant_config: FusedMoEQuantConfig,
+        moe_config: FusedMoEConfig,
+        backend: BackendT,
+        experts_cls: type[FusedMoEExperts],
+        routing_tables: Any = None,
+    ) -> FusedMoEKernel:
+        """Join experts with the preparation of their inputs to a kernel that runs.
+
+        ``routing_tables`` are those of an engine's all-to-all exchange; kernels of this package
+        take none. Raises ImportError for a class that runs only inside the engine it comes from.
+        """
+        from moe_kernels.bind import bind
+
+        if routing_tables is not None:
+            raise ValueError(f"{experts_cls.__name__} takes no routing_tables")
+        return bind(experts_cls.__name__, moe_config, quant_config)
+
+    def convert_to_kernel_format(
+        self,
+        backend: BackendT,
+        moe_config: FusedMoEConfig,
+        w13_weight: Any,
+        w2_weight: Any,
+        *,
+        weight_key: QuantKey | None = None,
+        **scales: Any,
+    ) -> LayerWeights:
+        """Weights and scales as a checkpoint has them, in the layout the backend's kernels take.
+
+        ``scales`` are further tensors of :class:`moe_kernels.layouts.LayerWeights`.
+        Raises ValueError for a backend whose kernels are another package's: it converts itself.
+        """
+        from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
+
+        weights = LayerWeights(w13_weight, w2_weight, **scales)
+        return convert_to_kernel_format(self.kernel_names(backend)[0], weights, weight_key)
+
+    def make_quant_config(
+        self,
+        backend: BackendT,
+        weight_key: QuantKey | None = None,
+        activation_key: QuantKey | None = None,
+        **tensors: Any,
+    ) -> FusedMoEQuantConfig:
+        """The quantization of a layer with its tensors, as our kernels take it.
+
+        ``tensors`` are the fields of :class:`moe_kernels.quant_config.FusedMoEQuantConfig`.
+        """
+        from moe_kernels.quant_config import FusedMoEQuantConfig
+
+        return FusedMoEQuantConfig(weight_key=weight_key, activation_key=activation_key, **tensors)
+
+
+def _kernel_class(name: str) -> type[FusedMoEExperts]:
+    from moe_kernels.registry import resolve
+
+    cls: type[FusedMoEExperts] = resolve(name)
+    return cls
