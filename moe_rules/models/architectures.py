@@ -86,7 +86,7 @@ def layer_facts(
     if missing:
         fields = ", ".join(f"{name} ({row[name]})" for name in missing)
         raise UnknownModelError(f"config.json does not give {fields}", missing)
-    activation = _activation(said("activation"), table)
+    activation = _activation(said("activation"), table, gated=None not in row["projections"])
     parallel = parallel_of(deployment, sequence_parallel=bool(said("sequence_parallel")))
     size = _padded(said("intermediate_size"), said, deployment)
     routing = {name: value_of(source, context) for name, source in row["routing"].items()}
@@ -124,8 +124,10 @@ def _number(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _activation(name: Any, table: Mapping[str, Any]) -> str:
+def _activation(name: Any, table: Mapping[str, Any], *, gated: bool) -> str:
     name = table["activation_aliases"].get(name, name)
+    if not gated:
+        name = f"{name}_no_mul"
     if name not in ACTIVATIONS:
         raise CheckpointRefusedError(unknown_name("MoE activation", str(name), ACTIVATIONS), "model")
     return str(name)

@@ -169,9 +169,10 @@ def compare_line(line: DerivedLine, comparison: Comparison) -> None:
 
 
 def _fact_differences(recorded: Mapping[str, Any], line: DerivedLine) -> list[str]:
-    if line.layer is None:
+    moe = line.layer.moe if line.layer else getattr(line.refusal, "layer", None)
+    if moe is None:
         return [_absent(line)]
-    ours = plain_facts(line.layer.moe)
+    ours = plain_facts(moe)
     theirs = dict(recorded)
     if theirs.get("intermediate_size_per_partition_unpadded") is None:
         unpadded = theirs["intermediate_size_per_partition"]

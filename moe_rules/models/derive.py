@@ -16,7 +16,7 @@ from moe_rules.models.architectures import (
 )
 from moe_rules.models.conditions import Context
 from moe_rules.models.deployment import Deployment
-from moe_rules.models.errors import UnknownModelError
+from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
 from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_block, text_config
 from moe_rules.models.overrides import Overrides
 from moe_rules.models.place import Place
@@ -186,5 +186,9 @@ def _question(
     if stated.oracle is not None:
         question = Question(stated.oracle)
     else:
-        question = UNQUANTIZED if quantization is None else quantization.ask(place, moe)
+        try:
+            question = UNQUANTIZED if quantization is None else quantization.ask(place, moe)
+        except CheckpointRefusedError as error:
+            error.layer = moe
+            raise
     return stated.in_question(question) if stated.keys or stated.options else question

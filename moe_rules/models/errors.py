@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from moe_rules.layer import FusedMoEConfig
+
 
 class CheckpointRefusedError(ValueError):
     """vLLM would not run this checkpoint here: on this platform, or with this deployment.
 
     ``stage`` says when: "engine_config" (before any layer exists), "model" (while the model is
-    built) or "quant_method" (while the layer's quantization method is chosen).
+    built) or "quant_method" (while the layer's quantization method is chosen). ``layer`` holds the
+    facts of the layer that was refused, where they were known by then.
     """
+
+    layer: FusedMoEConfig | None = None
 
     def __init__(self, reason: str, stage: str = "engine_config") -> None:
         super().__init__(reason)
