@@ -21,15 +21,20 @@ Provider = Literal["registered", "entry point", "moe_kernels", "vllm"]
 """Who can provide a kernel, in order of precedence."""
 PROVIDERS: tuple[Provider, ...] = ("registered", "entry point", "moe_kernels", "vllm")
 
-_OURS = {
-    "TritonExperts": "moe_kernels.experts.triton_experts",
-    "CPUUnquantizedExperts": "moe_kernels.experts.cpu_experts",
-    "X86CPUUnquantizedExperts": "moe_kernels.experts.cpu_experts",
-    "ArmCPUUnquantizedExperts": "moe_kernels.experts.cpu_experts",
-    "PowerCPUUnquantizedExperts": "moe_kernels.experts.cpu_experts",
-    "CPUExpertsFp8": "moe_kernels.experts.cpu_experts",
-    "CPUExpertsFp8W8A8": "moe_kernels.experts.cpu_experts",
+_OUR_PACKAGE = "moe_kernels.experts"
+_OUR_MODULES: dict[str, tuple[str, ...]] = {
+    "triton_experts": ("TritonExperts",),
+    "cpu_experts": (
+        "CPUUnquantizedExperts",
+        "X86CPUUnquantizedExperts",
+        "ArmCPUUnquantizedExperts",
+        "PowerCPUUnquantizedExperts",
+        "CPUExpertsFp8",
+        "CPUExpertsFp8W8A8",
+    ),
 }
+_OURS = {name: module for module, names in _OUR_MODULES.items() for name in names}
+_OUR_NEEDS = {"triton_experts": ["torch", "triton"], "cpu_experts": ["torch"]}
 
 _VLLM_PACKAGE = "vllm.model_executor.layers.fused_moe"
 _VLLM_MODULES: dict[str, tuple[str, ...]] = {
@@ -262,7 +267,7 @@ def _target(name: str, provider: Provider, oracle: str | None) -> str | None:
         return _entry_points().get(name)
     if provider == "moe_kernels":
         module = _OURS.get(name)
-        return None if module is None else f"{module}:{name}"
+        return None if module is None else f"{_OUR_PACKAGE}.{module}:{name}"
     module = _VLLM_OF_ORACLE.get((name, oracle or ""), _VLLM.get(name))
     return None if module is None else f"{_VLLM_PACKAGE}.{module}:{name}"
 
@@ -270,7 +275,7 @@ def _target(name: str, provider: Provider, oracle: str | None) -> str | None:
 def _packages(name: str, provider: Provider, target: str) -> list[str]:
     """Top-level packages that the class needs to be imported and run."""
     if provider == "moe_kernels":
-        return ["torch", "triton"] if "triton" in target else ["torch"]
+        return _OUR_NEEDS[_OURS[name]]
     if provider == "registered" and isinstance(_registered.get(name), type):
         return []
     packages = [target.partition(".")[0].partition(":")[0]]

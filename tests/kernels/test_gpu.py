@@ -166,6 +166,13 @@ def test_strides_and_router_weight_on_input(scheme):
     assert torch.equal(weighed, expected)
 
 
+@pytest.mark.parametrize("scheme", ["bf16", "fp8_block_128x128"])
+def test_as_many_experts_as_are_claimed(scheme):
+    layer = make(scheme, "silu", (300, 992, 8, 128, 64), bias=True, mapped=False)
+    kernel = bind("TritonExperts", layer.moe_config, layer.quant_config)
+    check(scheme, layer, kernel, kernel.apply(**layer.arguments()))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["bf16", "fp8_block_128x128"])
 def test_more_elements_than_32_bits_count(scheme):

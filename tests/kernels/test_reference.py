@@ -3,9 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
-
 from moe_kernels.reference import relative_error
 from moe_kernels.testing import random_layer
+
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.quant_keys import NAMED_KEYS
 

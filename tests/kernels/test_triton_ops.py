@@ -4,6 +4,10 @@ The interpreter is wrong for bf16 products and FP8 conversions, so only fp16 and
 test_gpu.py has the rest.
 """
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -128,3 +132,18 @@ def test_wrong_dtype_is_named():
     layer = random_layer(FusedMoEConfig(4, 2, 32, 16, in_dtype="fp32"), device=DEVICE)
     with pytest.raises(ValueError, match=r"tokens are torch.float32, w13 torch.float16"):
         check(layer, w13=layer.w13.half())
+
+
+def test_cpu_tensors_are_refused_unless_interpreted():
+    program = (
+        "from moe_kernels.bind import bind; from moe_kernels.testing import random_layer\n"
+        "from moe_rules.layer import FusedMoEConfig\n"
+        "layer = random_layer(FusedMoEConfig(4, 2, 32, 16))\n"
+        "try: bind('TritonExperts', layer.moe_config).apply(**layer.arguments())\n"
+        "except ValueError as error: print(error)"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=env
+    )
+    assert "runs on a GPU, hidden_states is on cpu" in result.stdout, result.stderr

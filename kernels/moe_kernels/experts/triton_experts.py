@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import triton
 
 from moe_kernels.activation import ActivationParameters
 from moe_kernels.dtypes import torch_dtype
@@ -16,6 +17,11 @@ from moe_kernels.ops.quantize_fp8 import quantize_fp8
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
+
+
+def _require_gpu(x: torch.Tensor) -> None:
+    if x.device.type == "cpu" and not triton.knobs.runtime.interpret:
+        raise ValueError(f"TritonExperts runs on a GPU, hidden_states is on {x.device}")
 
 
 def _fake_quantize_input(
@@ -34,6 +40,7 @@ def quantize_input(
     x: torch.Tensor, group_shape: list[int], scale: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """:func:`moe_kernels.ops.quantize_fp8.quantize_fp8` as an operator."""
+    _require_gpu(x)
     quantized, computed = quantize_fp8(x, (group_shape[0], group_shape[1]), scale)
     # An operator may not return its own argument.
     return quantized, computed if scale is None else computed.clone()
@@ -95,6 +102,7 @@ def triton_experts(
 
     ``topk_weights`` None: the tokens are weighed already. Returns [M, H] in ``dtype``.
     """
+    _require_gpu(hidden_states)
     num_tokens, top_k = topk_ids.shape
     num_pairs = num_tokens * top_k
     num_local_experts = w13.shape[0]

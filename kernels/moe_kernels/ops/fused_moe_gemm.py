@@ -158,7 +158,7 @@ def default_tile_config(
         config = TileConfig(16, 64, 2 * block_k, 1, 4, 4)
     elif pairs_per_expert <= 24:
         config = TileConfig(32, 128, block_k, 1, 4, 4)
-    elif pairs_per_expert <= 64:
+    elif pairs_per_expert <= 128:
         config = TileConfig(64, 128, block_k, 4, 4, 4)
     else:
         config = TileConfig(128, 128, block_k, 8, 8, 4)

@@ -1,0 +1,36 @@
+"""Random layers: reproducible, and split between ranks as deployments are."""
+
+import pytest
+import torch
+from moe_kernels.testing import random_layer
+
+from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.quant_keys import NAMED_KEYS
+
+
+def test_same_seed_same_layer():
+    config = FusedMoEConfig(4, 2, 16, 8)
+    one, same, other = (random_layer(config, seed=seed) for seed in (1, 1, 2))
+    assert torch.equal(one.w13, same.w13)
+    assert torch.equal(one.topk_ids, same.topk_ids)
+    assert not torch.equal(one.w13, other.w13)
+
+
+def test_routing_is_to_different_experts_with_weights_that_sum_to_one():
+    layer = random_layer(FusedMoEConfig(4, 3, 16, 8), num_tokens=50)
+    assert all(len(set(ids)) == 3 for ids in layer.topk_ids.tolist())
+    torch.testing.assert_close(layer.topk_weights.sum(dim=1), torch.ones(50))
+
+
+def test_ranks_share_the_experts():
+    parallel = FusedMoEParallelConfig(ep_size=2, use_ep=True)
+    config = FusedMoEConfig(5, 2, 16, 8, moe_parallel_config=parallel)
+    first, second = (random_layer(config, ep_rank=rank) for rank in (0, 1))
+    assert first.expert_map.tolist() == [0, 1, 2, -1, -1]
+    assert second.expert_map.tolist() == [-1, -1, -1, 0, 1]
+    assert (first.w13.shape[0], second.w13.shape[0]) == (3, 2)
+
+
+def test_only_fp8_weights():
+    with pytest.raises(ValueError, match="unquantized or FP8 weights, got kMxfp4Static"):
+        random_layer(FusedMoEConfig(4, 2, 32, 32), NAMED_KEYS["kMxfp4Static"])
