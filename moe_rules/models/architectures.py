@@ -90,6 +90,7 @@ def layer_facts(
     parallel = parallel_of(deployment, sequence_parallel=bool(said("sequence_parallel")))
     size = _padded(said("intermediate_size"), said, deployment)
     routing = {name: value_of(source, context) for name, source in row["routing"].items()}
+    clamps: dict[str, Any] = {name: _number(said(name)) for name in _FLOATS}
     facts = FusedMoEConfig(
         num_experts=said("num_experts") + deployment.num_redundant_experts,
         experts_per_token=said("experts_per_token"),
@@ -105,7 +106,7 @@ def layer_facts(
         is_lora_enabled=deployment.enable_lora,
         has_hash_routing=bool(said("has_hash_routing")),
         skip_final_all_reduce=_skips_all_reduce(said, parallel, routing),
-        **{name: _number(said(name)) for name in _FLOATS},
+        **clamps,
     )
     refuse_layer(row, facts, deployment, context)
     return facts
@@ -129,7 +130,9 @@ def _activation(name: Any, table: Mapping[str, Any], *, gated: bool) -> str:
     if not gated:
         name = f"{name}_no_mul"
     if name not in ACTIVATIONS:
-        raise CheckpointRefusedError(unknown_name("MoE activation", str(name), ACTIVATIONS), "model")
+        raise CheckpointRefusedError(
+            unknown_name("MoE activation", str(name), ACTIVATIONS), "model"
+        )
     return str(name)
 
 
@@ -148,7 +151,10 @@ def parallel_of(deployment: Deployment, *, sequence_parallel: bool) -> FusedMoEP
 
 def _padded(size: int, said: Any, deployment: Deployment) -> int:
     """The intermediate size, padded where a model keeps each rank's share above a minimum."""
-    smallest, ranks = said("minimum_intermediate_size_per_partition"), deployment.tensor_parallel_size
+    smallest, ranks = (
+        said("minimum_intermediate_size_per_partition"),
+        deployment.tensor_parallel_size,
+    )
     if smallest is None or ranks <= 1 or size // ranks >= smallest:
         return size
     return int(smallest) * ranks
@@ -157,7 +163,8 @@ def _padded(size: int, said: Any, deployment: Deployment) -> int:
 def _dividing(size: int, tp_size: int) -> int:
     if size % tp_size:
         raise CheckpointRefusedError(
-            f"intermediate_size {size} is not divisible by the {tp_size} ranks that share it", "model"
+            f"intermediate_size {size} is not divisible by the {tp_size} ranks that share it",
+            "model",
         )
     return tp_size
 
@@ -200,8 +207,8 @@ def refuse_layer(
     device = context["platform.device"]
     if not facts.is_act_and_mul and device not in ("cuda", "rocm", "xpu"):
         raise CheckpointRefusedError(
-            f"activation {facts.activation} has no gate, which vLLM runs on CUDA, ROCm and XPU only, "
-            f"not on {device}",
+            f"activation {facts.activation} has no gate; vLLM runs such layers on CUDA, ROCm and "
+            f"XPU, not on {device}",
             "model",
         )
     for refusal in row["refuse"]:
@@ -209,9 +216,7 @@ def refuse_layer(
             raise CheckpointRefusedError(refusal["because"], refusal.get("stage", "model"))
 
 
-def refuse_deployment(
-    table: Mapping[str, Any], context: Context, deployment: Deployment
-) -> None:
+def refuse_deployment(table: Mapping[str, Any], context: Context, deployment: Deployment) -> None:
     """Raise CheckpointRefusedError where vLLM's engine would refuse this model so spread."""
     heads, ranks = context[table["attention_heads"]] or 0, deployment.tensor_parallel_size
     if heads % ranks:

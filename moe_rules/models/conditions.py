@@ -1,14 +1,14 @@
 """The conditions of the model tables: a mapping from names to expected values, all of which hold.
 
 A name is a dotted path into a :class:`Context`, such as ``weights.num_bits`` or
-``platform.device``. What is absent is null. An expected value is a scalar, a list (any of them), or one
-operator: ``{not: value}``, ``{at_least: number}``, ``{below: number}``, ``{contains: text}``,
-``{starts_with: text}``.
+``platform.device``. What is absent is null. An expected value is a scalar, a list (any of them), or
+operators that all hold: ``{not: value}``, ``{at_least: number}``, ``{below: number}``,
+``{contains: text}``, ``{starts_with: text}``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Scalar = str | int | float | bool | None
@@ -50,8 +50,8 @@ class Context:
     """Named values that conditions and sources may ask for, looked up by dotted path.
 
     ``groups`` are the first components (``platform``, ``deployment``, ``layer``, ...). A path that
-    starts with none of them is looked up in ``default``. Mappings are descended by key, sequences
-    by index; ``default`` may be any object with a ``get``.
+    starts with none of them is looked up in ``default``. Mappings are descended by key, lists by
+    index; ``default`` may be any object with a ``get``.
     """
 
     __slots__ = ("default", "groups")
@@ -76,12 +76,13 @@ def descend(value: Any, path: str) -> Any:
     for part in path.split("."):
         if value is None:
             return None
-        if isinstance(value, Sequence) and not isinstance(value, str):
+        if isinstance(value, list):
             value = value[int(part)] if part.isdigit() and int(part) < len(value) else None
-        elif hasattr(value, "get"):
-            value = value.get(part)
         else:
-            return None
+            get = getattr(value, "get", None)
+            if get is None:
+                return None
+            value = get(part)
     return value
 
 

@@ -1,8 +1,8 @@
 """Agreement of :func:`derive_layers` with recorded derivations of vLLM.
 
 A directory holds ``<model>.json`` files (``config`` and, where there are, ``hf_quant_config`` and
-``vllm_args``) and, below it, ``decisions/**/*.jsonl.gz`` with one record per line: what vLLM derived
-for one kind of MoE layer of a model on a platform and deployment, or why it refused.
+``vllm_args``) and, below it, ``decisions/**/*.jsonl.gz`` with one record per line: what vLLM
+derived for one kind of MoE layer of a model on a platform and deployment, or why it refused.
 """
 
 from __future__ import annotations
@@ -227,7 +227,9 @@ def _refusal_differences(record: Mapping[str, Any], line: DerivedLine) -> list[s
         return [f"ours {ours}, recorded refused ({recorded['error_message'][:120]})"]
     if line.layer is not None and line.layer.oracle is None and line.layer.notes:
         return []
-    return [f"ours {_absent(line) if line.layer is None else line.layer.oracle}, recorded no oracle"]
+    return [
+        f"ours {_absent(line) if line.layer is None else line.layer.oracle}, recorded no oracle"
+    ]
 
 
 def _absent(line: DerivedLine) -> str:

@@ -21,6 +21,7 @@ from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_
 from moe_rules.models.overrides import Overrides
 from moe_rules.models.place import Place
 from moe_rules.models.quantization import UNQUANTIZED, Quantization, Question, quantization_of
+from moe_rules.models.sources import value_of
 from moe_rules.models.tables import Tables, load_tables
 from moe_rules.quant_keys import QuantKey
 
@@ -87,9 +88,7 @@ def derive_layers(
     quantization = None
     if stated.oracle is None:
         block = quantization_block(config, hf_quant_config)
-        quantization = quantization_of(
-            block, tables.quantization, context, row["rename"], in_dtype
-        )
+        quantization = quantization_of(block, tables.quantization, context, row["rename"], in_dtype)
     runtime = {"model_type": text.model_type}
     return _kinds(row, tables, context, deployment, in_dtype, quantization, stated, runtime)
 
@@ -147,23 +146,25 @@ def _kinds(
     runtime: Mapping[str, Any],
 ) -> list[ModelLayer]:
     """The MoE layers grouped by equal facts, in the order of their first layer."""
-    shared: FusedMoEConfig | None = None
+    facts: dict[tuple[Any, ...], FusedMoEConfig] = {}
     groups: list[tuple[FusedMoEConfig, Question, list[int]]] = []
     paths: dict[int, str] = {}
     for index in moe_layers(row, context):
         place = Place(row["experts"].format(layer=index), tuple(row["projections"]))
         paths[index] = place.name
-        if shared is None or row["varies_by_layer"]:
-            here = context.extended(layer={"index": index})
+        here = context.extended(layer={"index": index})
+        varying = tuple(value_of(row[name], here) for name in row["varying"])
+        if varying not in facts:
             derived = layer_facts(row, tables.architectures, here, deployment, in_dtype)
-            shared = stated.in_layer(derived)
-        question = _question(quantization, place, shared, stated)
-        for moe, known, indices in groups:
-            if known == question and (moe is shared or moe == shared):
+            facts[varying] = stated.in_layer(derived)
+        moe = facts[varying]
+        question = _question(quantization, place, moe, stated)
+        for known_moe, known_question, indices in groups:
+            if known_question == question and known_moe == moe:
                 indices.append(index)
                 break
         else:
-            groups.append((shared, question, [index]))
+            groups.append((moe, question, [index]))
     return [
         ModelLayer(
             question.oracle,

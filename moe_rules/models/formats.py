@@ -13,7 +13,13 @@ from typing import Any
 from moe_rules.models.auto_round import auto_round
 from moe_rules.models.compressed_tensors import compressed_tensors
 from moe_rules.models.errors import CheckpointRefusedError
-from moe_rules.models.names import SKIP_RULES, rename_all, split_trailing_star
+from moe_rules.models.names import (
+    SKIP_RULES,
+    Excludes,
+    rename,
+    rename_all,
+    split_trailing_star,
+)
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
 from moe_rules.models.quark import quark
 from moe_rules.models.sources import value_of
@@ -46,10 +52,10 @@ def plain(checkpoint: Checkpoint) -> LayerResolver:
     values = {**checkpoint.block, **named_values(checkpoint)}
     skipped = rename_all(skipped_names(checkpoint), checkpoint.renaming)
     skip = checkpoint.method["skip"]
-    excludes = SKIP_RULES[skip["rule"]] if skip else None
+    excludes = SKIP_RULES[skip["rule"]](skipped) if skip else None
 
     def resolve(place: Place) -> Values | None:
-        return None if excludes and excludes(place.name, skipped) else values
+        return None if excludes and excludes(place.name) else values
 
     return resolve
 
@@ -106,12 +112,15 @@ def modelopt(checkpoint: Checkpoint) -> LayerResolver:
     """ModelOpt: one algorithm for every layer, but for trees of modules that are left out."""
     inner = {**_modelopt_inner(checkpoint), **named_values(checkpoint)}
     values = {**inner, "algorithm": _modelopt_algorithm(inner)}
-    skipped = _modelopt_skipped(checkpoint)
+    excludes = _modelopt_exclusion(checkpoint)
 
     def resolve(place: Place) -> Values | None:
-        return None if SKIP_RULES["wildcard"](place.name, skipped) else values
+        return None if excludes(place.name) else values
 
     return resolve
+
+
+EXPERTS = ".experts."
 
 
 def modelopt_mixed(checkpoint: Checkpoint) -> LayerResolver:
@@ -120,14 +129,11 @@ def modelopt_mixed(checkpoint: Checkpoint) -> LayerResolver:
     layers = inner.get("quantized_layers")
     if not layers:
         raise CheckpointRefusedError("MIXED_PRECISION without quantized_layers")
-    renamed = dict(
-        zip(rename_all(layers, checkpoint.renaming), layers.values(), strict=True)
-    )
-    skipped = _modelopt_skipped(checkpoint)
+    entries = _entries_by_module(layers, checkpoint)
+    excludes = _modelopt_exclusion(checkpoint)
 
     def resolve(place: Place) -> Values | None:
-        left_out = SKIP_RULES["wildcard"](place.name, skipped)
-        entry = None if left_out else _mixed_entry(place.name, renamed)
+        entry = None if excludes(place.name) else _mixed_entry(place.name, entries)
         if entry is None:
             return None
         size = int(entry.get("group_size", 128))
@@ -137,27 +143,38 @@ def modelopt_mixed(checkpoint: Checkpoint) -> LayerResolver:
     return resolve
 
 
-def _mixed_entry(name: str, layers: Mapping[str, Any]) -> Any:
-    """A layer's own entry, else one of a module below it, else one beside it."""
-    candidates = [name]
+def _entries_by_module(layers: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
+    """For each module the entry of its own, else the first one of a module below it.
+
+    The many entries below one module of experts are taken together: they are renamed alike.
+    """
+    together: dict[str, Any] = {}
+    for name, entry in layers.items():
+        end = name.find(EXPERTS)
+        together.setdefault(name if end < 0 else name[: end + len(EXPERTS) - 1], entry)
+    own = {rename(name, checkpoint.renaming): entry for name, entry in together.items()}
+    below: dict[str, Any] = {}
+    for name, entry in own.items():
+        module = name.rpartition(".")[0]
+        while module and module not in below:
+            below[module] = entry
+            module = module.rpartition(".")[0]
+    return {**below, **own}
+
+
+def _mixed_entry(name: str, entries: Mapping[str, Any]) -> Any:
+    """A layer's own entry or one below it; for experts, else one of the modules beside them."""
+    names = [name]
     for ours, other in (
         ("language_model.model.", "model.language_model."),
         ("model.language_model.", "language_model.model."),
     ):
         if name.startswith(ours):
-            candidates.append(other + name[len(ours) :])
+            names.append(other + name[len(ours) :])
             break
-    for candidate in candidates:
-        if candidate in layers:
-            return layers[candidate]
-    prefixes = [candidate + "." for candidate in candidates]
     if name.endswith(".experts"):
-        prefixes.append(name.rsplit(".experts", 1)[0] + ".")
-    for prefix in prefixes:
-        for key, entry in layers.items():
-            if key.startswith(prefix):
-                return entry
-    return None
+        names.append(name.removesuffix(".experts"))
+    return next((entries[one] for one in names if one in entries), None)
 
 
 def _modelopt_inner(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -197,11 +214,11 @@ def _modelopt_algorithm(inner: Mapping[str, Any]) -> str:
     return algorithm
 
 
-def _modelopt_skipped(checkpoint: Checkpoint) -> list[str]:
+def _modelopt_exclusion(checkpoint: Checkpoint) -> Excludes:
     skipped = skipped_names(checkpoint)
-    if checkpoint.renaming is None:
-        return skipped
-    return rename_all(split_trailing_star(skipped), checkpoint.renaming)
+    if checkpoint.renaming is not None:
+        skipped = rename_all(split_trailing_star(skipped), checkpoint.renaming)
+    return SKIP_RULES["wildcard"](skipped)
 
 
 FORMATS: dict[str, Callable[[Checkpoint], LayerResolver]] = {

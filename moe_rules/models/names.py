@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import fnmatch
+from fnmatch import translate
 from functools import lru_cache
 from typing import Any
 
+WILDCARDS = frozenset("*?[")
 _compiled = lru_cache(maxsize=4096)(re.compile)
 
 
@@ -39,55 +40,70 @@ def rename_all(names: Iterable[str], rules: Mapping[str, Any] | None) -> list[st
     return [rename(name, rules) for name in names] if rules else list(names)
 
 
-def matches_pattern(name: str, pattern: str, *, wildcards: bool = False) -> bool:
-    """``pattern`` equals the name, matches it from its start ("re:..."), or by wildcards."""
+def matches_pattern(name: str, pattern: str) -> bool:
+    """``pattern`` equals the name or, after "re:", matches it from its start."""
     if pattern.startswith("re:"):
         return _compiled(pattern[3:]).match(name) is not None
-    return name == pattern or (wildcards and fnmatch(name, pattern))
+    return name == pattern
 
 
-def exact_or_inside_experts(name: str, skipped: list[str]) -> bool:
+Excludes = Callable[[str], bool]
+"""Whether a module path is left out of quantization."""
+
+
+def exact_or_inside_experts(skipped: list[str]) -> Excludes:
     """Routed experts are skipped if an entry that names experts contains their module path."""
-    if "experts" not in name:
-        return name in skipped
-    return any("experts" in entry and name in entry for entry in skipped)
-
-
-def substring(name: str, skipped: list[str]) -> bool:
-    """An entry is part of the module path."""
-    return any(entry in name for entry in skipped)
-
-
-def wildcard(name: str, skipped: list[str]) -> bool:
-    """An entry is part of the module path, contains it as experts, or matches it by wildcards."""
-    if exact_or_inside_experts(name, skipped):
-        return True
-    inner = name.removeprefix("language_model.")
-    for entry in skipped:
-        if entry != name and (entry in name or entry in inner):
-            return True
-        if "*" in entry or "?" in entry or "[" in entry:
-            if fnmatch(name, entry):
-                return True
-        elif entry == name:
-            return True
-    return False
-
-
-def pattern(name: str, skipped: list[str]) -> bool:
-    """An entry equals the module path or, after "re:", matches it from its start."""
-    return any(matches_pattern(name, entry) for entry in skipped)
-
-
-def pattern_or_child(name: str, skipped: list[str]) -> bool:
-    """As :func:`pattern`; an entry that names a module below the layer counts as well."""
-    children = name + "."
-    return pattern(name, skipped) or any(
-        entry.startswith(children) for entry in skipped if not entry.startswith("re:")
+    of_experts = [entry for entry in skipped if "experts" in entry]
+    return lambda name: (
+        any(name in entry for entry in of_experts) if "experts" in name else name in skipped
     )
 
 
-SKIP_RULES: dict[str, Callable[[str, list[str]], bool]] = {
+def substring(skipped: list[str]) -> Excludes:
+    """An entry is part of the module path."""
+    return lambda name: any(entry in name for entry in skipped)
+
+
+def wildcard(skipped: list[str]) -> Excludes:
+    """An entry is part of the module path, contains it as experts, or matches it by wildcards."""
+    inside = exact_or_inside_experts(skipped)
+    matches = _any_wildcard(tuple(entry for entry in skipped if WILDCARDS.intersection(entry)))
+    exact = set(skipped)
+
+    def excludes(name: str) -> bool:
+        inner = name.removeprefix("language_model.")
+        return (
+            name in exact
+            or inside(name)
+            or any(entry in name or entry in inner for entry in skipped)
+            or matches(name)
+        )
+
+    return excludes
+
+
+@lru_cache(maxsize=16)
+def _any_wildcard(entries: tuple[str, ...]) -> Excludes:
+    """Whether a name matches one of the wildcards; they are compiled into one expression."""
+    if not entries:
+        return lambda name: False
+    expression = re.compile("|".join(map(translate, entries)))
+    return lambda name: expression.match(name) is not None
+
+
+def pattern(skipped: list[str]) -> Excludes:
+    """An entry equals the module path or, after "re:", matches it from its start."""
+    return lambda name: any(matches_pattern(name, entry) for entry in skipped)
+
+
+def pattern_or_child(skipped: list[str]) -> Excludes:
+    """As :func:`pattern`; an entry that names a module below the layer counts as well."""
+    named = [entry for entry in skipped if not entry.startswith("re:")]
+    matched = pattern(skipped)
+    return lambda name: matched(name) or any(entry.startswith(name + ".") for entry in named)
+
+
+SKIP_RULES: dict[str, Callable[[list[str]], Excludes]] = {
     "exact_or_inside_experts": exact_or_inside_experts,
     "substring": substring,
     "wildcard": wildcard,

@@ -65,9 +65,11 @@ class Overrides:
 
     def in_question(self, question: Question) -> Question:
         """What is asked, with the stated keys and options."""
-        keys = {"weight_key": question.weight_key, "activation_key": question.activation_key}
         return replace(
-            question, **{**keys, **self.keys}, options={**question.options, **self.options}
+            question,
+            weight_key=self.keys.get("weight_key", question.weight_key),
+            activation_key=self.keys.get("activation_key", question.activation_key),
+            options={**question.options, **self.options},
         )
 
 

@@ -32,6 +32,8 @@ class Question:
 
 
 UNQUANTIZED = Question("unquantized")
+MISSING = ("oracle", "weight_key", "activation_key")
+"""Facts that nothing says for a quantization method without a row."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,25 @@ class Quantization:
     resolve: LayerResolver
     context: Context
     scheme_lists: Mapping[str, Any]
+    _asked: list[tuple[Values, FusedMoEConfig, Question]] = field(default_factory=list)
 
     def ask(self, place: Place, layer: FusedMoEConfig) -> Question:
         """What the layer at ``place`` asks. Raises CheckpointRefusedError, UnknownModelError."""
         values = self.resolve(place)
         if values is None:
             return UNQUANTIZED
+        for known_values, known_layer, question in self._asked:
+            if known_layer is layer and known_values == values:
+                return question
         context = Context(
             values,
             **self.context.groups,
             layer=vars(layer),
             checks=shape_checks(layer, self.context.groups["platform"], _group_size(values)),
         )
-        return self._first(self.method["schemes"], context, layer)
+        question = self._first(self.method["schemes"], context, layer)
+        self._asked.append((values, layer, question))
+        return question
 
     def _first(self, schemes: Any, context: Context, layer: FusedMoEConfig) -> Question:
         for scheme in schemes:
@@ -130,9 +138,9 @@ def quantization_of(
         raise CheckpointRefusedError(f"vLLM does not support {name} quantization")
     if name not in methods:
         raise UnknownModelError(
-            f"{unknown_name('quantization method', name, methods)}; without its row these facts are "
-            "missing: oracle, weight, activation",
-            ("oracle", "weight", "activation"),
+            f"{unknown_name('quantization method', name, methods)}; without its row these facts "
+            f"are missing: {', '.join(MISSING)}",
+            MISSING,
         )
     method = methods[name]
     in_block = Context(block or {}, **context.groups)
@@ -145,7 +153,7 @@ def quantization_of(
 def method_of(
     block: Mapping[str, Any] | None, table: Mapping[str, Any], context: Context
 ) -> str | None:
-    """vLLM's name of the method that reads this checkpoint, or None for an unquantized one."""
+    """The method that reads this checkpoint, by vLLM's name; None for an unquantized one."""
     requested = context["deployment.quantization"]
     if block is None:
         return _online(requested, table)
@@ -199,5 +207,3 @@ def refuse_method(name: str, method: Mapping[str, Any], context: Context, in_dty
         if holds(refusal.get("when", {}), context):
             stage = refusal.get("stage", "engine_config")
             raise CheckpointRefusedError(refusal["because"], stage)
-
-

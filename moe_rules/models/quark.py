@@ -24,14 +24,15 @@ def quark(checkpoint: Checkpoint) -> LayerResolver:
     export = block.get("export")
     if not isinstance(export, Mapping):
         raise CheckpointRefusedError("the Quark block does not give 'export'")
-    excluded = rename_all(block.get("exclude") or [], checkpoint.renaming)
+    names = rename_all(block.get("exclude") or [], checkpoint.renaming)
+    excludes = SKIP_RULES["pattern_or_child"](names)
     by_name = {
         rename(name, checkpoint.renaming): scheme
         for name, scheme in (block.get("layer_quant_config") or {}).items()
     }
 
     def resolve(place: Place) -> Values | None:
-        if SKIP_RULES["pattern_or_child"](place.name, excluded):
+        if excludes(place.name):
             return None
         scheme = _scheme_of(place.name, by_name) or block.get("global_quant_config") or {}
         if scheme.get("output_tensors") or scheme.get("bias"):

@@ -249,7 +249,9 @@ class Detection(Closed):
 
 
 class Skip(Closed):
-    """Which layers the checkpoint leaves unquantized: the first non-empty field, and how it matches."""
+    """Which layers are left unquantized: the first of these fields that is not empty, and how
+    its entries match.
+    """
 
     fields: list[str]
     rule: str

@@ -51,7 +51,9 @@ def marlin_takes_shape(
     return size % max(64, group_size) == 0
 
 
-def shape_checks(layer: FusedMoEConfig, machine: Mapping[str, Any], group_size: Any) -> dict[str, bool]:
+def shape_checks(
+    layer: FusedMoEConfig, machine: Mapping[str, Any], group_size: Any
+) -> dict[str, bool]:
     """The checks that schemes may ask for by name, for a layer quantized in groups."""
     if not isinstance(group_size, int) or isinstance(group_size, bool):
         return {}

@@ -84,7 +84,9 @@ def _complete_architectures(data: dict[str, Any], defaults: dict[str, Any]) -> d
         return merged(base, row)
 
     def complete(row: dict[str, Any]) -> dict[str, Any]:
-        return {**row, "varies_by_layer": _mentions_layer(row)}
+        kept = ("layers", "platforms")
+        varying = [name for name in row if name not in kept and _mentions_layer(row[name])]
+        return {**row, "varying": varying}
 
     return {
         **data,
@@ -94,9 +96,9 @@ def _complete_architectures(data: dict[str, Any], defaults: dict[str, Any]) -> d
 
 
 def _mentions_layer(source: Any) -> bool:
-    """Whether a source can give different values for different layers."""
+    """Whether a source can give different values for different layers of one model."""
     if isinstance(source, Mapping):
-        if source.get("per_layer") or "layer.index" in source:
+        if source.get("per_layer") or "index_below" in source:
             return True
         return any(_mentions_layer(part) for part in source.values())
     return isinstance(source, list) and any(_mentions_layer(part) for part in source)
