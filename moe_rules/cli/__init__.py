@@ -1,0 +1,77 @@
+"""The command line ``moe-rules``: one module per command under :mod:`moe_rules.cli.commands`.
+
+Every command module has ``add_parser(subparsers)`` and ``run(args) -> int``, and imports what it
+needs when it runs, so that ``--help`` is answered without loading the rules.
+
+Exit codes: 0 done, 1 the answer is no (nothing serves, findings, disagreement), 2 wrong input,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import os
+import sys
+from collections.abc import Sequence
+
+from moe_rules import __version__
+from moe_rules.cli.errors import UserError, message_of
+
+COMMANDS = (
+    "select",
+    "explain",
+    "why_not",
+)
+"""Modules of the commands, in the order in which ``--help`` lists them."""
+
+BROKEN_PIPE = 141
+INTERRUPTED = 130
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="moe-rules",
+        description="Which Mixture-of-Experts kernel serves a layer on a machine, and why.",
+        epilog="example: moe-rules explain --model config.json --platform h100 --tp 8",
+    )
+    parser.add_argument("--version", action="version", version=f"moe-rules {__version__}")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name in COMMANDS:
+        importlib.import_module(f"moe_rules.cli.commands.{name}").add_parser(subparsers)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal may lack the signs that we draw with
+    try:
+        args = build_parser().parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else 2
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has enough. What is left in the buffer must not be tried again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
+    except UserError as error:
+        return _fail(str(error), error.code)
+    except Exception as error:
+        message = message_of(error)
+        if message is None:
+            raise
+        return _fail(message, 2)
+    return code
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"moe-rules: error: {message}", file=sys.stderr)
+    return code

@@ -1,0 +1,44 @@
+"""``moe-rules explain``: the whole trace of a decision."""
+
+from __future__ import annotations
+
+import argparse
+
+from moe_rules.cli import deployment
+from moe_rules.cli.commands.select import as_json, exit_code, no_oracle
+from moe_rules.cli.options import Subparsers, add_format, command
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "explain",
+        "show the whole trace of a decision",
+        "The facts that mattered, the order of backends with what moved it, and for every\n"
+        "kernel all the clauses that failed: reason code, value seen, value wanted, file:line.\n"
+        "Exit code as of select.",
+        "moe-rules explain --model config.json --platform b200 --moe-backend triton",
+    )
+    deployment.add_options(parser)
+    add_format(parser, "text", "json")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decide and print everything."""
+    asked = deployment.ask(args)
+    decisions = [(q, None if q.oracle is None else asked.decide(q)) for q in asked.questions]
+    if args.format == "json":
+        print(as_json(asked, decisions))
+        return exit_code(decisions)
+    from moe_rules.cli.render import console
+    from moe_rules.cli.trace import print_trace
+
+    out = console()
+    for question, decision in decisions:
+        if decision is None:
+            out.print(f"{asked.subject(question)}: {no_oracle(question)}")
+        else:
+            print_trace(out, asked.subject(question), asked.machine, question.notes, decision)
+    return exit_code(decisions)

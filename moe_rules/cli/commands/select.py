@@ -1,0 +1,96 @@
+"""``moe-rules select``: which backend and kernel serve a layer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from moe_rules.cli import deployment
+from moe_rules.cli.options import Subparsers, add_format, command
+
+if TYPE_CHECKING:
+    from moe_rules.cli.deployment import Asked, Question
+    from moe_rules.engine.decision import Decision
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "select",
+        "say which backend and kernel serve a layer",
+        "The layer comes from a model's config.json, or fact by fact from --set. A model with\n"
+        "several kinds of MoE layers gets an answer for each; --layer picks one.\n"
+        "Exit code 1: no backend serves; the reasons are on standard error.\n"
+        "--format json: the decision; a list of them where there are several kinds of layers.",
+        "moe-rules select --model config.json --platform h100 --tp 8",
+    )
+    deployment.add_options(parser)
+    add_format(parser, "text", "json")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decide and print."""
+    asked = deployment.ask(args)
+    decisions = [(q, None if q.oracle is None else asked.decide(q)) for q in asked.questions]
+    if args.format == "json":
+        print(as_json(asked, decisions))
+    else:
+        print("\n".join(_text(asked, question, decision) for question, decision in decisions))
+    return exit_code(decisions)
+
+
+def exit_code(decisions: list[tuple[Question, Decision | None]]) -> int:
+    """1, with the reasons on standard error, if a layer gets no backend."""
+    failed = False
+    for question, decision in decisions:
+        if decision is None:
+            failed = True
+            print(f"moe-rules: {no_oracle(question)}", file=sys.stderr)
+        elif decision.failed:
+            failed = True
+            print(f"moe-rules: {decision.error}", file=sys.stderr)
+    return int(failed)
+
+
+def no_oracle(question: Question) -> str:
+    """Why nothing is decided for a layer."""
+    layers = question.layers_in_words
+    return f"no oracle is asked{f' for {layers}' if layers else ''}: {'; '.join(question.notes)}"
+
+
+def as_json(asked: Asked, decisions: list[tuple[Question, Decision | None]]) -> str:
+    """The decisions with what they are about; a list if there are several."""
+    listed = [_plain(asked, question, decision) for question, decision in decisions]
+    return json.dumps(listed if len(listed) > 1 else listed[0], indent=2)
+
+
+def _plain(asked: Asked, question: Question, decision: Decision | None) -> dict[str, Any]:
+    nothing = {"oracle": None, "backend": None, "kernel": None, "error": no_oracle(question)}
+    return {
+        "model": asked.model,
+        "layers": list(question.layers),
+        "machine": asked.machine.to_dict(),
+        **(nothing if decision is None else decision.to_dict()),
+        "notes": list(question.notes),
+    }
+
+
+def _text(asked: Asked, question: Question, decision: Decision | None) -> str:
+    from moe_rules.cli.render import answer, because
+
+    lines = [f"{asked.subject(question)}:"]
+    if decision is None:
+        return f"{lines[0]} {no_oracle(question)}"
+    lines.append(f"  {answer(decision)}  (oracle {decision.oracle}, {decision.how})")
+    if not decision.failed:
+        text, place = because(decision)
+        lines.append(f"  because: {text}  ({place.short})" if place else f"  because: {text}")
+    lines += [f"  warning: {warning}" for warning in decision.warnings]
+    if decision.unknown_facts:
+        lines.append(f"  unknown, taken as no obstacle: {', '.join(decision.unknown_facts)}")
+    lines += [f"  note: {note}" for note in question.notes]
+    return "\n".join(lines)

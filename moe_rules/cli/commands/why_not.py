@@ -1,0 +1,132 @@
+"""``moe-rules why-not``: what keeps one backend from serving a layer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from moe_rules.cli import deployment
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.options import Subparsers, add_format, command
+
+if TYPE_CHECKING:
+    from moe_rules.cli.deployment import Asked, Question
+    from moe_rules.engine.decision import Candidate, Decision
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "why-not",
+        "say what keeps a backend from serving a layer",
+        "Only this backend's kernels, with every clause that fails, or why it is out of the\n"
+        "order or behind. Exit code 0: it is selected; 1: it is not.",
+        "moe-rules why-not FLASHINFER_TRTLLM --model config.json --platform h100",
+    )
+    parser.add_argument("backend", metavar="BACKEND", help="name as moe-rules list backends has it")
+    deployment.add_options(parser)
+    add_format(parser, "text", "json")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Explain one backend for every kind of layer."""
+    asked = deployment.ask(args)
+    answers = [_answer(asked, question, args.backend) for question in asked.questions]
+    if args.format == "json":
+        print(json.dumps(answers if len(answers) > 1 else answers[0], indent=2))
+    else:
+        print("\n".join(_text(answer) for answer in answers))
+    return int(not all(answer["selected"] for answer in answers))
+
+
+def _answer(asked: Asked, question: Question, word: str) -> dict[str, Any]:
+    from moe_rules.cli.commands.select import no_oracle
+    from moe_rules.cli.render import answer, failure_lines
+
+    about = {"subject": asked.subject(question), "layers": list(question.layers)}
+    if question.oracle is None:
+        return {**about, "selected": False, "why": [no_oracle(question)], "candidates": []}
+    decision = asked.decide(question)
+    name = backend_name(decision, word)
+    candidates = decision.explain_backend(name)
+    return {
+        **about,
+        "oracle": decision.oracle,
+        "backend": name,
+        "selected": decision.backend == name,
+        "instead": None if decision.backend == name else answer(decision),
+        "why": _why(decision, name, candidates),
+        "candidates": [
+            {**c.to_dict(), "place": c.location.short, "lines": failure_lines(c.failures)}
+            for c in candidates
+        ],
+    }
+
+
+def backend_name(decision: Decision, word: str) -> str:
+    """The declared backend that ``word`` means; case and "-" do not matter. Raises UserError."""
+    from moe_rules.facts import did_you_mean
+
+    declared = list(decision.declared_backends)
+    name = word.upper().replace("-", "_")
+    if name not in declared:
+        raise UserError(
+            f"oracle {decision.oracle!r} on {decision.platform} has no backend {word!r}"
+            f"{did_you_mean(word, declared)} (known: {', '.join(declared)})"
+        )
+    return name
+
+
+def _why(decision: Decision, name: str, candidates: tuple[Candidate, ...]) -> list[str]:
+    """Sentences about the backend's place in the order, besides its kernels' own failures."""
+    from moe_rules.cli.render import adjustment_in_words, because
+
+    if decision.backend == name:
+        text, place = because(decision)
+        return [f"{text}  ({place.short})" if place else text]
+    lines = [
+        f"taken out of the order at {removed.location.short}"
+        f"{f': {removed.because}' if removed.because else ''}"
+        for removed in decision.removed
+        if removed.backend == name
+    ]
+    if name not in decision.priority:
+        lines.append("it is not in the priority list: it serves only if asked for, or by a step")
+    elif name not in decision.order and not lines:
+        lines.append("it is not of the variant that this deployment asks for")
+    if not candidates:
+        lines.append("none of its kernels is offered for this deployment")
+    elif any(not candidate.failures for candidate in candidates):
+        lines.append(f"it could serve this layer, but {_rival(decision, name)}")
+        lines += [
+            f"{adjustment_in_words(change)}: {change.reason.text}  ({change.reason.location.short})"
+            for change in decision.adjustments
+            if {name, decision.backend} & {*change.names}
+        ]
+    return lines
+
+
+def _rival(decision: Decision, name: str) -> str:
+    if decision.failed:
+        return "it was not asked: the selection ended before"
+    if name in decision.order and decision.how == "auto":
+        return f"{decision.backend} stands ahead of it in the order and serves as well"
+    return f"{decision.backend} was selected ({decision.how})"
+
+
+def _text(answer: dict[str, Any]) -> str:
+    lines = [f"{answer['subject']}:"]
+    if answer["selected"]:
+        lines.append(f"  {answer['backend']} is selected")
+    elif "backend" in answer:
+        lines.append(f"  {answer['backend']} is not selected; {answer['instead']}")
+    lines += [f"  {line}" for line in answer["why"]]
+    for candidate in answer["candidates"]:
+        lines.append(f"  {candidate['kernel']}: {candidate['verdict']}  ({candidate['place']})")
+        lines += [f"    {line}" for line in candidate["lines"]]
+        if candidate["unknown"]:
+            lines.append(f"    unknown: {', '.join(candidate['unknown'])}")
+    return "\n".join(lines)

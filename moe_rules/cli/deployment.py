@@ -1,0 +1,368 @@
+"""The layer that a command asks about: machine, deployment, model or stated facts.
+
+``select``, ``explain``, ``why-not`` and ``run`` share these options. :func:`ask` turns them into
+one :class:`Question` for each kind of MoE layer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.options import add_platform, add_rules, positive
+
+if TYPE_CHECKING:
+    from moe_rules.engine.decision import Decision
+    from moe_rules.engine.selector import Selector
+    from moe_rules.facts import FactValue
+    from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
+    from moe_rules.machine import Machine
+    from moe_rules.models import Deployment, ModelLayer
+
+REQUIRED_FACTS = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
+"""What a layer without a model has to state."""
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say what is asked about."""
+    machine = parser.add_argument_group("machine and rules")
+    add_platform(machine)
+    machine.add_argument(
+        "--software",
+        metavar="PRESET",
+        help="take the software of a preset: full (all a vLLM installation may have), bare",
+    )
+    add_rules(machine)
+    model = parser.add_argument_group("model and deployment")
+    model.add_argument("--model", metavar="PATH", help="config.json, or the folder it is in")
+    model.add_argument(
+        "--layer",
+        type=int,
+        metavar="INDEX",
+        help="the decoder layer asked about, where a model has several kinds of MoE layers",
+    )
+    for name, about in (
+        ("tp", "tensor-parallel size"),
+        ("pcp", "prefill-context-parallel size"),
+        ("dp", "data-parallel size"),
+    ):
+        model.add_argument(f"--{name}", type=positive, default=1, metavar="N", help=about)
+    model.add_argument(
+        "--sp", type=positive, metavar="N", help="sequence-parallel size; a model's if absent"
+    )
+    model.add_argument("--ep", action="store_true", help="expert parallelism over all ranks")
+    model.add_argument("--all2all", metavar="BACKEND", help="exchange of tokens between ranks")
+    model.add_argument("--eplb", action="store_true", help="expert load balancing")
+    model.add_argument(
+        "--quantization", metavar="METHOD", help="vLLM's --quantization, with --model"
+    )
+    layer = parser.add_argument_group("layer")
+    layer.add_argument("--oracle", help="ask this oracle, whatever the model says")
+    layer.add_argument("--moe-backend", metavar="NAME", help='a backend by name; default: "auto"')
+    layer.add_argument("--weight", metavar="KEY", help="quantization key of the weights, or none")
+    layer.add_argument(
+        "--activation-key", metavar="KEY", help="quantization key of the activations, or none"
+    )
+    layer.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FACT=VALUE",
+        help="state a fact (moe-rules facts lists them), whatever model and machine say; "
+        f"repeatable; without --model at least {', '.join(REQUIRED_FACTS)}",
+    )
+
+
+@dataclass(frozen=True)
+class Question:
+    """One layer to decide. ``oracle`` None: no oracle is asked for it, ``notes`` say why."""
+
+    oracle: str | None
+    moe: FusedMoEConfig
+    facts: Mapping[str, FactValue]
+    layers: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def layers_in_words(self) -> str:
+        """Which decoder layers, with runs written as "3-60"."""
+        runs: list[list[int]] = []
+        for index in self.layers:
+            if runs and index == runs[-1][1] + 1:
+                runs[-1][1] = index
+            else:
+                runs.append([index, index])
+        words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+        return f"layer{'s' if len(self.layers) > 1 else ''} {words}" if words else ""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Everything a command asks: the machine's selector and the questions."""
+
+    machine: Machine
+    selector: Selector
+    model: str | None
+    questions: tuple[Question, ...]
+
+    def decide(self, question: Question) -> Decision:
+        """The decision of a question that has an oracle."""
+        assert question.oracle is not None
+        return self.selector.decide(question.oracle, question.facts)
+
+    def subject(self, question: Question) -> str:
+        """What is asked about, in a few words."""
+        what = self.model or f"a layer with {question.moe.num_experts} experts"
+        layers = question.layers_in_words
+        return f"{what}{f', {layers}' if layers else ''}, on {self.machine.name}"
+
+
+def ask(args: argparse.Namespace) -> Asked:
+    """What the options ask. Raises UserError, or an error of the libraries for wrong input."""
+    from moe_rules.engine.selector import Selector
+    from moe_rules.ruleset import load_platform, overlay_paths
+
+    stated = Stated.read(args)
+    machine = _machine(args, stated)
+    questions = (
+        _model_questions(args, machine, stated) if args.model else (_stated_question(args, stated),)
+    )
+    if not questions:
+        raise UserError(f"{args.model}: the model has no MoE layers", 1)
+    if args.layer is not None:
+        questions = _with_layer(questions, args.layer)
+    rules = load_platform(machine.device, overlay_paths(args.rules))
+    name = args.model and _model_name(args.model)
+    return Asked(machine, Selector(rules, machine.facts()), name, questions)
+
+
+@dataclass(frozen=True)
+class Stated:
+    """Facts from ``--set`` and the options that stand for one, by group of the vocabulary.
+
+    ``switches`` are those of the environment and of ``--set``.
+    """
+
+    groups: Mapping[str, Mapping[str, FactValue]]
+    switches: Mapping[str, FactValue]
+
+    @classmethod
+    def read(cls, args: argparse.Namespace) -> Stated:
+        """Raises FactError or UserError for what is no fact, or not a value of it."""
+        from moe_rules.facts import FACTS, parse_value, switches_from_environ
+
+        pairs = [_pair(text) for text in args.set]
+        options = {
+            "moe_backend": args.moe_backend,
+            "weight_key": args.weight,
+            "activation_key": args.activation_key,
+        }
+        pairs += [(name, text) for name, text in options.items() if text is not None]
+        groups: dict[str, dict[str, FactValue]] = {fact.group: {} for fact in FACTS.values()}
+        for name, text in pairs:
+            fact = FACTS.get(name)
+            if fact is None:
+                raise _no_such_fact(name)
+            groups[fact.group][name] = parse_value(fact, _raw(name, text))
+        switches = switches_from_environ(os.environ)
+        switches |= {n: v for n, v in groups["request"].items() if n.startswith("VLLM_")}
+        return cls(groups, switches)
+
+    def beside_layer(self) -> dict[str, FactValue]:
+        """Stated facts that are no part of the layer's configuration."""
+        return {**self.groups["quantization"], **self.groups["request"], **self.switches}
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UserError(f"--set {text}: write it as FACT=VALUE")
+    return name.strip(), value.strip()
+
+
+def _raw(name: str, text: str) -> object:
+    """A value as it is parsed; a quantization key may be written as JSON."""
+    if not text.startswith("{"):
+        return text
+    import json
+
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{name}: not JSON: {error}") from None
+
+
+def _no_such_fact(name: str) -> UserError:
+    from moe_rules.facts import FACTS, did_you_mean
+    from moe_rules.ruleset import vocabulary
+
+    if name in vocabulary().derived:
+        return UserError(f"{name} follows from other facts (moe-rules facts); state those")
+    return UserError(f"there is no fact {name!r}{did_you_mean(name, FACTS)}")
+
+
+def _machine(args: argparse.Namespace, stated: Stated) -> Machine:
+    from moe_rules.machine import detect, load_machine
+
+    if args.platform is not None:
+        machine = load_machine(args.platform, args.software)
+    else:
+        machine = detect()
+        machine = machine.with_preset(args.software) if args.software else machine
+    platform, software = stated.groups["platform"], stated.groups["software"]
+    if not (platform or software):
+        return machine
+    changed = {**machine.software, **software}
+    return replace(
+        machine,
+        platform={**machine.platform, **platform},
+        software={name: bool(value) for name, value in changed.items()},
+        source=f"{machine.source}, with facts stated",
+    )
+
+
+def _model_questions(
+    args: argparse.Namespace, machine: Machine, stated: Stated
+) -> tuple[Question, ...]:
+    from moe_rules.cli.model_files import read_model
+    from moe_rules.models import derive_layers
+    from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
+
+    config, hf_quant_config = read_model(args.model)
+    try:
+        layers = derive_layers(
+            config,
+            machine.facts(),
+            deployment_of(args, stated),
+            hf_quant_config=hf_quant_config,
+            overrides=_overrides(args, stated),
+        )
+    except (CheckpointRefusedError, UnknownModelError):
+        raise
+    except ValueError as error:
+        raise UserError(f"{args.model}: {error}") from None
+    return tuple(question_of(layer, stated) for layer in layers)
+
+
+def question_of(layer: ModelLayer, stated: Stated) -> Question:
+    """The question about one kind of layer of a model."""
+    from moe_rules.conformance.cases import option_facts
+    from moe_rules.engine.selector import layer_facts
+
+    facts = {
+        **layer_facts(layer.moe),
+        **option_facts(layer.options),
+        **layer.runtime,
+        "weight_key": layer.weight_key,
+        "activation_key": layer.activation_key,
+        **stated.beside_layer(),
+    }
+    return Question(layer.oracle, layer.moe, facts, layer.layers, layer.notes)
+
+
+def deployment_of(args: argparse.Namespace, stated: Stated) -> Deployment:
+    """The engine arguments of a model."""
+    from moe_rules.facts import in_words
+    from moe_rules.models import Deployment
+
+    return Deployment(
+        tensor_parallel_size=args.tp,
+        data_parallel_size=args.dp,
+        prefill_context_parallel_size=args.pcp,
+        enable_expert_parallel=args.ep,
+        all2all_backend=_all2all(args),
+        enable_eplb=args.eplb,
+        enable_lora=bool(stated.groups["layer"].get("is_lora_enabled")),
+        moe_backend=str(stated.groups["request"].get("moe_backend", "auto")),
+        quantization=args.quantization,
+        env={name: in_words(value) for name, value in stated.switches.items() if value is not None},
+    )
+
+
+def _overrides(args: argparse.Namespace, stated: Stated) -> dict[str, Any]:
+    """Stated facts under the names by which a model's derivation takes them."""
+    from moe_rules.models.overrides import KEYS, OPTIONS
+
+    quantization = stated.groups["quantization"]
+    overrides: dict[str, Any] = {
+        **stated.groups["layer"],
+        **{f"parallel.{name}": value for name, value in stated.groups["parallel"].items()},
+        **{name: value for name, value in quantization.items() if name in KEYS | OPTIONS},
+    }
+    if args.sp is not None:
+        overrides.setdefault("parallel.sp_size", args.sp)
+    if args.oracle is not None:
+        overrides["oracle"] = args.oracle
+    return overrides
+
+
+def _all2all(args: argparse.Namespace) -> str:
+    from moe_rules.facts import ALL2ALL_BACKENDS, did_you_mean
+
+    name: str = args.all2all or "allgather_reducescatter"
+    if name not in ALL2ALL_BACKENDS:
+        raise UserError(
+            f"--all2all {name}: there is no such backend{did_you_mean(name, ALL2ALL_BACKENDS)} "
+            f"(known: {', '.join(ALL2ALL_BACKENDS)})"
+        )
+    return name
+
+
+def _stated_question(args: argparse.Namespace, stated: Stated) -> Question:
+    """The question about a layer that is stated fact by fact."""
+    from moe_rules.engine.selector import layer_facts
+    from moe_rules.layer import FusedMoEConfig
+
+    layer: dict[str, Any] = dict(stated.groups["layer"])
+    missing = [f"--set {name}=..." for name in REQUIRED_FACTS if name not in layer]
+    missing[:0] = [] if args.oracle else ["--oracle NAME"]
+    if missing:
+        raise UserError(
+            f"without --model the layer has to be stated; missing: {', '.join(missing)}"
+        )
+    for option in ("layer", "quantization"):
+        if getattr(args, option) is not None:
+            raise UserError(f"--{option} goes with --model")
+    if "moe_backend" in stated.groups["request"]:
+        layer["moe_backend"] = stated.groups["request"]["moe_backend"]
+    try:
+        moe = FusedMoEConfig(**layer, moe_parallel_config=_parallel(args, stated))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    facts: dict[str, FactValue] = {"weight_key": None, "activation_key": None}
+    return Question(args.oracle, moe, {**layer_facts(moe), **facts, **stated.beside_layer()})
+
+
+def _parallel(args: argparse.Namespace, stated: Stated) -> FusedMoEParallelConfig:
+    from moe_rules.layer import FusedMoEParallelConfig
+
+    parallel = FusedMoEParallelConfig.make(
+        tp_size=args.tp,
+        pcp_size=args.pcp,
+        dp_size=args.dp,
+        sp_size=args.sp or 1,
+        enable_expert_parallel=args.ep,
+        all2all_backend=_all2all(args),
+        enable_eplb=args.eplb,
+    )
+    facts: dict[str, Any] = dict(stated.groups["parallel"])
+    return replace(parallel, **facts)
+
+
+def _with_layer(questions: tuple[Question, ...], index: int) -> tuple[Question, ...]:
+    found = tuple(question for question in questions if index in question.layers)
+    if not found:
+        kinds = "; ".join(question.layers_in_words for question in questions)
+        raise UserError(f"--layer {index}: no MoE layer has this index ({kinds})")
+    return found
+
+
+def _model_name(path: str) -> str:
+    from pathlib import Path
+
+    name = Path(path).resolve()
+    return name.parent.name if name.name == "config.json" else name.stem

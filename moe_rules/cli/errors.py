@@ -1,0 +1,33 @@
+"""What a user did wrong, told apart from what is a bug of ours."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """Wrong input on the command line; ``code`` is the exit code."""
+
+    def __init__(self, message: str, code: int = 2) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def message_of(error: Exception) -> str | None:
+    """What to tell the user about an error of the libraries; None if it is a bug."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    from moe_rules.conformance.cases import CaseError
+    from moe_rules.facts import FactError
+    from moe_rules.machine import MachineError
+    from moe_rules.models.errors import CheckpointRefusedError, TableError, UnknownModelError
+    from moe_rules.problems import RuleFileError
+
+    if isinstance(error, UnknownModelError) and error.missing:
+        return f"{error}\n  state it instead: {_sets(error.missing)}"
+    if isinstance(error, CheckpointRefusedError):
+        return f"vLLM would refuse this checkpoint here: {error}"
+    expected = (CaseError, FactError, MachineError, RuleFileError, TableError, UnknownModelError)
+    return str(error) if isinstance(error, expected) else None
+
+
+def _sets(names: tuple[str, ...]) -> str:
+    return " ".join(f"--set {name}=..." for name in names)

@@ -1,0 +1,60 @@
+"""Option parsing that commands share."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TypeAlias
+
+Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Options: TypeAlias = "argparse._ActionsContainer"
+"""A parser, or a group of options of one."""
+
+
+def command(
+    subparsers: Subparsers, name: str, about: str, details: str, example: str
+) -> argparse.ArgumentParser:
+    """A command's parser with a help text of one shape: what it does, details, an example."""
+    return subparsers.add_parser(
+        name,
+        help=about,
+        description=f"{about[:1].upper()}{about[1:]}.\n\n{details}",
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
+def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
+    """``--format`` with the first format as the default."""
+    parser.add_argument(
+        "--format", choices=formats, default=formats[0], help=f"default: {formats[0]}"
+    )
+
+
+def add_rules(parser: Options) -> None:
+    """``--rules``: overlays."""
+    parser.add_argument(
+        "--rules",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="overlay: a folder or file of rules, or the name of a packaged one; repeatable, "
+        "after those of MOE_RULES_PATH",
+    )
+
+
+def add_platform(parser: Options, default: str = "this machine") -> None:
+    """``--platform``: a machine by name or file."""
+    parser.add_argument(
+        "--platform",
+        metavar="NAME_OR_FILE",
+        help=f"a named machine (moe-rules list machines) or a recorded file; default: {default}",
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1 up."""
+    number = int(text) if text.isdecimal() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return number

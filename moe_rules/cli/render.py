@@ -1,0 +1,122 @@
+"""Decisions in words and tables, for a terminal."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moe_rules.engine.decision import Candidate, Decision
+    from moe_rules.language.conditions import Failure
+    from moe_rules.language.rules import Adjustment
+    from moe_rules.problems import Location
+
+PIPED_WIDTH = 160
+"""Columns of output that no terminal limits."""
+
+
+def console(stream: TextIO | None = None) -> Console:
+    """A rich console: colours and the terminal's width on a terminal only."""
+    from rich.console import Console
+
+    stream = stream or sys.stdout
+    terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
+    return Console(
+        file=stream,
+        highlight=False,
+        width=None if terminal else PIPED_WIDTH,
+        no_color=not terminal or "NO_COLOR" in os.environ,
+        force_terminal=terminal,
+        soft_wrap=not terminal,
+    )
+
+
+def columns(rows: Iterable[Sequence[str]]) -> str:
+    """Left-aligned columns, two spaces apart; the last one is not padded."""
+    table = [list(row) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = (
+        "  ".join([cell.ljust(width) for cell, width in zip(row, widths, strict=True)]).rstrip()
+        for row in table
+    )
+    return "\n".join(lines)
+
+
+def answer(decision: Decision) -> str:
+    """Backend and kernel, or that nothing serves."""
+    if decision.failed:
+        return "no backend serves"
+    kernel = decision.kernel or "the platform's own code"
+    return f"{decision.backend} / {kernel}"
+
+
+def because(decision: Decision) -> tuple[str, Location | None]:
+    """Why this backend, in one line, and the place that says so."""
+    reason = decision.reason
+    if reason is not None:
+        text = {"requested": "asked for by name", "fallback": "nothing else serves"}
+        return reason.text or text.get(decision.how, f"a {decision.how} says so"), reason.location
+    assert decision.backend is not None
+    change = _what_moved(decision)
+    ahead = decision.order[: decision.order.index(decision.backend)]
+    parts = [f"{', '.join(ahead)} cannot serve the layer"] if ahead else []
+    if change is not None:
+        parts.append(change.reason.text or adjustment_in_words(change))
+        return "; ".join(parts), change.reason.location
+    parts.append("next in the order" if ahead else "first in the order, and it serves the layer")
+    selected = next(c for c in decision.candidates if c.verdict == "selected")
+    return "; ".join(parts), selected.location
+
+
+def _what_moved(decision: Decision) -> Adjustment | None:
+    """The last adjustment that put the selected backend ahead of one that stood before it."""
+    backend, before = decision.backend, decision.priority
+    if backend not in before:
+        return None
+    overtaken = set(before[: before.index(backend)])
+    for change in reversed(decision.adjustments):
+        raised = backend in change.names and change.action in ("first", "before")
+        lowered = overtaken & set(change.names) and change.action not in ("first", "before")
+        if raised or lowered:
+            return change
+    return None
+
+
+def adjustment_in_words(change: Adjustment) -> str:
+    """What an adjustment does: "last: A, B", "move A before B"."""
+    names = ", ".join(change.names)
+    if change.anchor is not None:
+        return f"move {names} {change.action} {change.anchor}"
+    return f"{change.action}: {names}"
+
+
+def failure_lines(failures: Iterable[Failure], indent: str = "") -> list[str]:
+    """One line for each failed clause; alternatives of an ``any`` below it."""
+    lines = []
+    for failure in failures:
+        if not failure.alternatives:
+            lines.append(
+                f"{indent}{failure.code}: {failure.fact} is {failure.seen}, "
+                f"wanted {failure.wanted}  ({failure.location.short})"
+            )
+            continue
+        lines.append(f"{indent}{failure.code}: none of these holds  ({failure.location.short})")
+        for branch in failure.alternatives:
+            first, *rest = failure_lines(branch, indent + "    ") or [""]
+            lines.append(f"{indent}  - {first.strip()}")
+            lines.extend(rest)
+    return lines
+
+
+def verdict_in_words(candidate: Candidate) -> str:
+    """What became of a candidate."""
+    if candidate.verdict == "rejected":
+        count = len(candidate.failures)
+        return f"cannot serve: {count} clause{'s' if count > 1 else ''} failed"
+    if candidate.verdict == "eligible":
+        return "could serve" if candidate.reached else "could serve, stands behind"
+    return "selected"

@@ -1,0 +1,138 @@
+"""The trace of a decision as ``explain`` prints it: one section for each step of the selection."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+from rich.tree import Tree
+
+from moe_rules.cli.render import adjustment_in_words, answer, because, failure_lines
+from moe_rules.cli.render import verdict_in_words as verdict
+from moe_rules.facts import in_words
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from moe_rules.engine.decision import Candidate, Decision
+    from moe_rules.machine import Machine
+
+_STYLES = {"selected": "green", "eligible": "yellow", "rejected": "red"}
+_MARKS = {"selected": "✓", "eligible": "○", "rejected": "✗"}
+
+
+def print_trace(
+    out: Console, subject: str, machine: Machine, notes: Iterable[str], decision: Decision
+) -> None:
+    """Print every section of one decision."""
+    style = "red" if decision.failed else "green"
+    out.print(f"[bold]{escape(subject)}[/]  (oracle {decision.oracle})")
+    out.print(f"[bold {style}]{escape(answer(decision))}[/]  ({decision.how})")
+    if not decision.failed:
+        text, place = because(decision)
+        out.print(f"because: {escape(text)}{_at(place.short) if place else ''}")
+    for warning in decision.warnings:
+        out.print(f"[yellow]warning:[/] {escape(warning)}")
+    for note in notes:
+        out.print(f"note: {escape(note)}")
+    out.print(f"machine: {escape(machine.name)} ({escape(machine.source)})")
+    _section(out, "Facts that mattered")
+    out.print(facts_table(decision))
+    _section(out, "Order")
+    _print_order(out, decision)
+    _section(out, "Candidates")
+    for tree in candidate_trees(decision):
+        out.print(tree)
+    if decision.failed:
+        _print_nearest(out, decision)
+    if decision.unknown_facts:
+        _section(out, "Unknown facts (taken as no obstacle)")
+        out.print(", ".join(decision.unknown_facts))
+    out.print(f"\nrules of {decision.platform}, fingerprint {decision.fingerprint}\n")
+
+
+def _section(out: Console, title: str) -> None:
+    out.print(f"\n[bold]{title}[/]")
+
+
+def _at(place: object) -> str:
+    return f"  [dim]({escape(str(place))})[/]"
+
+
+def facts_table(decision: Decision) -> Table:
+    """Facts that failed a clause or are tested by a rule that applied, and what tested them."""
+    used: dict[str, list[str]] = {}
+    for change in decision.adjustments:
+        for name in change.when.fact_names():
+            used.setdefault(name, []).append("the order")
+    for candidate in decision.candidates:
+        for failure in candidate.failures:
+            for name in _names(failure):
+                used.setdefault(name, []).append(candidate.kernel)
+    table = Table("fact", "value", "decided about", box=None, pad_edge=False)
+    for name in [fact for fact in decision.facts if fact in used]:
+        about = ", ".join(dict.fromkeys(used[name]))
+        table.add_row(name, escape(in_words(decision.facts[name])), escape(about))
+    if not table.row_count:
+        table.add_row("none", "", "the first backend of the order serves the layer")
+    return table
+
+
+def _names(failure: object) -> list[str]:
+    from moe_rules.language.conditions import Failure
+
+    assert isinstance(failure, Failure)
+    inner = [name for branch in failure.alternatives for f in branch for name in _names(f)]
+    return inner or [failure.fact]
+
+
+def _print_order(out: Console, decision: Decision) -> None:
+    out.print(f"priority: {escape(', '.join(decision.priority) or 'none')}")
+    for change in decision.adjustments:
+        reason = change.reason
+        why = f": {reason.text}" if reason.text else ""
+        place = _at(reason.location.short)
+        out.print(f"  {escape(adjustment_in_words(change))}{escape(why)}{place}")
+        if reason.quirk:
+            out.print(f"    quirk: {escape(reason.quirk)}")
+    for removed in decision.removed:
+        because = f": {removed.because}" if removed.because else ""
+        out.print(f"  without {removed.backend}{escape(because)}{_at(removed.location.short)}")
+    out.print(f"order: {escape(', '.join(decision.order) or 'none')}")
+
+
+def candidate_trees(decision: Decision) -> list[Tree]:
+    """One tree for each backend, in the order asked: its kernels, and what speaks against each."""
+    trees: list[Tree] = []
+    names: list[str] = []
+    for candidate in decision.candidates:
+        if candidate.backend not in names or names[-1] != candidate.backend:
+            names.append(candidate.backend)
+            trees.append(Tree(f"[bold]{escape(candidate.backend)}[/]"))
+        _add_candidate(trees[-1], candidate)
+    return trees or [Tree("none: the decision fell before any kernel was asked")]
+
+
+def _add_candidate(tree: Tree, candidate: Candidate) -> None:
+    style, mark = _STYLES[candidate.verdict], _MARKS[candidate.verdict]
+    place = _at(candidate.location.short)
+    reached = "" if candidate.reached else " (not reached)"
+    branch = tree.add(
+        f"[{style}]{mark} {escape(candidate.kernel)}[/]  {verdict(candidate)}{reached}{place}"
+    )
+    for line in failure_lines(candidate.failures):
+        branch.add(escape(line))
+    if candidate.unknown:
+        branch.add(f"unknown: {', '.join(candidate.unknown)}")
+
+
+def _print_nearest(out: Console, decision: Decision) -> None:
+    nearest = decision.nearest()
+    if not nearest:
+        return
+    _section(out, "Nearest: the least that would have to change")
+    for candidate in nearest:
+        changes = "; ".join(f"{f.fact}: {f.wanted}" for f in candidate.failures)
+        out.print(escape(f"{candidate.backend} / {candidate.kernel} would serve with {changes}"))
