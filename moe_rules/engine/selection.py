@@ -61,9 +61,8 @@ def run(plan: OraclePlan, supplied: FactMap) -> Outcome:
         cases = plan.requests.get(str(name), ())
         case = next((candidate for candidate in cases if candidate.applies(facts)), None)
         if case is None:
-            kind = plan.oracle.request_error
             outcome.how = "requested"
-            outcome.refusal = Refusal(kind, "unknown_request")
+            outcome.refusal = Refusal("invalid_request", "unknown_request")
             return outcome
         if not case.case.auto:
             _serve_request(plan, case, withdrawn, facts, outcome)
