@@ -71,7 +71,9 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name that looks most like ``name``, or None if none is close."""
     names = list(known)
     folded = {candidate.lower(): candidate for candidate in names}
-    matches = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.6)
+    matches = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)
+    # Of equally close names, one with the same letters is a slip of the fingers.
+    matches.sort(key=lambda match: sorted(match) != sorted(name.lower()))
     return folded[matches[0]] if matches else None
 
 

@@ -76,7 +76,7 @@ class Selector:
             constant_facts = [f.name for f in FACTS.values() if f.group in _CONSTANT_GROUPS]
             unknown = (name for name in constant_facts if name not in constants)
         self._unknown = frozenset(unknown)
-        self._defaults = {n: v for n, v in REQUEST_DEFAULTS.items() if n not in constants}
+        self._defaults = {**REQUEST_DEFAULTS, **constants}
         self._plans: dict[tuple[str, frozenset[str]], OraclePlan] = {}
         self._remembered: dict[tuple[Any, ...], Decision] = {}
 

@@ -173,7 +173,11 @@ def _kernel_choices(raw: Any) -> Any:
 
 
 def _request_cases(raw: Any) -> Any:
-    return [{"use": item} if isinstance(item, str) else item for item in _listed(raw)]
+    """A list of words is one case with several backends; with mappings in it, several cases."""
+    items = _listed(raw)
+    if all(isinstance(item, str) for item in items):
+        return [{"use": items}]
+    return [{"use": item} if isinstance(item, str) else item for item in items]
 
 
 KernelChoices = Annotated[

@@ -1,0 +1,61 @@
+"""Fixtures shared by the tests of rules: small rule folders on disk."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from moe_rules.engine.selector import Selector
+from moe_rules.facts import FactValue
+from moe_rules.ruleset import load_platform
+
+SMALL = """
+platform: cuda
+oracles:
+  unquantized:
+    priority: [FAST, SLOW]
+    requests: {fast: FAST, slow: SLOW}
+    backends:
+      FAST: {kernels: [FastExperts]}
+      SLOW: {kernels: [SlowExperts]}
+kernels:
+  FastExperts:
+    schemes: [{weight: none, activation: none}]
+    requires: {compute_capability: ">=9.0", num_experts: "<=64"}
+  SlowExperts:
+    supports: [lora, no_act_and_mul]
+"""
+
+MakeRules = Callable[..., Selector]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    """Write a file below the test's folder."""
+
+    def write_file(name: str, text: str | bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if isinstance(text, bytes):
+            path.write_bytes(text)
+        else:
+            path.write_text(textwrap.dedent(text))
+        return path
+
+    return write_file
+
+
+@pytest.fixture
+def small(write: Callable[[str, str], Path], tmp_path: Path) -> MakeRules:
+    """A selector over a small rule set on a 9.0 device, with overlays and other constants."""
+
+    def make(*overlays: str, rules: str = SMALL, **constants: FactValue) -> Selector:
+        write("packaged/cuda.yaml", rules)
+        paths = [write(f"overlay{i}/cuda.yaml", text) for i, text in enumerate(overlays)]
+        loaded = load_platform("cuda", paths, packaged=tmp_path / "packaged")
+        return Selector(loaded, {"device": "cuda", "compute_capability": (9, 0), **constants})
+
+    return make

@@ -1,0 +1,76 @@
+"""Overlays: reorder, add, disable, tighten, replace; provenance names the overlay."""
+
+from __future__ import annotations
+
+import pytest
+
+from moe_rules.problems import RuleFileError
+from tests.conftest import MakeRules
+from tests.engine.test_selection import select
+
+
+def overlay(text: str) -> str:
+    return f"platform: cuda\noracles:\n  unquantized:\n    {text}\n"
+
+
+def test_reorder(small: MakeRules) -> None:
+    text = overlay("adjust: [{first: [SLOW]}]")
+    assert select(small(text)).order == ("SLOW", "FAST")
+    assert select(small(overlay("priority: [SLOW, FAST]"))).order == ("SLOW", "FAST")
+
+
+def test_later_overlays_win(small: MakeRules) -> None:
+    first = overlay("adjust: [{first: [SLOW]}]")
+    second = overlay("adjust: [{first: [FAST]}]")
+    assert select(small(first, second)).order == ("FAST", "SLOW")
+
+
+def test_disable(small: MakeRules) -> None:
+    decision = select(small(overlay("adjust: [{withdraw: [FAST], because: broken here}]")))
+    assert decision.backend == "SLOW"
+    assert "overlay0" in decision.removed[0].location.file
+
+
+def test_add_a_backend(small: MakeRules) -> None:
+    text = (
+        overlay("adjust: [{first: [MINE]}]")
+        + "    backends: {MINE: {kernels: [MyExperts]}}\n"
+        + "kernels: {MyExperts: {}}\n"
+    )
+    assert select(small(text)).kernel == "MyExperts"
+
+
+def test_tighten_a_kernel(small: MakeRules) -> None:
+    text = 'platform: cuda\nkernels: {FastExperts: {requires: {hidden_dim: ">=4096"}}}\n'
+    decision = select(small(text))
+    assert decision.backend == "SLOW"
+    (failure,) = decision.candidates[0].failures
+    assert failure.fact == "hidden_dim"
+    assert "overlay0" in failure.location.file
+
+
+def test_replace_a_kernel(small: MakeRules) -> None:
+    text = "platform: cuda\nkernels: {FastExperts: {replace: true, requires: {has_bias: false}}}\n"
+    assert select(small(text), num_experts=65).backend == "FAST"
+
+
+def test_an_overlay_cannot_loosen_by_accident(small: MakeRules) -> None:
+    with pytest.raises(RuleFileError, match="cannot set 'supports'; use 'replace: true'"):
+        small("platform: cuda\nkernels: {FastExperts: {supports: [lora]}}\n")
+
+
+def test_own_switches_are_read_first(small: MakeRules) -> None:
+    decision = select(small(overlay("switches: [{take: SLOW, because: mine}]")))
+    assert decision.backend == "SLOW"
+    assert decision.reason is not None
+    assert "overlay0" in decision.reason.location.file
+
+
+def test_other_platforms_files_are_passed_over(small: MakeRules) -> None:
+    assert select(small("platform: rocm\nkernels: {}\n")).backend == "FAST"
+
+
+def test_fingerprint_covers_overlays(small: MakeRules) -> None:
+    plain = small().rules.fingerprint
+    assert small().rules.fingerprint == plain
+    assert small(overlay("adjust: [{first: [SLOW]}]")).rules.fingerprint != plain

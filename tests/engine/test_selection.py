@@ -1,0 +1,303 @@
+"""The pipeline on small rule sets: order, requests, steps, variants, unknown facts, errors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pytest
+
+from moe_rules.engine.decision import Decision
+from moe_rules.engine.selector import InvalidRequestError, NotSupportedError, Selector, layer_facts
+from moe_rules.facts import FactError, FactValue
+from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.quant_keys import NAMED_KEYS
+from tests.conftest import SMALL, MakeRules
+
+LAYER = FusedMoEConfig(
+    num_experts=8, experts_per_token=2, hidden_dim=64, intermediate_size=128, activation="silu"
+)
+
+
+def layer(**changes: object) -> FusedMoEConfig:
+    return FusedMoEConfig(**{**LAYER.__dict__, **changes})  # type: ignore[arg-type]
+
+
+def select(selector: Selector, **changes: object) -> Decision:
+    return selector.select("unquantized", layer(**changes))
+
+
+def with_section(text: str) -> str:
+    """The small rule set with another section in its oracle."""
+    return SMALL.replace("    requests: {", text.rstrip() + "\n    requests: {")
+
+
+def test_first_backend_without_failures_wins(small: MakeRules) -> None:
+    decision = select(small())
+    assert (decision.backend, decision.kernel, decision.how) == ("FAST", "FastExperts", "auto")
+    assert decision.order == ("FAST", "SLOW")
+
+
+def test_next_backend_serves_where_the_first_cannot(small: MakeRules) -> None:
+    decision = select(small(), num_experts=65)
+    assert decision.backend == "SLOW"
+    fast = decision.candidates[0]
+    assert [(f.code, f.seen, f.wanted) for f in fast.failures] == [("shape", "65", "<=64")]
+    assert fast.failures[0].location.file.endswith("cuda.yaml")
+    assert fast.failures[0].location.line == 13
+
+
+def test_all_failed_clauses_are_listed(small: MakeRules) -> None:
+    selector = small(compute_capability=(8, 0))
+    decision = select(selector, num_experts=65, is_lora_enabled=True)
+    assert [f.code for f in decision.candidates[0].failures] == ["device", "shape", "lora"]
+
+
+def test_no_backend_is_an_error_with_every_reason(small: MakeRules) -> None:
+    rules = SMALL.replace(
+        "    supports: [lora, no_act_and_mul]\n", "    requires: {use_ep: true}\n"
+    )
+    with pytest.raises(NotSupportedError) as caught:
+        select(small(rules=rules), num_experts=65)
+    assert isinstance(caught.value, NotImplementedError)
+    text = str(caught.value)
+    assert "no backend supports this deployment" in text
+    assert "num_experts is 65, wanted <=64" in text
+    assert "use_ep is false, wanted true" in text
+    assert "FAST / FastExperts would serve with num_experts: <=64" in text
+
+
+@pytest.mark.parametrize(("name", "backend"), [("fast", "FAST"), ("slow", "SLOW")])
+def test_request_by_name(small: MakeRules, name: str, backend: str) -> None:
+    decision = select(small(), moe_backend=name)
+    assert (decision.backend, decision.how) == (backend, "requested")
+
+
+def test_request_that_cannot_serve_is_a_value_error_with_reasons(small: MakeRules) -> None:
+    with pytest.raises(InvalidRequestError, match="num_experts is 65, wanted <=64") as caught:
+        select(small(), moe_backend="fast", num_experts=65)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.decision.failed
+
+
+def test_unknown_request_names_the_nearest(small: MakeRules) -> None:
+    with pytest.raises(ValueError, match="did you mean 'fast'"):
+        select(small(), moe_backend="fats")
+
+
+def test_request_with_cases(small: MakeRules) -> None:
+    rules = SMALL.replace(
+        "requests: {fast: FAST, slow: SLOW}",
+        "requests:\n"
+        "      fast:\n"
+        "        - {when: {activation_format: batched}, use: SLOW}\n"
+        "        - {when: {has_bias: false}, use: FAST}\n"
+        "      whatever: auto",
+    )
+    selector = small(rules=rules)
+    batched = FusedMoEParallelConfig(
+        use_ep=True, ep_size=8, dp_size=8, all2all_backend="deepep_low_latency"
+    )
+    assert select(selector, moe_backend="fast").backend == "FAST"
+    assert select(selector, moe_backend="fast", moe_parallel_config=batched).backend == "SLOW"
+    assert select(selector, moe_backend="whatever").how == "auto"
+    with pytest.raises(ValueError, match="has_bias: false"):
+        select(selector, moe_backend="fast", has_bias=True)
+
+
+@pytest.mark.parametrize(
+    ("adjust", "order"),
+    [
+        ("{first: [SLOW]}", ("SLOW", "FAST")),
+        ("{last: [FAST]}", ("SLOW", "FAST")),
+        ("{move: SLOW, before: FAST}", ("SLOW", "FAST")),
+        ("{move: FAST, after: SLOW}", ("SLOW", "FAST")),
+        ("{move: FAST, before: SLOW}", ("FAST", "SLOW")),
+        ("{drop: [FAST]}", ("SLOW",)),
+        ("{withdraw: [FAST]}", ("SLOW",)),
+        ("{when: {has_bias: true}, first: [SLOW]}", ("FAST", "SLOW")),
+        ("{when: {has_bias: false}, first: [SLOW]}", ("SLOW", "FAST")),
+    ],
+)
+def test_adjustments(small: MakeRules, adjust: str, order: tuple[str, ...]) -> None:
+    decision = select(small(rules=with_section(f"    adjust: [{adjust}]")))
+    assert decision.order == order
+
+
+def test_dropped_backends_can_be_requested_and_withdrawn_ones_cannot(small: MakeRules) -> None:
+    dropped = small(rules=with_section("    adjust: [{drop: [FAST]}]"))
+    assert select(dropped, moe_backend="fast").backend == "FAST"
+    withdrawn = small(rules=with_section("    adjust: [{withdraw: [FAST], because: broken}]"))
+    with pytest.raises(ValueError, match=r"FAST: taken out of the order .* broken"):
+        select(withdrawn, moe_backend="fast")
+
+
+def test_removed_backends_are_listed_with_their_reason(small: MakeRules) -> None:
+    decision = select(small(rules=with_section("    adjust: [{drop: [FAST], because: too new}]")))
+    assert [(r.backend, r.because) for r in decision.removed] == [("FAST", "too new")]
+
+
+@pytest.mark.parametrize(
+    ("step", "changes", "outcome"),
+    [
+        ("{take: SLOW}", {}, "SLOW"),
+        ("{take: OTHER}", {}, "OTHER"),
+        ("{when: {has_bias: true}, take: SLOW}", {}, "FAST"),
+        ("{try: FAST}", {"num_experts": 65}, "SLOW"),
+        ("{try: SLOW}", {}, "SLOW"),
+        ("{force: FAST}", {"num_experts": 65}, "error"),
+        ("{force: FAST, requires: {has_bias: true}}", {}, "error"),
+        ("{try: FAST, kernels: [SlowExperts]}", {"num_experts": 65}, "FAST"),
+        ("{try: FAST, assume: {num_experts: 1}}", {"num_experts": 65}, "FAST"),
+        ("{refuse: not today}", {}, "error"),
+        ("{drop: [FAST]}", {}, "SLOW"),
+    ],
+)
+@pytest.mark.parametrize("section", ["shortcuts", "switches"])
+def test_steps(
+    small: MakeRules, section: str, step: str, changes: Mapping[str, object], outcome: str
+) -> None:
+    selector = small(rules=with_section(f"    {section}: [{step}]"))
+    if outcome == "error":
+        with pytest.raises(InvalidRequestError):
+            select(selector, **changes)
+    else:
+        assert select(selector, **changes).backend == outcome
+
+
+def test_shortcuts_come_before_a_request_and_switches_after(small: MakeRules) -> None:
+    shortcut = small(rules=with_section("    shortcuts: [{take: SLOW}]"))
+    assert select(shortcut, moe_backend="fast").backend == "SLOW"
+    switch = small(rules=with_section("    switches: [{take: SLOW}]"))
+    assert select(switch, moe_backend="fast").backend == "FAST"
+
+
+def test_a_step_tried_in_vain_is_a_warning(small: MakeRules) -> None:
+    selector = small(rules=with_section("    switches: [{try: FAST, because: it is on}]"))
+    decision = select(selector, num_experts=65)
+    assert decision.order == ("SLOW",)
+    (warning,) = decision.warnings
+    assert "FAST was tried first" in warning
+    assert "it is on" in warning
+
+
+VARIANTS = """
+platform: cuda
+oracles:
+  mxfp4:
+    assume:
+      - {set: {weight_key: kMxfp4Static}}
+      - when: {activation_key: none, moe_activation_override: {not: none}}
+        set: {activation_key: {value_of: moe_activation_override}}
+    variants: {by: activation_key, fallback: none}
+    priority: [BF16, MXFP8, ANY]
+    requests:
+      both: [BF16, MXFP8]
+      mxfp8: MXFP8
+      all: [{use: [MXFP8, BF16], variants: all}]
+    backends:
+      BF16: {kernels: [Bf16Experts], assume: {activation_key: none}}
+      MXFP8: {kernels: [Mxfp8Experts], assume: {activation_key: kMxfp8Dynamic}}
+      ANY: {kernels: [AnyExperts]}
+kernels:
+  Bf16Experts: {schemes: [{weight: kMxfp4Static, activation: none}]}
+  Mxfp8Experts: {schemes: [{weight: kMxfp4Static, activation: kMxfp8Dynamic}]}
+  AnyExperts: {schemes: [{weight: kMxfp4Static, activation: any}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "order", "backend"),
+    [
+        (None, "auto", ("BF16", "ANY"), "BF16"),
+        ("kMxfp8Dynamic", "auto", ("MXFP8", "ANY", "BF16"), "MXFP8"),
+        ("kFp8StaticTensorSym", "auto", ("ANY", "BF16"), "ANY"),
+        (None, "both", None, "BF16"),
+        ("kMxfp8Dynamic", "both", None, "MXFP8"),
+        (None, "mxfp8", None, "MXFP8"),
+        (None, "all", None, "MXFP8"),
+        ("kFp8StaticTensorSym", "mxfp8", None, None),
+    ],
+)
+def test_variants(
+    small: MakeRules, key: str | None, name: str, order: tuple[str, ...] | None, backend: str | None
+) -> None:
+    facts = layer_facts(layer(moe_backend=name))
+    facts["activation_key"] = None if key is None else NAMED_KEYS[key]
+    decision = small(rules=VARIANTS).decide("mxfp4", facts)
+    assert decision.backend == backend
+    if order is not None:
+        assert decision.order == order
+
+
+def test_assumed_facts_reach_the_kernels(small: MakeRules) -> None:
+    facts = layer_facts(LAYER)
+    facts |= {"activation_key": None, "moe_activation_override": NAMED_KEYS["kMxfp8Dynamic"]}
+    assert small(rules=VARIANTS).decide("mxfp4", facts).backend == "MXFP8"
+
+
+def test_a_lower_precision_than_asked_is_a_warning(small: MakeRules) -> None:
+    rules = VARIANTS.replace("[BF16, MXFP8, ANY]", "[BF16]")
+    facts: dict[str, FactValue] = layer_facts(LAYER)
+    facts["activation_key"] = NAMED_KEYS["kMxfp8Dynamic"]
+    (warning,) = small(rules=rules).decide("mxfp4", facts).warnings
+    assert "no backend serves activation_key kMxfp8Dynamic" in warning
+
+
+def test_unknown_machine_facts_abstain_and_are_reported(small: MakeRules) -> None:
+    rules = SMALL.replace("num_experts:", "deep_gemm: true, num_experts:")
+    decision = select(small(rules=rules))
+    assert decision.backend == "FAST"
+    assert decision.unknown_facts == ("deep_gemm",)
+    assert select(small(rules=rules, deep_gemm=False)).backend == "SLOW"
+
+
+def test_unknown_layer_facts_abstain_and_are_reported(small: MakeRules) -> None:
+    facts = layer_facts(LAYER)
+    del facts["num_experts"], facts["ep_size"]
+    decision = small().decide("unquantized", facts)
+    assert decision.backend == "FAST"
+    assert "num_experts" in decision.unknown_facts
+
+
+def test_unknown_facts_do_not_trigger_adjustments(small: MakeRules) -> None:
+    selector = small(rules=with_section("    adjust: [{when: {deep_gemm: true}, first: [SLOW]}]"))
+    assert select(selector).order == ("FAST", "SLOW")
+
+
+def test_a_constant_fact_may_be_compared_with_a_layer_fact(small: MakeRules) -> None:
+    rules = SMALL.replace('num_experts: "<=64"', "hidden_dim: {multiple_of: group_size}")
+    assert select(small(rules=rules, group_size=32)).backend == "FAST"
+    assert select(small(rules=rules, group_size=48)).backend == "SLOW"
+
+
+def test_otherwise_a_named_backend(small: MakeRules) -> None:
+    rules = with_section("    otherwise: {backend: NONE}").replace(
+        "    supports: [lora, no_act_and_mul]\n", "    requires: {use_ep: true}\n"
+    )
+    decision = select(small(rules=rules), num_experts=65)
+    assert (decision.backend, decision.kernel, decision.how) == ("NONE", None, "fallback")
+
+
+def test_facts_and_oracles_that_do_not_exist(small: MakeRules) -> None:
+    with pytest.raises(FactError, match="did you mean 'unquantized'"):
+        small().select("unquantised", LAYER)
+    with pytest.raises(FactError, match="did you mean 'may_have_bias'"):
+        small().select("unquantized", LAYER, may_have_biass=True)
+    with pytest.raises(FactError, match="may_have_bias cannot be 'perhaps'"):
+        small().select("unquantized", LAYER, may_have_bias="perhaps")
+
+
+def test_equal_layers_get_the_remembered_decision(small: MakeRules) -> None:
+    selector = small()
+    assert select(selector) is select(selector)
+    assert select(selector) is not select(selector, num_experts=9)
+
+
+def test_decisions_serialise(small: MakeRules) -> None:
+    import json
+
+    document = json.loads(json.dumps(select(small(), num_experts=65).to_dict()))
+    assert document["version"] == 1
+    assert document["backend"] == "SLOW"
+    assert document["candidates"][0]["failures"][0]["code"] == "shape"
+    assert document["rules"] == small().rules.fingerprint
