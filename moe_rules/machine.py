@@ -304,13 +304,20 @@ def _read(path: str | Path) -> YamlSource:
         raise MachineError(*map(str, error.problems)) from None
 
 
+def record_problems(source: YamlSource) -> list[Problem]:
+    """Everything that is wrong with a recorded machine, and where."""
+    # At the key: a mapping's own place is its first line, which is not where it went wrong.
+    return [
+        Problem("bad-machine", text, source.key_at(place))
+        for place, text in _record_problems(source.data)
+    ]
+
+
 def _read_record(path: str) -> Machine:
     source = _read(path)
-    problems = _record_problems(source.data)
+    problems = record_problems(source)
     if problems:
-        # At the key: a mapping's own place is its first line, which is not where it went wrong.
-        found = [Problem("bad-machine", text, source.key_at(place)) for place, text in problems]
-        raise MachineError(*map(str, RuleFileError(found).problems))
+        raise MachineError(*map(str, RuleFileError(problems).problems))
     return Machine.from_dict({"source": f"recorded in {path}", **source.data})
 
 
