@@ -23,6 +23,7 @@ COMMANDS = (
     "select",
     "explain",
     "why_not",
+    "check",
 )
 """Modules of the commands, in the order in which ``--help`` lists them."""
 

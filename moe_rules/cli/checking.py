@@ -1,0 +1,226 @@
+"""Checks files of rules: each for itself, and together with the files it belongs to.
+
+A folder with a ``vocabulary.yaml`` is a rule set; files below it are checked as parts of it. Any
+other platform file is an overlay, and is checked together with the packaged files of its
+platform. What kind of file it is, its top-level keys say.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from moe_rules.cli.errors import UserError
+from moe_rules.language.files import PlatformFile, VocabularyFile
+from moe_rules.language.link import Part, link
+from moe_rules.language.validate import validate
+from moe_rules.machine import record_problems
+from moe_rules.machine_schema import MachinesFile
+from moe_rules.models.errors import TableError
+from moe_rules.models.schema import ArchitecturesFile, QuantizationFile
+from moe_rules.models.tables import load_tables
+from moe_rules.problems import Location, Problem, RuleFileError
+from moe_rules.reporting import Report
+from moe_rules.ruleset import PLATFORMS, packaged_rules, platform_files
+from moe_rules.yaml_source import YamlSource, read_yaml
+
+VOCABULARY = "vocabulary.yaml"
+OVERLAYS = "overlays"
+
+_MODELS: dict[str, type[BaseModel]] = {
+    "platform": PlatformFile,
+    "vocabulary": VocabularyFile,
+    "machines": MachinesFile,
+    "architectures": ArchitecturesFile,
+    "quantization": QuantizationFile,
+}
+_KEYS = {
+    "machines": "machines",
+    "architectures": "architectures",
+    "methods": "quantization",
+    "sets": "vocabulary",
+    "features": "vocabulary",
+    "derived": "vocabulary",
+}
+
+
+def check(paths: Iterable[Path]) -> Report:
+    """Check files and folders; the packaged rules if there are none.
+
+    Raises UserError for a path that does not exist or has no YAML file.
+    """
+    checker = _Checker()
+    for path in list(paths) or [packaged_rules()]:
+        checker.check(path)
+    return Report.of(checker.problems, list(checker.documents))
+
+
+def kind_of(data: object) -> str:
+    """Which kind of file this is: a key of the schemas, or "machine" for a recorded one."""
+    if not isinstance(data, Mapping):
+        return "platform"
+    found = next((kind for key, kind in _KEYS.items() if key in data), None)
+    if found is not None:
+        return found
+    is_record = isinstance(data.get("platform"), Mapping) or {"name", "software"} & set(data)
+    return "machine" if is_record else "platform"
+
+
+class _Checker:
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.documents: dict[str, tuple[YamlSource, Any] | None] = {}
+
+    def check(self, path: Path) -> None:
+        files = _yaml_files(path)
+        root = _rule_set_of(path)
+        overlays: dict[Path, list[Path]] = {}
+        platforms: set[str] = set()
+        for file in files:
+            document = self.document(file)
+            overlay = _overlay_of(file, path, root)
+            if overlay is not None:
+                overlays.setdefault(overlay, []).append(file)
+            elif document is not None and isinstance(document[1], PlatformFile):
+                platforms.add(document[1].platform)
+            elif document is not None and isinstance(document[1], VocabularyFile):
+                platforms.update(PLATFORMS)
+            elif document is not None and isinstance(document[1], ArchitecturesFile):
+                self.model_tables(file.parent)
+        base = root or packaged_rules()
+        for platform in sorted(platforms):
+            self.platform(platform, base, [])
+        for overlay_files in overlays.values():
+            self.overlay(base, overlay_files)
+
+    # One document ------------------------------------------------------------------------------
+
+    def document(self, file: Path) -> tuple[YamlSource, Any] | None:
+        """The file and its model; None if it is wrong in itself, which is noted once."""
+        name = _shown(file)
+        if name not in self.documents:
+            self.documents[name] = None
+            try:
+                source = read_yaml(file, display=name)
+                self.documents[name] = (source, _validated(source))
+            except RuleFileError as error:
+                self.problems.extend(error.problems)
+        return self.documents[name]
+
+    def model_tables(self, folder: Path) -> None:
+        """What the model tables say about each other."""
+        try:
+            load_tables(folder)
+        except TableError as error:
+            self.problems.append(Problem("bad-table", str(error), Location(_shown(folder))))
+
+    # Documents together ------------------------------------------------------------------------
+
+    def overlay(self, base: Path, files: list[Path]) -> None:
+        documents = [document for file in files if (document := self.document(file)) is not None]
+        parts = [Part(s, f, overlay=True) for s, f in documents if isinstance(f, PlatformFile)]
+        for platform in sorted({part.file.platform for part in parts}):
+            self.platform(platform, base, [p for p in parts if p.file.platform == platform])
+
+    def platform(self, platform: str, base: Path, overlay: list[Part]) -> None:
+        """Link the files of a platform; left alone where one of them is wrong in itself."""
+        documents = [self.document(file) for file in platform_files(platform, base)]
+        words = self.document(base / VOCABULARY)
+        if words is None:
+            return
+        parts: list[Part] = []
+        for document in documents:
+            if document is None:
+                return
+            source, file = document
+            if not isinstance(file, PlatformFile) or file.platform != platform:
+                message = f"this is a file of platform {platform!r} by its place"
+                self.problems.append(Problem("wrong-platform", message, source.at(("platform",))))
+                return
+            parts.append(Part(source, file))
+        try:
+            rules = link(platform, [*parts, *overlay], words[1], words[0], [])
+        except RuleFileError as error:
+            self.problems.extend(error.problems)
+            return
+        self.problems.extend(rules.warnings)
+        for part in [*parts, *overlay]:
+            self.problems.extend(schema_problems("platform", part.source))
+
+
+def _validated(source: YamlSource) -> Any:
+    """The model of a document. Raises RuleFileError."""
+    kind = kind_of(source.data)
+    if kind == "machine":
+        problems = record_problems(source)
+        if problems:
+            raise RuleFileError(problems)
+        return source.data
+    model = validate(_MODELS[kind], source)
+    # A platform file is held against its schema when its names are resolved: that says more.
+    problems = [] if kind == "platform" else schema_problems(kind, source)
+    if problems:
+        raise RuleFileError(problems)
+    return model
+
+
+def schema_problems(kind: str, source: YamlSource) -> list[Problem]:
+    """Where a document does not fit the JSON Schema of its kind."""
+    from jsonschema.exceptions import best_match
+
+    problems = []
+    for error in _schema_errors(kind)(source.data):
+        deepest = best_match([error]) or error
+        place = source.at(tuple(deepest.absolute_path))
+        problems.append(Problem("schema", f"against {kind}.schema.json: {deepest.message}", place))
+    return problems
+
+
+@functools.cache
+def _schema_errors(kind: str) -> Callable[[Any], Iterable[Any]]:
+    from jsonschema import Draft7Validator
+
+    from moe_rules.schema import schema_for
+
+    return Draft7Validator(schema_for(kind)).iter_errors
+
+
+def _yaml_files(path: Path) -> list[Path]:
+    """The file, or the YAML files of the folder that are not hidden. Raises UserError."""
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file or folder")
+    if not path.is_dir():
+        return [path]
+    files = [file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}")]
+    visible = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+    if not visible:
+        raise UserError(f"{path}: the folder has no YAML file")
+    return sorted(visible)
+
+
+def _rule_set_of(path: Path) -> Path | None:
+    """The rule set that a path is, or lies in."""
+    here = path.absolute()
+    return next((f for f in (here, *here.parents) if (f / VOCABULARY).is_file()), None)
+
+
+def _overlay_of(file: Path, asked: Path, root: Path | None) -> Path | None:
+    """The overlay that a file is part of: one of the rule set's, or else what was asked about."""
+    if root is None:
+        return asked
+    inside = file.absolute().relative_to(root).parts
+    return root / OVERLAYS / inside[1] if inside[0] == OVERLAYS and len(inside) > 1 else None
+
+
+def _shown(path: Path) -> str:
+    """The path as a user writes it: relative to where they are, if it is below."""
+    here = Path.cwd()
+    return (
+        str(path.absolute().relative_to(here))
+        if path.absolute().is_relative_to(here)
+        else str(path)
+    )

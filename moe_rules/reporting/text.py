@@ -1,0 +1,35 @@
+"""Plain forms: lines for people and editors (``file:line:column: severity: ...``), and JSON."""
+
+from __future__ import annotations
+
+import json
+
+from moe_rules.reporting.base import Report, Reporter
+
+
+class TextReporter(Reporter):
+    """One line for each finding, and a summary."""
+
+    def report(self, report: Report) -> str:
+        """See :class:`Reporter`."""
+        return "\n".join([*map(str, report.problems), report.summary])
+
+
+class JsonReporter(Reporter):
+    """An object with ``findings``, ``files``, ``errors`` and ``warnings``."""
+
+    def report(self, report: Report) -> str:
+        """See :class:`Reporter`."""
+        findings = [
+            {
+                "file": problem.location.file,
+                "line": problem.location.line,
+                "column": problem.location.column,
+                "severity": problem.severity,
+                "code": problem.code,
+                "message": problem.message,
+            }
+            for problem in report.problems
+        ]
+        counts = {"errors": report.count("error"), "warnings": report.count("warning")}
+        return json.dumps({"findings": findings, "files": report.files, **counts}, indent=2)
