@@ -86,6 +86,13 @@ def layer_facts(
     if missing:
         fields = ", ".join(f"{name} ({row[name]})" for name in missing)
         raise UnknownModelError(f"config.json does not give {fields}", missing)
+    for name in REQUIRED:
+        value = said(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointRefusedError(
+                f"{name} must be a positive integer, not {value!r} ({row[name]} in config.json)",
+                "model",
+            )
     activation = _activation(said("activation"), table, gated=None not in row["projections"])
     parallel = parallel_of(deployment, sequence_parallel=bool(said("sequence_parallel")))
     size = _padded(said("intermediate_size"), said, deployment)

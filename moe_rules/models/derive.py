@@ -16,7 +16,7 @@ from moe_rules.models.architectures import (
 )
 from moe_rules.models.conditions import Context
 from moe_rules.models.deployment import Deployment
-from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
+from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError, reading
 from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_block, text_config
 from moe_rules.models.overrides import Overrides
 from moe_rules.models.place import Place
@@ -68,6 +68,8 @@ def derive_layers(
     Raises CheckpointRefusedError where vLLM would not run the checkpoint, UnknownModelError for an
     architecture or method that is not in the tables, ValueError for an override that is no fact.
     """
+    if not isinstance(config, Mapping):
+        raise CheckpointRefusedError(f"config.json must be a mapping, not {type(config).__name__}")
     deployment = deployment or Deployment()
     tables = tables or load_tables()
     stated = Overrides.read(overrides or {})
@@ -90,7 +92,8 @@ def derive_layers(
         block = quantization_block(config, hf_quant_config)
         quantization = quantization_of(block, tables.quantization, context, row["rename"], in_dtype)
     runtime = {"model_type": text.model_type}
-    return _kinds(row, tables, context, deployment, in_dtype, quantization, stated, runtime)
+    with reading("config.json", "model"):
+        return _kinds(row, tables, context, deployment, in_dtype, quantization, stated, runtime)
 
 
 def capability_of(machine_facts: Mapping[str, Any]) -> int:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from moe_rules.layer import FusedMoEConfig
 
 
@@ -19,6 +23,19 @@ class CheckpointRefusedError(ValueError):
         super().__init__(reason)
         self.reason = reason
         self.stage = stage
+
+
+@contextmanager
+def reading(what: str, stage: str = "engine_config") -> Iterator[None]:
+    """Turn a value of an unexpected type or form, met inside, into a CheckpointRefusedError.
+
+    For parts of a checkpoint's files that are read in too many places to check each value there.
+    """
+    try:
+        yield
+    except (TypeError, AttributeError, KeyError, IndexError, re.error) as error:
+        detail = f"{type(error).__name__}: {error}"
+        raise CheckpointRefusedError(f"{what} is malformed ({detail})", stage) from error
 
 
 class UnknownModelError(ValueError):

@@ -12,7 +12,7 @@ from typing import Any
 
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.models.conditions import Context, holds
-from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
+from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError, reading
 from moe_rules.models.formats import FORMATS
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
 from moe_rules.models.shard_checks import COMPUTED_KEYS, shape_checks
@@ -49,7 +49,10 @@ class Quantization:
 
     def ask(self, place: Place, layer: FusedMoEConfig) -> Question:
         """What the layer at ``place`` asks. Raises CheckpointRefusedError, UnknownModelError."""
-        values = self.resolve(place)
+        with reading(f"the quantization block ({self.name})", "quant_method"):
+            return self._ask(self.resolve(place), layer)
+
+    def _ask(self, values: Values | None, layer: FusedMoEConfig) -> Question:
         if values is None:
             return UNQUANTIZED
         for known_values, known_layer, question in self._asked:
@@ -146,7 +149,8 @@ def quantization_of(
     in_block = Context(block or {}, **context.groups)
     refuse_method(name, method, in_block, in_dtype)
     checkpoint = Checkpoint(block or {}, method, renaming, in_block)
-    resolve = FORMATS[method["format"]](checkpoint)
+    with reading(f"the quantization block ({name})"):
+        resolve = FORMATS[method["format"]](checkpoint)
     return Quantization(name, method, resolve, context, table["schemes"])
 
 

@@ -249,9 +249,7 @@ class Detection(Closed):
 
 
 class Skip(Closed):
-    """Which layers are left unquantized: the first of these fields that is not empty, and how
-    its entries match.
-    """
+    """Which layers are left unquantized, by the first of these fields that is not empty."""
 
     fields: list[str]
     rule: str
