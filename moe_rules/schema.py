@@ -190,7 +190,7 @@ def _test(fact: Fact) -> Schema:
         "minProperties": 1,
         "maxProperties": 1,
         "properties": {
-            "not": {"anyOf": [*single, several]},
+            "not": _ref(_test_name(fact)),
             "same_as": {"type": "string", "description": "Another fact of the same type."},
         },
     }

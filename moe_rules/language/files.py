@@ -227,6 +227,11 @@ class OracleTable(Table):
     """How one oracle selects on one platform."""
 
     about: str | None = Field(None, description="One line for a reader.")
+    extends: OracleName | None = Field(
+        None,
+        description="Start from this oracle's backends and requests; those given here replace "
+        "its of that name. Nothing else is taken over.",
+    )
     assume: list[Assumption] = Field(default_factory=list)
     shortcuts: list[Step] = Field(default_factory=list, description="Before a request is read.")
     requests: dict[str, RequestCases] = Field(

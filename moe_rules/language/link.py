@@ -295,7 +295,8 @@ class _Linker:
         linked = {}
         for name, entries in declared.items():
             self._check_once("oracles", name, entries)
-            oracle_linker = OracleLinker(name, entries, kernels, self.facts, self.parser)
+            chain = self._oracle_chain(name, declared)
+            oracle_linker = OracleLinker(chain, declared, kernels, self.facts, self.parser)
             linked[name] = oracle_linker.link()
             self._used_kernels |= oracle_linker.used_kernels
         for name, entries in self._kernel_tables.items():
@@ -306,6 +307,27 @@ class _Linker:
                     Problem("unused-kernel", f"no backend uses {name!r}", place, "warning")
                 )
         return linked
+
+    def _oracle_chain(
+        self, name: str, declared: Mapping[str, list[tuple[Part, raw.OracleTable]]]
+    ) -> list[str]:
+        """The oracle and those that it extends, the farthest first."""
+        chain = [name]
+        while True:
+            part, table = declared[chain[0]][0]
+            base = table.extends
+            path = ("oracles", chain[0], "extends")
+            if base is None:
+                return chain
+            if base in chain:
+                self.parser(part).problem("cyclic-extends", f"{base!r} extends itself", path)
+                return chain
+            if base not in declared:
+                self.parser(part).problem(
+                    "unknown-oracle", f"{part.file.platform} has no oracle {base!r}", path
+                )
+                return chain
+            chain.insert(0, base)
 
 
 def _at(condition: Condition, place: Location) -> Condition:

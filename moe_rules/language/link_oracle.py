@@ -22,18 +22,23 @@ AUTO = "auto"
 
 
 class OracleLinker:
-    """Resolves the entries of one oracle: the packaged one and what overlays add to it."""
+    """Resolves the entries of one oracle: the packaged one and what overlays add to it.
+
+    ``chain`` names the oracle, after those it extends.
+    """
 
     def __init__(
         self,
-        name: str,
-        entries: list[tuple[Part, raw.OracleTable]],
+        chain: list[str],
+        declared: Mapping[str, list[tuple[Part, raw.OracleTable]]],
         kernels: Mapping[str, rules.Kernel],
         facts: Mapping[str, Fact],
         parser: Callable[[Part], Parser],
     ) -> None:
-        self.name = name
-        self.entries = entries
+        self.chain = chain
+        self.declared = declared
+        self.name = chain[-1]
+        self.entries = declared[self.name]
         self.kernels = kernels
         self.facts = facts
         self.parser = parser
@@ -42,23 +47,28 @@ class OracleLinker:
 
     def link(self) -> rules.Oracle:
         """Resolve the oracle; what is wrong is noted with the parsers."""
-        for part, table in self.entries:
-            for backend in table.backends:
-                self.backends[backend] = self._backend(part, backend, table.backends[backend])
+        requests: dict[str, tuple[rules.RequestCase, ...]] = {}
+        for owner in self.chain:
+            self.name = owner  # places are those of the oracle that says it
+            for part, table in self.declared[owner]:
+                for backend in table.backends:
+                    self.backends[backend] = self._backend(part, backend, table.backends[backend])
+        for owner in self.chain:
+            self.name = owner
+            for part, table in self.declared[owner]:
+                for word, cases in table.requests.items():
+                    requests[word] = self._request(part, word, cases)
         base_part, base = self.entries[0]
         shortcuts: list[rules.Step] = []
         switches: list[rules.Step] = []
         assume: list[rules.Assumption] = []
         adjust: list[rules.Adjustment] = []
-        requests: dict[str, tuple[rules.RequestCase, ...]] = {}
         for part, table in self.entries:
             # A user's own steps come before the packaged ones, of which the first decides.
             shortcuts[:0] = self._steps(part, "shortcuts", table.shortcuts)
             switches[:0] = self._steps(part, "switches", table.switches)
             assume.extend(self._assumptions(part, table.assume))
             adjust.extend(self._adjustments(part, table.adjust))
-            for word, cases in table.requests.items():
-                requests[word] = self._request(part, word, cases)
         priority_part, priority = next(
             (part, table.priority)
             for part, table in reversed([(base_part, raw.OracleTable(priority=[])), *self.entries])

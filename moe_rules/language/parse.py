@@ -242,7 +242,7 @@ class Parser:
         )
 
     def _words(self, raw: AnyValue) -> list[str]:
-        words = []
+        words: list[str] = []
         for word in raw if isinstance(raw, list) else [raw]:
             if str(word).startswith("$"):
                 name = str(word)[1:]
