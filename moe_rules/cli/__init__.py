@@ -24,6 +24,7 @@ COMMANDS = (
     "explain",
     "why_not",
     "check",
+    "conformance",
 )
 """Modules of the commands, in the order in which ``--help`` lists them."""
 

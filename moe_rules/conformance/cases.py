@@ -17,6 +17,10 @@ from moe_rules.quant_keys import QuantKey
 DEVICES = {"oot": "out_of_tree"}
 
 
+REFUSALS = ("ValueError", "NotImplementedError")
+"""Errors by which the reference refuses; any other type is a crash of its own."""
+
+
 class CaseError(ValueError):
     """A case file cannot be read, or a line of it is no case."""
 
@@ -40,13 +44,16 @@ def case_files(paths: Iterable[Path]) -> list[Path]:
     return files
 
 
-def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The cases of one file. Raises CaseError with ``file:line`` for what is not JSON."""
+def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines of one file with their numbers. Raises CaseError for what is no JSON object."""
     number = 0
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
-                yield json.loads(line)
+                data = json.loads(line)
+                if not isinstance(data, dict):
+                    raise CaseError(f"{path}:{number}: a case is a JSON object")
+                yield number, data
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise CaseError(f"{path}:{number + 1}: not a gzip file of JSON lines: {error}") from None
     except json.JSONDecodeError as error:
@@ -104,12 +111,45 @@ def _key(data: dict[str, Any] | None) -> QuantKey | None:
     return None if data is None else QuantKey.from_dict(data)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """How one case compares: True agrees, False does not, None is not compared."""
+_EXPECTED = ("outcome", "tried", "not_reached", "priority")
+_OUTCOMES = {"selected": ("backend", "kernel"), "error": ("error_type", "error_message")}
 
-    decision: bool | None
-    candidates: bool | None
-    order: bool | None
-    reference_crashed: bool
-    notes: tuple[str, ...] = ()
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One recorded decision: what was asked, as facts, and what the reference came to."""
+
+    id: str
+    oracle: str
+    platform_name: str
+    platform: Mapping[str, FactValue]
+    request: Mapping[str, FactValue]
+    expect: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], where: str) -> Case:
+        """From a line's object. Raises CaseError, which names the place ``where``."""
+        try:
+            expect = data["expect"]
+            for key in (*_EXPECTED, *_OUTCOMES[expect["outcome"]]):
+                expect[key]
+            for answer in (*expect["tried"], *expect["not_reached"]):
+                answer["backend"], answer["kernel"], answer["supported"]
+            return cls(
+                id=data["id"],
+                oracle=data["oracle"],
+                platform_name=data["platform"]["name"],
+                platform=platform_facts(data["platform"]),
+                request=request_facts(data),
+                expect=expect,
+            )
+        except KeyError as error:
+            raise CaseError(f"{where}: not a case: {error} is missing or unknown") from None
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            raise CaseError(f"{where}: not a case: {error}") from None
+
+    @property
+    def reference_crashed(self) -> bool:
+        """The reference ended with an error that is no refusal."""
+        expect = self.expect
+        return expect["outcome"] == "error" and expect["error_type"] not in REFUSALS

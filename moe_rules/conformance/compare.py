@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from moe_rules.conformance.cases import Verdict, platform_facts, request_facts
+from moe_rules.conformance.cases import Case
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import FactMap
 from moe_rules.engine.selector import ERRORS, Selector
-from moe_rules.facts import FactError
+from moe_rules.facts import FactError, FactValue
 from moe_rules.language.rules import Backend, Kernel, ValueOf
 
-DECISION_ERRORS = ("ValueError", "NotImplementedError")
-"""Errors by which the reference refuses; any other type is a crash of its own."""
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How one case compares: True agrees, False does not, None is not compared."""
+
+    decision: bool | None
+    candidates: bool | None
+    order: bool | None
+    notes: tuple[str, ...] = ()
 
 
 class Comparer:
@@ -23,7 +31,7 @@ class Comparer:
         self.selectors = dict(selectors)
         self._by_platform: dict[tuple[Any, ...], Selector] = {}
 
-    def selector(self, facts: FactMap) -> Selector:
+    def selector(self, facts: Mapping[str, FactValue]) -> Selector:
         """The selector of a platform, specialised to its facts; software differs by case."""
         key = tuple(facts.items())
         selector = self._by_platform.get(key)
@@ -32,24 +40,39 @@ class Comparer:
             selector = self._by_platform[key] = Selector(rules, facts, unknown=())
         return selector
 
-    def decide(self, case: Mapping[str, Any]) -> Decision:
+    def decide(self, case: Case) -> Decision:
         """Our decision of a case. Raises FactError for an oracle without a table."""
-        selector = self.selector(platform_facts(case["platform"]))
-        return selector.decide(case["oracle"], request_facts(case))
+        return self.selector(case.platform).decide(case.oracle, case.request)
 
-    def compare(self, case: Mapping[str, Any]) -> Verdict:
-        """Compare one case."""
-        expect = case["expect"]
-        crashed = expect["outcome"] == "error" and expect["error_type"] not in DECISION_ERRORS
+    def compare(self, case: Case) -> Verdict:
+        """Compare one case. A crash of ours disagrees, whatever the reference did."""
+        expect, crashed = case.expect, case.reference_crashed
         try:
             decision = self.decide(case)
         except FactError as error:
-            return Verdict(None if crashed else False, False, False, crashed, (str(error),))
+            return Verdict(None if crashed else False, False, False, (str(error),))
+        except Exception as error:
+            return Verdict(False, False, False, (f"ours crashed: {error!r}",))
         notes: list[str] = []
         agrees = None if crashed else self._decision(decision, expect, notes)
         candidates = self._candidates(decision, expect, notes)
         order = self._order(decision, expect, notes)
-        return Verdict(agrees, candidates, order, crashed, tuple(notes))
+        return Verdict(agrees, candidates, order, tuple(notes))
+
+    def explanation(self, case: Case) -> tuple[str, ...]:
+        """Our decision of a case in lines: the answer, the order, and every candidate."""
+        try:
+            decision = self.decide(case)
+        except Exception as error:
+            return (str(error) or repr(error),)
+        answer = "refused" if decision.failed else f"{decision.backend} / {decision.kernel}"
+        lines = [f"{answer} ({decision.how}), order {', '.join(decision.order) or 'none'}"]
+        if decision.reason is not None:
+            lines.append(f"by {decision.reason.location}: {decision.reason.text or ''}")
+        for candidate in decision.candidates:
+            lines.append(f"{candidate.backend} / {candidate.kernel}: {candidate.verdict}")
+            lines += [f"  {failure} ({failure.location.short})" for failure in candidate.failures]
+        return tuple(lines)
 
     def _decision(self, decision: Decision, expect: Mapping[str, Any], notes: list[str]) -> bool:
         if expect["outcome"] == "selected":
@@ -81,11 +104,11 @@ class Comparer:
             ours = self._supported(decision, answer)
             if ours != wanted:
                 agree = False
-                reason = answer.get("reason", "")
+                reference, own = (("refuses", "supports")[said] for said in (wanted, ours))
+                reason = f" ({answer['reason']})" if answer.get("reason") else ""
                 notes.append(
-                    f"candidate {answer['backend']}/{answer['kernel']}: reference "
-                    f"{'supports' if wanted else 'refuses'}, ours {'supports' if ours else 'refuses'}"
-                    f"{f' ({reason})' if reason else ''}"
+                    f"candidate {answer['backend']}/{answer['kernel']}: "
+                    f"reference {reference}{reason}, ours {own}"
                 )
         return agree
 
@@ -119,6 +142,23 @@ class Comparer:
             return True
         notes.append(f"order: reference {theirs}, ours {ours}")
         return False
+
+
+def reference_explanation(expect: Mapping[str, Any]) -> tuple[str, ...]:
+    """What the reference came to, in lines, with its own reasons."""
+    if expect["outcome"] == "selected":
+        lines = [f"{expect['backend']} / {expect['kernel']}"]
+    else:
+        lines = [f"{expect['error_type']}: {expect['error_message']}"]
+    if expect["priority"] is not None:
+        lines[0] += f", order {', '.join(expect['priority'])}"
+    for answer in (*expect["tried"], *expect["not_reached"]):
+        verdict = {True: "supported", False: "refused", None: "not asked"}[answer["supported"]]
+        reason = answer.get("reason")
+        lines.append(
+            f"{answer['backend']} / {answer['kernel']}: {verdict}{f': {reason}' if reason else ''}"
+        )
+    return tuple(lines)
 
 
 def _kernel_of(backend: Backend, class_name: str | None) -> Kernel | None:

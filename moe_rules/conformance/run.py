@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moe_rules.conformance.cases import read_lines
-from moe_rules.conformance.compare import Comparer
+from moe_rules.conformance.cases import Case, read_lines
+from moe_rules.conformance.compare import Comparer, Verdict, reference_explanation
 from moe_rules.engine.selector import Selector
 from moe_rules.ruleset import PLATFORMS, load_platform
 
@@ -74,13 +74,18 @@ class OracleResult:
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A case on which we differ."""
+    """A case on which we differ, with both explanations in lines."""
 
     id: str
     oracle: str
     platform: str
     notes: tuple[str, ...]
-    explanation: str
+    reference: tuple[str, ...]
+    ours: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain form."""
+        return asdict(self)
 
 
 @dataclass
@@ -102,54 +107,57 @@ class Result:
         """Everything agrees, and something was compared."""
         return bool(self.oracles) and all(r.complete for r in self.oracles.values())
 
-
-_comparer: Comparer | None = None
-
-
-def _start(overlays: Sequence[Path]) -> None:
-    """Load the rules once per worker process."""
-    global _comparer
-    _comparer = Comparer({p: Selector(load_platform(p, overlays), {}) for p in PLATFORMS})
-
-
-def _run_chunk(cases: list[dict[str, Any]]) -> Result:
-    assert _comparer is not None
-    result = Result()
-    for case in cases:
-        verdict = _comparer.compare(case)
-        counts = result.oracles.setdefault(case["oracle"], OracleResult())
+    def add(self, case: Case, verdict: Verdict, comparer: Comparer) -> None:
+        """Count one case, and keep it if it disagrees."""
+        counts = self.oracles.setdefault(case.oracle, OracleResult())
         counts.decision.add(verdict.decision)
         counts.candidates.add(verdict.candidates)
         counts.order.add(verdict.order)
-        counts.reference_crashed += verdict.reference_crashed
-        if verdict.notes and len(result.disagreements) < MAX_SHOWN:
-            result.disagreements.append(
-                Disagreement(
-                    case["id"],
-                    case["oracle"],
-                    case["platform"]["name"],
-                    verdict.notes,
-                    _explanation(case),
-                )
-            )
+        counts.reference_crashed += case.reference_crashed
+        if verdict.notes and len(self.disagreements) < MAX_SHOWN:
+            self.disagreements.append(disagreement(case, verdict, comparer))
+
+
+def disagreement(case: Case, verdict: Verdict, comparer: Comparer) -> Disagreement:
+    """A case on which we differ, explained from both sides."""
+    return Disagreement(
+        case.id,
+        case.oracle,
+        case.platform_name,
+        verdict.notes,
+        reference_explanation(case.expect),
+        comparer.explanation(case),
+    )
+
+
+def load_comparer(overlays: Sequence[Path] = ()) -> Comparer:
+    """A comparer with the rules of every platform. Raises RuleFileError."""
+    return Comparer({p: Selector(load_platform(p, overlays), {}) for p in PLATFORMS})
+
+
+def run_file(path: Path, oracles: frozenset[str], comparer: Comparer) -> Result:
+    """Compare the cases of one file (of the given oracles, if any are given)."""
+    result = Result()
+    for number, line in read_lines(path):
+        if oracles and line.get("oracle") not in oracles:
+            continue
+        case = Case.parse(line, f"{path}:{number}")
+        result.add(case, comparer.compare(case), comparer)
     return result
 
 
-def _explanation(case: dict[str, Any]) -> str:
+_comparer: Comparer | None = None
+"""The comparer of a worker process."""
+
+
+def _start_worker(overlays: Sequence[Path]) -> None:
+    global _comparer
+    _comparer = load_comparer(overlays)
+
+
+def _work(path: Path, oracles: frozenset[str]) -> Result:
     assert _comparer is not None
-    try:
-        decision = _comparer.decide(case)
-    except ValueError as error:
-        return str(error)
-    return decision.error or repr(decision)
-
-
-def run_file(path: Path, oracles: frozenset[str], overlays: Sequence[Path]) -> Result:
-    """Compare all cases of one file (of the given oracles, if any are given)."""
-    if _comparer is None:
-        _start(overlays)
-    cases = (case for case in read_lines(path) if not oracles or case["oracle"] in oracles)
-    return _run_chunk(list(cases))
+    return run_file(path, oracles, _comparer)
 
 
 def run_files(
@@ -158,16 +166,30 @@ def run_files(
     overlays: Sequence[Path] = (),
     progress: Callable[[Path], None] = lambda path: None,
 ) -> Result:
-    """Compare all cases of the files. Raises CaseError and RuleFileError."""
+    """Compare the cases of all files, several at a time. Raises CaseError and RuleFileError."""
     result = Result()
     wanted = frozenset(oracles)
     # Large files first, so that the last worker does not finish long after the others.
     ordered = sorted(paths, key=lambda path: path.stat().st_size, reverse=True)
     workers = min(os.cpu_count() or 1, len(ordered))
-    with ProcessPoolExecutor(workers, initializer=_start, initargs=(tuple(overlays),)) as pool:
-        jobs = [(path, pool.submit(run_file, path, wanted, overlays)) for path in ordered]
-        for path, job in jobs:
-            result.merge(job.result())
+    # Rules that cannot be loaded end a worker without a word, so they are loaded here first.
+    comparer = load_comparer(overlays)
+    if workers == 1:
+        for path in ordered:
+            result.merge(run_file(path, wanted, comparer))
             progress(path)
+    else:
+        with ProcessPoolExecutor(
+            workers, initializer=_start_worker, initargs=(tuple(overlays),)
+        ) as pool:
+            jobs = {pool.submit(_work, path, wanted): path for path in ordered}
+            try:
+                for job in as_completed(jobs):
+                    result.merge(job.result())
+                    progress(jobs[job])
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
     result.oracles = dict(sorted(result.oracles.items()))
+    result.disagreements.sort(key=lambda d: (d.oracle, d.platform, d.id))
     return result
