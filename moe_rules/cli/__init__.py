@@ -23,7 +23,11 @@ COMMANDS = (
     "select",
     "explain",
     "why_not",
+    "detect",
+    "facts",
+    "list",
     "check",
+    "schema",
     "conformance",
 )
 """Modules of the commands, in the order in which ``--help`` lists them."""

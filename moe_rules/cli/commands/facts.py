@@ -1,0 +1,74 @@
+"""``moe-rules facts``: the vocabulary that rules may use."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import TYPE_CHECKING, Any
+
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.options import Subparsers, add_format, command
+
+if TYPE_CHECKING:
+    from moe_rules.facts import Fact
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "facts",
+        "list every fact that a rule may test",
+        "Name, type, domain and meaning, by group. Derived facts follow from the others and\n"
+        "cannot be stated; every other one can be, with --set.",
+        "moe-rules facts --group layer",
+    )
+    parser.add_argument("--group", help="only this group: platform, software, layer, ...")
+    add_format(parser, "text", "json")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List the vocabulary."""
+    facts = _facts(args.group)
+    if args.format == "json":
+        print(json.dumps([_plain(fact) for fact in facts], indent=2))
+        return 0
+    from moe_rules.cli.render import columns
+
+    for group in dict.fromkeys(fact.group for fact in facts):
+        rows = [
+            [f"  {fact.name}", fact.type, fact.meaning, f"({fact.domain})"]
+            for fact in facts
+            if fact.group == group
+        ]
+        print(f"{group}\n{columns(rows)}\n")
+    return 0
+
+
+def _facts(group: str | None) -> list[Fact]:
+    from moe_rules.facts import FACTS, did_you_mean
+    from moe_rules.language.link import derived_facts
+    from moe_rules.ruleset import vocabulary
+
+    facts = [*FACTS.values(), *derived_facts(vocabulary()).values()]
+    groups = list(dict.fromkeys(fact.group for fact in facts))
+    if group is not None and group not in groups:
+        raise UserError(
+            f"--group {group}: there is no such group{did_you_mean(group, groups)} "
+            f"(known: {', '.join(groups)})"
+        )
+    return [fact for fact in facts if group in (None, fact.group)]
+
+
+def _plain(fact: Fact) -> dict[str, Any]:
+    return {
+        "name": fact.name,
+        "group": fact.group,
+        "type": fact.type,
+        "domain": fact.domain,
+        "values": list(fact.values),
+        "nullable": fact.nullable,
+        "default": fact.default,
+        "meaning": fact.meaning,
+    }

@@ -1,0 +1,187 @@
+"""``moe-rules list``: the backends, kernels, oracles, machines and requests there are."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.options import Subparsers, add_format, add_rules, command
+
+if TYPE_CHECKING:
+    from moe_rules.language.rules import Oracle, PlatformRules
+
+Row = dict[str, Any]
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "list",
+        "list backends, kernels, oracles, machines or requests",
+        "backends: the kernels of each; kernels: where each is declared and who has its class;\n"
+        "oracles: the priority of each; machines: what --platform may name; requests: what\n"
+        "--moe-backend may name.",
+        "moe-rules list backends --platform h100 --oracle fp8",
+    )
+    parser.add_argument(
+        "what",
+        nargs="?",
+        choices=tuple(_LISTS),
+        default="oracles",
+        help="default: oracles",
+    )
+    parser.add_argument(
+        "--platform",
+        metavar="NAME",
+        help="a platform (cuda, rocm, ...), a named machine or a recorded file; default: all",
+    )
+    parser.add_argument("--oracle", help="only this oracle")
+    add_rules(parser)
+    add_format(parser, "text", "json")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """List."""
+    rows = list(_LISTS[args.what](args))
+    if args.format == "json":
+        print(json.dumps(rows, indent=2))
+        return 0
+    from moe_rules.cli.render import columns
+
+    if not rows:
+        print("none")
+        return 0
+    print(columns([list(rows[0]), *([_cell(value) for value in row.values()] for row in rows)]))
+    return 0
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
+
+
+def _rules(args: argparse.Namespace) -> Iterator[PlatformRules]:
+    """The rules of the platform asked about, or of every one."""
+    from moe_rules.machine import load_machine
+    from moe_rules.ruleset import PLATFORMS, load_platform, overlay_paths
+
+    overlays = overlay_paths(args.rules)
+    name = args.platform
+    if name is None or name in PLATFORMS:
+        platforms = [name] if name else list(PLATFORMS)
+    else:
+        platforms = [load_machine(name).device]
+    for platform in platforms:
+        yield load_platform(platform, overlays)
+
+
+def _oracles_of(args: argparse.Namespace) -> Iterator[tuple[PlatformRules, Oracle]]:
+    known: set[str] = set()
+    found = False
+    for rules in _rules(args):
+        known |= set(rules.oracles)
+        for oracle in rules.oracles.values():
+            if args.oracle in (None, oracle.name):
+                found = True
+                yield rules, oracle
+    if not found:
+        from moe_rules.facts import did_you_mean
+
+        raise UserError(
+            f"there is no oracle {args.oracle!r}{did_you_mean(args.oracle or '', known)} "
+            f"(known: {', '.join(sorted(known))})"
+        )
+
+
+def _oracles(args: argparse.Namespace) -> Iterator[Row]:
+    for rules, oracle in _oracles_of(args):
+        yield {
+            "platform": rules.platform,
+            "oracle": oracle.name,
+            "priority": list(oracle.priority),
+        }
+
+
+def _backends(args: argparse.Namespace) -> Iterator[Row]:
+    for rules, oracle in _oracles_of(args):
+        for backend in oracle.backends.values():
+            kernels = [choice.kernel.class_name for choice in backend.choices]
+            yield {
+                "platform": rules.platform,
+                "oracle": oracle.name,
+                "backend": backend.name,
+                "kernels": list(dict.fromkeys(kernels)),
+                "at": backend.location.short,
+            }
+
+
+def _requests(args: argparse.Namespace) -> Iterator[Row]:
+    for rules, oracle in _oracles_of(args):
+        for name, cases in oracle.requests.items():
+            for case in cases:
+                backends = ["auto"] if case.auto else [backend.name for backend in case.backends]
+                yield {
+                    "platform": rules.platform,
+                    "oracle": oracle.name,
+                    "moe_backend": name,
+                    "backends": backends,
+                    "when": case.when.words(),
+                }
+
+
+def _kernels(args: argparse.Namespace) -> Iterator[Row]:
+    from moe_kernels.registry import Available, available
+
+    users: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[str, str], Row] = {}
+    for rules, oracle in _oracles_of(args):
+        for backend in oracle.backends.values():
+            for choice in backend.choices:
+                key = (rules.platform, choice.kernel.class_name)
+                users.setdefault(key, []).append(oracle.name)
+                place = choice.kernel.location.short
+                rows.setdefault(key, {"platform": key[0], "kernel": key[1], "at": place})
+    for key, row in rows.items():
+        found = available(key[1])
+        yield {
+            "platform": row["platform"],
+            "kernel": row["kernel"],
+            "oracles": list(dict.fromkeys(users[key])),
+            "class": found.provider
+            if isinstance(found, Available)
+            else f"not here: {found.remedy}",
+            "at": row["at"],
+        }
+
+
+def _machines(args: argparse.Namespace) -> Iterator[Row]:
+    from moe_rules.facts import plain
+    from moe_rules.machine import named_machines
+
+    for machine in named_machines().values():
+        facts = machine.platform
+        if args.platform not in (None, facts["device"], machine.name):
+            continue
+        kind = facts.get("compute_capability") or facts.get("gfx") or facts.get("cpu_arch")
+        yield {
+            "machine": machine.name,
+            "platform": plain(facts["device"]),
+            "kind": None if kind is None else plain(kind),
+            "product": machine.product,
+            "aliases": list(machine.aliases),
+        }
+
+
+_LISTS = {
+    "backends": _backends,
+    "kernels": _kernels,
+    "oracles": _oracles,
+    "machines": _machines,
+    "requests": _requests,
+}
