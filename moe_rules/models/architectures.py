@@ -65,9 +65,13 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
 
 
 def _indices(value: Any) -> frozenset[int] | None:
+    """Layer indices from a list of them or from "3,4,5"."""
     if isinstance(value, str):
         value = [part for part in value.split(",") if part.strip()]
-    return None if value is None else frozenset(int(index) for index in value)
+    try:
+        return None if value is None else frozenset(int(index) for index in value)
+    except (TypeError, ValueError):
+        raise CheckpointRefusedError(f"{value!r} is no list of layer indices", "model") from None
 
 
 def layer_facts(
@@ -82,17 +86,7 @@ def layer_facts(
     def said(name: str) -> Any:
         return value_of(row[name], context)
 
-    missing = tuple(name for name in REQUIRED if said(name) is None)
-    if missing:
-        fields = ", ".join(f"{name} ({row[name]})" for name in missing)
-        raise UnknownModelError(f"config.json does not give {fields}", missing)
-    for name in REQUIRED:
-        value = said(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise CheckpointRefusedError(
-                f"{name} must be a positive integer, not {value!r} ({row[name]} in config.json)",
-                "model",
-            )
+    _require_sizes(row, said)
     activation = _activation(said("activation"), table, gated=None not in row["projections"])
     parallel = parallel_of(deployment, sequence_parallel=bool(said("sequence_parallel")))
     size = _padded(said("intermediate_size"), said, deployment)
@@ -117,6 +111,21 @@ def layer_facts(
     )
     refuse_layer(row, facts, deployment, context)
     return facts
+
+
+def _require_sizes(row: Mapping[str, Any], said: Any) -> None:
+    """Raise where config.json lacks a required fact, or has no positive integer for it."""
+    missing = tuple(name for name in REQUIRED if said(name) is None)
+    if missing:
+        fields = ", ".join(f"{name} ({row[name]})" for name in missing)
+        raise UnknownModelError(f"config.json does not give {fields}", missing)
+    for name in REQUIRED:
+        value = said(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise CheckpointRefusedError(
+                f"{name} must be a positive integer; config.json gives {value!r} ({row[name]})",
+                "model",
+            )
 
 
 _FLOATS = (

@@ -73,6 +73,18 @@ def derive_layers(
     deployment = deployment or Deployment()
     tables = tables or load_tables()
     stated = Overrides.read(overrides or {})
+    with reading("config.json"):
+        return _derive(config, machine_facts, deployment, hf_quant_config, stated, tables)
+
+
+def _derive(
+    config: Mapping[str, Any],
+    machine_facts: Mapping[str, Any],
+    deployment: Deployment,
+    hf_quant_config: Mapping[str, Any] | None,
+    stated: Overrides,
+    tables: Tables,
+) -> list[ModelLayer]:
     classes = tables.architectures["config_classes"]
     text = text_config(config, classes)
     architecture = _architecture_of(config)
@@ -92,8 +104,7 @@ def derive_layers(
         block = quantization_block(config, hf_quant_config)
         quantization = quantization_of(block, tables.quantization, context, row["rename"], in_dtype)
     runtime = {"model_type": text.model_type}
-    with reading("config.json", "model"):
-        return _kinds(row, tables, context, deployment, in_dtype, quantization, stated, runtime)
+    return _kinds(row, tables, context, deployment, in_dtype, quantization, stated, runtime)
 
 
 def capability_of(machine_facts: Mapping[str, Any]) -> int:

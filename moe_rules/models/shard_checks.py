@@ -12,6 +12,7 @@ from typing import Any
 
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.models.conditions import Context
+from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.quant_keys import CHANNEL, QuantKey, Scale
 
 SMALLEST_REFINED_BLOCK = 32
@@ -67,8 +68,12 @@ def shape_checks(
 
 
 def _fp8_block(context: Context, layer: FusedMoEConfig) -> QuantKey:
-    rows, columns = context["weight_block_size"]
-    shape = fp8_block_for_shard((rows, columns), layer)
+    block = context["weight_block_size"]
+    if len(block) != 2 or not all(isinstance(size, int) and size > 0 for size in block):
+        raise CheckpointRefusedError(
+            f"weight_block_size must be two positive integers, not {block!r}", "quant_method"
+        )
+    shape = fp8_block_for_shard((block[0], block[1]), layer)
     return QuantKey("fp8_e4m3", Scale("fp32", True, shape))
 
 
