@@ -1,0 +1,169 @@
+"""The vLLM-shaped interface: enums, requests, selection, binding, errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from moe_rules.layer import FusedMoEConfig
+from moe_rules.machine import load_machine
+from moe_rules.oracles import (
+    fp8,
+    int8,
+    int_wna16,
+    mxfp4,
+    mxfp8,
+    nvfp4,
+    unquantized,
+    w4a8,
+    w4a8_int8,
+)
+from moe_rules.oracles.backends import (
+    Fp8MoeBackend,
+    Mxfp4MoeBackend,
+    UnquantizedMoeBackend,
+)
+from moe_rules.oracles.base import MoEKernelOracle
+from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.ruleset import PLATFORMS, load_platform
+
+ORACLES: list[type[MoEKernelOracle[Any]]] = [
+    unquantized.UnquantizedMoEKernelOracle,
+    fp8.Fp8MoEKernelOracle,
+    int8.Int8MoEKernelOracle,
+    int_wna16.WNA16MoEKernelOracle,
+    mxfp4.Mxfp4MoEKernelOracle,
+    mxfp4.DeepSeekV4Mxfp4MoEKernelOracle,
+    mxfp8.Mxfp8MoEKernelOracle,
+    nvfp4.NvFp4MoEKernelOracle,
+    w4a8.W4A8MoEKernelOracle,
+    w4a8_int8.W4A8Int8MoEKernelOracle,
+]
+LAYER = FusedMoEConfig(
+    num_experts=128,
+    experts_per_token=8,
+    hidden_dim=2048,
+    intermediate_size=768,
+    routing_method="RenormalizeNaive",
+)
+BLOCK = (NAMED_KEYS["kFp8Static128BlockSym"], NAMED_KEYS["kFp8Dynamic128Sym"])
+
+
+@pytest.mark.parametrize("oracle", ORACLES, ids=lambda oracle: oracle.name)
+def test_every_backend_of_the_tables_is_a_member_of_the_enum(
+    oracle: type[MoEKernelOracle[Any]],
+) -> None:
+    members = oracle("h100").backend_enum_cls().__members__
+    for platform in PLATFORMS:
+        table = load_platform(platform).oracles[oracle.name]
+        named = {*table.backends, *(s.backend.name for s in table.shortcuts if s.backend)}
+        named |= {table.otherwise.backend} - {None}
+        assert named <= set(members)
+
+
+@pytest.mark.parametrize("oracle", ORACLES, ids=lambda oracle: oracle.name)
+def test_every_kernel_name_of_the_tables_is_known_to_the_registry(
+    oracle: type[MoEKernelOracle[Any]],
+) -> None:
+    from moe_kernels.registry import names
+
+    for platform in PLATFORMS:
+        table = load_platform(platform).oracles[oracle.name]
+        kernels = {c.kernel.class_name for b in table.backends.values() for c in b.choices}
+        assert kernels <= set(names())
+
+
+def test_select_backend_returns_member_and_class() -> None:
+    backend, cls = fp8.Fp8MoEKernelOracle("h100").select_backend(LAYER, *BLOCK)
+    assert backend is Fp8MoeBackend.TRITON
+    assert cls is not None
+    assert cls.__name__ == "TritonExperts"
+
+
+def test_select_backend_without_a_kernel() -> None:
+    oracle = unquantized.UnquantizedMoEKernelOracle("tpu")
+    assert oracle.select_backend(LAYER) == (UnquantizedMoeBackend.TPU, None)
+
+
+def test_a_kernel_of_another_package_is_named() -> None:
+    oracle = unquantized.UnquantizedMoEKernelOracle("b200")
+    assert oracle.decide(LAYER).kernel == "TrtLlmBf16ExpertsMonolithic"
+    with pytest.raises(ImportError, match="vllm"):
+        oracle.select_backend(LAYER)
+
+
+def test_priority_depends_on_layer_and_machine() -> None:
+    oracle = fp8.Fp8MoEKernelOracle("h100")
+    assert oracle.get_priority_backends(LAYER, *BLOCK)[0] is Fp8MoeBackend.TRITON
+    assert (
+        fp8.Fp8MoEKernelOracle("b200").get_priority_backends(LAYER, *BLOCK)[0]
+        is Fp8MoeBackend.FLASHINFER_TRTLLM
+    )
+
+
+def test_map_backend() -> None:
+    oracle = mxfp4.Mxfp4MoEKernelOracle("h100")
+    assert oracle.map_backends("flashinfer_trtllm") == [
+        Mxfp4MoeBackend.FLASHINFER_TRTLLM_MXFP4_BF16,
+        Mxfp4MoeBackend.FLASHINFER_TRTLLM_MXFP4_MXFP8,
+    ]
+    with pytest.raises(ValueError, match="did you mean 'triton'"):
+        oracle.map_backend("tritn")
+    with pytest.raises(ValueError, match="selects automatically"):
+        unquantized.UnquantizedMoEKernelOracle("h100").map_backend("marlin")
+
+
+def test_kernel_names_of_a_backend() -> None:
+    oracle = fp8.Fp8MoEKernelOracle("h100")
+    assert oracle.kernel_names(Fp8MoeBackend.DEEPGEMM) == ["TritonOrDeepGemmExperts"]
+    with pytest.raises(ValueError, match="does not exist on cuda"):
+        oracle.kernel_names(Fp8MoeBackend.AITER)
+
+
+def test_a_request_that_cannot_serve_is_a_value_error() -> None:
+    layer = FusedMoEConfig(**{**LAYER.__dict__, "moe_backend": "hpc", "activation": "gelu"})
+    with pytest.raises(ValueError, match="activation is gelu, wanted silu"):
+        fp8.Fp8MoEKernelOracle("h100").decide(layer, *BLOCK)
+
+
+def test_an_unknown_request_is_a_value_error_even_where_the_oracle_raises_another() -> None:
+    layer = FusedMoEConfig(**{**LAYER.__dict__, "moe_backend": "triton"})
+    with pytest.raises(ValueError, match="is no backend of"):
+        w4a8.W4A8MoEKernelOracle("h100").decide(layer, *w4a8_keys())
+    layer = FusedMoEConfig(**{**LAYER.__dict__, "moe_backend": "cutlass", "in_dtype": "fp16"})
+    with pytest.raises(NotImplementedError, match="in_dtype is fp16, wanted bf16"):
+        w4a8.W4A8MoEKernelOracle("h100").decide(layer, *w4a8_keys())
+
+
+def w4a8_keys() -> tuple[Any, Any]:
+    return NAMED_KEYS["kInt4Static"], NAMED_KEYS["kFp8DynamicTokenSym"]
+
+
+def test_no_backend_is_a_not_implemented_error() -> None:
+    with pytest.raises(NotImplementedError, match="nearest"):
+        fp8.Fp8MoEKernelOracle("v100").decide(LAYER, *BLOCK)
+
+
+def test_software_decides() -> None:
+    bare = load_machine("b200", preset="bare")
+    decision = unquantized.UnquantizedMoEKernelOracle(bare).decide(LAYER)
+    assert decision.kernel == "TritonExperts"
+
+
+def test_selected_kernel_runs_on_the_cpu() -> None:
+    torch = pytest.importorskip("torch")
+    from moe_kernels.testing import random_layer
+
+    config = FusedMoEConfig(
+        num_experts=4, experts_per_token=2, hidden_dim=64, intermediate_size=64, in_dtype="fp32"
+    )
+    oracle = unquantized.UnquantizedMoEKernelOracle(load_machine("x86"))
+    backend, cls = oracle.select_backend(config)
+    assert cls is not None
+    layer = random_layer(config, num_tokens=5)
+    kernel = oracle.make_kernel(layer.quant_config, config, backend, cls)
+    output = kernel.apply(**layer.arguments())
+    torch.testing.assert_close(
+        output.double(), layer.reference(kernel), atol=1e-4, rtol=1e-4
+    )
