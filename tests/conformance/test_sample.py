@@ -36,10 +36,10 @@ def comparer() -> Comparer:
     return Comparer({platform: Selector(load_platform(platform), {}) for platform in PLATFORMS})
 
 
-def first_case(oracle: str, outcome: str, **changes: Any) -> Case:
+def first_case(oracle: str, outcome_recorded: str, /, **changes: Any) -> Case:
     """A recorded case with some of its expectations changed."""
     for _, line in read_lines(SAMPLES / "cuda-sm90.jsonl.gz"):
-        if line["oracle"] == oracle and line["expect"]["outcome"] == outcome:
+        if line["oracle"] == oracle and line["expect"]["outcome"] == outcome_recorded:
             line["expect"] |= changes
             return Case.parse(line, "here")
     raise AssertionError("no such case")
