@@ -8,7 +8,7 @@ written structurally. This module imports nothing outside the standard library.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 TENSOR = (-1, -1)
@@ -76,6 +76,19 @@ class QuantKey:
     scale: Scale
     scale2: Scale | None = None
     symmetric: bool = True
+    # Keys are looked up for every layer; their hash is computed once.
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        parts = (self.dtype, self.scale, self.scale2, self.symmetric)
+        object.__setattr__(self, "_hash", hash(parts))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __reduce__(self) -> tuple[type[QuantKey], tuple[Any, ...]]:
+        # Hashes of text differ between processes.
+        return QuantKey, (self.dtype, self.scale, self.scale2, self.symmetric)
 
     @property
     def name(self) -> str | None:

@@ -19,6 +19,7 @@ from moe_rules.language.rules import (
     Kernel,
     Oracle,
     PlatformRules,
+    Reason,
     RequestCase,
     Step,
     ValueOf,
@@ -26,6 +27,8 @@ from moe_rules.language.rules import (
 
 FactMap = dict[str, FactValue]
 Assume = Callable[[FactMap], FactMap]
+Order = tuple[tuple[str, ...], tuple[tuple[str, Reason], ...], frozenset[str]]
+"""Adjusted backends, those removed with the reason, and those not available even by name."""
 
 
 @dataclass(slots=True)
@@ -104,7 +107,7 @@ class OraclePlan:
     switches: list[StepPlan]
     adjustments: list[tuple[Predicate, Adjustment]]
     backends: Mapping[str, BackendPlan]
-    orders: dict[tuple[bool, ...], tuple[str, ...]] = field(default_factory=dict)
+    orders: dict[tuple[bool, ...], Order] = field(default_factory=dict)
 
 
 def specialise(

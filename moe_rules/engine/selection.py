@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, RequestPlan, StepPlan
+from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, Order, RequestPlan, StepPlan
 from moe_rules.language.link_oracle import AUTO
 from moe_rules.language.rules import Adjustment, Kernel, Reason, ValueOf
 
@@ -169,22 +169,18 @@ def _serve_request(
 
 def _set_order(plan: OraclePlan, facts: FactMap, outcome: Outcome) -> frozenset[str]:
     """Put the adjusted order into ``outcome``; return the backends that are withdrawn."""
-    bits = tuple(applies(facts) for applies, _ in plan.adjustments)
-    order = plan.orders.get(bits)
-    active = [a for bit, (_, a) in zip(bits, plan.adjustments, strict=True) if bit]
-    if order is None:
-        order = plan.orders[bits] = adjusted(plan.oracle.priority, active)
-    withdrawn: set[str] = set()
-    for adjustment in active:
-        if adjustment.action in ("drop", "withdraw"):
-            outcome.removed.extend((name, adjustment.reason) for name in adjustment.names)
-            if adjustment.action == "withdraw":
-                withdrawn.update(adjustment.names)
+    bits = tuple([applies(facts) for applies, _ in plan.adjustments])
+    known = plan.orders.get(bits)
+    if known is None:
+        active = [a for bit, (_, a) in zip(bits, plan.adjustments, strict=True) if bit]
+        known = plan.orders[bits] = _adjusted_order(plan.oracle.priority, active)
+    order, removed, withdrawn = known
+    outcome.removed.extend(removed)
     if plan.oracle.variants is not None:
         backends = [plan.backends[name] for name in order]
         order = tuple(b.backend.name for b in _narrow(plan, backends, facts))
     outcome.order = order
-    return frozenset(withdrawn)
+    return withdrawn
 
 
 def _narrow(plan: OraclePlan, backends: list[BackendPlan], facts: FactMap) -> list[BackendPlan]:
@@ -198,6 +194,15 @@ def _narrow(plan: OraclePlan, backends: list[BackendPlan], facts: FactMap) -> li
     if wanted == fallback:
         return matching or backends
     return matching + [b for b, value in own if value == fallback and b not in matching]
+
+
+def _adjusted_order(priority: tuple[str, ...], active: list[Adjustment]) -> Order:
+    removals = [a for a in active if a.action in ("drop", "withdraw")]
+    return (
+        adjusted(priority, active),
+        tuple((name, a.reason) for a in removals for name in a.names),
+        frozenset(name for a in removals if a.action == "withdraw" for name in a.names),
+    )
 
 
 def adjusted(priority: tuple[str, ...], adjustments: Iterable[Adjustment]) -> tuple[str, ...]:

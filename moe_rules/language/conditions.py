@@ -371,21 +371,30 @@ class Schemes(Condition):
         return Schemes(tuple(rest), self.location) if rest else NEVER
 
     def predicate(self, *, unknown: bool) -> Predicate:
-        whens = [scheme.when.predicate(unknown=unknown) for scheme in self.schemes]
-        matching: dict[tuple[FactValue, FactValue], list[Predicate]] = {}
-        always = {id(w) for w, s in zip(whens, self.schemes, strict=True) if s.when is ALWAYS}
+        whens = [
+            (scheme, None if scheme.when is ALWAYS else scheme.when.predicate(unknown=unknown))
+            for scheme in self.schemes
+        ]
+        matching: dict[tuple[FactValue, FactValue], bool | list[Predicate]] = {}
+
+        def match(facts: Facts) -> bool | list[Predicate]:
+            """What the pair of keys comes to: decided, or by the conditions of its lines."""
+            weight, activation = facts["weight_key"], facts["activation_key"]
+            found = [
+                when
+                for scheme, when in whens
+                if scheme.weight.holds(weight, facts) and scheme.activation.holds(activation, facts)
+            ]
+            return True if None in found else [when for when in found if when] or False
 
         def supported(facts: Facts) -> bool:
             pair = (facts["weight_key"], facts["activation_key"])
-            candidates = matching.get(pair)
-            if candidates is None:
-                candidates = matching[pair] = [
-                    when
-                    for scheme, when in zip(self.schemes, whens, strict=True)
-                    if scheme.weight.holds(pair[0], facts)
-                    and scheme.activation.holds(pair[1], facts)
-                ]
-            return any(id(when) in always or when(facts) for when in candidates)
+            answer = matching.get(pair)
+            if answer is None:
+                answer = matching[pair] = match(facts)
+            if answer is True or answer is False:
+                return answer
+            return any(when(facts) for when in answer)
 
         return supported
 
