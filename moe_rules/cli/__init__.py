@@ -23,6 +23,7 @@ COMMANDS = (
     "select",
     "explain",
     "why_not",
+    "run",
     "detect",
     "facts",
     "list",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
     from moe_rules.machine import Machine
     from moe_rules.models import Deployment, ModelLayer
+    from moe_rules.quant_keys import QuantKey
 
 REQUIRED_FACTS = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
 """What a layer without a model has to state."""
@@ -86,6 +87,23 @@ class Question:
     facts: Mapping[str, FactValue]
     layers: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def weight_key(self) -> QuantKey | None:
+        """How the weights are quantized."""
+        return self._key("weight_key")
+
+    @property
+    def activation_key(self) -> QuantKey | None:
+        """How the activations are quantized."""
+        return self._key("activation_key")
+
+    def _key(self, name: str) -> QuantKey | None:
+        from moe_rules.quant_keys import QuantKey
+
+        key = self.facts[name]
+        assert key is None or isinstance(key, QuantKey)
+        return key
 
     @property
     def layers_in_words(self) -> str:

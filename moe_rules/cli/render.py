@@ -54,6 +54,18 @@ def answer(decision: Decision) -> str:
     return f"{decision.backend} / {kernel}"
 
 
+def decision_lines(subject: str, decision: Decision, notes: Iterable[str] = ()) -> list[str]:
+    """A decision in short: the answer, why, and what a user should know."""
+    lines = [f"{subject}:", f"  {answer(decision)}  (oracle {decision.oracle}, {decision.how})"]
+    if not decision.failed:
+        text, place = because(decision)
+        lines.append(f"  because: {text}  ({place.short})" if place else f"  because: {text}")
+    lines += [f"  warning: {warning}" for warning in decision.warnings]
+    if decision.unknown_facts:
+        lines.append(f"  unknown, taken as no obstacle: {', '.join(decision.unknown_facts)}")
+    return [*lines, *(f"  note: {note}" for note in notes)]
+
+
 def because(decision: Decision) -> tuple[str, Location | None]:
     """Why this backend, in one line, and the place that says so."""
     reason = decision.reason

@@ -80,17 +80,9 @@ def _plain(asked: Asked, question: Question, decision: Decision | None) -> dict[
 
 
 def _text(asked: Asked, question: Question, decision: Decision | None) -> str:
-    from moe_rules.cli.render import answer, because
+    from moe_rules.cli.render import decision_lines
 
-    lines = [f"{asked.subject(question)}:"]
+    subject = asked.subject(question)
     if decision is None:
-        return f"{lines[0]} {no_oracle(question)}"
-    lines.append(f"  {answer(decision)}  (oracle {decision.oracle}, {decision.how})")
-    if not decision.failed:
-        text, place = because(decision)
-        lines.append(f"  because: {text}  ({place.short})" if place else f"  because: {text}")
-    lines += [f"  warning: {warning}" for warning in decision.warnings]
-    if decision.unknown_facts:
-        lines.append(f"  unknown, taken as no obstacle: {', '.join(decision.unknown_facts)}")
-    lines += [f"  note: {note}" for note in question.notes]
-    return "\n".join(lines)
+        return f"{subject}: {no_oracle(question)}"
+    return "\n".join(decision_lines(subject, decision, question.notes))

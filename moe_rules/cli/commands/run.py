@@ -1,0 +1,71 @@
+"""``moe-rules run``: runs one layer on the kernel that is selected for it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from moe_rules.cli import deployment
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.options import Subparsers, add_format, command, positive
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "run",
+        "run one layer on the selected kernel, and compare with the reference",
+        "Random weights and tokens. Prints the error against a float64 reference, and the median\n"
+        "time. Needs torch. Exit code 1: the kernel cannot be had here, or the error is too large.",
+        "moe-rules run --model config.json --num-tokens 64",
+    )
+    deployment.add_options(parser)
+    execution = parser.add_argument_group("execution")
+    execution.add_argument(
+        "--num-tokens", type=positive, default=16, metavar="N", help="default: 16"
+    )
+    execution.add_argument(
+        "--device", choices=("cpu", "cuda"), help="where to run; default: as the platform says"
+    )
+    execution.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    execution.add_argument(
+        "--max-weights-gb",
+        type=float,
+        default=1.5,
+        metavar="GB",
+        help="run with fewer experts if the weights take more 10^9 bytes than this; default: 1.5",
+    )
+    add_format(parser, "text", "json")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Select, bind, run, compare."""
+    from moe_rules.cli.commands.select import no_oracle
+    from moe_rules.cli.execution import GIGABYTE, execute
+    from moe_rules.cli.render import decision_lines
+
+    asked = deployment.ask(args)
+    question = asked.questions[0]
+    if question.oracle is None:
+        raise UserError(no_oracle(question), 1)
+    decision = asked.decide(question)
+    if decision.failed:
+        raise UserError(str(decision.error), 1)
+    execution = execute(
+        decision,
+        question.moe,
+        question.weight_key,
+        question.activation_key,
+        num_tokens=args.num_tokens,
+        device=args.device,
+        seed=args.seed,
+        max_weight_bytes=args.max_weights_gb * GIGABYTE,
+    )
+    if args.format == "json":
+        print(json.dumps({"decision": decision.to_dict(), "run": execution.to_dict()}, indent=2))
+    else:
+        lines = decision_lines(asked.subject(question), decision, question.notes)
+        print("\n".join([*lines, *execution.lines()]))
+    return int(not execution.correct)
