@@ -39,7 +39,7 @@ def row_for(name: str | None, table: Mapping[str, Any], device: Any) -> dict[str
 
 
 def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
-    """The indices of the decoder layers that are MoE layers."""
+    """The indices of the decoder layers that are MoE layers: those with at least one expert."""
     rule = row["layers"]
 
     def said(name: str) -> Any:
@@ -61,6 +61,7 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
         and (listed is None or index in listed)
         and (dense is None or index not in dense)
         and (types is None or (index < len(types) and types[index] in rule["type"]))
+        and value_of(row["num_experts"], context.extended(layer={"index": index})) != 0
     ]
 
 
@@ -91,7 +92,7 @@ def layer_facts(
     parallel = parallel_of(deployment, sequence_parallel=bool(said("sequence_parallel")))
     size = _padded(said("intermediate_size"), said, deployment)
     routing = {name: value_of(source, context) for name, source in row["routing"].items()}
-    clamps: dict[str, Any] = {name: _number(said(name)) for name in _FLOATS}
+    clamps: dict[str, Any] = {name: _number(name, said(name)) for name in _FLOATS}
     facts = FusedMoEConfig(
         num_experts=said("num_experts") + deployment.num_redundant_experts,
         experts_per_token=said("experts_per_token"),
@@ -137,7 +138,9 @@ _FLOATS = (
 )
 
 
-def _number(value: Any) -> float | None:
+def _number(name: str, value: Any) -> float | None:
+    if value is not None and not isinstance(value, int | float):
+        raise CheckpointRefusedError(f"{name} must be a number, not {value!r}", "model")
     return None if value is None else float(value)
 
 

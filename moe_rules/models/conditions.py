@@ -96,8 +96,3 @@ def holds(conditions: Conditions, context: Context) -> bool:
         elif not any_of(value, expected):
             return False
     return True
-
-
-def describe(conditions: Conditions) -> str:
-    """The conditions as one readable phrase."""
-    return ", ".join(f"{name}: {expected}" for name, expected in conditions.items()) or "always"

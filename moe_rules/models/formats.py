@@ -136,7 +136,7 @@ def modelopt_mixed(checkpoint: Checkpoint) -> LayerResolver:
         entry = None if excludes(place.name) else _mixed_entry(place.name, entries)
         if entry is None:
             return None
-        size = int(entry.get("group_size", 128))
+        size = entry.get("group_size", 128)
         algorithm = str(entry.get("quant_algo", "")).upper()
         return {**entry, "algorithm": algorithm, "weight_block_size": [size, size]}
 

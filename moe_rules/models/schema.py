@@ -232,8 +232,8 @@ class ArchitecturesFile(Closed):
     @model_validator(mode="after")
     def _like_names_exist(self) -> ArchitecturesFile:
         for name, row in self.architectures.items():
-            if row.like is not None and row.like not in self.architectures:
-                raise ValueError(f"architectures.{name}.like: unknown architecture {row.like!r}")
+            if row.like is not None:
+                _known(f"architectures.{name}.like", row.like, self.architectures)
         return self
 
 
@@ -351,6 +351,8 @@ class QuantizationFile(Closed):
         for name, method in self.methods.items():
             if method.same_as is not None:
                 _known(f"methods.{name}.same_as", method.same_as, self.methods)
+                if self.methods[method.same_as].same_as is not None:
+                    raise ValueError(f"methods.{name}.same_as: {method.same_as} has same_as itself")
             if isinstance(method.schemes, str):
                 _known(f"methods.{name}.schemes", method.schemes, self.schemes)
         lists = [*self.schemes.values(), *(m.schemes for m in self.methods.values())]
