@@ -1,0 +1,67 @@
+"""The wheel carries rules and schemas and works from any folder, without torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import moe_rules
+
+ROOT = Path(moe_rules.__file__).parents[1]
+WITHOUT_TORCH = (
+    "import sys; sys.modules['torch'] = sys.modules['triton'] = None; "
+    "from moe_rules.cli import main; sys.exit(main(sys.argv[1:]))"
+)
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    (wheel,) = folder.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(folder / "site")
+    return folder / "site"
+
+
+def run(site: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        cwd=cwd,
+        env={"PYTHONPATH": str(site), "PATH": "", "NO_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_wheel_holds_packages_rules_and_schemas(unpacked: Path) -> None:
+    for name in (
+        "moe_rules/py.typed",
+        "moe_kernels/py.typed",
+        "moe_rules/rules/vocabulary.yaml",
+        "moe_rules/rules/cuda/fp8.yaml",
+        "moe_rules/schemas/platform.schema.json",
+    ):
+        assert (unpacked / name).is_file(), name
+    assert not (unpacked / "kernels").exists()
+    assert not (unpacked / "tests").exists()
+
+
+def test_installed_wheel_checks_and_selects_without_torch(unpacked: Path, tmp_path: Path) -> None:
+    checked = run(unpacked, tmp_path, "check")
+    assert checked.returncode == 0, checked.stderr
+    (tmp_path / "config.json").write_text(
+        (ROOT / "examples/models/Qwen3-30B-A3B-FP8.json").read_text()
+    )
+    arguments = ("--model", "config.json", "--platform", "h100", "--format", "json")
+    selected = run(unpacked, tmp_path, "select", *arguments)
+    assert selected.returncode == 0, selected.stderr
+    assert "TritonExperts" in json.dumps(json.loads(selected.stdout))
+    assert str(unpacked) in selected.stdout, "rules are read from the wheel"
