@@ -21,6 +21,7 @@ from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.quant_keys import QuantKey
 
 WHATS = ("facts", "scheme", "refused")
+_SITUATION = ("platform", "software", "deployment", "env")
 _DEVICES = {"oot": "out_of_tree"}
 _RENAMED = {"gcn_arch": "gfx", "arch": "cpu_arch", "device": "device_name"}
 _TAKEN_AS_IS = ("os", "zen", "amx_tile", "amx_fp8")
@@ -120,11 +121,12 @@ def _derived_line(
     place: str,
 ) -> DerivedLine:
     """The record's layer; a model is derived once for each platform and deployment."""
-    key = f"{record['platform']['name']} {record['deployment']['name']}"
+    key = json.dumps([record["model"], *(record.get(name) for name in _SITUATION)])
     if key not in derived:
         derived[key] = _derive(record, model)
     found = derived[key]
-    where = f"{place} {record['model']} {key}"
+    names = (record["model"], record["platform"]["name"], record["deployment"]["name"])
+    where = " ".join((place, *names))
     if isinstance(found, Exception):
         return DerivedLine(record, None, found, where)
     return DerivedLine(record, _layer_of(record, found), None, where)

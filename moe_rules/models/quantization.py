@@ -147,10 +147,13 @@ def quantization_of(
         )
     method = methods[name]
     in_block = Context(block or {}, **context.groups)
-    refuse_method(name, method, in_block, in_dtype)
+    refuse_method(name, method, context, in_dtype)
     checkpoint = Checkpoint(block or {}, method, renaming, in_block)
     with reading(f"the quantization block ({name})"):
         resolve = FORMATS[method["format"]](checkpoint)
+    for refusal in method["refuse"]:
+        if holds(refusal.get("when", {}), in_block):
+            raise CheckpointRefusedError(refusal["because"], refusal.get("stage", "engine_config"))
     return Quantization(name, method, resolve, context, table["schemes"])
 
 
@@ -207,7 +210,3 @@ def refuse_method(name: str, method: Mapping[str, Any], context: Context, in_dty
             f"{in_dtype} activations are not supported with {name} quantization; "
             f"expected {' or '.join(method['dtypes'])}"
         )
-    for refusal in method["refuse"]:
-        if holds(refusal.get("when", {}), context):
-            stage = refusal.get("stage", "engine_config")
-            raise CheckpointRefusedError(refusal["because"], stage)
