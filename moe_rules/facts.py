@@ -28,7 +28,8 @@ class Fact:
 
     ``values`` are the words a rule may use for it (enum), or known examples (string: any value
     may occur). ``nullable`` facts may be ``none``. A ``switch`` is an environment variable that
-    is on, off or unset; ``default`` is what unset means.
+    is on, off or unset; ``default`` is what unset means. A ``per_call`` fact differs from call to
+    call of a selected kernel: rules may only compare it, and a decision lists the ranges.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Fact:
     values: tuple[str, ...] = ()
     nullable: bool = False
     default: bool | None = None
+    per_call: bool = False
 
     @property
     def domain(self) -> str:
@@ -372,6 +374,13 @@ _QUANTIZATION = (
 
 _REQUEST = (
     Fact("moe_backend", "request", "string", 'Backend asked for by name, or "auto".'),
+    Fact(
+        "num_tokens",
+        "request",
+        "int",
+        "Tokens of one forward pass; not known when a kernel is selected.",
+        per_call=True,
+    ),
     Fact("model_type", "request", "string", "model_type of the text config.", nullable=True),
     Fact(
         "moe_activation_override",

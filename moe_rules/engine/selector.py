@@ -31,6 +31,7 @@ from moe_rules.quant_keys import QuantKey
 from moe_rules.ruleset import load_platform, overlay_paths
 
 MAX_REMEMBERED = 8192
+PER_CALL = frozenset(fact.name for fact in FACTS.values() if fact.per_call)
 _CONSTANT_GROUPS = ("platform", "software")
 
 
@@ -75,7 +76,7 @@ class Selector:
         if unknown is None:
             constant_facts = [f.name for f in FACTS.values() if f.group in _CONSTANT_GROUPS]
             unknown = (name for name in constant_facts if name not in constants)
-        self._unknown = frozenset(unknown)
+        self._unknown = frozenset(unknown) | PER_CALL
         self._defaults = {**REQUEST_DEFAULTS, **constants}
         self._plans: dict[tuple[str, frozenset[str]], OraclePlan] = {}
         self._remembered: dict[tuple[Any, ...], Decision] = {}
@@ -115,6 +116,8 @@ class Selector:
         """The decision for a mapping of facts, failed or not. Raises FactError as ``select``."""
         supplied: FactMap = {**self._defaults, **facts}
         unknown = self._unknown
+        if not PER_CALL.isdisjoint(facts):
+            unknown = unknown.difference(facts)
         while True:
             plan = self._plan(oracle, unknown)
             try:

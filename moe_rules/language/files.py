@@ -75,7 +75,17 @@ class Explained(Table):
     evidence: list[Evidence] = Field(default_factory=list)
 
 
-class Assumption(Explained):
+class Listed(Explained):
+    """An entry of a list, which an overlay can address by its name."""
+
+    name: str | None = Field(None, description="What overlays call it, to replace it.")
+    replaces: str | None = Field(
+        None,
+        description="In an overlay: take the place of the entry of this name in the same list.",
+    )
+
+
+class Assumption(Listed):
     """Facts that the oracle fixes before it asks anything."""
 
     when: RawCondition | None = Field(None, description="Where it applies; always if absent.")
@@ -84,7 +94,7 @@ class Assumption(Explained):
     )
 
 
-class Step(Explained):
+class Step(Listed):
     """One step of ``shortcuts`` or ``switches``; the first that decides ends the selection."""
 
     when: RawCondition | None = Field(None, description="Where it applies; always if absent.")
@@ -98,7 +108,7 @@ class Step(Explained):
         None, description="Select this backend; if it does not serve, that is an error."
     )
     refuse: str | None = Field(None, description="An error with this text.")
-    drop: list[str] | None = Field(None, description="Go on without these backends.")
+    drop: list[str] | None = Field(None, description="Go on without these backends, if any.")
     kernels: list[str] | None = Field(None, description="Kernels to ask instead of the backend's.")
     requires: RawCondition | None = Field(None, description="Asked besides the backend's own.")
     assume: RawValues | None = Field(None, description="Facts fixed for this step.")
@@ -123,7 +133,7 @@ class RequestCase(Explained):
     )
 
 
-class Adjustment(Explained):
+class Adjustment(Listed):
     """A change of the priority list; adjustments apply in file order."""
 
     when: RawCondition | None = Field(None, description="Where it applies; always if absent.")

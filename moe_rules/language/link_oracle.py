@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from moe_rules.facts import Fact, FactError, FactValue, did_you_mean, parse_value
 from moe_rules.language import files as raw
@@ -16,6 +16,8 @@ from moe_rules.yaml_source import KeyPath
 
 if TYPE_CHECKING:
     from moe_rules.language.link import Part
+
+EntryT = TypeVar("EntryT")
 
 AUTO = "auto"
 """The request for automatic selection; a name may also stand for it."""
@@ -59,16 +61,11 @@ class OracleLinker:
                 for word, cases in table.requests.items():
                     requests[word] = self._request(part, word, cases)
         base_part, base = self.entries[0]
-        shortcuts: list[rules.Step] = []
-        switches: list[rules.Step] = []
-        assume: list[rules.Assumption] = []
-        adjust: list[rules.Adjustment] = []
-        for part, table in self.entries:
-            # A user's own steps come before the packaged ones, of which the first decides.
-            shortcuts[:0] = self._steps(part, "shortcuts", table.shortcuts)
-            switches[:0] = self._steps(part, "switches", table.switches)
-            assume.extend(self._assumptions(part, table.assume))
-            adjust.extend(self._adjustments(part, table.adjust))
+        # A user's own steps come before the packaged ones, of which the first decides.
+        shortcuts = self._combined("shortcuts", self._steps, before=True)
+        switches = self._combined("switches", self._steps, before=True)
+        assume = self._combined("assume", self._assumptions)
+        adjust = self._combined("adjust", self._adjustments)
         priority_part, priority = next(
             (part, table.priority)
             for part, table in reversed([(base_part, raw.OracleTable(priority=[])), *self.entries])
@@ -169,10 +166,50 @@ class OracleLinker:
                 result.append((name, parser.value(fact, value, here)))
         return tuple(result)
 
-    def _assumptions(self, part: Part, tables: list[raw.Assumption]) -> list[rules.Assumption]:
+    def _combined(
+        self,
+        section: str,
+        resolve: Callable[[Part, str, list[Any]], list[EntryT]],
+        *,
+        before: bool = False,
+    ) -> list[EntryT]:
+        """A list of all files: replaced entries in their place, the others in file order.
+
+        ``before``: those of overlays come before the packaged ones, not after.
+        """
+        combined: list[tuple[str | None, EntryT]] = []
+        for part, oracle in self.entries:
+            tables: list[raw.Listed] = getattr(oracle, section)
+            added: list[tuple[str | None, EntryT]] = []
+            for i, entry in enumerate(resolve(part, section, tables)):
+                name, replaced = tables[i].name, tables[i].replaces
+                names = [known for known, _ in combined]
+                path = self._path(section, i)
+                if replaced in names and replaced is not None:
+                    combined[names.index(replaced)] = (replaced, entry)
+                elif replaced is not None:
+                    known_names = [known for known in names if known is not None]
+                    hint = did_you_mean(replaced, known_names)
+                    self.parser(part).problem(
+                        "unknown-name",
+                        f"no entry of {section!r} is named {replaced!r}{hint}",
+                        (*path, "replaces"),
+                    )
+                elif name is not None and name in [*names, *(known for known, _ in added)]:
+                    self.parser(part).problem(
+                        "declared-twice", f"{name!r} names another entry already", (*path, "name")
+                    )
+                else:
+                    added.append((name, entry))
+            combined = [*added, *combined] if before else [*combined, *added]
+        return [entry for _, entry in combined]
+
+    def _assumptions(
+        self, part: Part, section: str, tables: list[raw.Assumption]
+    ) -> list[rules.Assumption]:
         result = []
         for i, table in enumerate(tables):
-            path = self._path("assume", i)
+            path = self._path(section, i)
             result.append(
                 rules.Assumption(
                     self.parser(part).condition(table.when, (*path, "when")),
@@ -273,11 +310,13 @@ class OracleLinker:
 
     # Adjustments ------------------------------------------------------------------------------
 
-    def _adjustments(self, part: Part, tables: list[raw.Adjustment]) -> list[rules.Adjustment]:
+    def _adjustments(
+        self, part: Part, section: str, tables: list[raw.Adjustment]
+    ) -> list[rules.Adjustment]:
         result: list[rules.Adjustment] = []
         moves: dict[str, list[tuple[str, str, KeyPath]]] = {}
         for i, table in enumerate(tables):
-            path = self._path("adjust", i)
+            path = self._path(section, i)
             adjustment = self._adjustment(part, path, table)
             result.append(adjustment)
             if adjustment.anchor is not None:

@@ -126,7 +126,10 @@ class Parser:
     def test(self, fact: Fact, raw: AnyValue, path: KeyPath) -> FactTest:
         """Read what stands to the right of a fact's name."""
         try:
-            return self._test(fact, raw, path)
+            test = self._test(fact, raw, path)
+            if fact.per_call and not isinstance(test, Compare):
+                raise FactError(f'{fact.name} differs from call to call; only compare it (">=64")')
+            return test
         except FactError as error:
             self.problem("bad-value", str(error), path)
             return Anything()

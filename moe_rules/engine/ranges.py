@@ -1,0 +1,86 @@
+"""Decisions by the number of tokens of a call, where rules tell calls apart.
+
+Rules compare per-call facts with numbers only, so the calls fall into finitely many ranges, and
+one decision serves each. A bound kernel dispatches on the range without asking the rules again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from moe_rules.engine.decision import Decision
+from moe_rules.engine.selector import Selector
+from moe_rules.facts import FactValue
+from moe_rules.language.conditions import Condition, clauses
+from moe_rules.language.fact_tests import Compare
+from moe_rules.language.rules import Oracle
+
+_AFTER = {">=": 0, "<": 0, ">": 1, "<=": 1}
+"""How far behind a compared number the next range begins."""
+
+
+@dataclass(frozen=True)
+class TokenRange:
+    """Calls with ``first`` to ``last`` tokens (None: without end), and what serves them."""
+
+    first: int
+    last: int | None
+    decision: Decision
+
+    def __contains__(self, num_tokens: int) -> bool:
+        return self.first <= num_tokens and (self.last is None or num_tokens <= self.last)
+
+
+def decide_by_num_tokens(
+    selector: Selector, oracle: str, facts: Mapping[str, FactValue], fact: str = "num_tokens"
+) -> tuple[TokenRange, ...]:
+    """The decisions of all calls, adjacent ranges with the same kernel joined.
+
+    Raises FactError as :meth:`Selector.decide`.
+    """
+    rules = selector.rules.oracles.get(oracle)
+    starts = sorted({1, *(() if rules is None else _boundaries(rules, fact))})
+    ranges: list[TokenRange] = []
+    for i, first in enumerate(starts):
+        last = starts[i + 1] - 1 if i + 1 < len(starts) else None
+        decision = selector.decide(oracle, {**facts, fact: first})
+        before = ranges[-1] if ranges else None
+        if before is not None and _same(before.decision, decision):
+            ranges[-1] = TokenRange(before.first, last, before.decision)
+        else:
+            ranges.append(TokenRange(first, last, decision))
+    return tuple(ranges)
+
+
+def _same(one: Decision, other: Decision) -> bool:
+    return (one.backend, one.kernel, one.failed) == (other.backend, other.kernel, other.failed)
+
+
+def _boundaries(oracle: Oracle, fact: str) -> Iterator[int]:
+    """Numbers of tokens at which some clause of the oracle changes its mind."""
+    for condition in _conditions(oracle):
+        for clause in clauses(condition):
+            if clause.fact == fact and isinstance(clause.test, Compare):
+                for sign, bound in clause.test.bounds:
+                    if isinstance(bound, int) and bound + _AFTER[sign] > 1:
+                        yield bound + _AFTER[sign]
+
+
+def _conditions(oracle: Oracle) -> Iterator[Condition]:
+    for assumption in oracle.assume:
+        yield assumption.when
+    for step in (*oracle.shortcuts, *oracle.switches):
+        yield step.when
+    for cases in oracle.requests.values():
+        for case in cases:
+            yield case.when
+    for adjustment in oracle.adjust:
+        yield adjustment.when
+    backends = [*oracle.backends.values()]
+    backends += [s.backend for s in (*oracle.shortcuts, *oracle.switches) if s.backend]
+    for backend in backends:
+        yield backend.requires
+        for choice in backend.choices:
+            yield choice.when
+            yield choice.kernel.condition
