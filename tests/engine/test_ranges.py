@@ -49,7 +49,9 @@ def test_requirements_of_kernels_count(small: MakeRules) -> None:
 _BOUNDS = st.tuples(st.sampled_from([">=", ">", "<", "<="]), st.integers(1, 40))
 
 
-@given(st.lists(_BOUNDS.map(lambda b: f"{b[0]}{b[1]}"), max_size=4), st.integers(1, 50))
+@given(
+    st.lists(_BOUNDS.map(lambda b: f"{b[0]}{b[1]}"), max_size=4, unique=True), st.integers(1, 50)
+)
 def test_every_call_lies_in_one_range_and_gets_its_decision(
     conditions: list[str], num_tokens: int
 ) -> None:
