@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from moe_rules.engine.selector import InvalidRequestError
 from moe_rules.problems import RuleFileError
-from tests.conftest import MakeRules
+from tests.conftest import SMALL, MakeRules
 from tests.engine.test_selection import select
 
 
@@ -74,3 +75,40 @@ def test_fingerprint_covers_overlays(small: MakeRules) -> None:
     plain = small().rules.fingerprint
     assert small().rules.fingerprint == plain
     assert small(overlay("adjust: [{first: [SLOW]}]")).rules.fingerprint != plain
+
+
+NAMED = SMALL.replace(
+    "    requests: {",
+    "    switches:\n"
+    "      - {name: first, take: SLOW, because: packaged}\n"
+    "      - {take: FAST}\n"
+    "    adjust: [{name: slow_first, first: [SLOW]}]\n"
+    "    requests: {",
+)
+
+
+def test_a_named_entry_is_replaced_in_its_place(small: MakeRules) -> None:
+    assert select(small(rules=NAMED)).backend == "SLOW"
+    nothing = overlay("switches: [{replaces: first, drop: [], because: not needed here}]")
+    assert select(small(nothing, rules=NAMED)).backend == "FAST"
+    refused = overlay("switches: [{replaces: first, refuse: not here}]")
+    with pytest.raises(InvalidRequestError, match="not here"):
+        select(small(nothing, refused, rules=NAMED))
+
+
+def test_a_named_adjustment_is_replaced(small: MakeRules) -> None:
+    assert select(small(rules=NAMED)).order == ("SLOW", "FAST")
+    text = overlay("adjust: [{replaces: slow_first, drop: []}]")
+    assert select(small(text, rules=NAMED)).order == ("FAST", "SLOW")
+
+
+def test_replacing_what_is_not_there_names_the_nearest(small: MakeRules) -> None:
+    with pytest.raises(RuleFileError, match="no entry of 'switches' is named 'fist'.*'first'"):
+        small(overlay("switches: [{replaces: fist, drop: []}]"), rules=NAMED)
+    with pytest.raises(RuleFileError, match="no entry of 'shortcuts' is named 'first'"):
+        small(overlay("shortcuts: [{replaces: first, drop: []}]"), rules=NAMED)
+
+
+def test_a_name_stands_for_one_entry(small: MakeRules) -> None:
+    with pytest.raises(RuleFileError, match="'first' names another entry already"):
+        small(overlay("switches: [{name: first, take: SLOW}]"), rules=NAMED)
