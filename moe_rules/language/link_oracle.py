@@ -403,8 +403,9 @@ class OracleLinker:
         used |= {b.name for cases in requests.values() for case in cases for b in case.backends}
         used |= {name for adjustment in adjust for name in adjustment.names}
         part, _ = self.entries[0]
+        own = {name for _, table in self.entries for name in table.backends}
         for name, backend in self.backends.items():
-            if name not in used:
+            if name in own - used:
                 self.parser(part).problems.append(
                     Problem(
                         "unused-backend",

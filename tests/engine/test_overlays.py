@@ -7,7 +7,7 @@ import pytest
 from moe_rules.engine.selector import InvalidRequestError
 from moe_rules.problems import RuleFileError
 from tests.conftest import SMALL, MakeRules
-from tests.engine.test_selection import select
+from tests.engine.test_selection import LAYER, layer, select
 
 
 def overlay(text: str) -> str:
@@ -112,3 +112,31 @@ def test_replacing_what_is_not_there_names_the_nearest(small: MakeRules) -> None
 def test_a_name_stands_for_one_entry(small: MakeRules) -> None:
     with pytest.raises(RuleFileError, match="'first' names another entry already"):
         small(overlay("switches: [{name: first, take: SLOW}]"), rules=NAMED)
+
+
+def test_an_oracle_may_extend_another(small: MakeRules) -> None:
+    rules = SMALL.replace(
+        "kernels:\n  FastExperts",
+        "  fp8:\n"
+        "    extends: unquantized\n"
+        "    priority: [SLOW]\n"
+        "    backends: {SLOW: {kernels: [FastExperts]}}\n"
+        "kernels:\n  FastExperts",
+    )
+    selector = small(rules=rules)
+    assert selector.rules.warnings == ()
+    decision = selector.select("fp8", LAYER)
+    assert (decision.backend, decision.kernel) == ("SLOW", "FastExperts")
+    assert selector.select("fp8", layer(moe_backend="fast")).backend == "FAST"
+    assert select(selector, moe_backend="slow").kernel == "SlowExperts"
+
+
+@pytest.mark.parametrize(
+    ("base", "message"), [("int8", "has no oracle 'int8'"), ("fp8", "extends itself")]
+)
+def test_an_oracle_that_extends_nothing_or_itself(
+    small: MakeRules, base: str, message: str
+) -> None:
+    rules = SMALL.replace("kernels:\n  Fast", f"  fp8: {{extends: {base}}}\nkernels:\n  Fast")
+    with pytest.raises(RuleFileError, match=message):
+        small(rules=rules)
