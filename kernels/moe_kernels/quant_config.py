@@ -6,7 +6,18 @@ from dataclasses import dataclass
 
 import torch
 
+from moe_kernels.quantization.schemes import quantization_format
 from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
+
+_HALF_OR_FLOAT = (torch.float16, torch.bfloat16, torch.float32)
+_SCALE_DTYPES: dict[str, tuple[torch.dtype, ...]] = {
+    "fp32": (torch.float32,),
+    "fp16": _HALF_OR_FLOAT,
+    "bf16": _HALF_OR_FLOAT,
+    "uint8": (torch.uint8,),
+    "fp8_e4m3": (torch.float8_e4m3fn,),
+}
+"""What scales may be stored as, by the scale dtype of their key."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -14,19 +25,27 @@ class FusedMoEQuantConfig:
     """The quantization scheme of a MoE layer, its scales, its biases and its SwiGLU constants.
 
     E counts the local experts, H is the hidden size, I the intermediate size per partition; for
-    an activation without a gate read I where it says 2I. All scales are float32 and multiply the
-    stored values: ``value = stored * scale``.
+    an activation without a gate read I where it says 2I. Scales multiply the stored values:
+    ``value = stored * scale``, ``(stored - zero_point) * scale``, or ``stored * scale * scale_2``.
+    :mod:`moe_kernels.quantization.schemes` describes the formats.
 
     ``weight_key``, ``activation_key``: how w13 and w2, and the inputs of both GEMMs, are
     quantized; None: they are not.
 
-    ``w13_scale``, ``w2_scale``: by the weight key's group shape,
+    ``w13_scale``, ``w2_scale``: float32, or as the format says; by the weight key's group shape,
 
     - tensor: [E]
     - channel: [E, 2I, 1] and [E, H, 1]
     - block (r, c): [E, ceil(2I / r), ceil(H / c)] and [E, ceil(H / r), ceil(I / c)]
+    - groups of integers, whatever their size g: [E, 2I, H / g] and [E, H, I / g]
+
+    ``w13_zp``, ``w2_zp``: zero points in the shape of the scales, for asymmetric keys.
+
+    ``w13_scale_2``, ``w2_scale_2``: second scales, float32, [E]; w13's may also be [E, 2I, 1].
 
     ``a13_scale``, ``a2_scale``: one element each, for static activation scales only.
+
+    ``a13_scale_2``, ``a2_scale_2``: one element each, for static second activation scales only.
 
     ``w13_bias``, ``w2_bias``: [E, 2I] and [E, H], any floating dtype.
 
@@ -43,6 +62,12 @@ class FusedMoEQuantConfig:
     w2_scale: torch.Tensor | None = None
     a13_scale: torch.Tensor | None = None
     a2_scale: torch.Tensor | None = None
+    w13_zp: torch.Tensor | None = None
+    w2_zp: torch.Tensor | None = None
+    w13_scale_2: torch.Tensor | None = None
+    w2_scale_2: torch.Tensor | None = None
+    a13_scale_2: torch.Tensor | None = None
+    a2_scale_2: torch.Tensor | None = None
     w13_bias: torch.Tensor | None = None
     w2_bias: torch.Tensor | None = None
     swiglu_limit: float | None = None
@@ -50,17 +75,40 @@ class FusedMoEQuantConfig:
     swiglu_beta: float | None = None
 
     def __post_init__(self) -> None:
-        for name, key in (("weight", self.weight_key), ("activation", self.activation_key)):
-            static = key is not None and key.scale.static
-            fields = ("w13_scale", "w2_scale") if name == "weight" else ("a13_scale", "a2_scale")
-            for field in fields:
-                scale = getattr(self, field)
-                if static and scale is None:
-                    raise ValueError(f"{name} key {key} has static scales, but {field} is None")
-                if not static and scale is not None:
-                    raise ValueError(f"{field} is given, but {name} key {key} has no static scale")
-                if scale is not None and scale.dtype != torch.float32:
-                    raise ValueError(f"{field} must be float32, got {scale.dtype}")
+        for kind, key, scales in (
+            ("weight", self.weight_key, ("w13_scale", "w2_scale")),
+            ("activation", self.activation_key, ("a13_scale", "a2_scale")),
+        ):
+            first = None if key is None else key.scale
+            second = None if key is None else key.scale2
+            for field in scales:
+                self._check(kind, key, field, first is not None and first.static, "scales")
+                self._check(
+                    kind, key, f"{field}_2", second is not None and second.static, "second scales"
+                )
+                scale, dtypes = (
+                    getattr(self, field),
+                    _SCALE_DTYPES.get(first.dtype if first else ""),
+                )
+                if scale is not None and dtypes is not None and scale.dtype not in dtypes:
+                    expected = " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)
+                    raise ValueError(f"{field} must be {expected}, got {scale.dtype}")
+        asymmetric = self.weight_key is not None and not self.weight_key.symmetric
+        for field in ("w13_zp", "w2_zp"):
+            self._check("weight", self.weight_key, field, asymmetric, "zero points")
+
+    def _check(self, kind: str, key: QuantKey | None, field: str, wanted: bool, what: str) -> None:
+        """Raise ValueError unless ``field`` is there if and only if it is ``wanted``."""
+        given = getattr(self, field) is not None
+        if wanted and not given:
+            raise ValueError(f"{kind} key {key} has static {what}, but {field} is None")
+        if given and not wanted:
+            raise ValueError(f"{field} is given, but {kind} key {key} has no static {what}")
+
+    @property
+    def weight_format(self) -> str | None:
+        """The weights' format, None: unquantized. Raises ValueError for a key that has none."""
+        return None if self.weight_key is None else quantization_format(self.weight_key)
 
     @property
     def weight_block_shape(self) -> tuple[int, int] | None:

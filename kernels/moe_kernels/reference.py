@@ -14,7 +14,7 @@ import torch
 
 from moe_kernels.activation import ActivationParameters, apply_activation
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_kernels.quantization.fp8 import dequantize, quantize
+from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_weight, fake_quantize
 
 _BOUNDS = {torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float32: 1e-5}
 _QUANTIZED_ACTIVATIONS_BOUND = 1.5e-2
@@ -60,26 +60,34 @@ def reference_moe(
 ) -> torch.Tensor:
     """The layer's output, [M, H] in ``dtype``.
 
-    Arguments as in :meth:`moe_kernels.modular_kernel.FusedMoEKernel.apply`, weights in checkpoint
-    layout. ``quantize_activations`` False: for kernels that leave activations as they are. Slow,
-    and reads the routing on the host.
+    Arguments as in :meth:`moe_kernels.modular_kernel.FusedMoEKernel.apply`, weights in the format
+    of :mod:`moe_kernels.quantization.schemes`. ``quantize_activations`` False: for kernels that
+    leave activations as they are. Slow, and reads the routing on the host.
     """
     num_experts, _, hidden = w13.shape
-    group_shape = quant_config.activation_group_shape if quantize_activations else None
+    activation_key = quant_config.activation_key if quantize_activations else None
+    group_shape = quant_config.activation_group_shape
     key = quant_config.weight_key
 
-    def weight(w: torch.Tensor, scale: torch.Tensor | None, expert: int) -> torch.Tensor:
-        if key is None or scale is None:
+    def weight(name: str, w: torch.Tensor, expert: int) -> torch.Tensor:
+        if key is None:
             return w[expert].to(dtype)
-        return dequantize(w[expert], scale[expert], key.scale.group_shape, dtype)
+        scale, zero_point, scale_2 = (
+            None if tensor is None else tensor[expert]
+            for tensor in (getattr(quant_config, name + s) for s in ("_scale", "_zp", "_scale_2"))
+        )
+        assert scale is not None
+        return dequantize_weight(QuantizedWeight(w[expert], scale, zero_point, scale_2), key, dtype)
 
-    def as_quantized(x: torch.Tensor, scale: torch.Tensor | None) -> torch.Tensor:
-        if group_shape is None:
+    def as_quantized(
+        x: torch.Tensor, scale: torch.Tensor | None, scale_2: torch.Tensor | None
+    ) -> torch.Tensor:
+        if activation_key is None or group_shape is None:
             return x.to(dtype)
-        return dequantize(*quantize(x, group_shape, scale), group_shape, dtype)
+        return fake_quantize(x, activation_key, group_shape, scale, scale_2, dtype)
 
     def stored(x: torch.Tensor) -> torch.Tensor:
-        return x if group_shape is None else x.to(hidden_states.dtype).to(dtype)
+        return x if activation_key is None else x.to(hidden_states.dtype).to(dtype)
 
     ids = topk_ids.long()
     if expert_map is not None:
@@ -88,7 +96,7 @@ def reference_moe(
     x = hidden_states
     if apply_router_weight_on_input:
         x = x * topk_weights.to(x.dtype)
-    x = as_quantized(x, quant_config.a13_scale)
+    x = as_quantized(x, quant_config.a13_scale, quant_config.a13_scale_2)
 
     hits = [(ids == expert).nonzero(as_tuple=True) for expert in range(num_experts)]
     intermediates = []
@@ -96,19 +104,22 @@ def reference_moe(
         if tokens.numel() == 0:
             intermediates.append(x.new_empty(0, w2.shape[2]))
             continue
-        y = x[tokens] @ weight(w13, quant_config.w13_scale, expert).T
+        y = x[tokens] @ weight("w13", w13, expert).T
         if quant_config.w13_bias is not None:
             y = y + quant_config.w13_bias[expert].to(dtype)
         intermediates.append(stored(apply_activation(stored(y), activation, parameters)))
     # A dynamic per-tensor scale is one over all experts.
     sizes = [len(part) for part in intermediates]
-    parts = torch.split(as_quantized(torch.cat(intermediates), quant_config.a2_scale), sizes)
+    intermediate = as_quantized(
+        torch.cat(intermediates), quant_config.a2_scale, quant_config.a2_scale_2
+    )
+    parts = torch.split(intermediate, sizes)
 
     output = torch.zeros(len(x), hidden, dtype=dtype, device=x.device)
     for expert, (tokens, slots) in enumerate(hits):
         if tokens.numel() == 0:
             continue
-        y = parts[expert] @ weight(w2, quant_config.w2_scale, expert).T
+        y = parts[expert] @ weight("w2", w2, expert).T
         if quant_config.w2_bias is not None:
             y = y + quant_config.w2_bias[expert].to(dtype)
         if not apply_router_weight_on_input:

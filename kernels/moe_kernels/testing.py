@@ -11,10 +11,11 @@ from moe_kernels.activation import activation_parameters
 from moe_kernels.dtypes import torch_dtype
 from moe_kernels.modular_kernel import FusedMoEKernel
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_kernels.quantization.fp8 import quantize
+from moe_kernels.quantization.minifloat import E2M1
+from moe_kernels.quantization.schemes import quantize_weight
 from moe_kernels.reference import error_bound, reference_moe
 from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import QuantKey
+from moe_rules.quant_keys import QuantKey, Scale
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -79,17 +80,17 @@ def random_layer(
     bias: bool | None = None,
     ep_rank: int = 0,
     expert_map: bool | None = None,
+    group_size: int | None = None,
 ) -> RandomLayer:
     """Draw a layer of ``moe_config`` as one rank has it; the same for the same seed and device.
 
     Values are such that every GEMM's outputs have a variance near 1. The routing is uniform, with
     ``experts_per_token`` different experts per token and weights that sum to 1. ``bias`` None: as
     the config says. With ``ep_size`` > 1, or ``expert_map`` True, the layer holds the share of
-    ``ep_rank`` and an expert_map. Weights are quantized one expert at a time. Raises ValueError
-    for a weight key that is not FP8.
+    ``ep_rank`` and an expert_map. ``group_size``: of integer weights whose key covers whole rows.
+    Weights are quantized one expert at a time. Raises ValueError for a key without a format
+    (:mod:`moe_kernels.quantization.schemes`), or sizes that the format does not divide.
     """
-    if weight_key is not None and weight_key.dtype != "fp8_e4m3":
-        raise ValueError(f"random layers have unquantized or FP8 weights, got {weight_key}")
     device = torch.device(device)
     dtype = torch_dtype(moe_config.in_dtype)
     generator = torch.Generator(device).manual_seed(seed)
@@ -112,29 +113,35 @@ def random_layer(
     intermediate = moe_config.intermediate_size_per_partition
     n13 = intermediate * (2 if moe_config.is_act_and_mul else 1)
 
-    def weights(rows: int, columns: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def weights(rows: int, columns: int) -> list[torch.Tensor | None]:
+        """Values, scale, zero point and second scale."""
         if weight_key is None:
-            return uniform(local, rows, columns, variance=1.0 / columns), None
-        values = torch.empty(local, rows, columns, dtype=torch.float8_e4m3fn, device=device)
-        scales = []
+            return [uniform(local, rows, columns, variance=1.0 / columns), None, None, None]
+        experts = []
         for expert in range(local):
             # Experts differ in magnitude, so that a scale taken from another one shows.
             wide = uniform(rows, columns, variance=(1 + expert % 3) / columns, of=torch.float32)
-            values[expert], scale = quantize(wide, weight_key.scale.group_shape)
-            scales.append(scale)
-        stacked = torch.stack(scales)
-        return values, stacked.flatten() if stacked.dim() == 2 else stacked
+            experts.append(quantize_weight(wide, weight_key, group_size))
+        return [
+            None if parts[0] is None else torch.stack(parts) for parts in zip(*experts, strict=True)
+        ]
 
-    w13, w13_scale = weights(n13, hidden)
-    w2, w2_scale = weights(hidden, intermediate)
+    w13, w13_scale, w13_zp, w13_scale_2 = weights(n13, hidden)
+    w2, w2_scale, w2_zp, w2_scale_2 = weights(hidden, intermediate)
+    assert w13 is not None
+    assert w2 is not None
     with_bias = moe_config.has_bias if bias is None else bias
-    static = activation_key is not None and activation_key.scale.static
 
-    def static_scale(largest: float) -> torch.Tensor | None:
-        if not static:
+    def static_scale(scale: Scale | None, largest: float) -> torch.Tensor | None:
+        """The scale with which activations up to ``largest`` are in range."""
+        if scale is None or not scale.static:
             return None
-        return torch.tensor([largest / torch.finfo(torch.float8_e4m3fn).max], device=device)
+        return torch.tensor([largest], device=device)
 
+    a_scale = None if activation_key is None else activation_key.scale
+    a_scale_2 = None if activation_key is None else activation_key.scale2
+    fp8_max = torch.finfo(torch.float8_e4m3fn).max
+    nvfp4_max = E2M1.max * fp8_max
     scores = torch.rand(num_tokens, num_experts, generator=generator, device=device)
     topk_weights, topk_ids = scores.topk(topk, dim=1)
     return RandomLayer(
@@ -142,10 +149,16 @@ def random_layer(
         quant_config=FusedMoEQuantConfig(
             weight_key=weight_key,
             activation_key=activation_key,
-            w13_scale=w13_scale,
-            w2_scale=w2_scale,
-            a13_scale=static_scale(1.8),
-            a2_scale=static_scale(12.0),
+            w13_scale=_flat(w13_scale),
+            w2_scale=_flat(w2_scale),
+            w13_zp=w13_zp,
+            w2_zp=w2_zp,
+            w13_scale_2=_flat(w13_scale_2),
+            w2_scale_2=_flat(w2_scale_2),
+            a13_scale=static_scale(a_scale, 1.8 / fp8_max),
+            a2_scale=static_scale(a_scale, 12.0 / fp8_max),
+            a13_scale_2=static_scale(a_scale_2, 1.8 / nvfp4_max),
+            a2_scale_2=static_scale(a_scale_2, 12.0 / nvfp4_max),
             w13_bias=uniform(local, n13) if with_bias else None,
             w2_bias=uniform(local, hidden) if with_bias else None,
         ),
@@ -156,3 +169,8 @@ def random_layer(
         topk_ids=topk_ids.to(torch.int32),
         expert_map=mapping,
     )
+
+
+def _flat(scale: torch.Tensor | None) -> torch.Tensor | None:
+    """Scales per tensor, [E] or [E, 1], as [E]; others as they are."""
+    return scale.flatten() if scale is not None and scale.dim() <= 2 else scale

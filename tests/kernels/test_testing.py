@@ -31,6 +31,17 @@ def test_ranks_share_the_experts():
     assert (first.w13.shape[0], second.w13.shape[0]) == (3, 2)
 
 
-def test_only_fp8_weights():
-    with pytest.raises(ValueError, match="unquantized or FP8 weights, got kMxfp4Static"):
-        random_layer(FusedMoEConfig(4, 2, 32, 32), NAMED_KEYS["kMxfp4Static"])
+def test_keys_without_a_format_are_refused():
+    with pytest.raises(ValueError, match="no format for quantization kFp8Static128BlockE8M0Sym"):
+        random_layer(FusedMoEConfig(4, 2, 32, 32), NAMED_KEYS["kFp8Static128BlockE8M0Sym"])
+
+
+def test_quantized_layers_have_what_their_keys_say():
+    config = FusedMoEConfig(3, 2, 64, 32)
+    layer = random_layer(config, NAMED_KEYS["kInt4StaticAsym"], group_size=16)
+    assert layer.w13.shape == (3, 64, 32)
+    assert layer.quant_config.w13_scale.shape == layer.quant_config.w13_zp.shape == (3, 64, 4)
+    layer = random_layer(config, NAMED_KEYS["kNvfp4Static"], NAMED_KEYS["kNvfp4Dynamic"])
+    assert layer.quant_config.w13_scale.shape == (3, 64, 4)
+    assert layer.quant_config.w13_scale_2.shape == (3,)
+    assert layer.quant_config.a2_scale_2.shape == (1,)
