@@ -56,6 +56,7 @@ def check(paths: Iterable[Path]) -> Report:
     checker = _Checker()
     for path in list(paths) or [packaged_rules()]:
         checker.check(path)
+    checker.against_schemas()
     return Report.of(checker.problems, list(checker.documents))
 
 
@@ -89,7 +90,7 @@ class _Checker:
                 platforms.add(document[1].platform)
             elif document is not None and isinstance(document[1], VocabularyFile):
                 platforms.update(PLATFORMS)
-            elif document is not None and isinstance(document[1], ArchitecturesFile):
+            elif document is not None and isinstance(document[1], QuantizationFile):
                 self.model_tables(file.parent)
         base = root or packaged_rules()
         for platform in sorted(platforms):
@@ -112,7 +113,9 @@ class _Checker:
         return self.documents[name]
 
     def model_tables(self, folder: Path) -> None:
-        """What the model tables say about each other."""
+        """What the model tables say about each other, if each is right in itself."""
+        if self.document(folder / "architectures.yaml") is None:
+            return
         try:
             load_tables(folder)
         except TableError as error:
@@ -148,8 +151,17 @@ class _Checker:
             self.problems.extend(error.problems)
             return
         self.problems.extend(rules.warnings)
-        for part in [*parts, *overlay]:
-            self.problems.extend(schema_problems("platform", part.source))
+
+    def against_schemas(self) -> None:
+        """Hold files in which nothing else is wrong against the JSON Schema of their kind.
+
+        Last, because names that are resolved say more about what is wrong than a schema does.
+        """
+        wrong = {p.location.file for p in self.problems if p.severity == "error"}
+        for name, document in self.documents.items():
+            if document is not None and name not in wrong:
+                source, _ = document
+                self.problems.extend(schema_problems(kind_of(source.data), source))
 
 
 def _validated(source: YamlSource) -> Any:
@@ -160,18 +172,15 @@ def _validated(source: YamlSource) -> Any:
         if problems:
             raise RuleFileError(problems)
         return source.data
-    model = validate(_MODELS[kind], source)
-    # A platform file is held against its schema when its names are resolved: that says more.
-    problems = [] if kind == "platform" else schema_problems(kind, source)
-    if problems:
-        raise RuleFileError(problems)
-    return model
+    return validate(_MODELS[kind], source)
 
 
 def schema_problems(kind: str, source: YamlSource) -> list[Problem]:
-    """Where a document does not fit the JSON Schema of its kind."""
+    """Where a document does not fit the JSON Schema of its kind, if that has one."""
     from jsonschema.exceptions import best_match
 
+    if kind not in _MODELS:
+        return []
     problems = []
     for error in _schema_errors(kind)(source.data):
         deepest = best_match([error]) or error

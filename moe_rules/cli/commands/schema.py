@@ -51,4 +51,4 @@ def run(args: argparse.Namespace) -> int:
 
 def schema_text(schema: object) -> str:
     """A schema as its file holds it."""
-    return json.dumps(schema, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"

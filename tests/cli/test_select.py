@@ -1,0 +1,310 @@
+"""select, explain and why-not: what they answer, and what they say to wrong input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moe_rules.cli.deployment import Question
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.model_files import read_object
+from moe_rules.engine.selector import select_backend
+from moe_rules.layer import FusedMoEConfig
+from tests.cli.conftest import LAYER, MODELS, Command
+
+
+def test_text_says_backend_kernel_and_why(cli: Command, model: Path) -> None:
+    answer = cli("select", "--model", model, "--platform", "h100")
+    assert answer.code == 0
+    assert "TRITON / TritonExperts" in answer.out
+    because = next(line for line in answer.out.splitlines() if "because:" in line)
+    assert "Hopper" in because
+    assert "cuda/unquantized.yaml:" in because
+
+
+@pytest.mark.parametrize("platform", ["h100", "b200", "mi300x", "x86-amx", "xpu", "tpu"])
+def test_json_is_the_decision_of_the_library(cli: Command, model: Path, platform: str) -> None:
+    answer = cli("select", "--model", model, "--platform", platform, "--format", "json")
+    config = FusedMoEConfig(
+        num_experts=128, experts_per_token=8, hidden_dim=2048, intermediate_size=768,
+        routing_method="RenormalizeNaive",
+    )  # fmt: skip
+    ours = select_backend("unquantized", config, machine=platform, environ={})
+    assert answer.code == 0
+    assert (answer.json["backend"], answer.json["kernel"]) == (ours.backend, ours.kernel)
+    assert answer.json["rules"] == ours.fingerprint
+    assert answer.json["layers"] == list(range(48))
+
+
+def test_a_layer_can_be_stated(cli: Command) -> None:
+    answer = cli("select", "--platform", "h100", "--oracle", "unquantized", *LAYER, "--tp", "2",
+                 "--format", "json")  # fmt: skip
+    facts = answer.json["facts"]
+    assert (facts["tp_size"], facts["intermediate_size_per_partition"]) == (2, 256)
+
+
+def test_a_stated_fact_overrides_model_and_machine(cli: Command, model: Path) -> None:
+    words = ["select", "--model", model, "--platform", "h100", "--format", "json"]
+    plain = cli(*words).json
+    stated = cli(*words, "--set", "hidden_dim=4096", "--set", "compute_capability=10.0",
+                 "--set", "flashinfer_trtllm_fused_moe=false").json  # fmt: skip
+    assert (plain["facts"]["hidden_dim"], stated["facts"]["hidden_dim"]) == (2048, 4096)
+    assert stated["facts"]["compute_capability"] == "10.0"
+    assert stated["machine"]["software"]["flashinfer_trtllm_fused_moe"] is False
+    failed = [c for c in stated["candidates"] if c["backend"] == "FLASHINFER_TRTLLM"]
+    assert {c["failures"][0]["code"] for c in failed} == {"software"}
+
+
+def test_stated_switches_win_over_the_environment(
+    cli: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
+    words = ["select", "--model", model, "--platform", "h100", "--format", "json"]
+    assert cli(*words).json["facts"]["VLLM_BATCH_INVARIANT"] is True
+    stated = cli(*words, "--set", "VLLM_BATCH_INVARIANT=0").json
+    assert stated["facts"]["VLLM_BATCH_INVARIANT"] is False
+
+
+def test_software_presets_differ(cli: Command, model: Path) -> None:
+    words = ["select", "--model", model, "--platform", "b200", "--format", "json"]
+    assert cli(*words, "--software", "full").json["backend"] == "FLASHINFER_TRTLLM"
+    assert cli(*words, "--software", "bare").json["backend"] == "TRITON"
+
+
+def test_an_overlay_changes_the_order_and_is_named(
+    cli: Command, model: Path, tmp_path: Path
+) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text(
+        "platform: cuda\n"
+        "oracles:\n"
+        "  unquantized:\n"
+        "    adjust:\n"
+        "      - {move: TRITON, before: FLASHINFER_TRTLLM, because: we measured it}\n"
+    )
+    answer = cli("select", "--model", model, "--platform", "b200", "--rules", overlay)
+    assert "TRITON / TritonExperts" in answer.out
+    assert "we measured it" in answer.out
+    assert "mine.yaml:5" in answer.out
+
+
+def test_nothing_serves_is_1_with_reasons(cli: Command, model: Path) -> None:
+    words = ["--model", model, "--platform", "a100", "--moe-backend", "flashinfer_trtllm"]
+    answer = cli("select", *words)
+    assert answer.code == 1
+    assert "no backend serves" in answer.out
+    assert "[device] compute_capability is 8.0, wanted 10.*" in answer.err
+    assert "yaml:" in answer.err
+    as_json = cli("select", *words, "--format", "json")
+    assert as_json.code == 1
+    assert as_json.json["backend"] is None
+    assert "flashinfer_trtllm" in as_json.json["error"]
+
+
+@pytest.fixture
+def two_kinds(tmp_path: Path) -> Path:
+    """A folder with a checkpoint whose last layer is left unquantized."""
+    config = json.loads((MODELS / "Qwen3-30B-A3B-FP8.json").read_text())
+    config["quantization_config"]["modules_to_not_convert"] = ["model.layers.47.mlp.experts"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return tmp_path
+
+
+def test_each_kind_of_layer_gets_an_answer(cli: Command, two_kinds: Path) -> None:
+    words = ["select", "--model", two_kinds, "--platform", "h100"]
+    answer = cli(*words)
+    assert "layers 0-46" in answer.out
+    assert "layer 47" in answer.out
+    decisions = cli(*words, "--format", "json").json
+    assert [decision["oracle"] for decision in decisions] == ["fp8", "unquantized"]
+
+
+def test_layer_picks_a_kind(cli: Command, two_kinds: Path) -> None:
+    words = ["select", "--model", two_kinds, "--platform", "h100", "--format", "json"]
+    assert cli(*words, "--layer", 47).json["oracle"] == "unquantized"
+    answer = cli(*words, "--layer", 48)
+    assert answer.code == 2
+    assert "layers 0-46; layer 47" in answer.err
+
+
+@given(st.sets(st.integers(0, 60), min_size=1))
+def test_layers_in_words_name_every_layer(indices: set[int]) -> None:
+    config = FusedMoEConfig(8, 2, 64, 64)
+    words = Question("fp8", config, {}, tuple(sorted(indices))).layers_in_words
+    runs = words.partition(" ")[2].split(", ")
+    pairs = [tuple(map(int, run.split("-"))) for run in runs]
+    named = [i for pair in pairs for i in range(pair[0], pair[-1] + 1)]
+    assert named == sorted(indices)
+
+
+WRONG = {
+    "no such machine": (["--platform", "h10"], "nearest: h100"),
+    "machine file is a folder": (["--platform", "/"], "is a directory"),
+    "unknown preset": (["--platform", "h100", "--software", "ful"], "did you mean 'full'?"),
+    "no such overlay": (["--rules", "nowhere"], "there is no overlay 'nowhere'"),
+    "unknown fact": (["--set", "num_expert=3"], "did you mean 'num_experts'?"),
+    "derived fact": (["--set", "all2all=none"], "follows from other facts"),
+    "no value": (["--set", "num_experts"], "write it as FACT=VALUE"),
+    "wrong value": (
+        ["--set", "num_experts=many"],
+        "num_experts cannot be 'many'; it is an integer",
+    ),
+    "unknown word": (["--set", "activation=sliu"], "did you mean 'silu'?"),
+    "unknown key": (["--weight", "kFp8StaticTensor"], "did you mean 'kFp8StaticTensorSym'?"),
+    "key is not JSON": (["--weight", "{"], "not JSON"),
+    "malformed key": (["--weight", '{"dtype": 3}'], "malformed quantization key"),
+    "unknown all2all": (["--all2all", "deepep"], "there is no such backend"),
+    "unknown oracle": (["--oracle", "fp9"], "did you mean 'fp8'?"),
+    "foreign fact": (["--platform", "h100", "--set", "gfx=gfx942"], "rocm devices"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG.values(), ids=WRONG)
+@pytest.mark.parametrize("command", ["select", "explain"])
+def test_wrong_options(
+    cli: Command, model: Path, command: str, words: list[str], message: str
+) -> None:
+    platform = [] if "--platform" in words else ["--platform", "h100"]
+    answer = cli(command, "--model", model, *platform, *words)
+    assert answer.code == 2
+    assert answer.err.startswith("moe-rules: error: ")
+    assert message in answer.err
+    assert answer.out == ""
+
+
+def test_missing_facts_are_listed(cli: Command) -> None:
+    answer = cli("select", "--platform", "h100", "--set", "num_experts=8")
+    assert answer.code == 2
+    for word in ("--oracle", "experts_per_token", "hidden_dim", "intermediate_size"):
+        assert word in answer.err
+    assert "num_experts" not in answer.err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "config.json:1:2: not JSON"),
+        (b"[]", "a JSON object was expected, not list"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"{}", "architecture"),
+        (b'{"architectures": ["NopeForCausalLM"]}', "NopeForCausalLM"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+    ids=["broken", "list", "encoding", "empty", "unknown", "deep"],
+)
+def test_wrong_model_files(cli: Command, tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    answer = cli("select", "--model", tmp_path, "--platform", "h100")
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_an_unknown_model_can_be_stated(cli: Command, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"architectures": ["NopeForCausalLM"]}')
+    words = ["select", "--model", tmp_path, "--platform", "h100"]
+    answer = cli(*words)
+    assert answer.code == 2
+    assert "--set num_experts=..." in answer.err
+
+
+def test_a_model_that_is_not_there(cli: Command, tmp_path: Path) -> None:
+    assert "there is no such file" in cli("select", "--model", tmp_path / "x.json").err
+    assert "the folder has no config.json" in cli("select", "--model", tmp_path).err
+
+
+def test_tensor_parallel_size_that_does_not_divide(cli: Command, model: Path) -> None:
+    answer = cli("select", "--model", model, "--platform", "h100", "--tp", "5")
+    assert answer.code == 2
+    assert "5" in answer.err
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_an_object_or_an_error(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    try:
+        data = read_object(file)
+    except UserError as wrong:
+        message = str(wrong)
+    else:
+        message = str(file)
+        assert isinstance(data, dict)
+    assert str(file) in message
+
+
+# explain ------------------------------------------------------------------------------------------
+
+
+def test_explain_shows_the_whole_trace(cli: Command, model: Path) -> None:
+    answer = cli("explain", "--model", model, "--platform", "h100")
+    decision = cli("explain", "--model", model, "--platform", "h100", "--format", "json").json
+    assert answer.code == 0
+    for candidate in decision["candidates"]:
+        assert candidate["kernel"] in answer.out
+        for failure in candidate["failures"]:
+            clause = f"{failure['fact']} is {failure['seen']}, wanted {failure['wanted']}"
+            assert f"{failure['code']}: {clause}" in answer.out
+            file, line, _ = failure["at"].rsplit(":", 2)
+            assert f"{Path(file).name}:{line}" in answer.out
+    assert "last: FLASHINFER_TRTLLM, FLASHINFER_CUTLASS" in answer.out
+    assert f"order: {', '.join(decision['order'])}" in answer.out
+    assert decision["rules"] in answer.out
+    assert "compute_capability" in answer.out
+
+
+def test_explain_a_refusal_says_what_is_nearest(cli: Command, model: Path) -> None:
+    answer = cli("explain", "--model", model, "--platform", "a100",
+                 "--moe-backend", "flashinfer_cutlass")  # fmt: skip
+    assert answer.code == 1
+    assert "no backend serves" in answer.out
+    assert (
+        "FLASHINFER_CUTLASS / FlashInferExperts would serve with compute_capability" in answer.out
+    )
+
+
+def test_explain_lists_unknown_facts(cli: Command, model: Path, tmp_path: Path) -> None:
+    machine = tmp_path / "machine.yaml"
+    machine.write_text('name: x\nplatform: {device: cuda, compute_capability: "10.0"}\n')
+    answer = cli("explain", "--model", model, "--platform", machine)
+    assert "Unknown facts" in answer.out
+    assert "flashinfer_trtllm_fused_moe" in answer.out
+
+
+# why-not ------------------------------------------------------------------------------------------
+
+
+def test_why_not_shows_only_that_backend(cli: Command, model: Path) -> None:
+    answer = cli("why-not", "flashinfer-trtllm", "--model", model, "--platform", "h100")
+    assert answer.code == 1
+    assert "TrtLlmBf16ExpertsMonolithic" in answer.out
+    assert "device: compute_capability is 9.0, wanted 10.*" in answer.out
+    assert "BatchedTritonExperts" not in answer.out
+
+
+def test_why_not_names_what_stands_ahead(cli: Command, model: Path) -> None:
+    answer = cli("why-not", "FLASHINFER_CUTLASS", "--model", model, "--platform", "h100")
+    assert "it could serve this layer, but TRITON stands ahead" in answer.out
+    assert "slower than Triton on Hopper" in answer.out
+
+
+def test_why_not_the_selected_one(cli: Command, model: Path) -> None:
+    answer = cli("why-not", "TRITON", "--model", model, "--platform", "h100")
+    assert answer.code == 0
+    assert "TRITON is selected" in answer.out
+
+
+def test_why_not_a_backend_outside_the_priority(cli: Command, model: Path) -> None:
+    answer = cli("why-not", "MOONEP", "--model", model, "--platform", "h100", "--format", "json")
+    assert answer.code == 1
+    assert "not in the priority list" in answer.json["why"][0]
+
+
+def test_why_not_an_unknown_backend(cli: Command, model: Path) -> None:
+    answer = cli("why-not", "TRITTON", "--model", model, "--platform", "h100")
+    assert answer.code == 2
+    assert "did you mean 'TRITON'?" in answer.err
