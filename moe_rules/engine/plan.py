@@ -27,6 +27,7 @@ from moe_rules.language.rules import (
 
 FactMap = dict[str, FactValue]
 Assume = Callable[[FactMap], FactMap]
+Truth = Callable[[FactMap], bool | None]
 Order = tuple[tuple[str, ...], tuple[tuple[str, Reason], ...], frozenset[str]]
 """Adjusted backends, those removed with the reason, and those not available even by name."""
 
@@ -100,7 +101,7 @@ class OraclePlan:
     oracle: Oracle
     known: FactMap
     unknown: frozenset[str]
-    derived: list[tuple[str, list[tuple[Predicate, FactValue | ValueOf]]]]
+    derived: list[tuple[str, list[tuple[Truth, FactValue | ValueOf]]]]
     assumptions: list[tuple[Predicate | None, Assume]]
     shortcuts: list[StepPlan]
     requests: Mapping[str, list[RequestPlan]]
@@ -162,19 +163,26 @@ class _Specialiser:
     def _fold(self, condition: Condition) -> Condition:
         return condition.fold(self.known, self.unknown)
 
-    def _derived(self) -> list[tuple[str, list[tuple[Predicate, FactValue | ValueOf]]]]:
+    def _derived(self) -> list[tuple[str, list[tuple[Truth, FactValue | ValueOf]]]]:
         return [
             (
                 derived.fact.name,
                 [
-                    (when.predicate(unknown=False), value)
-                    for condition, value in derived.cases
-                    if (when := self._fold(condition)) is not NEVER
+                    (self._truth(when), value)
+                    for when, value in derived.cases
+                    if self._fold(when) is not NEVER
                 ],
             )
             for derived in self.rules.derived
             if derived.fact.name not in self.unknown
         ]
+
+    def _truth(self, condition: Condition) -> Truth:
+        """A function that says None where unknown facts leave the condition open."""
+        folded = self._fold(condition)
+        if self.unknown.isdisjoint(condition.fact_names()):
+            return folded.predicate(unknown=False)
+        return folded.holds
 
     def _steps(self, steps: Iterable[Step]) -> list[StepPlan]:
         plans = []

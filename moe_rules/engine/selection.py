@@ -88,7 +88,10 @@ def _complete(plan: OraclePlan, supplied: FactMap) -> FactMap:
     facts = dict(supplied)
     for name, cases in plan.derived:
         for holds, value in cases:
-            if holds(facts):
+            truth = holds(facts)
+            if truth is None:
+                break  # neither this case nor a later one is known to apply
+            if truth:
                 facts[name] = facts[value.fact] if isinstance(value, ValueOf) else value
                 break
     for applies, assume in plan.assumptions:

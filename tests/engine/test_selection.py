@@ -259,6 +259,30 @@ def test_unknown_layer_facts_abstain_and_are_reported(small: MakeRules) -> None:
     assert "num_experts" in decision.unknown_facts
 
 
+BATCHED = SMALL.replace('num_experts: "<=64"', "activation_format: standard")
+UNQUANTIZED: dict[str, FactValue] = {"weight_key": None, "activation_key": None}
+EXPERT_PARALLEL = FusedMoEParallelConfig(
+    use_ep=True, ep_size=8, dp_size=8, all2all_backend="deepep_low_latency"
+)
+
+
+def test_what_follows_from_unknown_facts_is_unknown(small: MakeRules) -> None:
+    facts = {**layer_facts(layer(moe_parallel_config=EXPERT_PARALLEL)), **UNQUANTIZED}
+    assert small(rules=BATCHED).decide("unquantized", facts).backend == "SLOW"
+    del facts["use_ep"]
+    decision = small(rules=BATCHED).decide("unquantized", facts)
+    assert decision.backend == "FAST"
+    assert decision.unknown_facts == ("activation_format",)
+
+
+def test_what_follows_from_the_known_facts_is_known(small: MakeRules) -> None:
+    facts = {**layer_facts(LAYER), **UNQUANTIZED}
+    del facts["dp_size"], facts["all2all_backend"]
+    decision = small(rules=BATCHED).decide("unquantized", facts)
+    assert decision.facts["activation_format"] == "standard"
+    assert decision.unknown_facts == ()
+
+
 def test_unknown_facts_do_not_trigger_adjustments(small: MakeRules) -> None:
     selector = small(rules=with_section("    adjust: [{when: {deep_gemm: true}, first: [SLOW]}]"))
     assert select(selector).order == ("FAST", "SLOW")
