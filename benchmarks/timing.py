@@ -1,0 +1,89 @@
+"""Timing under CUDA graphs, and the ceilings of the device."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+Call = Callable[[], object]
+
+
+def capture(calls: Sequence[Call]) -> torch.cuda.CUDAGraph:
+    """A graph of ``calls`` one after the other. Each runs once before, so that it is compiled."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for call in calls:
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for call in calls:
+            call()
+    return graph
+
+
+def graph_us(calls: Sequence[Call], replays: int = 7) -> float:
+    """Microseconds per call: the median replay of a graph of all ``calls``.
+
+    ``calls`` should read different data, more than the L2 cache holds together.
+    """
+    graph = capture(calls)
+    graph.replay()
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(replays):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(start.elapsed_time(end) * 1e3 / len(calls))
+    return statistics.median(times)
+
+
+def eager_us(call: Call, repeats: int = 50) -> float:
+    """Microseconds per call without a graph: the host's time to launch, or the device's to run."""
+    call()
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    torch.cuda.synchronize()
+    return (time.perf_counter() - start) / repeats * 1e6
+
+
+def copy_gbps() -> float:
+    """Bandwidth of a 4 GiB device-to-device copy, bytes read and bytes written."""
+    source = torch.empty(1 << 30, dtype=torch.float32, device="cuda").normal_()
+    target = torch.empty_like(source)
+    copied = 2 * source.numel() * source.element_size()
+    return copied / graph_us([lambda: target.copy_(source)]) * 1e-3
+
+
+def ceilings(size: int = 8192) -> dict[str, float]:
+    """What this device reaches: copy bandwidth in GB/s, products of ``size`` in TFLOPS.
+
+    Random data: products of zeros run faster. fp8 is missing where torch has no product of it.
+    """
+    result = {"copy_gbps": copy_gbps()}
+    a, b = torch.randn(2, size, size, dtype=torch.bfloat16, device="cuda")
+    out = torch.empty_like(a)
+    flops = 2.0 * size**3
+    rounds = 8  # long enough that clocks settle under load
+    bf16 = graph_us([lambda: torch.mm(a, b, out=out)] * rounds)
+    result["bf16_tflops"] = flops / bf16 * 1e-6
+    one = torch.ones((), device="cuda")
+    a8, b8 = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()
+
+    def fp8_product() -> object:
+        return torch._scaled_mm(a8, b8, one, one, out_dtype=torch.bfloat16)
+
+    try:
+        result["fp8_tflops"] = flops / graph_us([fp8_product] * rounds) * 1e-6
+    except (AttributeError, RuntimeError) as error:
+        print(f"no fp8 ceiling: {error}")
+    return result
