@@ -18,6 +18,8 @@ import torch
 
 from moe_kernels.activation import ActivationParameters, activation_form, activation_parameters
 from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.quantization.schemes import packing_ratio
+from moe_kernels.routing import route
 from moe_rules.layer import FusedMoEConfig
 
 
@@ -31,12 +33,20 @@ class FusedMoEActivationFormat(Enum):
 
 
 class PrepareResult(NamedTuple):
-    """What experts take: tokens in their format and dtype, their scales, and the routing."""
+    """What experts take: tokens in their format and dtype, their scales, and the routing.
+
+    In the batched format, expert_num_tokens: [num_local_experts] int32, how many rows of each
+    expert hold tokens; batch_rows: [M, topk] int64, the row of hidden_states (its first two
+    dimensions taken as one) that holds each pair, or the number of rows for a pair that no local
+    expert has.
+    """
 
     hidden_states: torch.Tensor
     hidden_states_scale: torch.Tensor | None
     topk_weights: torch.Tensor
     topk_ids: torch.Tensor
+    expert_num_tokens: torch.Tensor | None = None
+    batch_rows: torch.Tensor | None = None
 
 
 class FusedMoEExperts(ABC):
@@ -54,6 +64,11 @@ class FusedMoEExperts(ABC):
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         self.moe_config = moe_config
         self.quant_config = quant_config
+
+    @property
+    def weight_format(self) -> str | None:
+        """The format of w13 and w2 as these experts take them; None: unquantized."""
+        return self.quant_config.weight_format
 
     def activation_parameters(self, activation: str) -> ActivationParameters:
         """The constants of ``activation`` for this layer. Raises ValueError if one is missing."""
@@ -82,12 +97,30 @@ class FusedMoEExperts(ABC):
         global_num_experts: int,
         expert_map: torch.Tensor | None,
         apply_router_weight_on_input: bool,
+        expert_num_tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """The local experts' weighted sum for every token: [M, H] in the layer's dtype.
 
         Arguments as in :meth:`FusedMoEKernel.apply`, after prepare. Tokens without a local expert
         get zeros. Never synchronises host and device, and gives the same bits for the same input.
+        In the batched format hidden_states are [E, max_tokens, H], of which the first
+        ``expert_num_tokens`` [E] of each expert count, and so is the result, not yet weighted.
         """
+
+
+class FusedMoEExpertsMonolithic(FusedMoEExperts):
+    """Experts that also choose each token's experts, from the router's logits.
+
+    Given a routing they are like any others, so that one can be compared with another.
+    """
+
+    def route(self, router_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """topk_weights (float32) and topk_ids (int32), [M, topk], as the layer's routing says.
+
+        Raises ValueError for a routing method that :func:`moe_kernels.routing.route` lacks.
+        """
+        config = self.moe_config
+        return route(router_logits, config.experts_per_token, config.routing_method)
 
 
 class FusedMoEPrepareAndFinalize(ABC):
@@ -107,8 +140,16 @@ class FusedMoEPrepareAndFinalize(ABC):
         """Quantize as ``experts`` ask and dispatch."""
 
     @abstractmethod
-    def finalize(self, expert_output: torch.Tensor) -> torch.Tensor:
-        """Combine what the experts returned into [M, H], in the caller's token order."""
+    def finalize(
+        self,
+        expert_output: torch.Tensor,
+        prepared: PrepareResult,
+        apply_router_weight_on_input: bool,
+    ) -> torch.Tensor:
+        """Combine what the experts returned into [M, H], in the caller's token order.
+
+        ``prepared``: what :meth:`prepare` returned for these tokens.
+        """
 
 
 class FusedMoEKernel:
@@ -143,7 +184,8 @@ class FusedMoEKernel:
 
         hidden_states: [M, H] in the layer's dtype, any strides.
         w13: [E, 2I, H] (gate rows, then up rows; swigluoai: interleaved; [E, I, H] without gate).
-        w2: [E, H, I]. Both in the kernel's format (:mod:`moe_kernels.layouts`).
+        w2: [E, H, I]. Both in the kernel's format (:mod:`moe_kernels.layouts`); one that packs
+        values has fewer columns.
         topk_weights: [M, topk], floating. topk_ids: [M, topk], int32 or int64, global expert ids;
         an id outside [0, global_num_experts) is no expert.
         expert_map: [global_num_experts] int32, the local index of each expert or -1 if it is on
@@ -162,6 +204,7 @@ class FusedMoEKernel:
             activation=activation,
             global_num_experts=global_num_experts,
             expert_map=expert_map,
+            weight_format=self.experts.weight_format,
         )
         prepared = self.prepare_finalize.prepare(
             hidden_states, topk_weights, topk_ids, self.experts, apply_router_weight_on_input
@@ -177,8 +220,47 @@ class FusedMoEKernel:
             global_num_experts=global_num_experts,
             expert_map=expert_map,
             apply_router_weight_on_input=apply_router_weight_on_input,
+            expert_num_tokens=prepared.expert_num_tokens,
         )
-        return self.prepare_finalize.finalize(expert_output)
+        return self.prepare_finalize.finalize(expert_output, prepared, apply_router_weight_on_input)
+
+    def apply_monolithic(
+        self,
+        hidden_states: torch.Tensor,
+        w13: torch.Tensor,
+        w2: torch.Tensor,
+        router_logits: torch.Tensor,
+        *,
+        activation: str,
+        global_num_experts: int,
+        expert_map: torch.Tensor | None = None,
+        apply_router_weight_on_input: bool = False,
+    ) -> torch.Tensor:
+        """Run the layer from ``router_logits`` [M, global_num_experts], any floating dtype.
+
+        Otherwise as :meth:`apply`. Raises ValueError as that does, and for experts that do not
+        route tokens themselves.
+        """
+        if not isinstance(self.experts, FusedMoEExpertsMonolithic):
+            raise ValueError(
+                f"{type(self.experts).__name__} takes topk_weights and topk_ids, not "
+                "router_logits: use apply"
+            )
+        expected = [hidden_states.shape[0], global_num_experts]
+        if list(router_logits.shape) != expected:
+            raise ValueError(f"router_logits must be {expected}, got {list(router_logits.shape)}")
+        topk_weights, topk_ids = self.experts.route(router_logits)
+        return self.apply(
+            hidden_states,
+            w13,
+            w2,
+            topk_weights,
+            topk_ids,
+            activation=activation,
+            global_num_experts=global_num_experts,
+            expert_map=expert_map,
+            apply_router_weight_on_input=apply_router_weight_on_input,
+        )
 
 
 def check_arguments(
@@ -191,6 +273,7 @@ def check_arguments(
     activation: str,
     global_num_experts: int,
     expert_map: torch.Tensor | None,
+    weight_format: str | None = None,
 ) -> None:
     """Raise ValueError, saying what was given and expected, where arguments contradict.
 
@@ -209,14 +292,15 @@ def check_arguments(
             raise ValueError(
                 f"{name} is on {tensor.device}, but hidden_states is on {hidden_states.device}"
             )
-    num_experts, n13, hidden = w13.shape
+    num_experts, n13, columns = w13.shape
+    values, per = (1, 1) if weight_format is None else packing_ratio(weight_format)
+    hidden = columns * values // per
     intermediate = n13 // 2 if activation_form(activation).gated else n13
-    if tuple(w2.shape) != (num_experts, hidden, intermediate) or (
-        intermediate != n13 and n13 % 2 != 0
-    ):
+    w2_shape = [num_experts, hidden, intermediate * per // values]
+    if list(w2.shape) != w2_shape or (intermediate != n13 and n13 % 2 != 0):
         raise ValueError(
             f"w13 of shape {list(w13.shape)} with activation {activation} needs w2 of shape "
-            f"{[num_experts, hidden, intermediate]}, got {list(w2.shape)}"
+            f"{w2_shape}, got {list(w2.shape)}"
         )
     if hidden_states.shape[1] != hidden:
         raise ValueError(

@@ -218,6 +218,7 @@ class TritonExperts(FusedMoEExperts):
         global_num_experts: int,
         expert_map: torch.Tensor | None,
         apply_router_weight_on_input: bool,
+        expert_num_tokens: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """See :meth:`moe_kernels.modular_kernel.FusedMoEExperts.apply`.
 

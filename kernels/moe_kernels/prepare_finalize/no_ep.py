@@ -36,6 +36,11 @@ class MoEPrepareAndFinalizeNoEP(FusedMoEPrepareAndFinalize):
         quantized, scale = experts.quantize_input(hidden_states)
         return PrepareResult(quantized, scale, topk_weights, topk_ids)
 
-    def finalize(self, expert_output: torch.Tensor) -> torch.Tensor:
+    def finalize(
+        self,
+        expert_output: torch.Tensor,
+        prepared: PrepareResult,
+        apply_router_weight_on_input: bool,
+    ) -> torch.Tensor:
         """``expert_output`` as it is."""
         return expert_output

@@ -97,11 +97,11 @@ def quantization_format(key: QuantKey) -> str:
     return found
 
 
-def packed_columns(fmt: str, columns: int) -> int:
-    """How many columns the values of ``columns`` weights take in format ``fmt``."""
+def packing_ratio(fmt: str) -> tuple[int, int]:
+    """(weights, columns) such that so many columns of values in format ``fmt`` hold the weights."""
     if fmt in ("int4", "mxfp4", "nvfp4"):
-        return -(-columns // 2)
-    return -(-3 * columns // 4) if fmt.startswith("mxfp6") else columns
+        return 2, 1
+    return (4, 3) if fmt.startswith("mxfp6") else (1, 1)
 
 
 def quantize_weight(

@@ -1,0 +1,32 @@
+"""Which experts a token goes to, from the router's logits."""
+
+from __future__ import annotations
+
+import torch
+
+ROUTED = ("Default", "Renormalize", "RenormalizeNaive")
+"""The routing methods (of :data:`moe_rules.layer.ROUTING_METHODS`) that :func:`route` knows."""
+
+
+def route(
+    router_logits: torch.Tensor, top_k: int, routing_method: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The ``top_k`` likeliest experts of each token, and their weights.
+
+    router_logits: [M, E], any floating dtype. "Default": weights are the softmax over all
+    experts. "Renormalize" and "RenormalizeNaive": the softmax over the chosen ones, which is the
+    same as dividing the others' by their sum. Returns topk_weights (float32) and topk_ids
+    (int32), [M, top_k]. Raises ValueError for another method.
+    """
+    if routing_method not in ROUTED:
+        raise ValueError(
+            f"logits are not routed by {routing_method} here, only by {', '.join(ROUTED)}; "
+            "choose the experts before, and use apply"
+        )
+    logits = router_logits.float()
+    top_logits, topk_ids = logits.topk(top_k, dim=-1)
+    if routing_method == "Default":
+        topk_weights = torch.exp(top_logits - torch.logsumexp(logits, dim=-1, keepdim=True))
+    else:
+        topk_weights = torch.softmax(top_logits, dim=-1)
+    return topk_weights, topk_ids.to(torch.int32)
