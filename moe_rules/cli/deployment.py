@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import add_platform, add_rules, positive
+from moe_rules.cli.options import Options, add_platform, add_rules, positive
 
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
@@ -32,15 +32,37 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that say what is asked about."""
     machine = parser.add_argument_group("machine and rules")
     add_platform(machine)
-    machine.add_argument(
+    add_software(machine)
+    add_rules(machine)
+    model = parser.add_argument_group("model and deployment")
+    add_model(model)
+    model.add_argument(
+        "--quantization", metavar="METHOD", help="vLLM's --quantization, with --model"
+    )
+    layer = parser.add_argument_group("layer")
+    layer.add_argument("--oracle", help="ask this oracle, whatever the model says")
+    layer.add_argument("--weight", metavar="KEY", help="quantization key of the weights, or none")
+    layer.add_argument(
+        "--activation-key", metavar="KEY", help="quantization key of the activations, or none"
+    )
+    add_stated(layer)
+
+
+def add_software(parser: Options) -> None:
+    """``--software``: a preset."""
+    parser.add_argument(
         "--software",
         metavar="PRESET",
         help="take the software of a preset: full (all a vLLM installation may have), bare",
     )
-    add_rules(machine)
-    model = parser.add_argument_group("model and deployment")
-    model.add_argument("--model", metavar="PATH", help="config.json, or the folder it is in")
-    model.add_argument(
+
+
+def add_model(parser: Options, *, required: bool = False) -> None:
+    """``--model`` and how it is deployed."""
+    parser.add_argument(
+        "--model", metavar="PATH", required=required, help="config.json, or the folder it is in"
+    )
+    parser.add_argument(
         "--layer",
         type=int,
         metavar="INDEX",
@@ -51,24 +73,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         ("pcp", "prefill-context-parallel size"),
         ("dp", "data-parallel size"),
     ):
-        model.add_argument(f"--{name}", type=positive, default=1, metavar="N", help=about)
-    model.add_argument(
+        parser.add_argument(f"--{name}", type=positive, default=1, metavar="N", help=about)
+    parser.add_argument(
         "--sp", type=positive, metavar="N", help="sequence-parallel size; a model's if absent"
     )
-    model.add_argument("--ep", action="store_true", help="expert parallelism over all ranks")
-    model.add_argument("--all2all", metavar="BACKEND", help="exchange of tokens between ranks")
-    model.add_argument("--eplb", action="store_true", help="expert load balancing")
-    model.add_argument(
-        "--quantization", metavar="METHOD", help="vLLM's --quantization, with --model"
-    )
-    layer = parser.add_argument_group("layer")
-    layer.add_argument("--oracle", help="ask this oracle, whatever the model says")
-    layer.add_argument("--moe-backend", metavar="NAME", help='a backend by name; default: "auto"')
-    layer.add_argument("--weight", metavar="KEY", help="quantization key of the weights, or none")
-    layer.add_argument(
-        "--activation-key", metavar="KEY", help="quantization key of the activations, or none"
-    )
-    layer.add_argument(
+    parser.add_argument("--ep", action="store_true", help="expert parallelism over all ranks")
+    parser.add_argument("--all2all", metavar="BACKEND", help="exchange of tokens between ranks")
+    parser.add_argument("--eplb", action="store_true", help="expert load balancing")
+
+
+def add_stated(parser: Options) -> None:
+    """Facts that are stated, whatever model and machine say."""
+    parser.add_argument("--moe-backend", metavar="NAME", help='a backend by name; default: "auto"')
+    parser.add_argument(
         "--set",
         action="append",
         default=[],
@@ -145,16 +162,15 @@ def ask(args: argparse.Namespace) -> Asked:
     from moe_rules.ruleset import load_platform, overlay_paths
 
     stated = Stated.read(args)
-    machine = _machine(args, stated)
-    questions = (
-        _model_questions(args, machine, stated) if args.model else (_stated_question(args, stated),)
-    )
-    if not questions:
-        raise UserError(f"{args.model}: the model has no MoE layers", 1)
-    if args.layer is not None:
-        questions = _with_layer(questions, args.layer)
+    machine = machine_of(args.platform, args.software, stated)
+    if args.model:
+        from moe_rules.cli.model_files import read_model
+
+        questions = questions_of(args, machine, stated, *read_model(args.model))
+    else:
+        questions = (_stated_question(args, stated),)
     rules = load_platform(machine.device, overlay_paths(args.rules))
-    name = args.model and _model_name(args.model)
+    name = args.model and model_name(args.model)
     return Asked(machine, Selector(rules, machine.facts()), name, questions)
 
 
@@ -223,14 +239,15 @@ def _no_such_fact(name: str) -> UserError:
     return UserError(f"there is no fact {name!r}{did_you_mean(name, FACTS)}")
 
 
-def _machine(args: argparse.Namespace, stated: Stated) -> Machine:
+def machine_of(name: str | None, preset: str | None, stated: Stated) -> Machine:
+    """The machine called ``name`` (this one if None) with the facts that are stated."""
     from moe_rules.machine import detect, load_machine
 
-    if args.platform is not None:
-        machine = load_machine(args.platform, args.software)
+    if name is not None:
+        machine = load_machine(name, preset)
     else:
         machine = detect()
-        machine = machine.with_preset(args.software) if args.software else machine
+        machine = machine.with_preset(preset) if preset else machine
     platform, software = stated.groups["platform"], stated.groups["software"]
     if not (platform or software):
         return machine
@@ -243,19 +260,22 @@ def _machine(args: argparse.Namespace, stated: Stated) -> Machine:
     )
 
 
-def _model_questions(
-    args: argparse.Namespace, machine: Machine, stated: Stated
+def questions_of(
+    args: argparse.Namespace,
+    machine: Machine,
+    stated: Stated,
+    config: Mapping[str, Any],
+    hf_quant_config: Mapping[str, Any] | None,
 ) -> tuple[Question, ...]:
-    from moe_rules.cli.model_files import read_model
+    """One question for each kind of MoE layer of a model, or for that of ``--layer``."""
     from moe_rules.models import derive_layers
     from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
 
-    config, hf_quant_config = read_model(args.model)
     try:
         layers = derive_layers(
             config,
             machine.facts(),
-            deployment_of(args, stated),
+            _deployment_of(args, stated),
             hf_quant_config=hf_quant_config,
             overrides=_overrides(args, stated),
         )
@@ -263,10 +283,13 @@ def _model_questions(
         raise
     except ValueError as error:
         raise UserError(f"{args.model}: {error}") from None
-    return tuple(question_of(layer, stated) for layer in layers)
+    if not layers:
+        raise UserError(f"{args.model}: the model has no MoE layers", 1)
+    questions = tuple(_question_of(layer, stated) for layer in layers)
+    return questions if args.layer is None else _with_layer(questions, args.layer)
 
 
-def question_of(layer: ModelLayer, stated: Stated) -> Question:
+def _question_of(layer: ModelLayer, stated: Stated) -> Question:
     """The question about one kind of layer of a model."""
     from moe_rules.conformance.cases import option_facts
     from moe_rules.engine.selector import layer_facts
@@ -282,7 +305,7 @@ def question_of(layer: ModelLayer, stated: Stated) -> Question:
     return Question(layer.oracle, layer.moe, facts, layer.layers, layer.notes)
 
 
-def deployment_of(args: argparse.Namespace, stated: Stated) -> Deployment:
+def _deployment_of(args: argparse.Namespace, stated: Stated) -> Deployment:
     """The engine arguments of a model."""
     from moe_rules.facts import in_words
     from moe_rules.models import Deployment
@@ -379,7 +402,8 @@ def _with_layer(questions: tuple[Question, ...], index: int) -> tuple[Question, 
     return found
 
 
-def _model_name(path: str) -> str:
+def model_name(path: str) -> str:
+    """What to call a model: its folder's name, or its file's."""
     from pathlib import Path
 
     name = Path(path).resolve()

@@ -89,7 +89,7 @@ def execute(
     does not run here.
     """
     if decision.kernel is None:
-        raise UserError("the platform's own code serves this layer; there is no kernel to run", 1)
+        raise UserError(f"{decision.backend} was selected, which has no kernel to run", 1)
     try:
         import torch
     except ImportError:

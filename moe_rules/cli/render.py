@@ -50,8 +50,12 @@ def answer(decision: Decision) -> str:
     """Backend and kernel, or that nothing serves."""
     if decision.failed:
         return "no backend serves"
-    kernel = decision.kernel or "the platform's own code"
-    return f"{decision.backend} / {kernel}"
+    return f"{decision.backend} / {kernel_name(decision.kernel, decision.how)}"
+
+
+def kernel_name(kernel: str | None, how: str) -> str:
+    """The kernel, or what it means that there is none."""
+    return kernel or ("no kernel" if how == "fallback" else "the platform's own code")
 
 
 def decision_lines(subject: str, decision: Decision, notes: Iterable[str] = ()) -> list[str]:

@@ -1,0 +1,126 @@
+"""The table of platforms and checkpoint formats that ``matrix`` prints, in four forms."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from moe_rules.cli.render import columns, kernel_name
+
+Outcome = str
+"""selected, none (no backend serves), no_oracle, or refused (the checkpoint, by vLLM)."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one platform takes for one checkpoint format; ``because`` says why, or why not."""
+
+    scheme: str
+    platform: str
+    outcome: Outcome
+    oracle: str | None
+    backend: str | None
+    kernel: str | None
+    how: str | None
+    because: str
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """Backend and kernel, or what happens instead."""
+        if self.outcome == "selected":
+            return (self.backend or "", kernel_name(self.kernel, self.how or ""))
+        words = {"none": "none serves", "no_oracle": "no oracle", "refused": "refused"}
+        return (words[self.outcome],)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Cells by checkpoint format (rows) and platform (columns)."""
+
+    title: str
+    platforms: tuple[str, ...]
+    schemes: tuple[str, ...]
+    cells: tuple[Cell, ...]
+
+    def rows(self) -> list[tuple[str, list[Cell]]]:
+        """Each checkpoint format with its cells in the order of the platforms."""
+        found = {(cell.scheme, cell.platform): cell for cell in self.cells}
+        return [
+            (scheme, [found[scheme, platform] for platform in self.platforms])
+            for scheme in self.schemes
+        ]
+
+
+def as_text(matrix: Matrix) -> str:
+    """Columns of two lines a row: backend, and kernel below it."""
+    table: list[Sequence[str]] = [["", *matrix.platforms]]
+    for scheme, cells in matrix.rows():
+        first, second = (
+            [cell.lines[i] if i < len(cell.lines) else "" for cell in cells] for i in (0, 1)
+        )
+        table += [[scheme, *first], ["", *second]]
+    return f"{matrix.title}\n\n{columns(table)}"
+
+
+def as_markdown(matrix: Matrix) -> str:
+    """A table for a page; the title above it."""
+    lines = [
+        f"**{matrix.title}**",
+        "",
+        f"| | {' | '.join(matrix.platforms)} |",
+        f"|{'---|' * (len(matrix.platforms) + 1)}",
+    ]
+    for scheme, cells in matrix.rows():
+        words = [" ".join((c.lines[0], *(f"`{line}`" for line in c.lines[1:]))) for c in cells]
+        lines.append(f"| {scheme} | {' | '.join(words)} |")
+    return "\n".join(lines)
+
+
+def as_json(matrix: Matrix) -> str:
+    """Every cell with all that is known of it."""
+    data: dict[str, Any] = {**asdict(matrix), "cells": [asdict(cell) for cell in matrix.cells]}
+    return json.dumps(data, indent=2)
+
+
+def as_html(matrix: Matrix) -> str:
+    """A page of its own; pointing at a cell shows why."""
+    head = "".join(f"<th>{html.escape(platform)}</th>" for platform in matrix.platforms)
+    body = "\n".join(
+        f"<tr><th>{html.escape(scheme)}</th>{''.join(map(_html_cell, cells))}</tr>"
+        for scheme, cells in matrix.rows()
+    )
+    title = html.escape(matrix.title)
+    return f"""<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<title>{title}</title>
+<style>
+body {{ font-family: sans-serif; color-scheme: light dark; }}
+table {{ border-collapse: collapse; }}
+th, td {{ border: 1px solid #8888; padding: 0.3em 0.6em; text-align: left; vertical-align: top; }}
+.none, .no_oracle, .refused {{ opacity: 0.6; }}
+</style>
+<h1>{title}</h1>
+<table>
+<tr><th></th>{head}</tr>
+{body}
+</table>
+</html>"""
+
+
+def _html_cell(cell: Cell) -> str:
+    first, *rest = (html.escape(line) for line in cell.lines)
+    kernel = "".join(f"<br/><code>{line}</code>" for line in rest)
+    return f'<td class="{cell.outcome}" title="{html.escape(cell.because)}">{first}{kernel}</td>'
+
+
+FORMATS: dict[str, Callable[[Matrix], str]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "json": as_json,
+    "html": as_html,
+}
+"""How a matrix is written, by the name that ``--format`` takes."""

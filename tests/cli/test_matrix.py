@@ -1,0 +1,112 @@
+"""matrix: every cell is what select would say, in each form."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from moe_rules.cli.commands.matrix import PLATFORMS
+from moe_rules.cli.schemes import SCHEMES
+from moe_rules.machine import load_machine
+from tests.cli.conftest import MODELS, Command
+
+
+def test_a_cell_for_every_platform_and_scheme(cli: Command, model: Path) -> None:
+    answer = cli("matrix", "--model", model, "--format", "json")
+    assert answer.code == 0
+    assert answer.json["platforms"] == list(PLATFORMS)
+    cells = {(cell["scheme"], cell["platform"]): cell for cell in answer.json["cells"]}
+    assert set(cells) == {(scheme, platform) for scheme in SCHEMES for platform in PLATFORMS}
+    for cell in cells.values():
+        assert cell["because"]
+        assert (cell["backend"] is not None) == (cell["outcome"] == "selected")
+    asked = {cell["oracle"] for cell in cells.values()} - {None}
+    assert asked >= {"unquantized", "fp8", "int8", "int_wna16", "mxfp8", "nvfp4", "w4a8"}
+
+
+@pytest.mark.parametrize("platform", ["h100", "mi300x", "x86-amx"])
+@pytest.mark.parametrize(
+    ("scheme", "file"),
+    [
+        ("unquantized", "Qwen3-30B-A3B.json"),
+        ("fp8-block", "Qwen3-30B-A3B-FP8.json"),
+        ("int4-gptq", "Qwen3-30B-A3B-GPTQ-Int4.json"),
+    ],
+)
+def test_a_cell_is_what_select_says_of_such_a_checkpoint(
+    cli: Command, platform: str, scheme: str, file: str
+) -> None:
+    words = ["--platform", platform, "--tp", "2", "--format", "json"]
+    # The own format of the checkpoint does not matter.
+    for published in ("Qwen3-30B-A3B.json", "Qwen3-30B-A3B-FP8.json"):
+        matrix = cli("matrix", "--model", MODELS / published, "--scheme", scheme, *words).json
+        selected = cli("select", "--model", MODELS / file, *words).json
+        (cell,) = matrix["cells"]
+        for name in ("oracle", "backend", "kernel"):
+            assert cell[name] == selected[name]
+
+
+def test_options_reach_every_cell(cli: Command, model: Path) -> None:
+    words = ["matrix", "--model", model, "--platform", "b200", "--scheme", "unquantized"]
+    assert "FLASHINFER_TRTLLM" in cli(*words).out
+    assert "FLASHINFER_TRTLLM" not in cli(*words, "--software", "bare").out
+    assert "FLASHINFER_CUTLASS" in cli(*words, "--moe-backend", "flashinfer_cutlass").out
+    assert "tp 8, ep" in cli(*words, "--tp", 8, "--ep").out
+    lora = cli(*words, "--set", "is_lora_enabled=true", "--format", "json").json
+    assert lora["cells"][0]["kernel"] == "TrtLlmBf16LoRAExperts"
+
+
+@pytest.mark.parametrize("form", ["text", "markdown", "html"])
+def test_every_form_has_platforms_schemes_and_kernels(cli: Command, model: Path, form: str) -> None:
+    words = [
+        "--platform",
+        "h100",
+        "--platform",
+        "tpu",
+        "--scheme",
+        "unquantized",
+        "--scheme",
+        "mxfp8",
+    ]
+    out = cli("matrix", "--model", model, *words, "--format", form).out
+    for word in ("Qwen3-30B-A3B", "h100", "tpu", "unquantized", "mxfp8", "TritonExperts"):
+        assert word in out
+
+
+def test_markdown_rows_have_a_cell_for_every_platform(cli: Command, model: Path) -> None:
+    out = cli("matrix", "--model", model, "--format", "markdown").out
+    rows = [line for line in out.splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(SCHEMES)
+    assert {row.count("|") for row in rows} == {len(PLATFORMS) + 2}
+
+
+def test_html_escapes_and_explains(cli: Command, model: Path, tmp_path: Path) -> None:
+    evil = tmp_path / "a<b>&.json"
+    evil.write_text(model.read_text())
+    words = ["--platform", "h100", "--scheme", "unquantized", "--format", "html"]
+    out = cli("matrix", "--model", evil, *words).out
+    table = ElementTree.fromstring(out[out.index("<table>") : out.index("</table>") + 8])
+    cell = table.find(".//td")
+    assert cell is not None
+    assert "Hopper" in cell.get("title", "")
+    assert "a<b>" not in out
+
+
+def test_refusals_and_wrong_words(cli: Command, model: Path) -> None:
+    words = ["matrix", "--model", model]
+    refused = cli(*words, "--platform", "xpu", "--scheme", "nvfp4", "--format", "json").json
+    assert refused["cells"][0]["outcome"] == "refused"
+    assert "not supported on xpu" in refused["cells"][0]["because"]
+    scheme = cli(*words, "--scheme", "fp8-blok")
+    assert scheme.code == 2
+    assert "did you mean 'fp8-block'?" in scheme.err
+    assert cli(*words, "--platform", "h10").code == 2
+    assert cli("matrix").code == 2
+
+
+def test_schemes_are_plain_json() -> None:
+    assert json.loads(json.dumps(SCHEMES)) == SCHEMES
+    assert all(load_machine(name) for name in PLATFORMS)
