@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal may lack the signs that we draw with
     try:
         args = build_parser().parse_args(argv)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else 2
-    try:
         code: int = args.run(args)
         sys.stdout.flush()
+    except SystemExit as stop:
+        # How argparse ends after --help, --version and a wrong command line.
+        return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field
@@ -152,6 +153,8 @@ _comparer: Comparer | None = None
 
 def _start_worker(overlays: Sequence[Path]) -> None:
     global _comparer
+    # An interrupt is the parent's to handle: it ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     _comparer = load_comparer(overlays)
 
 

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moe_rules.cli import INTERRUPTED
 from moe_rules.conformance.cases import Case, CaseError, read_lines
 from moe_rules.machine import load_machine
 from tests.cli.conftest import Command
@@ -194,3 +200,16 @@ def test_models_that_disagree(cli: Command, models: Path, tmp_path: Path) -> Non
     answer = cli("conformance", "--models", models)
     assert answer.code == 1
     assert "num_experts: ours 16, recorded 8" in answer.out
+
+
+def test_an_interrupt_ends_all_workers_quietly() -> None:
+    command = [sys.executable, "-m", "moe_rules", "conformance", str(SAMPLES)]
+    child = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True
+    )
+    time.sleep(2.0)  # the workers have started by then
+    os.killpg(child.pid, signal.SIGINT)
+    out, err = child.communicate(timeout=60)
+    # If it was done before the signal came, there is nothing to be quiet about.
+    assert child.returncode in (0, INTERRUPTED)
+    assert b"Traceback" not in out + err

@@ -90,6 +90,9 @@ def test_list_machines(cli: Command) -> None:
     rocm = cli("list", "machines", "--platform", "rocm").out
     assert "mi300x" in rocm
     assert "h100" not in rocm
+    one = cli("list", "machines", "--platform", "Hopper", "--format", "json").json
+    assert [row["machine"] for row in one] == ["h100"]
+    assert cli("list", "machines", "--platform", "h10").code == 2
 
 
 def test_list_wrong_words(cli: Command) -> None:

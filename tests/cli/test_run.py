@@ -96,3 +96,17 @@ def test_platforms_whose_own_code_takes_over(cli: Command) -> None:
     answer = cli("run", "--model", MODELS / "Qwen3-30B-A3B.json", "--platform", "tpu")
     assert answer.code == 1
     assert "TPU was selected, which has no kernel to run" in answer.err
+
+
+@pytest.mark.gpu
+def test_runs_triton_on_the_gpu(cli: Command, model: Path) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    answer = cli("run", "--model", model, "--platform", "h100", "--format", "json")
+    assert answer.code == 0, answer.err
+    run = answer.json["run"]
+    assert (run["kernel"], run["device"]) == ("TritonExperts", "cuda")
+    assert torch.cuda.get_device_name() in run["software"]
+    assert run["relative_error"] <= run["error_bound"]

@@ -162,11 +162,15 @@ def _kernels(args: argparse.Namespace) -> Iterator[Row]:
 
 def _machines(args: argparse.Namespace) -> Iterator[Row]:
     from moe_rules.facts import plain
-    from moe_rules.machine import named_machines
+    from moe_rules.machine import load_machine, named_machines
+    from moe_rules.ruleset import PLATFORMS
 
+    wanted = args.platform
+    if wanted is not None and wanted not in PLATFORMS:
+        wanted = load_machine(wanted).name
     for machine in named_machines().values():
         facts = machine.platform
-        if args.platform not in (None, facts["device"], machine.name):
+        if wanted not in (None, facts["device"], machine.name):
             continue
         kind = facts.get("compute_capability") or facts.get("gfx") or facts.get("cpu_arch")
         yield {
