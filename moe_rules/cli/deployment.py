@@ -7,13 +7,13 @@ one :class:`Question` for each kind of MoE layer.
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.options import Options, add_platform, add_rules, positive
+from moe_rules.cli.stated import Stated
 
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
@@ -172,71 +172,6 @@ def ask(args: argparse.Namespace) -> Asked:
     rules = load_platform(machine.device, overlay_paths(args.rules))
     name = args.model and model_name(args.model)
     return Asked(machine, Selector(rules, machine.facts()), name, questions)
-
-
-@dataclass(frozen=True)
-class Stated:
-    """Facts from ``--set`` and the options that stand for one, by group of the vocabulary.
-
-    ``switches`` are those of the environment and of ``--set``.
-    """
-
-    groups: Mapping[str, Mapping[str, FactValue]]
-    switches: Mapping[str, FactValue]
-
-    @classmethod
-    def read(cls, args: argparse.Namespace) -> Stated:
-        """Raises FactError or UserError for what is no fact, or not a value of it."""
-        from moe_rules.facts import FACTS, parse_value, switches_from_environ
-
-        pairs = [_pair(text) for text in args.set]
-        options = {
-            "moe_backend": args.moe_backend,
-            "weight_key": args.weight,
-            "activation_key": args.activation_key,
-        }
-        pairs += [(name, text) for name, text in options.items() if text is not None]
-        groups: dict[str, dict[str, FactValue]] = {fact.group: {} for fact in FACTS.values()}
-        for name, text in pairs:
-            fact = FACTS.get(name)
-            if fact is None:
-                raise _no_such_fact(name)
-            groups[fact.group][name] = parse_value(fact, _raw(name, text))
-        switches = switches_from_environ(os.environ)
-        switches |= {n: v for n, v in groups["request"].items() if n.startswith("VLLM_")}
-        return cls(groups, switches)
-
-    def beside_layer(self) -> dict[str, FactValue]:
-        """Stated facts that are no part of the layer's configuration."""
-        return {**self.groups["quantization"], **self.groups["request"], **self.switches}
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise UserError(f"--set {text}: write it as FACT=VALUE")
-    return name.strip(), value.strip()
-
-
-def _raw(name: str, text: str) -> object:
-    """A value as it is parsed; a quantization key may be written as JSON."""
-    if not text.startswith("{"):
-        return text
-    import json
-
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{name}: not JSON: {error}") from None
-
-
-def _no_such_fact(name: str) -> UserError:
-    from moe_rules.facts import FACTS, did_you_mean
-    from moe_rules.ruleset import vocabulary
-
-    if name in vocabulary().derived:
-        return UserError(f"{name} follows from other facts (moe-rules facts); state those")
-    return UserError(f"there is no fact {name!r}{did_you_mean(name, FACTS)}")
 
 
 def machine_of(name: str | None, preset: str | None, stated: Stated) -> Machine:

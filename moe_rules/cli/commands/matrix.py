@@ -11,8 +11,8 @@ from moe_rules.cli.errors import UserError
 from moe_rules.cli.options import Subparsers, add_format, add_rules, command
 
 if TYPE_CHECKING:
-    from moe_rules.cli.deployment import Stated
     from moe_rules.cli.matrix import Cell
+    from moe_rules.cli.stated import Stated
     from moe_rules.engine.selector import Selector
     from moe_rules.machine import Machine
 
@@ -52,11 +52,12 @@ def run(args: argparse.Namespace) -> int:
     """Decide every cell and print."""
     from moe_rules.cli.matrix import FORMATS, Matrix
     from moe_rules.cli.model_files import read_model
+    from moe_rules.cli.stated import Stated
     from moe_rules.engine.selector import Selector
     from moe_rules.ruleset import load_platform, overlay_paths
 
     config, _ = read_model(args.model)
-    stated = deployment.Stated.read(args)
+    stated = Stated.read(args)
     names = list(dict.fromkeys(args.platform or PLATFORMS))
     machines = {name: deployment.machine_of(name, args.software, stated) for name in names}
     overlays = overlay_paths(args.rules)
