@@ -195,6 +195,8 @@ ROWS: dict[str, list[Row]] = {
         ("OCP_MXQuantizationEmulationTritonExperts",
          {**MI250, "quark": True, "triton_kernels": True}, "mxfp4", (None, "kMxfp8Dynamic"),
          {"activation": "swigluoai"}, "EMULATION", "TRITON"),
+        ("AiterMxfp4Experts", {**MI350, **AITER_ON}, "mxfp4", (None, "kMxfp4Dynamic"),
+         {**AITER, "has_bias": True}, "AITER_MXFP4_MXFP4", "AITER_MXFP4_BF16"),
         ("AiterW4A16ExpertsMonolithic", {**MI300, **AITER_ON, "triton_kernels": True}, "mxfp4",
          MXFP4, {**AITER, "VLLM_ROCM_USE_AITER_MOE": False, "activation": "swigluoai"},
          "AITER_TRITON_MXFP4_BF16", "TRITON"),
