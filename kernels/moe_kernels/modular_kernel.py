@@ -136,8 +136,13 @@ class FusedMoEPrepareAndFinalize(ABC):
         topk_ids: torch.Tensor,
         experts: FusedMoEExperts,
         apply_router_weight_on_input: bool,
+        num_local_experts: int,
+        expert_map: torch.Tensor | None,
     ) -> PrepareResult:
-        """Quantize as ``experts`` ask and dispatch."""
+        """Quantize as ``experts`` ask and dispatch.
+
+        Arguments as in :meth:`FusedMoEKernel.apply`; ``num_local_experts`` are in ``w13``.
+        """
 
     @abstractmethod
     def finalize(
@@ -207,7 +212,13 @@ class FusedMoEKernel:
             weight_format=self.experts.weight_format,
         )
         prepared = self.prepare_finalize.prepare(
-            hidden_states, topk_weights, topk_ids, self.experts, apply_router_weight_on_input
+            hidden_states,
+            topk_weights,
+            topk_ids,
+            self.experts,
+            apply_router_weight_on_input,
+            w13.shape[0],
+            expert_map,
         )
         expert_output = self.experts.apply(
             prepared.hidden_states,

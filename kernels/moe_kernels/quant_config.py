@@ -111,9 +111,18 @@ class FusedMoEQuantConfig:
         return None if self.weight_key is None else quantization_format(self.weight_key)
 
     @property
+    def activation_format(self) -> str | None:
+        """The activations' format, None: unquantized. Raises ValueError if the key has none.
+
+        Not the layout of the tokens: that is
+        :class:`moe_kernels.modular_kernel.FusedMoEActivationFormat`.
+        """
+        return None if self.activation_key is None else quantization_format(self.activation_key)
+
+    @property
     def weight_block_shape(self) -> tuple[int, int] | None:
-        """(rows, columns) of a weight block that shares one scale; None if not in blocks."""
-        if self.weight_key is None:
+        """(rows, columns) of an FP8 weight block that shares one scale; None if not in blocks."""
+        if self.weight_key is None or self.weight_key.dtype != "fp8_e4m3":
             return None
         shape = self.weight_key.scale.group_shape
         return None if shape in (TENSOR, TOKEN, CHANNEL) else shape
@@ -122,7 +131,7 @@ class FusedMoEQuantConfig:
     def activation_group_shape(self) -> tuple[int, int] | None:
         """(rows, columns) of activations that share one scale; None: not quantized.
 
-        With weights in blocks of (r, c) this is (1, c) whatever the activation key says, as in
+        With FP8 weights in blocks of (r, c) this is (1, c) whatever the activation key says, as in
         vLLM: both operands of a GEMM must change scale at the same places.
         """
         if self.activation_key is None:

@@ -12,12 +12,20 @@ from __future__ import annotations
 
 import torch
 
-from moe_kernels.activation import ActivationParameters, apply_activation
+from moe_kernels.activation import ActivationParameters, activation_form, apply_activation
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_weight, fake_quantize
 
 _BOUNDS = {torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float32: 1e-5}
-_QUANTIZED_ACTIVATIONS_BOUND = 1.5e-2
+_ACTIVATION_BOUNDS = {
+    "int8": 5e-3,
+    "fp8": 1.5e-2,
+    "mxfp8": 1.5e-2,
+    "mxfp6_e2m3": 2e-2,
+    "mxfp6_e3m2": 4e-2,
+    "mxfp4": 8e-2,
+    "nvfp4": 8e-2,
+}
 
 
 def error_bound(dtype: torch.dtype, quant_config: FusedMoEQuantConfig, activations: bool) -> float:
@@ -25,12 +33,14 @@ def error_bound(dtype: torch.dtype, quant_config: FusedMoEQuantConfig, activatio
 
     Unquantized activations: a few roundings to the layer's dtype (2^-9 relative for bf16, 2^-12
     for fp16, 2^-24 for fp32), which average over the sums. Quantized ones (``activations``): the
-    same, and now and then a value in the middle between two FP8 numbers (6 to 12 % apart) becomes
-    the other one, or the largest value, and the scale with it, rounds the other way. Leaving out
-    the quantization of one GEMM's input is an error of 2e-2 or more.
+    same, and now and then a value in the middle between two numbers of the format (6 to 12 % apart
+    in FP8, up to 50 % in FP4) becomes the other one, or a scale rounds the other way and all its
+    group with it. Leaving out the quantization of one GEMM's input is a larger error.
     """
-    quantized = activations and quant_config.activation_key is not None
-    return max(_BOUNDS[dtype], _QUANTIZED_ACTIVATIONS_BOUND if quantized else 0.0)
+    bound = _BOUNDS[dtype]
+    if activations and quant_config.activation_format is not None:
+        bound = max(bound, _ACTIVATION_BOUNDS[quant_config.activation_format])
+    return bound
 
 
 def relative_error(output: torch.Tensor, expected: torch.Tensor) -> float:
@@ -64,8 +74,10 @@ def reference_moe(
     of :mod:`moe_kernels.quantization.schemes`. ``quantize_activations`` False: for kernels that
     leave activations as they are. Slow, and reads the routing on the host.
     """
-    num_experts, _, hidden = w13.shape
-    activation_key = quant_config.activation_key if quantize_activations else None
+    num_experts, n13, _ = w13.shape
+    hidden = hidden_states.shape[1]
+    intermediate_size = n13 // 2 if activation_form(activation).gated else n13
+    activation_format = quant_config.activation_format if quantize_activations else None
     group_shape = quant_config.activation_group_shape
     key = quant_config.weight_key
 
@@ -82,12 +94,12 @@ def reference_moe(
     def as_quantized(
         x: torch.Tensor, scale: torch.Tensor | None, scale_2: torch.Tensor | None
     ) -> torch.Tensor:
-        if activation_key is None or group_shape is None:
+        if activation_format is None or group_shape is None:
             return x.to(dtype)
-        return fake_quantize(x, activation_key, group_shape, scale, scale_2, dtype)
+        return fake_quantize(x, activation_format, group_shape, scale, scale_2, dtype)
 
     def stored(x: torch.Tensor) -> torch.Tensor:
-        return x if activation_key is None else x.to(hidden_states.dtype).to(dtype)
+        return x if activation_format is None else x.to(hidden_states.dtype).to(dtype)
 
     ids = topk_ids.long()
     if expert_map is not None:
@@ -102,7 +114,7 @@ def reference_moe(
     intermediates = []
     for expert, (tokens, _) in enumerate(hits):
         if tokens.numel() == 0:
-            intermediates.append(x.new_empty(0, w2.shape[2]))
+            intermediates.append(x.new_empty(0, intermediate_size))
             continue
         y = x[tokens] @ weight("w13", w13, expert).T
         if quant_config.w13_bias is not None:

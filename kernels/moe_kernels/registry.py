@@ -24,6 +24,18 @@ PROVIDERS: tuple[Provider, ...] = ("registered", "entry point", "moe_kernels", "
 _OUR_PACKAGE = "moe_kernels.experts"
 _OUR_MODULES: dict[str, tuple[str, ...]] = {
     "triton_experts": ("TritonExperts",),
+    "batched_triton_experts": ("BatchedTritonExperts",),
+    "int4_emulation_experts": ("Int4EmulationTritonExperts",),
+    "quantized_triton_experts": (
+        "Mxfp8EmulationTritonExperts",
+        "Mxfp8NativeTritonExperts",
+        "Nvfp4QuantizationEmulationTritonExperts",
+        "OAITritonExperts",
+        "OAITritonMxfp4ExpertsMonolithic",
+        "OCP_MXQuantizationEmulationTritonExperts",
+        "TritonWNA16Experts",
+        "UnfusedOAITritonExperts",
+    ),
     "cpu_experts": (
         "CPUUnquantizedExperts",
         "X86CPUUnquantizedExperts",
@@ -34,7 +46,9 @@ _OUR_MODULES: dict[str, tuple[str, ...]] = {
     ),
 }
 _OURS = {name: module for module, names in _OUR_MODULES.items() for name in names}
-_OUR_NEEDS = {"triton_experts": ["torch", "triton"], "cpu_experts": ["torch"]}
+_OUR_OF_ORACLE = {("CPUExpertsInt4", "w4a8_int8"): "cpu_int4_experts"}
+"""Where two of our classes have one name, the module of the other, by oracle."""
+_CPU_MODULES = {"cpu_experts", "cpu_int4_experts"}
 
 _VLLM_PACKAGE = "vllm.model_executor.layers.fused_moe"
 _VLLM_MODULES: dict[str, tuple[str, ...]] = {
@@ -266,7 +280,7 @@ def _target(name: str, provider: Provider, oracle: str | None) -> str | None:
     if provider == "entry point":
         return _entry_points().get(name)
     if provider == "moe_kernels":
-        module = _OURS.get(name)
+        module = _OUR_OF_ORACLE.get((name, oracle or ""), _OURS.get(name))
         return None if module is None else f"{_OUR_PACKAGE}.{module}:{name}"
     module = _VLLM_OF_ORACLE.get((name, oracle or ""), _VLLM.get(name))
     return None if module is None else f"{_VLLM_PACKAGE}.{module}:{name}"
@@ -275,7 +289,8 @@ def _target(name: str, provider: Provider, oracle: str | None) -> str | None:
 def _packages(name: str, provider: Provider, target: str) -> list[str]:
     """Top-level packages that the class needs to be imported and run."""
     if provider == "moe_kernels":
-        return _OUR_NEEDS[_OURS[name]]
+        cpu = target.partition(":")[0].rpartition(".")[2] in _CPU_MODULES
+        return ["torch"] if cpu else ["torch", "triton"]
     if provider == "registered" and isinstance(_registered.get(name), type):
         return []
     packages = [target.partition(".")[0].partition(":")[0]]

@@ -95,7 +95,7 @@ def test_mx_tensors_match_torchao(name, seed):
         codes = packing.unpack_sextets(ours.values)
         assert torch.equal(codes, values.view(torch.uint8))
     dequantized = dequantize_weight(ours, NAMED_KEYS[weight])
-    grid = fake_quantize(x, NAMED_KEYS[activation], (1, 32))
+    grid = fake_quantize(x, quantization_format(NAMED_KEYS[activation]), (1, 32))
     assert torch.equal(dequantized, grid)
 
 
@@ -112,7 +112,7 @@ def test_nvfp4_matches_torchao(seed):
     assert float(ours.scale_2) == float(scale_2)
     assert torch.equal(ours.scale.view(torch.uint8), scale.view(torch.uint8))
     assert torch.equal(ours.values, values.view(torch.uint8))
-    grid = fake_quantize(x, NAMED_KEYS["kNvfp4Dynamic"], (1, 16), scale_2=ours.scale_2)
+    grid = fake_quantize(x, "nvfp4", (1, 16), scale_2=ours.scale_2)
     torch.testing.assert_close(dequantize_weight(ours, NAMED_KEYS["kNvfp4Static"]), grid)
 
 

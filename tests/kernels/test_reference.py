@@ -30,10 +30,17 @@ def test_against_a_loop_over_tokens():
         ("kFp8StaticTensorSym", "kFp8DynamicTensorSym"),
         ("kFp8StaticChannelSym", "kFp8DynamicTokenSym"),
         ("kFp8Static128BlockSym", "kFp8Dynamic128Sym"),
+        ("kInt8StaticChannelSym", "kInt8DynamicTokenSym"),
+        ("kInt8StaticTensorSym", "kInt8DynamicTensorSym"),
+        ("kMxfp8Static", "kMxfp8Dynamic"),
+        ("kMxfp6E3M2Static", "kMxfp6E3M2Dynamic"),
+        ("kMxfp6E2M3Static", "kMxfp6E2M3Dynamic"),
+        ("kMxfp4Static", "kMxfp4Dynamic"),
+        ("kNvfp4Static", "kNvfp4Dynamic"),
     ],
 )
 def test_a_kernel_that_forgets_to_quantize_is_out_of_bounds(weight, activation):
-    config = FusedMoEConfig(8, 2, 256, 256)
+    config = FusedMoEConfig(8, 2, 256, 256, in_dtype="fp16")
     layer = random_layer(config, NAMED_KEYS[weight], NAMED_KEYS[activation], num_tokens=32)
     wide = relative_error(layer.w13.to(torch.float32), layer.w13.to(torch.float64))
     assert wide == 0.0

@@ -93,7 +93,7 @@ def test_entry_points_come_before_ours(monkeypatch):
 
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is not None, reason="vLLM is installed")
 def test_vllm_classes_name_vllm():
-    for name in ("MarlinExperts", "BatchedTritonExperts"):
+    for name in ("MarlinExperts", "B12xExperts"):
         with pytest.raises(KernelUnavailableError, match="vllm is not installed; pip install vllm"):
             resolve(name)
 

@@ -7,6 +7,7 @@ import triton
 
 from moe_kernels.activation import ActivationParameters
 from moe_kernels.dtypes import torch_dtype
+from moe_kernels.experts.quantized_triton_experts import TritonInt8Experts
 from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts
 from moe_kernels.ops.activation import activation as activation_op
@@ -175,12 +176,17 @@ class TritonExperts(FusedMoEExperts):
 
     Takes layers in bf16, fp16 or fp32, unquantized or with FP8 weights and activations: per
     tensor (static or dynamic) or channel with tensor or token, or any blocks (r, c) with groups
-    of (1, c). w13: [E, 2I, H], w2: [E, H, I], any strides; biases contiguous. Named after vLLM's
-    ``fused_moe/experts/triton_moe.py``.
+    of (1, c); or with INT8, as :class:`TritonInt8Experts` says. w13: [E, 2I, H], w2: [E, H, I],
+    any strides; biases contiguous. Named after vLLM's ``fused_moe/experts/triton_moe.py``.
     """
 
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         super().__init__(moe_config, quant_config)
+        # INT8 is another computation under the same name.
+        self._int8: FusedMoEExperts | None = None
+        if quant_config.weight_format == "int8":
+            self._int8 = TritonInt8Experts(moe_config, quant_config)
+            return
         if not _executes(quant_config.weight_key, quant_config.activation_key):
             raise ValueError(
                 f"TritonExperts does not execute weights {quant_config.weight_key} with "
@@ -198,6 +204,8 @@ class TritonExperts(FusedMoEExperts):
         self, hidden_states: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """FP8 values and their scales, as the activation key says; unquantized as they are."""
+        if self._int8 is not None:
+            return self._int8.quantize_input(hidden_states)
         if self._group_shape is None:
             return hidden_states, None
         quantized, scale = quantize_input(
@@ -224,6 +232,19 @@ class TritonExperts(FusedMoEExperts):
 
         Raises ValueError if tokens and weights have different dtypes.
         """
+        if self._int8 is not None:
+            return self._int8.apply(
+                hidden_states,
+                hidden_states_scale,
+                w13,
+                w2,
+                topk_weights,
+                topk_ids,
+                activation=activation,
+                global_num_experts=global_num_experts,
+                expert_map=expert_map,
+                apply_router_weight_on_input=apply_router_weight_on_input,
+            )
         if not hidden_states.dtype == w13.dtype == w2.dtype:
             raise ValueError(
                 f"TritonExperts multiplies like with like: tokens are {hidden_states.dtype}, "

@@ -49,8 +49,9 @@ def expand_groups(scale: torch.Tensor, columns: int, group: int | None = None) -
 
 
 def _group_amax(x: torch.Tensor, group: int) -> torch.Tensor:
-    padded = torch.nn.functional.pad(x.float().abs(), (0, -x.shape[-1] % group))
-    return padded.reshape(*x.shape[:-1], -1, group).amax(dim=-1)
+    groups = -(-x.shape[-1] // group)
+    padded = torch.nn.functional.pad(x.float().abs(), (0, groups * group - x.shape[-1]))
+    return padded.reshape(*x.shape[:-1], groups, group).amax(dim=-1)
 
 
 def mx_scale(x: torch.Tensor, element: str, mode: ScaleMode) -> torch.Tensor:

@@ -46,7 +46,7 @@ from moe_kernels.quantization.packing import (
     unpack_nibbles,
     unpack_sextets,
 )
-from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
+from moe_rules.quant_keys import TENSOR, TOKEN, QuantKey
 
 _SCALE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -116,7 +116,7 @@ def quantize_weight(
     if fmt == "fp8":
         return QuantizedWeight(*fp8.quantize(w, shape))
     if fmt in ("int8", "uint8", "int4"):
-        if group_size is not None and group_size > 0 and shape in (TOKEN, CHANNEL):
+        if group_size is not None and group_size > 0 and shape == TOKEN:
             shape = (1, group_size)
         values, scale, zero_point = quantize_integer(
             w,
@@ -137,12 +137,10 @@ def quantize_weight(
         scale = nvfp4_scale(w, scale_2[..., None, None])
         rounded = round_nvfp4(w, scale, scale_2[..., None, None])
         return QuantizedWeight(pack_nibbles(encode(rounded, E2M1)), scale, None, scale_2)
-    element = _ELEMENTS[fmt]
-    scale = mx_scale(w, element, "ceil" if fmt == "mxfp8" else "even")
-    rounded = round_mx(w, scale, element)
+    rounded, scale = quantize_mx(w, fmt)
     if fmt == "mxfp8":
         return QuantizedWeight(rounded.to(torch.float8_e4m3fn), scale)
-    codes = encode(rounded, MINIFLOATS[element])
+    codes = encode(rounded, MINIFLOATS[_ELEMENTS[fmt]])
     return QuantizedWeight(pack_nibbles(codes) if fmt == "mxfp4" else pack_sextets(codes), scale)
 
 
@@ -187,36 +185,53 @@ def dequantize_weight(
 
 def fake_quantize(
     x: torch.Tensor,
-    key: QuantKey,
+    fmt: str,
     group_shape: tuple[int, int],
     scale: torch.Tensor | None = None,
     scale_2: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> torch.Tensor:
-    """``x`` [..., K] rounded to the grid of ``key`` (of activations), as ``dtype``.
+    """``x`` [M, K] rounded to the grid of ``fmt``, as ``dtype``. Quantized symmetrically.
 
-    ``group_shape``: that of the scales (of fp8 and int8). ``scale``: one float32 element, where
-    the key's scale is static. ``scale_2``: one float32 element, for nvfp4. Raises ValueError for
-    a key without a format, or an integer key that is not symmetric int8.
+    ``group_shape``: that of the scales (of fp8, and of int8: TENSOR or TOKEN). ``scale``: one
+    float32 element for static fp8 scales, else taken from the values. ``scale_2``: one float32
+    element, of nvfp4. Raises ValueError for a format that activations do not have here.
     """
-    fmt = quantization_format(key)
     wide = torch.promote_types(dtype, torch.float32)
     if fmt == "fp8":
         return fp8.dequantize(*fp8.quantize(x, group_shape, scale), group_shape, dtype)
-    if fmt == "int8" and key.symmetric and group_shape in (TENSOR, TOKEN) and scale is None:
-        if x.numel() == 0:
-            return x.to(dtype)
-        stored, scale, _ = quantize_integer(x, 8, group_shape)
+    if fmt == "int8" and scale is None:
+        stored, scale = quantize_int8(x, group_shape)
         return (stored.to(wide) * scale.to(wide)).to(dtype)
     if fmt == "nvfp4" and scale_2 is not None:
         scales = nvfp4_scale(x, scale_2)
         factor = (scales.float() * scale_2).to(wide)
-        return (
-            round_nvfp4(x, scales, scale_2) * expand_groups(factor, x.shape[-1], NVFP4_GROUP)
-        ).to(dtype)
+        factor = expand_groups(factor, x.shape[-1], NVFP4_GROUP)
+        return (round_nvfp4(x, scales, scale_2) * factor).to(dtype)
     if fmt in _ELEMENTS:
-        scales = mx_scale(x, _ELEMENTS[fmt], "ceil" if fmt == "mxfp8" else "even")
-        factor = decode_e8m0(scales).to(wide)
-        rounded = round_mx(x, scales, _ELEMENTS[fmt])
-        return (rounded * expand_groups(factor, x.shape[-1], MX_GROUP)).to(dtype)
-    raise ValueError(f"activations are not quantized as {key} here")
+        rounded, scales = quantize_mx(x, fmt)
+        factor = expand_groups(decode_e8m0(scales).to(wide), x.shape[-1], MX_GROUP)
+        return (rounded * factor).to(dtype)
+    raise ValueError(f"activations are not quantized to {fmt} here")
+
+
+def quantize_mx(x: torch.Tensor, fmt: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Elements (as float32 numbers) and e8m0 scales of ``x`` [..., K] in an MX format.
+
+    Scales are rounded as those who run the formats do: MXFP8's so that nothing saturates, the
+    others' to even.
+    """
+    element = _ELEMENTS[fmt]
+    scale = mx_scale(x, element, "ceil" if fmt == "mxfp8" else "even")
+    return round_mx(x, scale, element), scale
+
+
+def quantize_int8(
+    x: torch.Tensor, group_shape: tuple[int, int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """``x`` [M, K] as int8, and float32 scales: [1] (TENSOR) or [M, 1] (TOKEN)."""
+    if x.numel() == 0:
+        shape = (1,) if group_shape == TENSOR else (x.shape[0], 1)
+        return x.to(torch.int8), torch.ones(shape, device=x.device)
+    stored, scale, _ = quantize_integer(x, 8, group_shape)
+    return stored, scale

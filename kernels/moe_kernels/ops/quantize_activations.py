@@ -1,0 +1,51 @@
+"""Activations in the integer and microscaling formats, or rounded to their grid.
+
+In torch, on any device: these formats are emulated or new, and their kernels correct before fast.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from moe_kernels.library import register_operator
+from moe_kernels.quantization.schemes import fake_quantize, quantize_int8, quantize_mx
+
+
+def _fake_quantize_activations(
+    x: torch.Tensor,
+    fmt: str,
+    group_shape: list[int],
+    scale: torch.Tensor | None,
+    scale_2: torch.Tensor | None,
+    emulate: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if emulate:
+        return x.new_empty(x.shape), x.new_empty(0)
+    if fmt == "int8":
+        scales = x.new_empty((1,) if group_shape[0] < 0 else (x.shape[0], 1), dtype=torch.float32)
+        return x.new_empty(x.shape, dtype=torch.int8), scales
+    scales = x.new_empty(x.shape[0], -(-x.shape[1] // 32), dtype=torch.uint8)
+    return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), scales
+
+
+@register_operator(_fake_quantize_activations)
+def quantize_activations(
+    x: torch.Tensor,
+    fmt: str,
+    group_shape: list[int],
+    scale: torch.Tensor | None,
+    scale_2: torch.Tensor | None,
+    emulate: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Quantize ``x`` [M, K] to ``fmt`` (:mod:`moe_kernels.quantization.schemes`).
+
+    With ``emulate``: the values, rounded, in the dtype of ``x``, and an empty tensor. Else int8
+    or mxfp8 values and their scales: [1] or [M, 1] float32, [M, ceil(K / 32)] e8m0.
+    """
+    shape = (group_shape[0], group_shape[1])
+    if emulate:
+        return fake_quantize(x, fmt, shape, scale, scale_2).to(x.dtype), x.new_empty(0)
+    if fmt == "int8":
+        return quantize_int8(x, shape)
+    rounded, scales = quantize_mx(x, fmt)
+    return rounded.to(torch.float8_e4m3fn), scales
