@@ -43,6 +43,13 @@ _OUR_MODULES: dict[str, tuple[str, ...]] = {
         "PowerCPUUnquantizedExperts",
         "CPUExpertsFp8",
         "CPUExpertsFp8W8A8",
+        "CPUExpertsMxfp4",
+        "CPUExpertsInt8",
+        "ArmCPUExpertsInt8",
+        "PowerCPUExpertsInt8",
+        "ZenCPUExpertsInt8",
+        "CPUExpertsInt4",
+        "ZentorchExpertsInt4",
     ),
 }
 _OURS = {name: module for module, names in _OUR_MODULES.items() for name in names}

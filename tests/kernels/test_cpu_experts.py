@@ -49,6 +49,36 @@ def test_fp8_blocks(name, activation, sizes):
     check(name, random_layer(config, *BLOCK, num_tokens=11, bias=True))
 
 
+QUANTIZED = [
+    ("CPUExpertsMxfp4", "kMxfp4Static", None),
+    ("CPUExpertsInt8", "kInt8StaticChannelSym", "kInt8DynamicTokenSym"),
+    ("CPUExpertsInt4", "kInt4Static", None),
+    ("CPUExpertsInt4", "kInt4StaticAsym", None),
+    ("ZentorchExpertsInt4", "kInt4Static32", None),
+]
+
+
+@pytest.mark.parametrize("num_tokens", [0, 1, 11])
+@pytest.mark.parametrize(("name", "weight", "activation"), QUANTIZED)
+def test_other_quantized_weights(name, weight, activation, num_tokens):
+    config = FusedMoEConfig(5, 2, 96, 64, "gelu_tanh")
+    keys = [None if key is None else NAMED_KEYS[key] for key in (weight, activation)]
+    check(name, random_layer(config, *keys, num_tokens=num_tokens, bias=True, group_size=16))
+
+
+@pytest.mark.parametrize("activation", [None, "kInt8DynamicTokenSym"])
+@pytest.mark.parametrize("weight", ["kInt4W4A8StaticGroup32Sym", "kInt4W4A8StaticChannelSym"])
+def test_int4_stored_as_int8(weight, activation):
+    config = FusedMoEConfig(5, 2, 96, 64, "swiglustep", "Renormalize", "fp32")
+    key = None if activation is None else NAMED_KEYS[activation]
+    layer = random_layer(config, NAMED_KEYS[weight], key)
+    kernel = bind("CPUExpertsInt4", config, layer.quant_config, oracle="w4a8_int8")
+    output = kernel.apply(**layer.arguments())
+    assert relative_error(output, layer.reference(kernel)) <= layer.error_bound(kernel)
+    with pytest.raises(ValueError, match="CPUExpertsInt4 executes int4 weights, got weights"):
+        bind("CPUExpertsInt4", config, layer.quant_config)
+
+
 @given(
     num_tokens=st.integers(0, 9),
     num_experts=st.integers(1, 9),
@@ -121,12 +151,12 @@ def test_compiles_without_graph_breaks():
 
 @pytest.mark.parametrize("name", ["CPUExpertsFp8", "CPUExpertsFp8W8A8"])
 def test_fp8_classes_refuse_unquantized_layers(name):
-    with pytest.raises(ValueError, match="executes FP8 weights"):
+    with pytest.raises(ValueError, match="executes fp8 weights"):
         bind(name, FusedMoEConfig(4, 2, 16, 8))
 
 
 def test_unquantized_class_refuses_quantized_layers():
     config = FusedMoEConfig(4, 2, 128, 128)
     layer = random_layer(config, *BLOCK)
-    with pytest.raises(ValueError, match="executes unquantized layers, got weights kFp8Static"):
+    with pytest.raises(ValueError, match="executes unquantized weights, got weights kFp8Static"):
         bind("CPUUnquantizedExperts", config, layer.quant_config)

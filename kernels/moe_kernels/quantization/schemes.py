@@ -151,15 +151,21 @@ def dequantize_weight(
 
     Raises ValueError for a key without a format.
     """
-    fmt = quantization_format(key)
+    return dequantize_format(weight, quantization_format(key), key.scale.group_shape, dtype)
+
+
+def dequantize_format(
+    weight: QuantizedWeight, fmt: str, group_shape: tuple[int, int], dtype: torch.dtype
+) -> torch.Tensor:
+    """:func:`dequantize_weight` for a format, and the group shape of the scales."""
     values, scale, zero_point, scale_2 = weight
     if fmt == "fp8":
-        return fp8.dequantize(values, scale, key.scale.group_shape, dtype)
+        return fp8.dequantize(values, scale, group_shape, dtype)
     wide = torch.promote_types(dtype, torch.float32)
     if fmt in ("int8", "uint8", "int4"):
         stored = (unpack_nibbles(values) if fmt == "int4" else values).to(wide)
         columns = stored.shape[-1]
-        if key.scale.group_shape == TENSOR:
+        if group_shape == TENSOR:
             shape = (*scale.shape[: values.dim() - 2], 1, 1)
             scale = scale.reshape(shape)
             zero_point = None if zero_point is None else zero_point.reshape(shape)
