@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit schemas clean
+.PHONY: demo test lint types unit schemas docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -28,6 +28,9 @@ unit: $(VENV)/.installed
 
 schemas: $(VENV)/.installed  ## Write schemas/ anew from the models.
 	$(BIN)/moe-rules schema --write schemas
+
+docs: $(VENV)/.installed  ## Write docs/quirks.md anew from the tables.
+	$(BIN)/python -m moe_rules.quirks --write
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache

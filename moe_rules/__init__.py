@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 _HOME = {
     "Candidate": "moe_rules.engine.decision",
     "Decision": "moe_rules.engine.decision",
-    "FactError": "moe_rules.facts",
+    "FactError": "moe_rules.fact_values",
     "FusedMoEConfig": "moe_rules.layer",
     "FusedMoEParallelConfig": "moe_rules.layer",
     "InvalidRequestError": "moe_rules.engine.selector",
@@ -75,7 +75,7 @@ if TYPE_CHECKING:
         Selector,
         select_backend,
     )
-    from moe_rules.facts import FactError
+    from moe_rules.fact_values import FactError
     from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
     from moe_rules.machine import Machine, MachineError, detect, load_machine
     from moe_rules.oracles.base import MoEKernelOracle

@@ -17,7 +17,8 @@ from typing import Any
 
 import yaml
 
-from moe_rules.facts import FACTS, Fact, FactError, FactValue, did_you_mean, parse_value, plain
+from moe_rules.fact_values import Fact, FactError, FactValue, did_you_mean, parse_value, plain
+from moe_rules.facts import FACTS
 from moe_rules.problems import Problem, RuleFileError
 from moe_rules.yaml_source import KeyPath, YamlSource, read_yaml
 

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
-from moe_rules.facts import FACTS, Fact, did_you_mean
+from moe_rules.fact_values import Fact, did_you_mean
+from moe_rules.facts import FACTS
 from moe_rules.machine import Machine, MachineError, facts_of, normalized_name
 
 

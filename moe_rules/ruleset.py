@@ -12,7 +12,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from moe_rules.facts import FACTS, did_you_mean
+from moe_rules.fact_values import did_you_mean
+from moe_rules.facts import FACTS
 from moe_rules.language.files import PlatformFile, VocabularyFile
 from moe_rules.language.link import Part, link
 from moe_rules.language.rules import PlatformRules

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moe_rules.facts import FACTS, Fact, did_you_mean
+from moe_rules.fact_values import Fact, did_you_mean
+from moe_rules.facts import FACTS
 from moe_rules.language.files import (
     KernelChoice,
     PlatformFile,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moe_rules.engine.selector import Selector
-from moe_rules.facts import FactValue
+from moe_rules.fact_values import FactValue
 from moe_rules.ruleset import load_platform
 
 SMALL = """

@@ -12,7 +12,7 @@ import pytest
 from moe_rules import quirks
 from moe_rules.conformance.cases import Case, case_files, read_lines
 from moe_rules.engine.selector import InvalidRequestError, NotSupportedError, Selector
-from moe_rules.facts import FactValue
+from moe_rules.fact_values import FactValue
 from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.machine import facts_of
 from moe_rules.quant_keys import NAMED_KEYS

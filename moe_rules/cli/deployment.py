@@ -18,7 +18,7 @@ from moe_rules.cli.stated import Stated
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
     from moe_rules.engine.selector import Selector
-    from moe_rules.facts import FactValue
+    from moe_rules.fact_values import FactValue
     from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
     from moe_rules.machine import Machine
     from moe_rules.models import Deployment, ModelLayer
@@ -242,7 +242,7 @@ def _question_of(layer: ModelLayer, stated: Stated) -> Question:
 
 def _deployment_of(args: argparse.Namespace, stated: Stated) -> Deployment:
     """The engine arguments of a model."""
-    from moe_rules.facts import in_words
+    from moe_rules.fact_values import in_words
     from moe_rules.models import Deployment
 
     return Deployment(
@@ -277,7 +277,8 @@ def _overrides(args: argparse.Namespace, stated: Stated) -> dict[str, Any]:
 
 
 def _all2all(args: argparse.Namespace) -> str:
-    from moe_rules.facts import ALL2ALL_BACKENDS, did_you_mean
+    from moe_rules.fact_values import did_you_mean
+    from moe_rules.facts import ALL2ALL_BACKENDS
 
     name: str = args.all2all or "allgather_reducescatter"
     if name not in ALL2ALL_BACKENDS:

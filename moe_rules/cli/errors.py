@@ -16,7 +16,7 @@ def message_of(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     from moe_rules.conformance.cases import CaseError
-    from moe_rules.facts import FactError
+    from moe_rules.fact_values import FactError
     from moe_rules.machine import MachineError
     from moe_rules.models.errors import CheckpointRefusedError, TableError, UnknownModelError
     from moe_rules.problems import RuleFileError

@@ -11,7 +11,7 @@ from rich.tree import Tree
 
 from moe_rules.cli.render import adjustment_in_words, answer, because, failure_lines
 from moe_rules.cli.render import verdict_in_words as verdict
-from moe_rules.facts import in_words
+from moe_rules.fact_values import in_words
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_rules.engine.selector import layer_facts
-from moe_rules.facts import FactValue, switches_from_environ
+from moe_rules.fact_values import FactValue
+from moe_rules.facts import switches_from_environ
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.quant_keys import QuantKey
 

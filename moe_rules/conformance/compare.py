@@ -10,7 +10,7 @@ from moe_rules.conformance.cases import Case
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import FactMap
 from moe_rules.engine.selector import ERRORS, Selector
-from moe_rules.facts import FactError, FactValue
+from moe_rules.fact_values import FactError, FactValue
 from moe_rules.language.rules import Backend, Kernel, ValueOf
 
 

@@ -15,7 +15,7 @@ from moe_rules.detection.gpus import Note, find_cuda, find_rocm, find_xpu
 from moe_rules.detection.packages import Packages
 from moe_rules.detection.software import find_software
 from moe_rules.detection.system import System
-from moe_rules.facts import FactValue
+from moe_rules.fact_values import FactValue
 from moe_rules.machine import Machine, facts_of
 
 __all__ = ["Detection", "Finding", "System", "probe"]

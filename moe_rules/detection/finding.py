@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moe_rules.facts import FactValue
+from moe_rules.fact_values import FactValue
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan
 from moe_rules.engine.selection import How, Outcome
-from moe_rules.facts import FactValue, plain
+from moe_rules.fact_values import FactValue, plain
 from moe_rules.language.conditions import Failure
 from moe_rules.language.rules import Adjustment, Backend, Reason, ValueOf
 from moe_rules.problems import Location

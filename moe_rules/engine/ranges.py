@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.selector import Selector
-from moe_rules.facts import FactValue
-from moe_rules.language.conditions import Condition, clauses
+from moe_rules.fact_values import FactValue
+from moe_rules.language.conditions import Condition
 from moe_rules.language.fact_tests import Compare
 from moe_rules.language.rules import Oracle
 
@@ -60,7 +60,7 @@ def _same(one: Decision, other: Decision) -> bool:
 def _boundaries(oracle: Oracle, fact: str) -> Iterator[int]:
     """Numbers of tokens at which some clause of the oracle changes its mind."""
     for condition in _conditions(oracle):
-        for clause in clauses(condition):
+        for clause in condition.clauses():
             if clause.fact == fact and isinstance(clause.test, Compare):
                 for sign, bound in clause.test.bounds:
                     if isinstance(bound, int) and bound + _AFTER[sign] > 1:

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, Order, RequestPlan, StepPlan
-from moe_rules.language.link_oracle import AUTO
-from moe_rules.language.rules import Adjustment, Kernel, Reason, ValueOf
+from moe_rules.language.rules import AUTO, Adjustment, Kernel, Reason, ValueOf
 
 How = Literal["auto", "requested", "switch", "shortcut", "fallback"]
 

@@ -15,15 +15,8 @@ from typing import Any
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import FactMap, OraclePlan, specialise
 from moe_rules.engine.selection import run
-from moe_rules.facts import (
-    FACTS,
-    REQUEST_DEFAULTS,
-    FactError,
-    FactValue,
-    did_you_mean,
-    parse_value,
-    switches_from_environ,
-)
+from moe_rules.fact_values import FactError, FactValue, did_you_mean, parse_value
+from moe_rules.facts import FACTS, REQUEST_DEFAULTS, switches_from_environ
 from moe_rules.language.rules import PlatformRules
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.machine import Machine, detect, load_machine

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from moe_rules.facts import FactValue, in_words
+from moe_rules.fact_values import in_words
 from moe_rules.language.fact_tests import Facts, FactTest, Predicate
 from moe_rules.problems import Location
 
@@ -61,9 +61,15 @@ class Condition:
         """Every clause that fails; empty where nothing fails."""
         raise NotImplementedError
 
+    def clauses(self) -> Iterator[Clause]:
+        """Every single test inside the condition."""
+        raise NotImplementedError
+
     def fact_names(self) -> Iterator[str]:
         """Every fact the condition looks at."""
-        raise NotImplementedError
+        for clause in self.clauses():
+            yield clause.fact
+            yield from clause.test.facts()
 
     def fold(self, known: Facts, unknown: Container[str]) -> Condition:
         """The same condition with the ``known`` facts filled in.
@@ -97,7 +103,7 @@ class Constant(Condition):
     def failures(self, facts: Facts) -> list[Failure]:
         return []
 
-    def fact_names(self) -> Iterator[str]:
+    def clauses(self) -> Iterator[Clause]:
         return iter(())
 
     def fold(self, known: Facts, unknown: Container[str]) -> Condition:
@@ -139,9 +145,8 @@ class Clause(Condition):
             seen += f" ({other} is {in_words(facts[other])})"
         return [Failure(self.code, self.fact, seen, self.test.words(), self.location)]
 
-    def fact_names(self) -> Iterator[str]:
-        yield self.fact
-        yield from self.test.facts()
+    def clauses(self) -> Iterator[Clause]:
+        yield self
 
     def fold(self, known: Facts, unknown: Container[str]) -> Condition:
         needed = (self.fact, *self.test.facts())
@@ -177,9 +182,9 @@ class All(Condition):
     def failures(self, facts: Facts) -> list[Failure]:
         return [failure for part in self.parts for failure in part.failures(facts)]
 
-    def fact_names(self) -> Iterator[str]:
+    def clauses(self) -> Iterator[Clause]:
         for part in self.parts:
-            yield from part.fact_names()
+            yield from part.clauses()
 
     def fold(self, known: Facts, unknown: Container[str]) -> Condition:
         parts = [part.fold(known, unknown) for part in self.parts]
@@ -233,9 +238,9 @@ class Any(Condition):
         code = flat[0].code if flat else "request"
         return [Failure(code, names, seen, wanted, self.location, branches)]
 
-    def fact_names(self) -> Iterator[str]:
+    def clauses(self) -> Iterator[Clause]:
         for part in self.parts:
-            yield from part.fact_names()
+            yield from part.clauses()
 
     def fold(self, known: Facts, unknown: Container[str]) -> Condition:
         parts = [part.fold(known, unknown) for part in self.parts]
@@ -278,11 +283,11 @@ class Not(Condition):
         names = list(dict.fromkeys(self.part.fact_names()))
         seen = "; ".join(f"{name} is {in_words(facts[name])}" for name in names if name in facts)
         wanted = f"not ({self.part.words()})"
-        code = next((c.code for c in clauses(self.part)), "request")
+        code = next((c.code for c in self.part.clauses()), "request")
         return [Failure(code, " & ".join(names), seen, wanted, self.location)]
 
-    def fact_names(self) -> Iterator[str]:
-        return self.part.fact_names()
+    def clauses(self) -> Iterator[Clause]:
+        return self.part.clauses()
 
     def fold(self, known: Facts, unknown: Container[str]) -> Condition:
         part = self.part.fold(known, unknown)
@@ -298,110 +303,6 @@ class Not(Condition):
         return f"not ({self.part.words()})"
 
 
-@dataclass(frozen=True, slots=True)
-class Scheme:
-    """One line of a kernel's ``schemes``: weight and activation keys it takes, and when."""
-
-    weight: FactTest
-    activation: FactTest
-    when: Condition
-
-    def words(self) -> str:
-        text = f"{self.weight.words()} x {self.activation.words()}"
-        return text if self.when is ALWAYS else f"{text} where {self.when.words()}"
-
-
-@dataclass(frozen=True, slots=True)
-class Schemes(Condition):
-    """The pair (weight_key, activation_key) is one of the kernel's quantization schemes."""
-
-    schemes: tuple[Scheme, ...]
-    location: Location
-
-    def holds(self, facts: Facts) -> bool | None:
-        if "weight_key" not in facts or "activation_key" not in facts:
-            return None
-        result: bool | None = False
-        for scheme in self._of(facts):
-            value = scheme.when.holds(facts)
-            if value is True:
-                return True
-            if value is None:
-                result = None
-        return result
-
-    def _of(self, facts: Facts) -> Iterator[Scheme]:
-        weight, activation = facts["weight_key"], facts["activation_key"]
-        for scheme in self.schemes:
-            if scheme.weight.holds(weight, facts) and scheme.activation.holds(activation, facts):
-                yield scheme
-
-    def failures(self, facts: Facts) -> list[Failure]:
-        if self.holds(facts) is not False:
-            return []
-        seen = f"{in_words(facts['weight_key'])} x {in_words(facts['activation_key'])}"
-        wanted = " | ".join(scheme.words() for scheme in self.schemes)
-        here = Failure(
-            "quantization_scheme", "weight_key x activation_key", seen, wanted, self.location
-        )
-        return [here]
-
-    def fact_names(self) -> Iterator[str]:
-        yield "weight_key"
-        yield "activation_key"
-        for scheme in self.schemes:
-            yield from scheme.when.fact_names()
-
-    def fold(self, known: Facts, unknown: Container[str]) -> Condition:
-        if "weight_key" in unknown or "activation_key" in unknown:
-            return UNKNOWN
-        rest: list[Scheme] = []
-        for scheme in self.schemes:
-            when = scheme.when.fold(known, unknown)
-            if when is NEVER:
-                continue
-            if "weight_key" in known and not scheme.weight.holds(known["weight_key"], known):
-                continue
-            if "activation_key" in known:
-                if not scheme.activation.holds(known["activation_key"], known):
-                    continue
-                if "weight_key" in known and when is ALWAYS:
-                    return ALWAYS
-            rest.append(Scheme(scheme.weight, scheme.activation, when))
-        return Schemes(tuple(rest), self.location) if rest else NEVER
-
-    def predicate(self, *, unknown: bool) -> Predicate:
-        whens = [
-            (scheme, None if scheme.when is ALWAYS else scheme.when.predicate(unknown=unknown))
-            for scheme in self.schemes
-        ]
-        matching: dict[tuple[FactValue, FactValue], bool | list[Predicate]] = {}
-
-        def match(facts: Facts) -> bool | list[Predicate]:
-            """What the pair of keys comes to: decided, or by the conditions of its lines."""
-            weight, activation = facts["weight_key"], facts["activation_key"]
-            found = [
-                when
-                for scheme, when in whens
-                if scheme.weight.holds(weight, facts) and scheme.activation.holds(activation, facts)
-            ]
-            return True if None in found else [when for when in found if when] or False
-
-        def supported(facts: Facts) -> bool:
-            pair = (facts["weight_key"], facts["activation_key"])
-            answer = matching.get(pair)
-            if answer is None:
-                answer = matching[pair] = match(facts)
-            if answer is True or answer is False:
-                return answer
-            return any(when(facts) for when in answer)
-
-        return supported
-
-    def words(self) -> str:
-        return "schemes: " + " | ".join(scheme.words() for scheme in self.schemes)
-
-
 def all_of(*parts: Condition) -> Condition:
     """Join conditions by *and*, without needless nesting."""
     flat: list[Condition] = []
@@ -413,18 +314,3 @@ def all_of(*parts: Condition) -> Condition:
     if not flat:
         return ALWAYS
     return flat[0] if len(flat) == 1 else All(tuple(flat))
-
-
-def clauses(condition: Condition) -> Iterator[Clause]:
-    """Every single test inside a condition."""
-    match condition:
-        case Clause():
-            yield condition
-        case All(parts) | Any(parts, _):
-            for part in parts:
-                yield from clauses(part)
-        case Not(part, _):
-            yield from clauses(part)
-        case Schemes(schemes, _):
-            for scheme in schemes:
-                yield from clauses(scheme.when)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moe_rules.facts import FactValue, in_words
+from moe_rules.fact_values import FactValue, in_words
 from moe_rules.quant_keys import QuantKey, Scale
 
 Facts = Mapping[str, FactValue]

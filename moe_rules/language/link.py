@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from moe_rules.facts import FACTS, Fact, FactValue, did_you_mean
+from moe_rules.fact_values import Fact, FactValue, did_you_mean
+from moe_rules.facts import FACTS
 from moe_rules.language import files as raw
 from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, Condition, all_of

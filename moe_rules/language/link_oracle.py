@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from moe_rules.facts import Fact, FactError, FactValue, did_you_mean, parse_value
+from moe_rules.fact_values import Fact, FactError, FactValue, did_you_mean, parse_value
 from moe_rules.language import files as raw
 from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, all_of
+from moe_rules.language.contradictions import contradictions
 from moe_rules.language.parse import Parser
+from moe_rules.language.rules import AUTO
 from moe_rules.problems import Problem
 from moe_rules.yaml_source import KeyPath
 
@@ -18,9 +20,6 @@ if TYPE_CHECKING:
     from moe_rules.language.link import Part
 
 EntryT = TypeVar("EntryT")
-
-AUTO = "auto"
-"""The request for automatic selection; a name may also stand for it."""
 
 
 class OracleLinker:
@@ -313,20 +312,10 @@ class OracleLinker:
     def _adjustments(
         self, part: Part, section: str, tables: list[raw.Adjustment]
     ) -> list[rules.Adjustment]:
-        result: list[rules.Adjustment] = []
-        moves: dict[str, list[tuple[str, str, KeyPath]]] = {}
-        for i, table in enumerate(tables):
-            path = self._path(section, i)
-            adjustment = self._adjustment(part, path, table)
-            result.append(adjustment)
-            if adjustment.anchor is not None:
-                ahead, behind = adjustment.names[0], adjustment.anchor
-                if adjustment.action == "after":
-                    ahead, behind = behind, ahead
-                moves.setdefault(adjustment.when.words(), []).append((ahead, behind, path))
-            self._check_contradiction(part, path, adjustment, result[:-1])
-        for edges in moves.values():
-            self._check_cycle(part, edges)
+        result = [
+            self._adjustment(part, self._path(section, i), table) for i, table in enumerate(tables)
+        ]
+        self.parser(part).problems.extend(contradictions(result))
         return result
 
     def _adjustment(self, part: Part, path: KeyPath, table: raw.Adjustment) -> rules.Adjustment:
@@ -353,44 +342,6 @@ class OracleLinker:
         for i, name in enumerate(names):
             self._known_backend(part, name, (*path, action, i))
         return rules.Adjustment(action, tuple(names), when, reason)  # type: ignore[arg-type]
-
-    def _check_contradiction(
-        self,
-        part: Part,
-        path: KeyPath,
-        adjustment: rules.Adjustment,
-        earlier: Iterable[rules.Adjustment],
-    ) -> None:
-        opposite = {"first": "last", "last": "first"}.get(adjustment.action)
-        when = adjustment.when.words()
-        for other in earlier:
-            both = set(adjustment.names) & set(other.names)
-            if both and other.action == opposite and other.when.words() == when:
-                self.parser(part).problem(
-                    "contradictory-adjustment",
-                    f"{sorted(both)[0]!r} goes {adjustment.action} here and {other.action} at "
-                    f"line {other.reason.location.line}, under the same condition",
-                    path,
-                )
-
-    def _check_cycle(self, part: Part, edges: list[tuple[str, str, KeyPath]]) -> None:
-        """Report moves under one condition that go round in a circle."""
-        behind: dict[str, set[str]] = {}
-        for ahead, after, path in edges:
-            seen, todo = set(), [after]
-            while todo:
-                node = todo.pop()
-                if node not in seen:
-                    seen.add(node)
-                    todo.extend(behind.get(node, ()))
-            if ahead in seen:
-                self.parser(part).problem(
-                    "cyclic-adjustment",
-                    f"{ahead!r} ahead of {after!r} contradicts the adjustments before it, "
-                    "under the same condition",
-                    path,
-                )
-            behind.setdefault(ahead, set()).add(after)
 
     def _warn_unused(
         self,

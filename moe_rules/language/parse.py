@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any as AnyValue
 
-from moe_rules.facts import (
+from moe_rules.fact_values import (
     Fact,
     FactError,
     FactValue,
@@ -24,8 +24,6 @@ from moe_rules.language.conditions import (
     Clause,
     Condition,
     Not,
-    Scheme,
-    Schemes,
     all_of,
 )
 from moe_rules.language.fact_tests import (
@@ -46,6 +44,7 @@ from moe_rules.language.fact_tests import (
     SwitchIs,
 )
 from moe_rules.language.reasons import reason_code
+from moe_rules.language.schemes import Scheme, Schemes
 from moe_rules.problems import Problem
 from moe_rules.quant_keys import QuantKey
 from moe_rules.yaml_source import KeyPath, YamlSource

@@ -6,11 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from moe_rules.facts import Fact, FactValue
+from moe_rules.fact_values import Fact, FactValue
 from moe_rules.language.conditions import ALWAYS, Condition
 from moe_rules.problems import Location, Problem
 
 ErrorKind = Literal["not_supported", "invalid_request"]
+
+AUTO = "auto"
+"""The request for automatic selection; a name may also stand for it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from moe_rules.facts import did_you_mean
+from moe_rules.fact_values import did_you_mean
 from moe_rules.problems import Problem, RuleFileError
 from moe_rules.yaml_source import KeyPath, YamlSource
 

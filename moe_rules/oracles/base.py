@@ -22,7 +22,7 @@ from moe_rules.engine.selector import (
     select_backend,
     selector_for,
 )
-from moe_rules.facts import FactValue, did_you_mean
+from moe_rules.fact_values import FactValue, did_you_mean
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.machine import Machine
 from moe_rules.quant_keys import QuantKey

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe_rules.facts import FactValue
+from moe_rules.fact_values import FactValue
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.oracles.backends import Fp8MoeBackend
 from moe_rules.oracles.base import MoEKernelOracle

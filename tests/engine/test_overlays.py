@@ -103,7 +103,7 @@ def test_a_named_adjustment_is_replaced(small: MakeRules) -> None:
 
 
 def test_replacing_what_is_not_there_names_the_nearest(small: MakeRules) -> None:
-    with pytest.raises(RuleFileError, match="no entry of 'switches' is named 'fist'.*'first'"):
+    with pytest.raises(RuleFileError, match=r"no entry of 'switches' is named 'fist'.*'first'"):
         small(overlay("switches: [{replaces: fist, drop: []}]"), rules=NAMED)
     with pytest.raises(RuleFileError, match="no entry of 'shortcuts' is named 'first'"):
         small(overlay("shortcuts: [{replaces: first, drop: []}]"), rules=NAMED)

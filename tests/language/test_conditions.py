@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_rules.facts import FACTS, FactValue
+from moe_rules.fact_values import FactValue
+from moe_rules.facts import FACTS
 from moe_rules.language.conditions import ALWAYS, NEVER, UNKNOWN, Condition, Constant
 from moe_rules.language.parse import Parser
 from moe_rules.yaml_source import parse_yaml

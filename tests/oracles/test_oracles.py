@@ -164,6 +164,4 @@ def test_selected_kernel_runs_on_the_cpu() -> None:
     layer = random_layer(config, num_tokens=5)
     kernel = oracle.make_kernel(layer.quant_config, config, backend, cls)
     output = kernel.apply(**layer.arguments())
-    torch.testing.assert_close(
-        output.double(), layer.reference(kernel), atol=1e-4, rtol=1e-4
-    )
+    torch.testing.assert_close(output.double(), layer.reference(kernel), atol=1e-4, rtol=1e-4)

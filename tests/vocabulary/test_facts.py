@@ -10,15 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_rules.facts import (
-    FACTS,
-    FactError,
-    did_you_mean,
-    in_words,
-    parse_value,
-    plain,
-    switches_from_environ,
-)
+from moe_rules.fact_values import FactError, did_you_mean, in_words, parse_value, plain
+from moe_rules.facts import FACTS, switches_from_environ
 from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig, dtype_name
 from moe_rules.quant_keys import NAMED_KEYS, QuantKey, Scale
 

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_oracles(names: list[str]) -> None:
     from typing import get_args
 
-    from moe_rules.facts import did_you_mean
+    from moe_rules.fact_values import did_you_mean
     from moe_rules.language.files import OracleName
 
     known = get_args(OracleName)

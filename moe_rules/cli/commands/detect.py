@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plain(detection: Detection) -> dict[str, Any]:
-    from moe_rules.facts import plain
+    from moe_rules.fact_values import plain
 
     findings = [
         {"fact": f.fact, "known": f.known, "value": plain(f.value), "how": f.how}
@@ -54,7 +54,7 @@ def _plain(detection: Detection) -> dict[str, Any]:
 
 def _text(detection: Detection) -> str:
     from moe_rules.cli.render import columns
-    from moe_rules.facts import in_words
+    from moe_rules.fact_values import in_words
 
     rows = [["fact", "value", "how it is known"]]
     rows += [

@@ -91,7 +91,7 @@ def _oracles_of(args: argparse.Namespace) -> Iterator[tuple[PlatformRules, Oracl
                 found = True
                 yield rules, oracle
     if not found:
-        from moe_rules.facts import did_you_mean
+        from moe_rules.fact_values import did_you_mean
 
         raise UserError(
             f"there is no oracle {args.oracle!r}{did_you_mean(args.oracle or '', known)} "
@@ -161,7 +161,7 @@ def _kernels(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def _machines(args: argparse.Namespace) -> Iterator[Row]:
-    from moe_rules.facts import plain
+    from moe_rules.fact_values import plain
     from moe_rules.machine import load_machine, named_machines
     from moe_rules.ruleset import PLATFORMS
 

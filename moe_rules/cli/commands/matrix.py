@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _schemes(names: list[str] | None) -> dict[str, dict[str, Any] | None]:
     from moe_rules.cli.schemes import SCHEMES
-    from moe_rules.facts import did_you_mean
+    from moe_rules.fact_values import did_you_mean
 
     for name in names or ():
         if name not in SCHEMES:
