@@ -226,8 +226,8 @@ def questions_of(
 
 def _question_of(layer: ModelLayer, stated: Stated) -> Question:
     """The question about one kind of layer of a model."""
-    from moe_rules.conformance.cases import option_facts
     from moe_rules.engine.selector import layer_facts
+    from moe_rules.models.options import option_facts
 
     facts = {
         **layer_facts(layer.moe),

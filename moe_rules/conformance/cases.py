@@ -13,6 +13,7 @@ from moe_rules.engine.selector import layer_facts
 from moe_rules.fact_values import FactValue
 from moe_rules.facts import switches_from_environ
 from moe_rules.layer import FusedMoEConfig
+from moe_rules.models.options import option_facts
 from moe_rules.quant_keys import QuantKey
 
 DEVICES = {"oot": "out_of_tree"}
@@ -94,18 +95,6 @@ def request_facts(case: Mapping[str, Any]) -> dict[str, FactValue]:
         "weight_transfer": runtime.get("weight_transfer", False),
     }
     return {**facts, **option_facts(options)}
-
-
-def option_facts(options: Mapping[str, Any]) -> dict[str, FactValue]:
-    """The options of a quantization method, its checkpoint format among them, as facts."""
-    facts = dict(options)
-    checkpoint = facts.pop("quant_config", None)
-    if checkpoint is not None:
-        kind = {"checkpoint_format": checkpoint["kind"]}
-        absent = ("num_bits", "group_size", "symmetric", "strategy", "actorder", "zero_point")
-        facts |= dict.fromkeys((*absent, "desc_act"))
-        facts |= {**kind, **{name: v for name, v in checkpoint.items() if name != "kind"}}
-    return facts
 
 
 def _key(data: dict[str, Any] | None) -> QuantKey | None:
