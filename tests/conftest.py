@@ -1,16 +1,23 @@
-"""Fixtures shared by the tests of rules: small rule folders on disk."""
+"""Fixtures shared by the tests: small rule folders on disk, and how properties are tried."""
 
 from __future__ import annotations
 
+import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from moe_rules.engine.selector import Selector
 from moe_rules.fact_values import FactValue
 from moe_rules.ruleset import load_platform
+
+# A busy machine is no failure. In CI, the same examples are tried every time.
+settings.register_profile("default", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 SMALL = """
 platform: cuda
