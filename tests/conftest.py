@@ -6,13 +6,15 @@ import os
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
-from moe_rules.engine.selector import Selector
-from moe_rules.fact_values import FactValue
-from moe_rules.ruleset import load_platform
+if TYPE_CHECKING:
+    from moe_rules.engine.selector import Selector
+    from moe_rules.fact_values import FactValue
+
 
 # A busy machine is no failure. In CI, the same examples are tried every time.
 settings.register_profile("default", deadline=None)
@@ -36,7 +38,7 @@ kernels:
     supports: [lora, no_act_and_mul]
 """
 
-MakeRules = Callable[..., Selector]
+MakeRules = Callable[..., "Selector"]
 
 
 @pytest.fixture
@@ -58,6 +60,9 @@ def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
 @pytest.fixture
 def small(write: Callable[[str, str], Path], tmp_path: Path) -> MakeRules:
     """A selector over a small rule set on a 9.0 device, with overlays and other constants."""
+    # Imported here: the tests of kernels also run where pydantic is not installed.
+    from moe_rules.engine.selector import Selector
+    from moe_rules.ruleset import load_platform
 
     def make(*overlays: str, rules: str = SMALL, **constants: FactValue) -> Selector:
         write("packaged/cuda.yaml", rules)
