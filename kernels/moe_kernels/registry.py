@@ -210,6 +210,11 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({*_registered, *_entry_points(), *_OURS, *_VLLM}))
 
 
+def our_names() -> tuple[str, ...]:
+    """The kernel names that this package has a class for, sorted."""
+    return tuple(sorted(_OURS))
+
+
 def available(
     name: str, *, provider: Provider | None = None, oracle: str | None = None
 ) -> Availability:

@@ -1,0 +1,62 @@
+"""From checkpoint tensors to what a kernel of this package takes.
+
+Kernels take w13 [E, 2I, H] and w2 [E, H, I] in the layouts of
+:mod:`moe_kernels.quantization.schemes`, scales as
+:class:`moe_kernels.quant_config.FusedMoEQuantConfig` has them. What differs from checkpoints is in
+one module per family of formats.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from moe_kernels.layouts.grouped_integers import CheckpointFormat, dequantized, rows_of_groups
+from moe_kernels.layouts.scaled import canonical_scales
+from moe_kernels.layouts.small_floats import mx, mxfp6_to_mxfp8, nvfp4
+from moe_kernels.layouts.weights import LayerWeights
+from moe_kernels.quantization.schemes import quantization_format
+from moe_kernels.registry import our_names
+from moe_rules.quant_keys import QuantKey
+
+__all__ = ["LayerWeights", "convert_to_kernel_format"]
+
+
+def convert_to_kernel_format(
+    kernel_name: str,
+    weights: LayerWeights,
+    weight_key: QuantKey | None = None,
+    *,
+    checkpoint_format: CheckpointFormat = "compressed_tensors",
+    dtype: torch.dtype = torch.bfloat16,
+) -> LayerWeights:
+    """``weights`` as a checkpoint has them, as ``kernel_name`` takes them.
+
+    ``checkpoint_format``: how INT4 and INT8 weights in groups are packed
+    (:mod:`moe_kernels.layouts.grouped_integers`). ``dtype``: the layer's, for weights that are
+    dequantized here. Scales of FP8 and INT8 come in as [], [E] or, for w13, [E, 2] (tensor),
+    [E, N] or [E, N, 1] (channel), blocks as they are.
+
+    Returns the tensors and the key of the converted weights, which is ``weight_key`` save where
+    a kernel's weights are quantized otherwise than the checkpoint's, or not at all. Raises
+    ValueError for a kernel that is not one of this package (its provider converts for it), and
+    for tensors that are not what the key or the layout says.
+    """
+    if kernel_name not in our_names():
+        raise ValueError(
+            f"no conversion for kernel {kernel_name!r}; expected one of {', '.join(our_names())}"
+        )
+    weights = weights._replace(weight_key=weight_key)
+    if weight_key is None:
+        return weights
+    fmt = quantization_format(weight_key)
+    if fmt in ("fp8", "int8"):
+        return canonical_scales(weights, weight_key)
+    if fmt in ("int4", "uint8"):
+        if kernel_name == "Int4EmulationTritonExperts":
+            return dequantized(weights, weight_key, checkpoint_format, dtype)
+        return rows_of_groups(weights, weight_key, checkpoint_format)
+    if fmt == "nvfp4":
+        return nvfp4(weights)
+    if fmt.startswith("mxfp6"):
+        return mxfp6_to_mxfp8(weights, fmt.removeprefix("mxfp6_"))
+    return mx(weights)
