@@ -83,8 +83,9 @@ def measure(args: argparse.Namespace, run: dict[str, Any]) -> list[Measurement]:
             gb = sum(c.bytes for c in costs) / count * 1e-9
             tflop = sum(c.flops for c in costs) / count * 1e-12
             tflops = run.get(scheme.matrix_rate, run["bf16_tflops"])
-            floor = sum(c.floor_us(run["copy_gbps"], tflops) for c in costs) / count
-            bound = "bytes" if gb / run["copy_gbps"] > tflop / tflops else "flops"
+            gbps = max(run["copy_gbps"], run["read_gbps"])
+            floor = sum(c.floor_us(gbps, tflops) for c in costs) / count
+            bound = "bytes" if gb / gbps > tflop / tflops else "flops"
             sample = first_tokens(work.inputs[0], CHECKED_TOKENS)
             expected = sample.reference(dtype=torch.float32)
             for name, function in runs.items():

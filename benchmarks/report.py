@@ -25,7 +25,7 @@ class Measurement:
     eager_us: float
     """Launched from the host, one input."""
     floor_us: float
-    """Bytes over copy bandwidth or products over matrix rate, whichever takes longer."""
+    """Bytes over memory bandwidth or products over matrix rate, whichever takes longer."""
     bound: str
     """Which of both: "bytes" or "flops"."""
     gbps: float

@@ -86,9 +86,9 @@ class Cost:
     bytes: float
     flops: float
 
-    def floor_us(self, copy_gbps: float, tflops: float) -> float:
+    def floor_us(self, gbps: float, tflops: float) -> float:
         """The time that the larger of both takes, in microseconds."""
-        return max(self.bytes / copy_gbps * 1e-3, self.flops / tflops * 1e-6)
+        return max(self.bytes / gbps * 1e-3, self.flops / tflops * 1e-6)
 
 
 def cost(shape: Shape, scheme: Scheme, topk_ids: torch.Tensor) -> Cost:

@@ -102,7 +102,8 @@ def capture(run):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_and_activation(scheme, activation):
-    for shape, bias, mapped in itertools.product(SHAPES, (False, True), (False, True)):
+    # Bias and expert map are both there or both not: each pair of them is another kernel.
+    for shape, (bias, mapped) in itertools.product(SHAPES, ((False, False), (True, True))):
         layer = make(scheme, activation, shape, bias=bias, mapped=mapped)
         kernel = bind("TritonExperts", layer.moe_config, layer.quant_config)
         output = kernel.apply(**layer.arguments())

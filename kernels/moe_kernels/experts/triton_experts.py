@@ -10,12 +10,16 @@ from moe_kernels.dtypes import torch_dtype
 from moe_kernels.experts.quantized_triton_experts import TritonInt8Experts
 from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts
-from moe_kernels.ops.activation import activation as activation_op
-from moe_kernels.ops.fused_moe_gemm import default_tile_config, fused_moe_gemm
-from moe_kernels.ops.moe_align_block_size import moe_align_block_size
+from moe_kernels.ops.fused_moe_gemm import (
+    FusedActivation,
+    UnsortedPairs,
+    fused_moe_gemm,
+)
+from moe_kernels.ops.moe_align_block_size import SortedPairs, moe_align_block_size
 from moe_kernels.ops.moe_sum import moe_sum
 from moe_kernels.ops.quantize_fp8 import quantize_fp8
 from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.tuning import MAX_UNSORTED_PAIRS, layer_config
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
 
@@ -99,59 +103,71 @@ def triton_experts(
     w13_bias: torch.Tensor | None,
     w2_bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Align, GEMM, activation, (quantization,) GEMM, weighted sum; see :class:`TritonExperts`.
+    """(Align,) GEMM and activation, GEMM, weighted sum; see :class:`TritonExperts`.
 
     ``topk_weights`` None: the tokens are weighed already. Returns [M, H] in ``dtype``.
     """
     _require_gpu(hidden_states)
     num_tokens, top_k = topk_ids.shape
     num_pairs = num_tokens * top_k
-    num_local_experts = w13.shape[0]
     if num_pairs == 0:
         return torch.zeros(hidden_states.shape, dtype=dtype, device=hidden_states.device)
     topk_ids = topk_ids.contiguous()
-    routing = (topk_ids, global_num_experts, expert_map)
-    block_shape = None
-    if weight_block_shape is not None:
-        block_shape = (weight_block_shape[0], weight_block_shape[1])
-    config = default_tile_config(num_pairs, num_local_experts, w13.dtype, w13.device)
-    alignment = moe_align_block_size(
-        topk_ids, config.block_m, num_local_experts, global_num_experts, expert_map
-    )
+    if topk_weights is not None:
+        topk_weights = topk_weights.contiguous()
+    block_shape = _pair(weight_block_shape)
+    num_local_pairs = num_pairs * w13.shape[0] / global_num_experts
+    config = layer_config(num_local_pairs, w13, w2, block_shape)
+    pairs: SortedPairs | UnsortedPairs
+    if num_pairs > MAX_UNSORTED_PAIRS:
+        pairs = moe_align_block_size(
+            topk_ids, config.up.block_m, w13.shape[0], global_num_experts, expert_map
+        )
+    else:
+        pairs = UnsortedPairs(topk_ids, global_num_experts, expert_map)
+    group_shape = _pair(activation_group_shape)
+    intermediate = None
+    if group_shape == TENSOR and a2_scale is None:
+        # The maximum is taken over all rows, also those that the GEMM does not write.
+        intermediate = torch.zeros(num_pairs, w2.shape[2], dtype=dtype, device=w2.device)
     intermediate = fused_moe_gemm(
         hidden_states,
         w13,
-        *alignment,
+        pairs,
         num_pairs,
         top_k,
-        config,
+        config.up,
         dtype,
         a_scale=hidden_states_scale,
         b_scale=w13_scale,
         block_shape=block_shape,
         bias=w13_bias,
+        activation=FusedActivation(
+            activation, ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)
+        ),
+        out=intermediate,
     )
-    parameters = ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)
-    intermediate = activation_op(intermediate, activation, parameters, *routing)
     intermediate_scale = None
-    if activation_group_shape is not None:
-        group_shape = (activation_group_shape[0], activation_group_shape[1])
+    if group_shape is not None:
         intermediate, intermediate_scale = quantize_fp8(intermediate, group_shape, a2_scale)
     expert_output = fused_moe_gemm(
         intermediate,
         w2,
-        *alignment,
+        pairs,
         num_pairs,
         1,
-        config,
+        config.down,
         dtype,
         a_scale=intermediate_scale,
         b_scale=w2_scale,
         block_shape=block_shape,
         bias=w2_bias,
     )
-    weights = None if topk_weights is None else topk_weights.contiguous()
-    return moe_sum(expert_output, weights, *routing)
+    return moe_sum(expert_output, topk_weights, topk_ids, global_num_experts, expert_map)
+
+
+def _pair(shape: list[int] | None) -> tuple[int, int] | None:
+    return None if shape is None else (shape[0], shape[1])
 
 
 def _executes(weight_key: QuantKey | None, activation_key: QuantKey | None) -> bool:

@@ -4,26 +4,21 @@
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-
-class TileConfig(NamedTuple):
-    """How one GEMM is cut into programs. ``block_m`` is also the alignment of the pairs."""
-
-    block_m: int
-    block_n: int
-    block_k: int
-    group_m: int
-    num_warps: int
-    num_stages: int
+from moe_kernels.activation import ActivationParameters, activation_form
+from moe_kernels.ops.activation import activate
+from moe_kernels.ops.moe_align_block_size import SortedPairs
+from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
+from moe_kernels.ops.routing import pairs_of_ranks, pairs_of_slot
+from moe_kernels.tuning import MAX_UNSORTED_PAIRS, TileConfig
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "num_experts"])
 def _fused_moe_gemm_kernel(
     a_ptr,
     b_ptr,
@@ -34,9 +29,13 @@ def _fused_moe_gemm_kernel(
     sorted_token_ids_ptr,
     expert_ids_ptr,
     num_tokens_post_padded_ptr,
+    topk_ids_ptr,
+    expert_map_ptr,
+    num_experts,
     N,
     K,
     num_pairs,
+    top_k,
     stride_am,
     stride_ak,
     stride_be,
@@ -47,134 +46,201 @@ def _fused_moe_gemm_kernel(
     stride_bse,
     stride_bsn,
     stride_bsk,
-    TOP_K: tl.constexpr,
+    limit,
+    alpha,
+    beta,
+    situ_beta,
+    situ_linear_beta,
+    SORTED: tl.constexpr,
+    HAS_EXPERT_MAP: tl.constexpr,
+    SLOTS_ARE_EXPERTS: tl.constexpr,
+    PAIRS: tl.constexpr,
     SCALES: tl.constexpr,
     GROUP_N: tl.constexpr,
     GROUP_K: tl.constexpr,
+    ONE_B_SCALE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     MASK_K: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
+    FORM: tl.constexpr,
+    GATED: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    HAS_LIMIT: tl.constexpr,
+    HAS_SITU_LINEAR_BETA: tl.constexpr,
+    PROGRAMMATIC: tl.constexpr,
     BLOCK_SIZE_M: tl.constexpr,
     BLOCK_SIZE_N: tl.constexpr,
     BLOCK_SIZE_K: tl.constexpr,
     GROUP_SIZE_M: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    # Tiles are numbered over the blocks that exist, not those the grid allows for; neighbours
-    # share rows of A within a group, and an expert's weights.
-    num_tiles_m = tl.load(num_tokens_post_padded_ptr) // BLOCK_SIZE_M
-    num_tiles_n = tl.cdiv(N, BLOCK_SIZE_N)
-    tile = tl.program_id(0)
-    if tile >= num_tiles_m * num_tiles_n:
-        return
-    group = tile // (GROUP_SIZE_M * num_tiles_n)
-    group_size = tl.minimum(num_tiles_m - group * GROUP_SIZE_M, GROUP_SIZE_M)
-    tile_m = group * GROUP_SIZE_M + tile % (GROUP_SIZE_M * num_tiles_n) % group_size
-    tile_n = tile % (GROUP_SIZE_M * num_tiles_n) // group_size
+    if SORTED:
+        wait_for_previous(PROGRAMMATIC)
+        # Tiles are numbered over the blocks that exist, not those the grid allows for;
+        # neighbours share rows of A within a group, and an expert's weights.
+        num_tiles_m = tl.load(num_tokens_post_padded_ptr) // BLOCK_SIZE_M
+        num_tiles_n = tl.cdiv(N, BLOCK_SIZE_N)
+        tile = tl.program_id(0)
+        if tile >= num_tiles_m * num_tiles_n:
+            return
+        group = tile // (GROUP_SIZE_M * num_tiles_n)
+        group_size = tl.minimum(num_tiles_m - group * GROUP_SIZE_M, GROUP_SIZE_M)
+        tile_m = group * GROUP_SIZE_M + tile % (GROUP_SIZE_M * num_tiles_n) % group_size
+        tile_n = tile % (GROUP_SIZE_M * num_tiles_n) // group_size
+        expert = tl.load(expert_ids_ptr + tile_m)
+        num_rows = BLOCK_SIZE_M
+    else:
+        tile_n = tl.program_id(0)
+        # The ids were there before the first GEMM started; it wrote A if this is the second.
+        if FORM != "":
+            wait_for_previous(PROGRAMMATIC)
+        expert, num_rows, rank = pairs_of_slot(
+            tl.program_id(1),
+            topk_ids_ptr,
+            num_pairs,
+            expert_map_ptr,
+            num_experts,
+            HAS_EXPERT_MAP,
+            SLOTS_ARE_EXPERTS,
+            PAIRS,
+        )
+        if FORM == "":
+            wait_for_previous(PROGRAMMATIC)
 
-    pair = tl.load(sorted_token_ids_ptr + tile_m * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M))
-    pair_mask = pair < num_pairs
-    row = (pair // TOP_K).to(tl.int64)
-    expert = tl.load(expert_ids_ptr + tile_m).to(tl.int64)
+    # Columns of the tile. Those of a gate and its up alternate, so that both are in one thread.
     n = tile_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
-    n_mask = n < N
     # Out-of-range columns read column 0; their results are not stored.
-    n_safe = tl.where(n_mask, n, 0).to(tl.int64)
-
-    a_rows = a_ptr + row[:, None] * stride_am
-    b_columns = b_ptr + expert * stride_be + n_safe[None, :] * stride_bn
-    accumulator = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.float32)
+    b_row = tl.where(n < N, n, 0)
+    ALTERNATE: tl.constexpr = GATED and not INTERLEAVED
+    if ALTERNATE:
+        b_row = b_row % 2 * (N // 2) + b_row // 2
+    b_row = b_row.to(tl.int64)
+    b_ptr += expert.to(tl.int64) * stride_be
+    b_columns = b_ptr + b_row[None, :] * stride_bn
     offsets_k = tl.arange(0, BLOCK_SIZE_K)
+    num_tiles_k = tl.cdiv(K, BLOCK_SIZE_K)
+    if SCALES != "none":
+        b_scale_columns = b_scale_ptr + expert.to(tl.int64) * stride_bse
     if SCALES == "block":
         # K tiles never straddle two groups, so one scale holds for a row of a tile.
         tiles_per_group: tl.constexpr = (GROUP_K + BLOCK_SIZE_K - 1) // BLOCK_SIZE_K
-        a_scale_rows = a_scale_ptr + row * stride_asm
-        b_scale_columns = b_scale_ptr + expert * stride_bse + n_safe // GROUP_N * stride_bsn
         num_tiles_k = tl.cdiv(K, GROUP_K) * tiles_per_group
-    else:
-        num_tiles_k = tl.cdiv(K, BLOCK_SIZE_K)
-
-    for tile_k in range(num_tiles_k):
-        if SCALES == "block":
-            k_group = tile_k // tiles_per_group
-            k = k_group * GROUP_K + tile_k % tiles_per_group * BLOCK_SIZE_K + offsets_k
-            k_end = tl.minimum((k_group + 1) * GROUP_K, K)
+        if ONE_B_SCALE:
+            first = tile_n * BLOCK_SIZE_N
+            if ALTERNATE:
+                first = first // 2
+                up_scale_ptr = b_scale_columns + (first + N // 2) // GROUP_N * stride_bsn
+            b_scale_columns += first // GROUP_N * stride_bsn
         else:
-            k = tile_k * BLOCK_SIZE_K + offsets_k
-            k_end = K
-        a_ptrs = a_rows + k[None, :] * stride_ak
-        b_ptrs = b_columns + k[:, None] * stride_bk
-        if MASK_K:
-            a = tl.load(a_ptrs, mask=pair_mask[:, None] & (k < k_end)[None, :], other=0.0)
-            b = tl.load(b_ptrs, mask=(k < k_end)[:, None], other=0.0)
+            b_scale_columns += b_row // GROUP_N * stride_bsn
+
+    for start in range(0, num_rows, BLOCK_SIZE_M):
+        rows = start + tl.arange(0, BLOCK_SIZE_M)
+        if SORTED:
+            pair = tl.load(sorted_token_ids_ptr + tile_m * BLOCK_SIZE_M + rows)
+            pair_mask = pair < num_pairs
         else:
-            a = tl.load(a_ptrs, mask=pair_mask[:, None], other=0.0)
-            b = tl.load(b_ptrs)
-        if SCALES == "block":
-            a_scale = tl.load(a_scale_rows + k_group * stride_ask, mask=pair_mask, other=0.0)
-            b_scale = tl.load(b_scale_columns + k_group * stride_bsk)
-            accumulator += tl.dot(a, b) * a_scale[:, None] * b_scale[None, :]
-        elif SCALES == "outer":
-            # Hopper's fp8 units keep about 14 bits while they accumulate: move each tile's sum
-            # into float32 registers.
-            accumulator = tl.dot(a, b, accumulator, max_num_imprecise_acc=BLOCK_SIZE_K)
+            pair = pairs_of_ranks(rank, rows, PAIRS)
+            pair_mask = rows < num_rows
+        row = (pair // top_k).to(tl.int64)
+        a_rows = a_ptr + row[:, None] * stride_am
+        accumulator = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.float32)
+        # The number of stages is given so that the loads of scales are pipelined too.
+        for tile_k in tl.range(0, num_tiles_k, num_stages=STAGES):
+            if SCALES == "block":
+                k_group = tile_k // tiles_per_group
+                k = k_group * GROUP_K + tile_k % tiles_per_group * BLOCK_SIZE_K + offsets_k
+                k_end = tl.minimum((k_group + 1) * GROUP_K, K)
+            else:
+                k = tile_k * BLOCK_SIZE_K + offsets_k
+                k_end = K
+            a_ptrs = a_rows + k[None, :] * stride_ak
+            b_ptrs = b_columns + k[:, None] * stride_bk
+            if MASK_K:
+                a = tl.load(a_ptrs, mask=pair_mask[:, None] & (k < k_end)[None, :], other=0.0)
+                b = tl.load(b_ptrs, mask=(k < k_end)[:, None], other=0.0)
+            else:
+                a = tl.load(a_ptrs, mask=pair_mask[:, None], other=0.0)
+                b = tl.load(b_ptrs)
+            if SCALES == "block":
+                a_scale_ptrs = a_scale_ptr + row * stride_asm + k_group * stride_ask
+                a_scale = tl.load(a_scale_ptrs, mask=pair_mask, other=0.0)
+                b_scale = tl.load(b_scale_columns + k_group * stride_bsk)
+                if ONE_B_SCALE and not ALTERNATE:
+                    accumulator += tl.dot(a, b) * (a_scale * b_scale)[:, None]
+                else:
+                    if ONE_B_SCALE:
+                        up_scale = tl.load(up_scale_ptr + k_group * stride_bsk)
+                        b_scale = tl.where(tl.arange(0, BLOCK_SIZE_N) % 2 == 0, b_scale, up_scale)
+                    accumulator += tl.dot(a, b) * (a_scale[:, None] * b_scale[None, :])
+            elif SCALES == "outer":
+                # Hopper's fp8 units keep about 14 bits while they accumulate: move each tile's
+                # sum into float32 registers.
+                accumulator = tl.dot(a, b, accumulator, max_num_imprecise_acc=BLOCK_SIZE_K)
+            else:
+                accumulator = tl.dot(a, b, accumulator, input_precision=INPUT_PRECISION)
+
+        if SCALES == "outer":
+            a_scale = tl.load(a_scale_ptr + row * stride_asm, mask=pair_mask, other=0.0)
+            b_scale = tl.load(b_scale_columns + b_row * stride_bsn)
+            accumulator *= a_scale[:, None] * b_scale[None, :]
+        if HAS_BIAS:
+            bias = tl.load(bias_ptr + expert.to(tl.int64) * N + b_row)
+            accumulator += bias.to(tl.float32)[None, :]
+        if FORM == "":
+            value = accumulator
         else:
-            accumulator = tl.dot(a, b, accumulator, input_precision=INPUT_PRECISION)
+            if SCALES != "none":
+                # Which fp8 number the result becomes depends on what the GEMM's is stored as.
+                accumulator = accumulator.to(out_ptr.dtype.element_ty).to(tl.float32)
+            if GATED:
+                pieces = tl.reshape(accumulator, (BLOCK_SIZE_M, BLOCK_SIZE_N // 2, 2))
+                gate, up = tl.split(pieces)
+            else:
+                gate = accumulator
+                up = accumulator
+            value = activate(
+                gate,
+                up,
+                limit,
+                alpha,
+                beta,
+                situ_beta,
+                situ_linear_beta,
+                FORM,
+                GATED,
+                HAS_LIMIT,
+                HAS_SITU_LINEAR_BETA,
+            )
+        parts: tl.constexpr = 2 if GATED else 1
+        width = N // parts
+        column = tile_n * (BLOCK_SIZE_N // parts) + tl.arange(0, BLOCK_SIZE_N // parts)
+        tl.store(
+            out_ptr + pair[:, None].to(tl.int64) * width + column[None, :],
+            value.to(out_ptr.dtype.element_ty),
+            mask=pair_mask[:, None] & (column < width)[None, :],
+        )
 
-    if SCALES == "outer":
-        a_scale = tl.load(a_scale_ptr + row * stride_asm, mask=pair_mask, other=0.0)
-        b_scale = tl.load(b_scale_ptr + expert * stride_bse + n_safe * stride_bsn)
-        accumulator *= a_scale[:, None] * b_scale[None, :]
-    if HAS_BIAS:
-        accumulator += tl.load(bias_ptr + expert * N + n_safe).to(tl.float32)[None, :]
-    out_ptrs = out_ptr + pair[:, None].to(tl.int64) * N + n[None, :]
-    tl.store(
-        out_ptrs,
-        accumulator.to(out_ptr.dtype.element_ty),
-        mask=pair_mask[:, None] & n_mask[None, :],
-    )
+
+class UnsortedPairs(NamedTuple):
+    """The routing as it is: topk_ids [M, topk], contiguous, and which experts are local."""
+
+    topk_ids: torch.Tensor
+    global_num_experts: int
+    expert_map: torch.Tensor | None
 
 
-@functools.cache
-def _shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that one program may have."""
-    if device.type != "cuda":
-        return 64 * 1024
-    properties = torch.cuda.get_device_properties(device)
-    return int(getattr(properties, "shared_memory_per_block_optin", 64 * 1024))
+class FusedActivation(NamedTuple):
+    """An activation that the GEMM's result goes through; see :mod:`moe_kernels.activation`."""
 
-
-def default_tile_config(
-    num_pairs: int, num_local_experts: int, dtype: torch.dtype, device: torch.device
-) -> TileConfig:
-    """A tiling for ``num_pairs`` pairs spread over the experts; ``dtype`` is that of the weights.
-
-    Small row tiles where each expert has few pairs: the weights' bytes count then, not the
-    products. ``block_m`` depends on nothing that differs between the two GEMMs of a layer.
-    """
-    pairs_per_expert = num_pairs / num_local_experts
-    row_bytes = 128  # of one K tile: a cache line
-    block_k = row_bytes // dtype.itemsize
-    if pairs_per_expert <= 8:
-        config = TileConfig(16, 64, 2 * block_k, 1, 4, 4)
-    elif pairs_per_expert <= 24:
-        config = TileConfig(32, 128, block_k, 1, 4, 4)
-    elif pairs_per_expert <= 128:
-        config = TileConfig(64, 128, block_k, 4, 4, 4)
-    else:
-        config = TileConfig(128, 128, block_k, 8, 8, 4)
-    # A pipeline of s stages holds s tiles of A and of B.
-    stage = (config.block_m + config.block_n) * config.block_k * dtype.itemsize
-    return config._replace(
-        num_stages=max(1, min(config.num_stages, _shared_memory(device) // stage))
-    )
+    name: str
+    parameters: ActivationParameters
 
 
 def fused_moe_gemm(
     a: torch.Tensor,
     b: torch.Tensor,
-    sorted_token_ids: torch.Tensor,
-    expert_ids: torch.Tensor,
-    num_tokens_post_padded: torch.Tensor,
+    pairs: SortedPairs | UnsortedPairs,
     num_pairs: int,
     top_k: int,
     config: TileConfig,
@@ -184,41 +250,48 @@ def fused_moe_gemm(
     b_scale: torch.Tensor | None = None,
     block_shape: tuple[int, int] | None = None,
     bias: torch.Tensor | None = None,
+    activation: FusedActivation | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``out[p] = a[p // top_k] @ b[expert of p].T (+ bias)`` for every pair p with an expert.
+    """``out[p] = activation(a[p // top_k] @ b[expert of p].T (+ bias))`` for every pair p.
 
     a: [rows, K], any strides; a row per token (``top_k`` pairs each), or per pair (``top_k`` 1).
     b: [E, N, K], any strides, the dtype of ``a``: bf16, fp16, fp32 or fp8.
-    sorted_token_ids, expert_ids, num_tokens_post_padded: of
-    :func:`moe_kernels.ops.moe_align_block_size.moe_align_block_size` with ``config.block_m``.
+    pairs: sorted with ``config.block_m``, or, up to MAX_UNSORTED_PAIRS, unsorted. Unsorted, and
+    without an activation, the routing must not be the output of the launch right before.
     a_scale, b_scale: float32, both or none: [1] or [rows, 1] and [E] or [E, N, 1]; with
     ``block_shape`` (r, c): [rows, ceil(K / c)] and [E, ceil(N / r), ceil(K / c)].
     bias: [E, N], contiguous.
 
-    Returns [num_pairs, N] in ``out_dtype``, accumulated in float32 (float32 operands are
-    multiplied in full precision). Rows of pairs without an expert are not written.
+    Returns [num_pairs, N] in ``out_dtype``, [num_pairs, N / 2] after a gated activation; rows of
+    pairs without an expert are not written. ``out``: where to write, contiguous.
     """
-    _, n, k = b.shape
-    out = torch.empty(num_pairs, n, dtype=out_dtype, device=a.device)
-    group_n, group_k = block_shape or (0, 0)
-    strides = [0, 0, 0, 0, 0]  # of the scales: along A's rows and K; B's experts, N and K
-    if a_scale is None or b_scale is None:
-        scales = "none"
-    elif block_shape is not None:
-        scales = "block"
-        strides = [*a_scale.stride(), *b_scale.stride()]
+    num_local_experts, n, k = b.shape
+    form, gated, interleaved = "", False, False
+    parameters = ActivationParameters()
+    if activation is not None:
+        form, gated, interleaved = activation_form(activation.name)
+        parameters = activation.parameters
+    if out is None:
+        out = torch.empty(num_pairs, n // 2 if gated else n, dtype=out_dtype, device=a.device)
+    num_tiles_n = triton.cdiv(n, config.block_n)
+    is_sorted = isinstance(pairs, SortedPairs)
+    slots_are_experts = num_pairs > num_local_experts
+    if isinstance(pairs, SortedPairs):
+        grid: tuple[int, ...] = (pairs.expert_ids.shape[0] * num_tiles_n,)
+        routing: tuple[torch.Tensor | int | None, ...] = (*pairs, None, None, 0)
+        has_expert_map = False
     else:
-        scales = "outer"
-        if a_scale.numel() > 1:
-            strides[0] = a_scale.stride(0)
-        if b_scale.numel() > 1:
-            strides[2] = b_scale.stride(0)
-        if b_scale.dim() > 1:
-            strides[3] = b_scale.stride(1)
+        grid = (num_tiles_n, num_local_experts if slots_are_experts else num_pairs)
+        routing = (None, None, None, pairs.topk_ids, pairs.expert_map, pairs.global_num_experts)
+        has_expert_map = pairs.expert_map is not None
+    scales, strides = _scales(a_scale, b_scale, block_shape)
     block_k = config.block_k
+    group_n, group_k = block_shape if scales == "block" and block_shape else (0, 0)
     if group_k:
         block_k = min(block_k, max(32, triton.next_power_of_2(group_k)))
-    grid = (expert_ids.shape[0] * triton.cdiv(n, config.block_n),)
+    block_n = config.block_n
+    part_n, columns = (block_n // 2, n // 2) if gated and not interleaved else (block_n, 0)
     _fused_moe_gemm_kernel[grid](
         a,
         b,
@@ -226,27 +299,63 @@ def fused_moe_gemm(
         a_scale,
         b_scale,
         bias,
-        sorted_token_ids,
-        expert_ids,
-        num_tokens_post_padded,
+        *routing,
         n,
         k,
         num_pairs,
+        top_k,
         *a.stride(),
         *b.stride(),
         *strides,
-        TOP_K=top_k,
+        parameters.limit or 0.0,
+        parameters.alpha,
+        parameters.beta,
+        parameters.situ_beta,
+        parameters.situ_linear_beta or 0.0,
+        SORTED=is_sorted,
+        HAS_EXPERT_MAP=has_expert_map,
+        SLOTS_ARE_EXPERTS=is_sorted or slots_are_experts,
+        # Few sizes, so that few kernels are compiled.
+        PAIRS=1 if is_sorted else 16 if num_pairs <= 16 else MAX_UNSORTED_PAIRS,
         SCALES=scales,
         GROUP_N=group_n,
         GROUP_K=group_k,
+        ONE_B_SCALE=group_n != 0 and group_n % part_n == 0 and columns % part_n == 0,
         HAS_BIAS=bias is not None,
         MASK_K=k % block_k != 0 or (group_k != 0 and group_k % block_k != 0),
         INPUT_PRECISION="ieee" if a.dtype == torch.float32 else "tf32",
+        FORM=form,
+        GATED=gated,
+        INTERLEAVED=interleaved,
+        HAS_LIMIT=parameters.limit is not None,
+        HAS_SITU_LINEAR_BETA=parameters.situ_linear_beta is not None,
         BLOCK_SIZE_M=config.block_m,
-        BLOCK_SIZE_N=config.block_n,
+        BLOCK_SIZE_N=block_n,
         BLOCK_SIZE_K=block_k,
         GROUP_SIZE_M=config.group_m,
+        STAGES=config.num_stages,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
+        **launch_options(a.device),
     )
     return out
+
+
+def _scales(
+    a_scale: torch.Tensor | None,
+    b_scale: torch.Tensor | None,
+    block_shape: tuple[int, int] | None,
+) -> tuple[str, list[int]]:
+    """How scales are applied ("none", "outer": after the sum, "block": within), their strides."""
+    if a_scale is None or b_scale is None:
+        return "none", [0] * 5
+    if block_shape is not None:
+        return "block", [*a_scale.stride(), *b_scale.stride()]
+    strides = [0] * 5
+    if a_scale.numel() > 1:
+        strides[0] = a_scale.stride(0)
+    if b_scale.numel() > 1:
+        strides[2] = b_scale.stride(0)
+    if b_scale.dim() > 1:
+        strides[3] = b_scale.stride(1)
+    return "outer", strides

@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
 from moe_kernels.ops.routing import local_expert
 
 
@@ -20,23 +21,32 @@ def _moe_sum_kernel(
     expert_map_ptr,
     num_experts,
     width,
+    top_k,
     TOP_K: tl.constexpr,
     HAS_WEIGHTS: tl.constexpr,
     HAS_EXPERT_MAP: tl.constexpr,
+    PROGRAMMATIC: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
-    total = tl.zeros((BLOCK,), dtype=tl.float32)
-    for k in range(TOP_K):
-        pair = token * TOP_K + k
-        local = local_expert(topk_ids_ptr, pair, True, expert_map_ptr, num_experts, HAS_EXPERT_MAP)
-        mask = column < tl.where(local >= 0, width, 0)
-        value = tl.load(x_ptr + pair * width + column, mask=mask, other=0.0).to(tl.float32)
-        if HAS_WEIGHTS:
-            value *= tl.load(topk_weights_ptr + pair).to(tl.float32)
-        total += tl.where(mask, value, 0.0)
+    slot = tl.arange(0, TOP_K)
+    pair = token * top_k + slot
+    # The routing is older than the GEMMs before this kernel.
+    local = local_expert(
+        topk_ids_ptr, pair, slot < top_k, expert_map_ptr, num_experts, HAS_EXPERT_MAP
+    )
+    mask = (local >= 0)[:, None] & inside[None, :]
+    if HAS_WEIGHTS:
+        weight = tl.load(topk_weights_ptr + pair, mask=local >= 0, other=0.0).to(tl.float32)
+    wait_for_previous(PROGRAMMATIC)
+    # All rows at once: as many loads in flight as there are experts per token.
+    value = tl.load(x_ptr + pair[:, None] * width + column[None, :], mask=mask, other=0.0)
+    value = value.to(tl.float32)
+    if HAS_WEIGHTS:
+        value *= weight[:, None]
+    total = tl.sum(value, 0)
     tl.store(out_ptr + token * width + column, total.to(out_ptr.dtype.element_ty), mask=inside)
 
 
@@ -50,12 +60,13 @@ def moe_sum(
     """Sum each token's rows of ``x``, weighted unless ``topk_weights`` is None, in float32.
 
     x: [M * topk, H], contiguous. topk_weights and topk_ids: [M, topk], contiguous. Rows of pairs
-    without a local expert are not read. Returns [M, H] in the dtype of ``x``.
+    without a local expert are not read. Returns [M, H] in the dtype of ``x``. Weights and ids must
+    not be the output of the launch right before this one.
     """
     num_tokens, top_k = topk_ids.shape
     width = x.shape[1]
     out = x.new_empty(num_tokens, width)
-    block = min(triton.next_power_of_2(width), 1024)
+    block = min(triton.next_power_of_2(width), 256 if num_tokens < 512 else 1024)
     _moe_sum_kernel[(num_tokens, triton.cdiv(width, block))](
         x,
         out,
@@ -64,9 +75,11 @@ def moe_sum(
         expert_map,
         global_num_experts,
         width,
-        TOP_K=top_k,
+        top_k,
+        TOP_K=triton.next_power_of_2(top_k),
         HAS_WEIGHTS=topk_weights is not None,
         HAS_EXPERT_MAP=expert_map is not None,
         BLOCK=block,
+        **launch_options(x.device),
     )
     return out

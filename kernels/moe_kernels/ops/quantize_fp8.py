@@ -8,6 +8,7 @@ import torch
 import triton
 import triton.language as tl
 
+from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
 from moe_kernels.quantization.fp8 import MIN_AMAX
 from moe_rules.quant_keys import TENSOR, TOKEN
 
@@ -28,9 +29,11 @@ def _quantize_groups_kernel(
     min_amax,
     fp8_max,
     GROUP: tl.constexpr,
+    PROGRAMMATIC: tl.constexpr,
     BLOCK_GROUPS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
+    wait_for_previous(PROGRAMMATIC)
     group = tl.program_id(0) * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)
     row = (group // groups_per_row).to(tl.int64)
     offset = tl.arange(0, BLOCK_COLUMNS)
@@ -144,6 +147,7 @@ def quantize_fp8(
         BLOCK_GROUPS=block_groups,
         BLOCK_COLUMNS=block_columns,
         num_warps=4 if block_columns <= 4096 else 8,
+        **launch_options(x.device),
     )
     return out, scale
 

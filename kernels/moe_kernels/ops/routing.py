@@ -17,3 +17,44 @@ def local_expert(
         expert = tl.load(expert_map_ptr + expert, mask=valid, other=-1)
         valid = expert >= 0
     return tl.where(valid, expert, -1)
+
+
+@triton.jit
+def pairs_of_slot(
+    slot,
+    topk_ids_ptr,
+    num_pairs,
+    expert_map_ptr,
+    num_experts,
+    HAS_EXPERT_MAP: tl.constexpr,
+    SLOTS_ARE_EXPERTS: tl.constexpr,
+    PAIRS: tl.constexpr,
+):
+    """The expert that ``slot`` stands for and which pairs it has, found by reading all ids.
+
+    A slot is a local expert, or, where pairs are fewer than experts, the first pair of one; any
+    other slot has no pairs. Returns the expert, how many pairs it has, and [PAIRS] the rank of
+    each pair among them, -1 for pairs of other experts. PAIRS: at least num_pairs.
+    """
+    index = tl.arange(0, PAIRS)
+    experts = local_expert(
+        topk_ids_ptr, index, index < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
+    )
+    if SLOTS_ARE_EXPERTS:
+        expert = slot
+        mine = experts == expert
+        count = tl.sum(mine.to(tl.int32))
+    else:
+        expert = tl.sum(tl.where(index == slot, experts, 0))
+        mine = experts == expert
+        first = tl.min(tl.where(mine, index, PAIRS))
+        count = tl.where((expert >= 0) & (first == slot), tl.sum(mine.to(tl.int32)), 0)
+    rank = tl.where(mine, tl.cumsum(mine.to(tl.int32), 0) - 1, -1)
+    return expert, count, rank
+
+
+@triton.jit
+def pairs_of_ranks(rank, wanted, PAIRS: tl.constexpr):
+    """The pair that has each of the ``wanted`` ranks, 0 for a rank that none has."""
+    hit = rank[None, :] == wanted[:, None]
+    return tl.sum(tl.where(hit, tl.arange(0, PAIRS)[None, :], 0), 1)

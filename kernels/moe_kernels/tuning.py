@@ -1,0 +1,123 @@
+"""How the two GEMMs of a layer are cut into programs.
+
+The rules of thumb are what a search over tilings (``benchmarks/tune.py``) found on an H200 with
+Triton 3.6, for the shapes in ``benchmarks/shapes.py``, put as simply as costs little.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+
+MAX_UNSORTED_PAIRS = 64
+"""Up to so many (token, expert) pairs of a call, the programs of a GEMM find theirs themselves.
+
+It takes them as long as the two launches of a sort do with twice as many.
+"""
+
+
+class TileConfig(NamedTuple):
+    """How one GEMM is cut into programs."""
+
+    block_m: int
+    """Pairs of a program; also what sorted pairs are aligned to."""
+    block_n: int
+    """Rows of the weight of a program: two per output column of a gated activation."""
+    block_k: int
+    group_m: int
+    """How many blocks of pairs take turns over the same rows of the weight."""
+    num_warps: int
+    num_stages: int
+
+
+class LayerConfig(NamedTuple):
+    """The tilings of both GEMMs, with the same ``block_m``."""
+
+    up: TileConfig
+    down: TileConfig
+
+
+def layer_config(
+    num_local_pairs: float,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    block_shape: tuple[int, int] | None = None,
+) -> LayerConfig:
+    """Tilings for so many pairs spread evenly over the experts of w13 [E, 2I, H], w2 [E, H, I].
+
+    ``num_local_pairs`` counts the pairs of these experts, as far as known without a look at the
+    routing. ``block_shape``: of scales that are applied within the products.
+    """
+    load = num_local_pairs / w13.shape[0]
+    block_m, group_m = _rows(load, w13.dtype, block_shape is not None)
+    up, down = (_tile(block_m, group_m, num_local_pairs, w, block_shape) for w in (w13, w2))
+    return LayerConfig(up, down)
+
+
+def _rows(load: float, dtype: torch.dtype, scaled: bool) -> tuple[int, int]:
+    """``block_m`` and ``group_m`` for ``load`` pairs per expert."""
+    if load <= 12:
+        return 16, 1
+    if load <= 24 and dtype.itemsize == 2:
+        return 32, 1
+    if load <= 48 or scaled or dtype.itemsize == 4:
+        # Sums that are scaled on the way, or not done by the matrix units, take registers.
+        return 64, _blocks(load, 64)
+    return 128, _blocks(load, 128)
+
+
+def _blocks(load: float, block_m: int) -> int:
+    """So many blocks of an expert share its weights; more would mix experts."""
+    return max(1, min(8, round(load / block_m)))
+
+
+def _tile(
+    block_m: int,
+    group_m: int,
+    num_local_pairs: float,
+    weight: torch.Tensor,
+    block_shape: tuple[int, int] | None,
+) -> TileConfig:
+    """The tiling of the GEMM with ``weight`` [E, N, K], given its blocks of rows."""
+    dtype, k = weight.dtype, weight.shape[2]
+    block_k = 128 // dtype.itemsize  # a cache line
+    if dtype == torch.float32:
+        tile = TileConfig(block_m, 64, block_k, group_m, 4, 3)
+    elif dtype.itemsize == 1 and block_m == 16:
+        # Long sums need a deep pipeline, short ones few programs.
+        n, stages = (64, 6) if k >= 1024 else (128, 3)
+        tile = TileConfig(16, n, block_k, group_m, 4, stages)
+    elif dtype.itemsize == 1 and block_m == 128:
+        tile = TileConfig(128, 128, block_k, group_m, 8, 3)
+    elif block_m == 16:
+        # A single token's experts have too few wide tiles to fill the multiprocessors.
+        tile = TileConfig(16, 64 if num_local_pairs <= 16 else 128, 2 * block_k, group_m, 4, 4)
+    elif block_m == 32:
+        tile = TileConfig(32, 128, 2 * block_k, group_m, 4, 3)
+    elif block_m == 64:
+        tile = TileConfig(64, 128, block_k, group_m, 4, 4)
+    elif k < 512:
+        # Little to sum: a short tail counts more than few bytes per product.
+        tile = TileConfig(128, 128, block_k, group_m, 8, 3)
+    else:
+        tile = TileConfig(128, 256, block_k, group_m, 8, 4)
+    return _fit(tile, dtype, weight.device)
+
+
+def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConfig:
+    """``tile`` with no more stages than shared memory has room for."""
+    # A pipeline of s stages holds s tiles of A and of B.
+    stage = (tile.block_m + tile.block_n) * tile.block_k * dtype.itemsize
+    room = _shared_memory(device) - 4096  # scales, and what the compiler adds
+    return tile._replace(num_stages=max(1, min(tile.num_stages, room // stage)))
+
+
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that one program may have."""
+    if device.type != "cuda":
+        return 64 * 1024
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 64 * 1024))
