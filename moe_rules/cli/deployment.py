@@ -17,6 +17,7 @@ from moe_rules.cli.stated import Stated
 
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
+    from moe_rules.engine.ranges import TokenRange
     from moe_rules.engine.selector import Selector
     from moe_rules.fact_values import FactValue
     from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
@@ -148,6 +149,13 @@ class Asked:
         """The decision of a question that has an oracle."""
         assert question.oracle is not None
         return self.selector.decide(question.oracle, question.facts)
+
+    def ranges(self, question: Question) -> tuple[TokenRange, ...]:
+        """The decisions by number of tokens of a call; one where the rules tell no calls apart."""
+        from moe_rules.engine.ranges import decide_by_num_tokens
+
+        assert question.oracle is not None
+        return decide_by_num_tokens(self.selector, question.oracle, question.facts)
 
     def subject(self, question: Question) -> str:
         """What is asked about, in a few words."""

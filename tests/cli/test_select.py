@@ -308,3 +308,23 @@ def test_why_not_an_unknown_backend(cli: Command, model: Path) -> None:
     answer = cli("why-not", "TRITTON", "--model", model, "--platform", "h100")
     assert answer.code == 2
     assert "did you mean 'TRITON'?" in answer.err
+
+
+def test_calls_that_are_served_differently_are_listed(
+    cli: Command, model: Path, tmp_path: Path
+) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text(
+        "platform: cuda\noracles: {unquantized: {adjust: [\n"
+        '  {when: {num_tokens: "<=64"}, first: [TRITON], because: faster at decode}]}}\n'
+    )
+    asked = ("select", "--model", model, "--platform", "b200")
+    text = cli(*asked, "--rules", overlay).out
+    assert "calls of 1 to 64 tokens: TRITON / TritonExperts" in text
+    assert "calls of 65 or more tokens: FLASHINFER_TRTLLM" in text
+    ranges = cli(*asked, "--rules", overlay, "--format", "json").json["by_num_tokens"]
+    assert [(r["first"], r["last"], r["backend"]) for r in ranges] == [
+        (1, 64, "TRITON"),
+        (65, None, "FLASHINFER_TRTLLM"),
+    ]
+    assert "calls of" not in cli(*asked).out

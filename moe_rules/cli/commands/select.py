@@ -76,7 +76,23 @@ def _plain(asked: Asked, question: Question, decision: Decision | None) -> dict[
         "machine": asked.machine.to_dict(),
         **(nothing if decision is None else decision.to_dict()),
         "notes": list(question.notes),
+        "by_num_tokens": [] if decision is None else _ranges(asked, question),
     }
+
+
+def _ranges(asked: Asked, question: Question) -> list[dict[str, Any]]:
+    """What serves calls of each size, where the rules tell calls apart."""
+    ranges = asked.ranges(question)
+    return [
+        {
+            "first": part.first,
+            "last": part.last,
+            "backend": part.decision.backend,
+            "kernel": part.decision.kernel,
+        }
+        for part in ranges
+        if len(ranges) > 1
+    ]
 
 
 def _text(asked: Asked, question: Question, decision: Decision | None) -> str:
@@ -85,4 +101,10 @@ def _text(asked: Asked, question: Question, decision: Decision | None) -> str:
     subject = asked.subject(question)
     if decision is None:
         return f"{subject}: {no_oracle(question)}"
-    return "\n".join(decision_lines(subject, decision, question.notes))
+    lines = decision_lines(subject, decision, question.notes)
+    for part in _ranges(asked, question):
+        tokens = (
+            f"{part['first']} to {part['last']}" if part["last"] else f"{part['first']} or more"
+        )
+        lines.append(f"  calls of {tokens} tokens: {part['backend']} / {part['kernel']}")
+    return "\n".join(lines)
