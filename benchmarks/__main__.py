@@ -33,6 +33,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--routings", nargs="+", choices=ROUTINGS, default=list(ROUTINGS))
     parser.add_argument("--kernels", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--seconds", type=float, help="start no layer after so many")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="run everything once, so that it is compiled"
+    )
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**31)
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     return parser.parse_args()
@@ -62,6 +65,20 @@ def output_error(run: Run, layer: RandomLayer, expected: torch.Tensor) -> float:
     poison = torch.full((64 << 20,), float("nan"), device=expected.device)
     del poison
     return relative_error(run(layer)[: len(expected)], expected)
+
+
+def dry_run(args: argparse.Namespace) -> None:
+    """Run every kernel on every point once. Several such processes fill Triton's cache faster."""
+    for scheme_name, shape_name in itertools.product(args.schemes, args.shapes):
+        shape, scheme = SHAPES[shape_name], SCHEMES[scheme_name]
+        layer = draw_layer(shape, scheme, args.seed)
+        runs = {name: PEERS[name](layer) for name in args.kernels}
+        for routing, num_tokens in itertools.product(args.routings, args.tokens):
+            work = draw_workload(layer, shape, scheme, num_tokens, routing, 1, args.seed)
+            for function in runs.values():
+                if function is not None:
+                    function(work.inputs[0])
+        torch.cuda.synchronize()
 
 
 def measure(args: argparse.Namespace, run: dict[str, Any]) -> list[Measurement]:
@@ -126,6 +143,9 @@ def main() -> None:
     args = arguments()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks need a CUDA device, and torch sees none")
+    if args.dry_run:
+        dry_run(args)
+        return
     run: dict[str, Any] = device_facts() | {
         name: round(value, 1) for name, value in ceilings().items()
     }

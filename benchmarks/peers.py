@@ -13,6 +13,8 @@ import torch.nn.functional as F  # noqa: N812
 from moe_kernels.bind import bind
 from moe_kernels.testing import RandomLayer
 
+from benchmarks.vllm_triton import vllm_triton
+
 Run = Callable[[RandomLayer], torch.Tensor]
 Adapter = Callable[[RandomLayer], Run | None]
 
@@ -46,5 +48,9 @@ def grouped_mm(layer: RandomLayer) -> Run | None:
     return run
 
 
-PEERS: Mapping[str, Adapter] = {"moe_rules": ours, "grouped_mm": grouped_mm}
+PEERS: Mapping[str, Adapter] = {
+    "moe_rules": ours,
+    "grouped_mm": grouped_mm,
+    "vllm_triton": vllm_triton,
+}
 """By name. The first is ours, whose ratios to the others are reported."""
