@@ -122,9 +122,11 @@ class FusedMoEQuantConfig:
     @property
     def weight_block_shape(self) -> tuple[int, int] | None:
         """(rows, columns) of an FP8 weight block that shares one scale; None if not in blocks."""
-        if self.weight_key is None or self.weight_key.dtype != "fp8_e4m3":
+        key = self.weight_key
+        # MX groups have e8m0 scales in a uint8.
+        if key is None or key.dtype != "fp8_e4m3" or key.scale.dtype == "uint8":
             return None
-        shape = self.weight_key.scale.group_shape
+        shape = key.scale.group_shape
         return None if shape in (TENSOR, TOKEN, CHANNEL) else shape
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -43,3 +43,8 @@ class LayerWeights(NamedTuple):
                 f"{'only one' if self.w13_scale is not self.w2_scale else 'neither'}"
             )
         return self.w13_scale, self.w2_scale
+
+    def quant_fields(self) -> dict[str, Any]:
+        """What :class:`moe_kernels.quant_config.FusedMoEQuantConfig` takes of these, by name."""
+        others = ("w13", "w2", "w13_g_idx", "w2_g_idx")
+        return {name: value for name, value in self._asdict().items() if name not in others}

@@ -1,0 +1,146 @@
+"""The quantized Triton experts on a GPU: under graph replay, torch.compile, and without syncs.
+
+The schemes themselves run in test_table_claims.py. Needs torch, triton and pytest only.
+"""
+
+from functools import partial
+
+import pytest
+import torch
+from checkpoints import checkpoint
+from moe_kernels.bind import bind
+from moe_kernels.layouts import convert_to_kernel_format
+from moe_kernels.ops.fused_moe_gemm_quantized import WeightTensors, fused_moe_gemm_quantized
+from moe_kernels.ops.moe_align_block_size import moe_align_block_size
+from moe_kernels.quantization.schemes import (
+    QuantizedWeight,
+    dequantize_weight,
+    quantize_mx,
+    quantize_weight,
+)
+from moe_kernels.reference import relative_error
+from moe_kernels.testing import random_layer
+
+from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.quant_keys import NAMED_KEYS
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+BATCHED = "BatchedTritonExperts"
+SCHEMES = {
+    "int8_channel": ("TritonExperts", "kInt8StaticChannelSym", "kInt8DynamicTokenSym"),
+    "int8_tensor": ("TritonExperts", "kInt8StaticTensorSym", "kInt8DynamicTensorSym"),
+    "int4": ("TritonWNA16Experts", "kInt4Static", None),
+    "int4_zero_points": ("TritonWNA16Experts", "kInt4Static32Asym", None),
+    "int8_weights": ("TritonWNA16Experts", "kInt8Static", None),
+    "mxfp4": ("OAITritonExperts", "kMxfp4Static", None),
+    "mxfp4_mxfp4": ("OCP_MXQuantizationEmulationTritonExperts", "kMxfp4Static", "kMxfp4Dynamic"),
+    "mxfp8_emulated": ("Mxfp8EmulationTritonExperts", "kMxfp8Static", "kMxfp8Dynamic"),
+    "mxfp8_native": ("Mxfp8NativeTritonExperts", "kMxfp8Static", "kMxfp8Dynamic"),
+    "nvfp4": ("Nvfp4QuantizationEmulationTritonExperts", "kNvfp4Static", "kNvfp4Dynamic"),
+    "batched": (BATCHED, None, None),
+    "batched_fp8_tensor": (BATCHED, "kFp8StaticTensorSym", "kFp8DynamicTensorSym"),
+    "batched_fp8_channel": (BATCHED, "kFp8StaticChannelSym", "kFp8DynamicTokenSym"),
+    "batched_fp8_block": (BATCHED, "kFp8Static128BlockSym", "kFp8Dynamic128Sym"),
+}
+SHAPES = [(1, 8, 2, 512, 256), (600, 8, 4, 256, 384), (0, 4, 2, 128, 128), (37, 5, 3, 224, 96)]
+
+
+def make(scheme, shape, *, mapped, in_dtype="bf16", seed=0):
+    _, weight, activation = SCHEMES[scheme]
+    tokens, experts, topk, hidden, intermediate = shape
+    parallel = FusedMoEParallelConfig(ep_size=2 if mapped else 1, use_ep=mapped)
+    config = FusedMoEConfig(
+        experts, topk, hidden, intermediate, in_dtype=in_dtype, moe_parallel_config=parallel
+    )
+    keys = [None if name is None else NAMED_KEYS[name] for name in (weight, activation)]
+    layer = random_layer(
+        config, *keys, tokens, "cuda", seed, bias=mapped, ep_rank=int(mapped), group_size=32
+    )
+    return layer, bind(SCHEMES[scheme][0], config, layer.quant_config)
+
+
+def check(layer, kernel, output):
+    assert relative_error(output, layer.reference(kernel)) <= layer.error_bound(kernel)
+
+
+@pytest.mark.parametrize("in_dtype", ["bf16", "fp16", "fp32"])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_graph_replay_without_syncs(scheme, shape, in_dtype):
+    mapped = shape[0] != 1
+    layer, kernel = make(scheme, shape, mapped=mapped, in_dtype=in_dtype)
+    run = partial(kernel.apply, **layer.arguments())
+    output = run()
+    check(layer, kernel, output)
+    torch.cuda.set_sync_debug_mode("error")
+    again = run()
+    torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(output, again)
+
+    # Replay on other tokens and another routing.
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        replayed = run()
+    other, _ = make(scheme, shape, mapped=mapped, in_dtype=in_dtype, seed=1)
+    for name in ("hidden_states", "topk_weights", "topk_ids"):
+        getattr(layer, name).copy_(getattr(other, name))
+    graph.replay()
+    check(layer, kernel, replayed)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_compiled(scheme):
+    layer, kernel = make(scheme, (64, 8, 2, 256, 128), mapped=True)
+    torch._dynamo.reset()
+    compiled = torch.compile(kernel.apply, fullgraph=True, dynamic=True)
+    for tokens in (64, 3, 17):
+        part = {
+            name: getattr(layer, name)[:tokens]
+            for name in ("hidden_states", "topk_weights", "topk_ids")
+        }
+        arguments = layer.arguments() | part
+        assert torch.equal(compiled(**arguments), kernel.apply(**arguments))
+
+
+def test_int4_emulation_of_every_checkpoint_format():
+    config = FusedMoEConfig(5, 2, 128, 64)
+    key = NAMED_KEYS["kInt4StaticAsym"]
+    layer = random_layer(config, key, None, 33, "cuda", group_size=32)
+    for packing in ("compressed_tensors", "moe_wna16", "auto_gptq", "auto_awq"):
+        converted = convert_to_kernel_format(
+            "Int4EmulationTritonExperts", checkpoint(layer, packing), key, checkpoint_format=packing
+        )
+        kernel = bind("Int4EmulationTritonExperts", config)
+        output = kernel.apply(**layer.arguments() | {"w13": converted.w13, "w2": converted.w2})
+        check(layer, kernel, output)
+
+
+def test_scaled_products_of_the_hardware_or_its_compiler():
+    """``native_mx`` on a GPU without MX units: Triton widens the operands itself."""
+    generator = torch.Generator("cuda").manual_seed(0)
+    key = NAMED_KEYS["kMxfp8Static"]
+    a = torch.randn(40, 256, device="cuda", generator=generator)
+    w = quantize_weight(torch.randn(4, 192, 256, device="cuda", generator=generator), key)
+    ids = torch.randint(0, 4, (40, 2), device="cuda", generator=generator, dtype=torch.int32)
+    elements, scale = quantize_mx(a, "mxfp8")
+    alignment = moe_align_block_size(ids, 16, 4, 4)
+    output = fused_moe_gemm_quantized(
+        elements.to(torch.float8_e4m3fn),
+        WeightTensors(w.values, w.scale),
+        "mxfp8",
+        *alignment,
+        80,
+        2,
+        16,
+        torch.bfloat16,
+        a_scale=scale,
+        native_mx=True,
+    )
+    rows = dequantize_weight(QuantizedWeight(elements.to(torch.float8_e4m3fn), scale), key)
+    weights = dequantize_weight(w, key)
+    expected = torch.einsum("tk,tenk->ten", rows, weights[ids.long()]).reshape(80, 192)
+    assert relative_error(output, expected) < 4e-3
