@@ -3,8 +3,8 @@
 CPU classes run here with everything they claim. Triton classes do so on a GPU; in the interpreter
 they run a fixed sample of two combinations per scheme, chosen so that a kernel's schemes
 have different activations between them. Layers are tiny, but not so tiny that one value in the
-middle between two numbers of a format, rounded the other way, would count. Run with ``-s`` to see how many combinations ran and the
-largest error of each scheme.
+middle between two numbers of a format, rounded the other way, would count. Run with ``-s`` to see
+how many combinations ran and the largest error of each scheme.
 """
 
 import dataclasses
