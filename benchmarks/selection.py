@@ -1,0 +1,83 @@
+"""Microseconds of a warm selection, and seconds from a fresh process to the first decision.
+
+python -m benchmarks.selection
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+from moe_rules.engine.selector import Selector, as_machine, selector_for
+from moe_rules.layer import FusedMoEConfig
+from moe_rules.quant_keys import NAMED_KEYS, QuantKey
+
+CALLS = 3000
+FIRST = """
+from moe_rules import FusedMoEConfig, select_backend
+layer = FusedMoEConfig(
+    num_experts=128, experts_per_token=8, hidden_dim=2048, intermediate_size=768,
+)
+select_backend("unquantized", layer, machine="h100", environ={})
+"""
+SCHEMES: dict[str, tuple[str, str | None, str | None]] = {
+    "unquantized": ("unquantized", None, None),
+    "fp8, 128x128 blocks": ("fp8", "kFp8Static128BlockSym", "kFp8Dynamic128Sym"),
+    "fp8, per tensor, static": ("fp8", "kFp8StaticTensorSym", "kFp8StaticTensorSym"),
+    "fp8, per channel and token": ("fp8", "kFp8StaticChannelSym", "kFp8DynamicTokenSym"),
+}
+
+
+def layers(count: int) -> Iterator[FusedMoEConfig]:
+    """Layers that differ, so that no decision is remembered."""
+    for i in range(count):
+        yield FusedMoEConfig(
+            num_experts=128,
+            experts_per_token=8,
+            hidden_dim=2048 + 128 * i,
+            intermediate_size=768,
+            routing_method="RenormalizeNaive",
+        )
+
+
+def microseconds(
+    selector: Selector, oracle: str, weight: QuantKey | None, activation: QuantKey | None
+) -> tuple[float, float, str]:
+    """Median of a selection with new layer facts, with repeated ones, and what was selected."""
+    options = {"allow_vllm_cutlass": False} if oracle == "fp8" else {}
+    configs = list(layers(CALLS))
+
+    def once(config: FusedMoEConfig) -> float:
+        start = time.perf_counter_ns()
+        selector.select(oracle, config, weight, activation, **options)
+        return (time.perf_counter_ns() - start) / 1000
+
+    selector.select(oracle, next(layers(1)), weight, activation, **options)
+    new = statistics.median([once(config) for config in configs[1:]])
+    repeated = statistics.median([once(configs[5]) for _ in range(CALLS)])
+    decision = selector.select(oracle, configs[5], weight, activation, **options)
+    return new, repeated, str(decision.backend)
+
+
+def main() -> None:
+    """Print the figures as a Markdown table."""
+    print(f"Python {sys.version.split()[0]}, named machine h100, median of {CALLS} calls\n")
+    print("| call | selected | new layer facts | repeated |\n| --- | --- | --- | --- |")
+    for name, (oracle, weight, activation) in SCHEMES.items():
+        selector = selector_for(as_machine("h100"))
+        keys = [None if key is None else NAMED_KEYS[key] for key in (weight, activation)]
+        new, repeated, backend = microseconds(selector, oracle, *keys)
+        print(f"| {name} | {backend} | {new:.1f} us | {repeated:.1f} us |")
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", FIRST], check=True)
+        seconds.append(time.perf_counter() - start)
+    print(f"\nFresh process to the first decision: median {statistics.median(seconds):.2f} s of 7")
+
+
+if __name__ == "__main__":
+    main()
