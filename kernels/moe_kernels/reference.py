@@ -21,10 +21,10 @@ _ACTIVATION_BOUNDS = {
     "int8": 5e-3,
     "fp8": 1.5e-2,
     "mxfp8": 1.5e-2,
-    "mxfp6_e2m3": 2e-2,
-    "mxfp6_e3m2": 4e-2,
-    "mxfp4": 8e-2,
-    "nvfp4": 8e-2,
+    "mxfp6_e2m3": 1.5e-2,
+    "mxfp6_e3m2": 2e-2,
+    "mxfp4": 4e-2,
+    "nvfp4": 4e-2,
 }
 
 

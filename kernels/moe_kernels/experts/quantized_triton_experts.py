@@ -2,7 +2,7 @@
 
 Weights stay packed in memory. What differs between the classes is which formats they take, and
 whether activations are quantized: really, as INT8 or MXFP8, or emulated, rounded to the format's
-grid in the layer's dtype.
+grid in the layer's dtype but for a scale of the whole tensor, which would not be exact there.
 """
 
 from __future__ import annotations
@@ -144,8 +144,7 @@ def quantized_triton_experts(
             intermediate, activation_format, activation_group_shape, a2_scale, a2_scale_2, emulate
         )
     down = WeightTensors(w2, w2_scale, w2_zp, w2_scale_2)
-    scale = None if emulate else intermediate_scale
-    expert_output = gemm(intermediate, scale, down, w2_bias, 1)
+    expert_output = gemm(intermediate, intermediate_scale, down, w2_bias, 1)
     weights = None if topk_weights is None else topk_weights.contiguous()
     return moe_sum(expert_output, weights, *routing)
 
@@ -193,7 +192,7 @@ class QuantizedTritonExperts(FusedMoEExperts):
     def quantize_input(
         self, hidden_states: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The activation key carried out: values and scales, or rounded values without."""
+        """The activation key carried out; emulated, what remains is a factor for all, [1]."""
         if self._activation_format is None:
             return hidden_states, None
         config = self.quant_config
@@ -205,7 +204,7 @@ class QuantizedTritonExperts(FusedMoEExperts):
             config.a13_scale_2,
             self.emulates_activations,
         )
-        return quantized, None if self.emulates_activations else scale
+        return quantized, scale
 
     def apply(
         self,

@@ -89,6 +89,7 @@ def _fused_moe_gemm_quantized_kernel(
     FORMAT: tl.constexpr,
     GROUP: tl.constexpr,
     INTEGER_DOT: tl.constexpr,
+    HAS_A_SCALE: tl.constexpr,
     A_MXFP8: tl.constexpr,
     NATIVE_MX: tl.constexpr,
     COMPUTE_TYPE: tl.constexpr,
@@ -191,7 +192,7 @@ def _fused_moe_gemm_quantized_kernel(
             )
 
     result = accumulator.to(tl.float32)
-    if INTEGER_DOT:
+    if HAS_A_SCALE:
         a_scale = tl.load(a_scale_ptr + row * stride_asm, mask=pair_mask, other=0.0)
         result *= a_scale[:, None]
     if HAS_ROW_SCALE:
@@ -231,8 +232,9 @@ def fused_moe_gemm_quantized(
     """``out[p] = a[p // top_k] @ b[expert of p].T (+ bias)`` for every pair p with an expert.
 
     a: [rows, K], any strides; a row per token (``top_k`` pairs each), or per pair (``top_k`` 1).
-    Of ``out_dtype``; int8 with a_scale float32 [1] or [rows, 1], for int8 weights scaled per
-    tensor or channel; or e4m3 with a_scale e8m0 [rows, ceil(K / 32)], for mxfp8 weights.
+    Of ``out_dtype``, a_scale None or float32 [1]; int8 with a_scale float32 [1] or [rows, 1], for
+    int8 weights scaled per tensor or channel; or e4m3 with a_scale e8m0 [rows, ceil(K / 32)], for
+    mxfp8 weights.
     b: values, scales, zero points of ``weight_format``, any strides, zero points with those of the
     scales. scale_2: [E], or [E, N, 1].
     sorted_token_ids, expert_ids, num_tokens_post_padded: of
@@ -293,6 +295,7 @@ def fused_moe_gemm_quantized(
         FORMAT=weight_format,
         GROUP=group,
         INTEGER_DOT=integer_dot,
+        HAS_A_SCALE=a_scale is not None and not a_mxfp8,
         A_MXFP8=a_mxfp8,
         NATIVE_MX=native_mx,
         COMPUTE_TYPE=_TRITON_DTYPES[out_dtype],

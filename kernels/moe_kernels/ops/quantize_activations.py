@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from moe_kernels.library import register_operator
-from moe_kernels.quantization.schemes import fake_quantize, quantize_int8, quantize_mx
+from moe_kernels.quantization.schemes import quantize_int8, quantize_mx, round_to_grid
 
 
 def _fake_quantize_activations(
@@ -20,7 +20,7 @@ def _fake_quantize_activations(
     emulate: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if emulate:
-        return x.new_empty(x.shape), x.new_empty(0)
+        return x.new_empty(x.shape), x.new_empty(1, dtype=torch.float32)
     if fmt == "int8":
         scales = x.new_empty((1,) if group_shape[0] < 0 else (x.shape[0], 1), dtype=torch.float32)
         return x.new_empty(x.shape, dtype=torch.int8), scales
@@ -39,12 +39,15 @@ def quantize_activations(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize ``x`` [M, K] to ``fmt`` (:mod:`moe_kernels.quantization.schemes`).
 
-    With ``emulate``: the values, rounded, in the dtype of ``x``, and an empty tensor. Else int8
-    or mxfp8 values and their scales: [1] or [M, 1] float32, [M, ceil(K / 32)] e8m0.
+    With ``emulate``: the values, rounded, in the dtype of ``x``, and what they are to be multiplied
+    by, float32 [1]. Else int8 or mxfp8 values and their scales: [1] or [M, 1] float32,
+    [M, ceil(K / 32)] e8m0.
     """
     shape = (group_shape[0], group_shape[1])
     if emulate:
-        return fake_quantize(x, fmt, shape, scale, scale_2).to(x.dtype), x.new_empty(0)
+        values, factor = round_to_grid(x, fmt, shape, scale, scale_2)
+        # An operator may not return its own argument.
+        return values.to(x.dtype), factor.clone()
     if fmt == "int8":
         return quantize_int8(x, shape)
     rounded, scales = quantize_mx(x, fmt)

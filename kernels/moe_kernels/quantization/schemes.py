@@ -204,21 +204,39 @@ def fake_quantize(
     element, of nvfp4. Raises ValueError for a format that activations do not have here.
     """
     wide = torch.promote_types(dtype, torch.float32)
-    if fmt == "fp8":
+    if fmt == "fp8" and group_shape != TENSOR:
         return fp8.dequantize(*fp8.quantize(x, group_shape, scale), group_shape, dtype)
     if fmt == "int8" and scale is None:
         stored, scale = quantize_int8(x, group_shape)
         return (stored.to(wide) * scale.to(wide)).to(dtype)
+    values, factor = round_to_grid(x, fmt, group_shape, scale, scale_2)
+    return (values.to(wide) * factor.to(wide)).to(dtype)
+
+
+def round_to_grid(
+    x: torch.Tensor,
+    fmt: str,
+    group_shape: tuple[int, int],
+    scale: torch.Tensor | None,
+    scale_2: torch.Tensor | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """:func:`fake_quantize` as values that bf16 and fp16 hold exactly, and one factor.
+
+    That is: all but the scale of the whole tensor. Returns float32 [M, K] and [1]. Raises
+    ValueError for a format that has more bits, or that activations do not have here.
+    """
+    if fmt == "fp8" and group_shape == TENSOR:
+        quantized, scale = fp8.quantize(x, TENSOR, scale)
+        return quantized.float(), scale.reshape(1)
     if fmt == "nvfp4" and scale_2 is not None:
         scales = nvfp4_scale(x, scale_2)
-        factor = (scales.float() * scale_2).to(wide)
-        factor = expand_groups(factor, x.shape[-1], NVFP4_GROUP)
-        return (round_nvfp4(x, scales, scale_2) * factor).to(dtype)
+        factors = expand_groups(scales.float(), x.shape[-1], NVFP4_GROUP)
+        return round_nvfp4(x, scales, scale_2) * factors, scale_2.float().reshape(1)
     if fmt in _ELEMENTS:
         rounded, scales = quantize_mx(x, fmt)
-        factor = expand_groups(decode_e8m0(scales).to(wide), x.shape[-1], MX_GROUP)
-        return (rounded * factor).to(dtype)
-    raise ValueError(f"activations are not quantized to {fmt} here")
+        factors = expand_groups(decode_e8m0(scales), x.shape[-1], MX_GROUP)
+        return rounded * factors, torch.ones(1, device=x.device)
+    raise ValueError(f"activations are not quantized to {fmt} {group_shape} here")
 
 
 def quantize_mx(x: torch.Tensor, fmt: str) -> tuple[torch.Tensor, torch.Tensor]:
