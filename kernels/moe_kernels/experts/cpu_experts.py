@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 
 from moe_kernels.activation import ActivationParameters, apply_activation
+from moe_kernels.experts.cpu_products import ExpertLinear
 from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEExpertsMonolithic
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_kernels.quantization.fp8 import dequantize, widen_e4m3
-from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_format, fake_quantize
+from moe_kernels.quantization.schemes import fake_quantize
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.quant_keys import TENSOR
 
@@ -74,62 +74,101 @@ def cpu_experts(
     """Run the layer expert by expert; arguments as in :class:`CPUUnquantizedExperts`.
 
     Weights in ``weight_format`` (:mod:`moe_kernels.quantization.schemes`) are dequantized to the
-    dtype of ``hidden_states`` one expert at a time. With ``activation_format`` the inputs of both
-    GEMMs are rounded to its grid and multiplied in float32, since bf16 does not hold a scaled
-    value. ``topk_weights`` None: the tokens are weighed already.
+    dtype of ``hidden_states``. With ``activation_format`` the inputs of both GEMMs are rounded to
+    its grid and multiplied in float32, since bf16 does not hold a scaled value. ``topk_weights``
+    None: the tokens are weighed already.
     """
-    num_tokens, top_k = topk_ids.shape
+    top_k, dtype = topk_ids.shape[1], hidden_states.dtype
+    num_experts, n13 = w13.shape[:2]
     parameters = ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)
-    dtype = hidden_states.dtype
-    compute_dtype = dtype if activation_format is None else torch.float32
     weight_groups = (weight_group_shape[0], weight_group_shape[1])
     activation_groups = (activation_group_shape[0], activation_group_shape[1])
-
-    def weight(
-        w: torch.Tensor, scale: torch.Tensor | None, zero_point: torch.Tensor | None, expert: int
-    ) -> torch.Tensor:
-        if weight_format is None or scale is None:
-            return w[expert]
-        if weight_format == "fp8":
-            values = widen_e4m3(w[expert].contiguous())
-            return dequantize(values, scale[expert] * 2.0**120, weight_groups, compute_dtype)
-        zeros = None if zero_point is None else zero_point[expert]
-        packed = QuantizedWeight(w[expert], scale[expert], zeros)
-        return dequantize_format(packed, weight_format, weight_groups, compute_dtype)
+    compute_dtype = dtype if activation_format is None else torch.float32
+    form = weight_format, weight_groups, compute_dtype
+    first = ExpertLinear(w13, w13_scale, w13_zp, w13_bias, *form)
+    second = ExpertLinear(w2, w2_scale, w2_zp, w2_bias, *form)
 
     def as_quantized(x: torch.Tensor) -> torch.Tensor:
         if activation_format is None:
             return x
         return fake_quantize(x, activation_format, activation_groups, dtype=compute_dtype)
 
-    def bias(b: torch.Tensor | None, expert: int) -> torch.Tensor | None:
-        return None if b is None else b[expert].to(compute_dtype)
+    # Our products write to buffers, which autograd does not allow.
+    with torch.no_grad():
+        ids = topk_ids.flatten().long()
+        local = torch.where((ids >= 0) & (ids < global_num_experts), ids, -1)
+        if expert_map is not None:
+            local = torch.where(local >= 0, expert_map.long()[local], -1)
+        # Pairs by expert, in order; those without a local expert last.
+        order = torch.argsort(torch.where(local >= 0, local, num_experts), stable=True)
+        counts = torch.bincount(local + 1, minlength=num_experts + 1).tolist()[1:]
+        tokens = torch.div(order, top_k, rounding_mode="floor")
+        inputs = as_quantized(hidden_states)
+        pair_output = hidden_states.new_empty(len(order), hidden_states.shape[1])
+        pair_output[sum(counts) :] = 0
+        # A scale per tensor is one over all experts.
+        whole = activation_format is not None and activation_groups == TENSOR
+        for segments in _runs(counts, len(order) if whole else _RUN_ELEMENTS // n13):
+            begin, end = segments[0][1], segments[-1][2]
+            x = inputs.index_select(0, tokens[begin:end])
+            h = hidden_states.new_empty(end - begin, n13)
+            for expert, start, stop in segments:
+                rows = slice(start - begin, stop - begin)
+                first.apply(x[rows], expert, h[rows])
+            x = as_quantized(apply_activation(h.float(), activation, parameters).to(dtype))
+            for expert, start, stop in segments:
+                second.apply(x[start - begin : stop - begin], expert, pair_output[start:stop])
+        if topk_weights is None:
+            topk_weights = torch.ones_like(topk_ids, dtype=torch.float32)
+        return _weighted_sum(pair_output, order, topk_weights)
 
-    ids = topk_ids.flatten().long()
-    local = torch.where((ids >= 0) & (ids < global_num_experts), ids, -1)
-    if expert_map is not None:
-        local = torch.where(local >= 0, expert_map.long()[local], -1)
-    # Pairs by expert, in order; those without a local expert first.
-    order = torch.argsort(local, stable=True)
-    counts = torch.bincount(local + 1, minlength=w13.shape[0] + 1).tolist()
-    expert_output = hidden_states.new_zeros(num_tokens * top_k, hidden_states.shape[1])
-    inputs = as_quantized(hidden_states)
-    end = counts[0]
-    for expert, count in enumerate(counts[1:]):
+
+_RUN_ELEMENTS = 1 << 20
+"""The least size of a first GEMM's output that is worth a run of its own."""
+
+
+def _runs(counts: list[int], max_pairs: int) -> Iterator[list[tuple[int, int, int]]]:
+    """The experts that have pairs as (expert, start, stop), in runs of ``max_pairs`` or one expert.
+
+    The activation of a run is computed at once: few calls where experts have few tokens, small
+    buffers where they have many.
+    """
+    run: list[tuple[int, int, int]] = []
+    start = 0
+    for expert, count in enumerate(counts):
         if count == 0:
             continue
-        pairs = order[end : end + count]
-        end += count
-        x = inputs[pairs // top_k]
-        x = F.linear(x, weight(w13, w13_scale, w13_zp, expert), bias(w13_bias, expert))
-        x = apply_activation(x.to(dtype).float(), activation, parameters)
-        x = as_quantized(x.to(dtype))
-        x = F.linear(x, weight(w2, w2_scale, w2_zp, expert), bias(w2_bias, expert))
-        expert_output[pairs] = x.to(dtype)
-    per_token = expert_output.view(num_tokens, top_k, hidden_states.shape[1])
-    if topk_weights is None:
-        return per_token.sum(dim=1, dtype=torch.float32).to(dtype)
-    return torch.bmm(topk_weights.float()[:, None], per_token.float())[:, 0].to(dtype)
+        if run and start + count - run[0][1] > max_pairs:
+            yield run
+            run = []
+        run.append((expert, start, start + count))
+        start += count
+    if run:
+        yield run
+
+
+_SUM_ELEMENTS = 1 << 18
+"""Elements of pairs that are summed at a time: as float32 1 MiB."""
+
+
+def _weighted_sum(
+    pair_output: torch.Tensor, order: torch.Tensor, topk_weights: torch.Tensor
+) -> torch.Tensor:
+    """Each token's sum of its pairs, weighted, in float32 and in the order of its slots: [M, H].
+
+    pair_output: [M * topk, H] sorted by ``order``. topk_weights: [M, topk].
+    """
+    (num_tokens, top_k), hidden = topk_weights.shape, pair_output.shape[1]
+    place = torch.empty_like(order)
+    place[order] = torch.arange(len(order))
+    weights = topk_weights.float()[:, None]
+    output = pair_output.new_empty(num_tokens, hidden)
+    step = max(1, _SUM_ELEMENTS // max(1, top_k * hidden))
+    for start in range(0, num_tokens, step):
+        stop = min(start + step, num_tokens)
+        pairs = pair_output.index_select(0, place[start * top_k : stop * top_k]).float()
+        output[start:stop] = torch.bmm(weights[start:stop], pairs.view(-1, top_k, hidden))[:, 0]
+    return output
 
 
 class CPUExperts(FusedMoEExperts):
