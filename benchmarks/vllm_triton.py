@@ -96,7 +96,10 @@ def _stand_ins() -> dict[str, dict[str, Any]]:
     logger = SimpleNamespace(info_once=_quiet, warning_once=_quiet)
     modular = SimpleNamespace(adjust_N_for_activation=lambda n, _: n // 2)
     hopper = SimpleNamespace(
-        is_rocm=lambda: False, is_xpu=lambda: False, is_device_capability=lambda c: c == 90
+        is_rocm=lambda: False,
+        is_xpu=lambda: False,
+        is_device_capability=lambda capability: capability == 90,
+        fp8_dtype=lambda: torch.float8_e4m3fn,
     )
 
     def dtype_name(*_: Any, use_fp8_w8a8: bool = False, **__: Any) -> str | None:

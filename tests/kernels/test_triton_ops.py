@@ -20,8 +20,15 @@ from moe_rules.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
 
 triton = pytest.importorskip("triton")
 
+from moe_kernels.activation import ActivationParameters  # noqa: E402
+from moe_kernels.ops.fused_moe_gemm import (  # noqa: E402
+    FusedActivation,
+    UnsortedPairs,
+    fused_moe_gemm,
+)
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size  # noqa: E402
 from moe_kernels.ops.moe_sum import moe_sum  # noqa: E402
+from moe_kernels.tuning import TileConfig  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CONSTANTS = {"swiglu_limit": 1.5, "activation_situ_beta": 1.3, "activation_situ_linear_beta": 2.0}
@@ -66,6 +73,47 @@ def test_align_sorts_pairs_by_expert(num_tokens, topk, num_experts, block_size, 
     assert int(post_padded) == len(expected_ids)
     assert sorted_ids[: len(expected_ids)].tolist() == expected_ids
     assert expert_ids[: len(expected_experts)].tolist() == expected_experts
+
+
+@pytest.mark.parametrize("num_experts", [3, 40])
+def test_align_of_more_pairs_than_one_program_takes(num_experts):
+    generator = torch.Generator().manual_seed(num_experts)
+    ids = torch.randint(-1, num_experts, (350, 2), generator=generator, dtype=torch.int64)
+    sorted_ids, expert_ids, post_padded = moe_align_block_size(
+        ids.to(DEVICE), 16, num_experts, num_experts
+    )
+    flat = ids.flatten()
+    expected, experts = [], []
+    for expert in range(num_experts):
+        pairs = (flat == expert).nonzero().flatten().tolist()
+        pairs += [flat.numel()] * (-len(pairs) % 16)
+        expected += pairs
+        experts += [expert] * (len(pairs) // 16)
+    assert int(post_padded) == len(expected)
+    assert sorted_ids[: len(expected)].tolist() == expected
+    assert expert_ids[: len(experts)].tolist() == experts
+
+
+@pytest.mark.parametrize("num_experts", [3, 40])
+@pytest.mark.parametrize("activation", [None, "silu"])
+def test_sorted_and_unsorted_pairs_give_the_same(activation, num_experts):
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    x = torch.randn(20, 32, generator=generator, device=DEVICE)
+    w = torch.randn(num_experts, 48, 32, generator=generator, device=DEVICE)
+    # A token may name an expert twice, or none.
+    ids = torch.randint(-1, num_experts, (20, 2), generator=generator, device=DEVICE)
+    config = TileConfig(16, 32, 32, 1, 4, 2)
+    fused = activation and FusedActivation(activation, ActivationParameters())
+    outputs = []
+    for pairs in (
+        moe_align_block_size(ids, 16, num_experts, num_experts),
+        UnsortedPairs(ids, num_experts, None),
+    ):
+        out = torch.full((40, 24 if activation else 48), float("nan"), device=DEVICE)
+        fused_moe_gemm(x, w, pairs, 40, 2, config, x.dtype, activation=fused, out=out)
+        outputs.append(out)
+    torch.testing.assert_close(*outputs, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(outputs[0].isnan().any(dim=1), ids.flatten() < 0)
 
 
 def test_sum_ignores_what_is_not_local():
