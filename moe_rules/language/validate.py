@@ -42,6 +42,9 @@ def _problem(model: type[BaseModel], source: YamlSource, item: Any) -> Problem:
         message = f"{item['input']!r} is not allowed{hint} (one of {', '.join(words)})"
         place = source.key_at(path) if item["loc"][-1:] == ("[key]",) else source.at(path)
         return Problem("bad-value", message, place)
+    if kind in ("model_type", "dict_type", "list_type"):
+        wanted = "a list" if kind == "list_type" else "a mapping"
+        return Problem("bad-value", f"{wanted} is expected here", source.at(path))
     message = item["msg"].removeprefix("Value error, ")
     return Problem("bad-value", message[:1].lower() + message[1:], source.at(path))
 

@@ -64,8 +64,8 @@ BAD = {
         "no kernel 'FasterExperts' is declared; did you mean 'FastExperts'?",
     ),
     "adjustment of an absent backend": (
-        SMALL.replace("    requests:", "    adjust: [{last: [TRITON]}]\n    requests:"),
-        "declares no backend 'TRITON'",
+        SMALL.replace("    requests:", "    adjust: [{last: [SLWO]}]\n    requests:"),
+        "declares no backend 'SLWO'; did you mean 'SLOW'?",
     ),
     "two actions in one adjustment": (
         SMALL.replace(
@@ -121,7 +121,7 @@ BAD = {
     "empty": ("", "is empty"),
     "only comments": ("# nothing\n", "is empty"),
     "two documents": ("platform: cuda\n---\nplatform: cuda\n", "not YAML"),
-    "a list": ("- platform: cuda\n", "valid dictionary"),
+    "a list": ("- platform: cuda\n", "a mapping is expected here"),
     "not UTF-8": (b"platform: cuda # \xff\n", "byte 0xff is not UTF-8"),
     "too deep": ("a: " + "[" * 5000 + "]" * 5000, "nested deeper than"),
     "YAML bomb": (
