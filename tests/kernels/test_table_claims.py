@@ -9,6 +9,7 @@ how many combinations ran and the largest error of each scheme.
 
 import dataclasses
 import os
+import zlib
 from collections import Counter
 
 import pytest
@@ -91,7 +92,8 @@ def report():
 
 @pytest.mark.parametrize("claim", [*(pytest.param(c, id=str(c)) for c in CHOSEN), *_skips()])
 def test_a_claim_is_true(claim):
-    index = EVERY.index(claim)
+    # The same numbers for a claim whatever else the tables say.
+    index = zlib.crc32(str(claim).encode())
     key = claim.weight_key
     groups = GROUP_SIZES[index % 4] if key is not None and key.scale.group_shape == TOKEN else None
     packing = CHECKPOINT_FORMATS[index // 4 % (3 if key and key.dtype == "uint8b128" else 4)]
@@ -99,7 +101,7 @@ def test_a_claim_is_true(claim):
         claim.config(),
         key,
         claim.activation_key,
-        num_tokens=33 if ON_GPU else 17,
+        num_tokens=129 if ON_GPU else 17,
         device="cuda" if ON_GPU and not claim.on_cpu else "cpu",
         seed=index,
         bias=claim.bias,
