@@ -91,7 +91,7 @@ WRONG = {
     ),
     "empty": ("", "mine.yaml", "is empty"),
     "comments only": ("# nothing\n", "mine.yaml", "is empty"),
-    "not a mapping": ("- platform\n", "mine.yaml:1:1", "dictionary"),
+    "not a mapping": ("- platform\n", "mine.yaml:1:1", "a mapping"),
     "not YAML": ("platform: [cuda\n", "mine.yaml:2:1", "not YAML"),
     "not UTF-8": (b"platform: cuda\n# \xff\n", "mine.yaml:2", "not UTF-8"),
     "several documents": ("platform: cuda\n---\nplatform: cuda\n", "mine.yaml:2:1", "not YAML"),
