@@ -52,7 +52,7 @@ CASES = [
     ((20, 4, 3, 203, 83), True),
     ((37, 5, 3, 203, 83), False),
     ((150, 16, 4, 256, 128), True),
-    ((600, 8, 4, 512, 384), False),
+    ((600, 8, 4, 256, 384), False),
     ((0, 4, 2, 128, 128), True),
 ]
 CONSTANTS = {"swiglu_limit": 1.5, "activation_situ_beta": 1.3, "activation_situ_linear_beta": 2.0}
