@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from moe_kernels.quantization.fp8 import dequantize, widen_e4m3
+from moe_kernels.quantization.fp8 import scale_in_place, widen_e4m3
 from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_format
 
-_BLOCK_ELEMENTS = 1 << 17
-"""Weights per thread that are converted at a time: as float32 half of a 1 MiB L2 cache."""
+_BLOCK_ELEMENTS = 1 << 19
+"""Weights per thread that are converted at a time: as float32 2 MiB, which caches hold."""
 
 _FEW_TOKENS = 4
-"""A CPU without fp16 arithmetic reads weights for so few tokens faster than it converts them."""
+"""For so few tokens, what is done once per weight takes the time: converting and packing them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,13 +37,17 @@ class ExpertLinear:
     weight_format: str | None
     group_shape: tuple[int, int]
     compute_dtype: torch.dtype
+    _buffers: dict[torch.dtype, torch.Tensor] = field(default_factory=dict, init=False)
+    """For converted weights: fresh memory for every block would cost more than the conversion."""
 
     def apply(self, x: torch.Tensor, expert: int, out: torch.Tensor) -> None:
         """Set ``out`` [m, N] to ``x @ weight[expert].T + bias[expert]``; x: [m, K], m > 0."""
         w, dtype = self.values[expert], self.compute_dtype
-        as_they_are = self.weight_format is None
-        if as_they_are and len(x) > _FEW_TOKENS and not _multiplies(dtype):
+        as_they_are, few = self.weight_format is None, len(x) <= _FEW_TOKENS
+        if as_they_are and not few and not _multiplies(dtype):
             as_they_are, dtype = False, torch.float32
+        elif few and not as_they_are:
+            dtype = torch.float32
         bias = None if self.bias is None else self.bias[expert].to(dtype)
         if as_they_are:
             if bias is None:
@@ -66,15 +70,22 @@ class ExpertLinear:
 
     def _converted(self, expert: int, rows: slice, dtype: torch.dtype) -> torch.Tensor:
         """Rows of one expert's weights as ``dtype``."""
-        values = self.values[expert, rows]
-        scale = self._of_rows(self.scale, expert, rows)
+        values, scale = self.values[expert, rows], self._of_rows(self.scale, expert, rows)
         if self.weight_format is None or scale is None:
-            return values.to(dtype)
+            return self._buffer(values, dtype).copy_(values)
         if self.weight_format == "fp8":
-            values = widen_e4m3(values.contiguous())
-            return dequantize(values, scale * 2.0**120, self.group_shape, dtype)
+            wide = widen_e4m3(values, out=self._buffer(values, torch.float32))
+            scale_in_place(wide, scale * 2.0**120, self.group_shape)
+            return wide if dtype == wide.dtype else self._buffer(values, dtype).copy_(wide)
         packed = QuantizedWeight(values, scale, self._of_rows(self.zero_point, expert, rows))
         return dequantize_format(packed, self.weight_format, self.group_shape, dtype)
+
+    def _buffer(self, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Memory in the shape of ``like``, the same for every block."""
+        buffer = self._buffers.get(dtype)
+        if buffer is None or buffer.numel() < like.numel():
+            buffer = self._buffers[dtype] = torch.empty(like.numel(), dtype=dtype)
+        return buffer[: like.numel()].view(like.shape)
 
     def _of_rows(self, scale: torch.Tensor | None, expert: int, rows: slice) -> torch.Tensor | None:
         """The part of scales or zero points for a block of rows; those per tensor are one."""

@@ -74,14 +74,15 @@ def quantize(
     return scaled.clamp(-limit, limit).to(dtype), scale
 
 
-def widen_e4m3(x: torch.Tensor) -> torch.Tensor:
-    """``x`` (float8_e4m3fn, contiguous) times 2^-120, as float32; NaN becomes 480 * 2^-120.
+def widen_e4m3(x: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    """``x`` (float8_e4m3fn) times 2^-120, as float32; NaN becomes 480 * 2^-120.
 
     The bits of an e4m3 number, moved to where float32 has them, are this number: the exponent's
     bias is 7 in one and 127 in the other. On a CPU this is an order of magnitude faster than
-    torch's conversion, which is scalar.
+    torch's conversion, which is scalar. ``out``: float32, of the shape of ``x``.
     """
-    bits = x.view(torch.int8).to(torch.int32)
+    bits = torch.empty_like(x, dtype=torch.int32) if out is None else out.view(torch.int32)
+    bits.copy_(x.view(torch.int8))
     # int32 of 0x87f00000: the sign, then the last 4 bits of the exponent and 3 of the mantissa.
     bits.bitwise_left_shift_(20).bitwise_and_(0x87F00000 - (1 << 32))
     return bits.view(torch.float32)
@@ -98,13 +99,20 @@ def dequantize(
     ``quantized`` is FP8, or anything that has been widened already.
     """
     wide = torch.promote_types(dtype, torch.float32)
-    rows, columns = group_shape
-    n, k = quantized.shape[-2:]
     values = quantized.to(wide, memory_format=torch.contiguous_format, copy=True)
+    return scale_in_place(values, scale, group_shape).to(dtype)
+
+
+def scale_in_place(
+    values: torch.Tensor, scale: torch.Tensor, group_shape: tuple[int, int]
+) -> torch.Tensor:
+    """Multiply ``values`` [..., N, K], contiguous, by ``scale``; returns them."""
+    rows, columns = group_shape
+    n, k = values.shape[-2:]
+    scale = scale.to(values.dtype)
     if rows > 0 and columns > 0 and group_shape != CHANNEL and n % rows == k % columns == 0:
         # Blocks that tile the tensor broadcast without expanding the scales.
-        blocks = values.view(*quantized.shape[:-2], n // rows, rows, k // columns, columns)
-        blocks.mul_(scale.to(wide)[..., :, None, :, None])
-    else:
-        values.mul_(expand_scale(scale, group_shape, quantized.shape).to(wide))
-    return values.to(dtype)
+        blocks = values.view(*values.shape[:-2], n // rows, rows, k // columns, columns)
+        blocks.mul_(scale[..., :, None, :, None])
+        return values
+    return values.mul_(expand_scale(scale, group_shape, values.shape))
