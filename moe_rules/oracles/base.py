@@ -29,7 +29,9 @@ from moe_rules.quant_keys import QuantKey
 from moe_rules.ruleset import overlay_paths
 
 if TYPE_CHECKING:
+    import torch
     from moe_kernels.layouts import LayerWeights
+    from moe_kernels.layouts.grouped_integers import CheckpointFormat
     from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEKernel
     from moe_kernels.quant_config import FusedMoEQuantConfig
 
@@ -96,7 +98,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         decision = self.decide(moe_config, weight_key, activation_key, **others)
         assert decision.backend is not None
         backend = self.backend_enum_cls()[decision.backend]
-        return backend, None if decision.kernel is None else _kernel_class(decision.kernel)
+        return backend, None if decision.kernel is None else self._kernel_class(decision.kernel)
 
     def get_priority_backends(
         self,
@@ -117,7 +119,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         Raises ValueError for a backend that the platform does not have, ImportError for a class
         whose package is not installed.
         """
-        return [_kernel_class(name) for name in self.kernel_names(backend)]
+        return [self._kernel_class(name) for name in self.kernel_names(backend)]
 
     def kernel_names(self, backend: BackendT) -> list[str]:
         """Names of a backend's kernel classes, in the order asked; nothing is imported."""
@@ -171,46 +173,55 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
 
         if routing_tables is not None:
             raise ValueError(f"{experts_cls.__name__} takes no routing_tables")
-        return bind(experts_cls.__name__, moe_config, quant_config)
+        return bind(experts_cls.__name__, moe_config, quant_config, oracle=self.name)
 
     def convert_to_kernel_format(
         self,
         backend: BackendT,
         moe_config: FusedMoEConfig,
-        w13_weight: Any,
-        w2_weight: Any,
+        w13_weight: torch.Tensor,
+        w2_weight: torch.Tensor,
         *,
         weight_key: QuantKey | None = None,
-        **scales: Any,
+        checkpoint_format: CheckpointFormat = "compressed_tensors",
+        **tensors: Any,
     ) -> LayerWeights:
-        """Weights and scales as a checkpoint has them, in the layout the backend's kernels take.
+        """Weights as a checkpoint has them, in the layout that the backend's kernels take.
 
-        ``scales`` are further tensors of :class:`moe_kernels.layouts.LayerWeights`.
+        ``tensors`` are further fields of :class:`moe_kernels.layouts.LayerWeights` (scales, zero
+        points, ...); ``checkpoint_format`` says how integer weights in groups are packed.
         Raises ValueError for a backend whose kernels are another package's: it converts itself.
         """
+        from moe_kernels.dtypes import torch_dtype
         from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
 
-        weights = LayerWeights(w13_weight, w2_weight, **scales)
-        return convert_to_kernel_format(self.kernel_names(backend)[0], weights, weight_key)
+        return convert_to_kernel_format(
+            self.kernel_names(backend)[0],
+            LayerWeights(w13_weight, w2_weight, **tensors),
+            weight_key,
+            checkpoint_format=checkpoint_format,
+            dtype=torch_dtype(moe_config.in_dtype),
+        )
 
     def make_quant_config(
         self,
         backend: BackendT,
-        weight_key: QuantKey | None = None,
+        weights: LayerWeights | None = None,
         activation_key: QuantKey | None = None,
-        **tensors: Any,
+        **others: Any,
     ) -> FusedMoEQuantConfig:
-        """The quantization of a layer with its tensors, as our kernels take it.
+        """The quantization of a layer as our kernels take it.
 
-        ``tensors`` are the fields of :class:`moe_kernels.quant_config.FusedMoEQuantConfig`.
+        ``weights`` are converted (None: unquantized); ``others`` are further fields of
+        :class:`moe_kernels.quant_config.FusedMoEQuantConfig`: biases, SwiGLU's constants.
         """
         from moe_kernels.quant_config import FusedMoEQuantConfig
 
-        return FusedMoEQuantConfig(weight_key=weight_key, activation_key=activation_key, **tensors)
+        fields = {} if weights is None else weights.quant_fields()
+        return FusedMoEQuantConfig(**{**fields, **others}, activation_key=activation_key)
 
+    def _kernel_class(self, name: str) -> type[FusedMoEExperts]:
+        from moe_kernels.registry import resolve
 
-def _kernel_class(name: str) -> type[FusedMoEExperts]:
-    from moe_kernels.registry import resolve
-
-    cls: type[FusedMoEExperts] = resolve(name)
-    return cls
+        cls: type[FusedMoEExperts] = resolve(name, oracle=self.name)
+        return cls

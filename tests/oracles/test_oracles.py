@@ -165,3 +165,61 @@ def test_selected_kernel_runs_on_the_cpu() -> None:
     kernel = oracle.make_kernel(layer.quant_config, config, backend, cls)
     output = kernel.apply(**layer.arguments())
     torch.testing.assert_close(output.double(), layer.reference(kernel), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("oracle", "machine", "weight", "activation"),
+    [
+        (fp8.Fp8MoEKernelOracle, "x86-amx", "kFp8Static128BlockSym", "kFp8Dynamic128Sym"),
+        (fp8.Fp8MoEKernelOracle, "x86-amx-fp8", "kFp8Static128BlockSym", "kFp8Dynamic128Sym"),
+        (int8.Int8MoEKernelOracle, "x86-amx", "kInt8StaticChannelSym", "kInt8DynamicTokenSym"),
+        (mxfp4.Mxfp4MoEKernelOracle, "x86-amx", "kMxfp4Static", None),
+        (w4a8_int8.W4A8Int8MoEKernelOracle, "arm", "kInt4W4A8StaticGroup32Sym", None),
+    ],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_quantized_layers_run_on_the_kernel_that_is_selected(
+    oracle: type[MoEKernelOracle[Any]], machine: str, weight: str, activation: str | None
+) -> None:
+    pytest.importorskip("torch")
+    from moe_kernels.reference import relative_error
+    from moe_kernels.testing import random_layer
+
+    keys = (NAMED_KEYS[weight], None if activation is None else NAMED_KEYS[activation])
+    config = FusedMoEConfig(
+        num_experts=4, experts_per_token=2, hidden_dim=256, intermediate_size=128
+    )
+    ours = oracle(load_machine(machine))
+    backend, cls = ours.select_backend(config, *keys)
+    assert cls is not None
+    layer = random_layer(config, *keys, num_tokens=9)
+    kernel = ours.make_kernel(layer.quant_config, config, backend, cls)
+    error = relative_error(kernel.apply(**layer.arguments()), layer.reference(kernel))
+    assert error <= layer.error_bound(kernel)
+
+
+def test_a_checkpoint_becomes_a_quant_config() -> None:
+    torch = pytest.importorskip("torch")
+    config = FusedMoEConfig(num_experts=2, experts_per_token=1, hidden_dim=8, intermediate_size=4)
+    oracle = fp8.Fp8MoEKernelOracle("h100")
+    key = NAMED_KEYS["kFp8StaticTensorSym"]
+    values = torch.ones(2, 8, 8).to(torch.float8_e4m3fn)
+    weights = oracle.convert_to_kernel_format(
+        Fp8MoeBackend.TRITON,
+        config,
+        values,
+        values[:, :, :4].contiguous(),
+        weight_key=key,
+        w13_scale=torch.tensor([[0.5, 0.5], [2.0, 2.0]]),  # gate and up apart
+        w2_scale=torch.tensor([1.0, 3.0]),
+    )
+    assert weights.w13_scale is not None
+    assert weights.w13_scale.tolist() == [0.5, 2.0]
+    quantization = oracle.make_quant_config(
+        Fp8MoeBackend.TRITON, weights, NAMED_KEYS["kFp8DynamicTokenSym"]
+    )
+    assert quantization.weight_key == key
+    with pytest.raises(ValueError, match="no conversion for kernel 'MarlinExperts'"):
+        oracle.convert_to_kernel_format(
+            Fp8MoeBackend.MARLIN, config, values, values, weight_key=key
+        )
