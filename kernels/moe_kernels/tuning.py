@@ -17,6 +17,8 @@ MAX_UNSORTED_PAIRS = 64
 It takes them as long as the two launches of a sort do with twice as many.
 """
 
+_CACHE_BYTES = 50 << 20  # of Hopper's L2
+
 
 class TileConfig(NamedTuple):
     """How one GEMM is cut into programs."""
@@ -51,37 +53,40 @@ def layer_config(
     routing. ``block_shape``: of scales that are applied within the products.
     """
     load = num_local_pairs / w13.shape[0]
-    block_m, group_m = _rows(load, w13.dtype, block_shape is not None)
-    up, down = (_tile(block_m, group_m, num_local_pairs, w, block_shape) for w in (w13, w2))
+    block_m = _block_m(load, w13.dtype, block_shape is not None)
+    up, down = (_tile(block_m, num_local_pairs, weight) for weight in (w13, w2))
     return LayerConfig(up, down)
 
 
-def _rows(load: float, dtype: torch.dtype, scaled: bool) -> tuple[int, int]:
-    """``block_m`` and ``group_m`` for ``load`` pairs per expert."""
+def _block_m(load: float, dtype: torch.dtype, scaled: bool) -> int:
+    """Rows for ``load`` pairs per expert."""
     if load <= 12:
-        return 16, 1
+        return 16
     if load <= 24 and dtype.itemsize == 2:
-        return 32, 1
+        return 32
     if load <= 48 or scaled or dtype.itemsize == 4:
         # Sums that are scaled on the way, or not done by the matrix units, take registers.
-        return 64, _blocks(load, 64)
-    return 128, _blocks(load, 128)
+        return 64
+    return 128
 
 
-def _blocks(load: float, block_m: int) -> int:
-    """So many blocks of an expert share its weights; more would mix experts."""
+def _group_m(load: float, block_m: int, weight: torch.Tensor) -> int:
+    """``group_m`` for ``load`` pairs per expert.
+
+    The blocks of an expert take turns over its weight: other experts among them cost cache. But a
+    weight that no cache holds is read anew for every group that has blocks of its expert, so
+    there groups are large.
+    """
+    expert_bytes = weight[0].numel() * weight.element_size()
+    if load > block_m and expert_bytes > _CACHE_BYTES:
+        return 8
     return max(1, min(8, round(load / block_m)))
 
 
-def _tile(
-    block_m: int,
-    group_m: int,
-    num_local_pairs: float,
-    weight: torch.Tensor,
-    block_shape: tuple[int, int] | None,
-) -> TileConfig:
+def _tile(block_m: int, num_local_pairs: float, weight: torch.Tensor) -> TileConfig:
     """The tiling of the GEMM with ``weight`` [E, N, K], given its blocks of rows."""
     dtype, k = weight.dtype, weight.shape[2]
+    group_m = _group_m(num_local_pairs / weight.shape[0], block_m, weight)
     block_k = 128 // dtype.itemsize  # a cache line
     if dtype == torch.float32:
         tile = TileConfig(block_m, 64, block_k, group_m, 4, 3)
