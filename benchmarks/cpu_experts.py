@@ -2,7 +2,8 @@
 
 Hidden states, topk ids and weights in, output out, no router; weights not in the cache. Times
 depend on what else the machine does, so what counts are the ratios of calls that ran one after
-the other.
+the other. On a machine shared with others, run with OMP_WAIT_POLICY=PASSIVE: threads that spin
+while another is off the CPU lose whole time slices.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import platform
 import statistics
 import time
@@ -23,7 +25,7 @@ import torch
 from moe_kernels.reference import relative_error
 from moe_kernels.testing import RandomLayer, random_layer
 
-from benchmarks.cpu_peers import PEERS
+from benchmarks.cpu_peers import OURS, PEERS
 from benchmarks.cpu_timing import Call, Ceilings, Ratio, interleaved, ratio
 from benchmarks.layers import draw_workload, first_tokens
 from benchmarks.peers import Run
@@ -54,7 +56,6 @@ SCHEMES: Mapping[str, tuple[str, Scheme]] = {
 }
 """The layer's dtype and its scheme; fp16 is bounded by float32 products, which lose nothing."""
 
-OURS = next(iter(PEERS))
 CHECKED_TOKENS = 16
 
 
@@ -74,8 +75,8 @@ class Point:
     """Medians by kernel."""
     best_milliseconds: dict[str, float]
     errors: dict[str, float]
-    ratios: dict[str, Ratio]
-    """Each other kernel's time to ours."""
+    ratios: dict[str, dict[str, Ratio]]
+    """By kernel of ours, the time of each of the others to it."""
 
     def floor_ms(self, ceilings: Mapping[str, float]) -> float:
         """The time that bytes or products take at the rates measured, whichever is longer."""
@@ -113,7 +114,7 @@ def measure_point(
         except MemoryError:
             continue
         # Others round routing weights to the layer's dtype, and sum in it.
-        limit = sample.error_bound() * (1 if name == OURS else 2)
+        limit = sample.error_bound() * (1 if name in OURS else 2)
         if not errors[name] <= limit:
             print(f"WRONG: {name} {names} M={num_tokens}: error {errors[name]:.1e} > {limit:.1e}")
             continue
@@ -131,41 +132,65 @@ def measure_point(
         {name: statistics.median(t) * 1e3 for name, t in times.items()},
         {name: min(t) * 1e3 for name, t in times.items()},
         errors,
-        {name: ratio(t, times[OURS]) for name, t in times.items() if name != OURS},
+        {
+            own: {name: ratio(t, times[own]) for name, t in times.items() if name not in OURS}
+            for own in OURS
+            if own in times
+        },
     )
 
 
-def markdown(points: list[Point], run: dict[str, Any]) -> str:
-    """A row per point, and the geometric mean of the ratios per scheme."""
-    others = [name for name in PEERS if any(name in p.ratios for p in points)]
-    lines = [", ".join(f"{name} {value}" for name, value in run.items()), ""]
-    header = ["scheme", "shape", "routing", "M", "ms", "best ms", "best / floor", "error"]
-    header += [f"{name} / ours (quartiles)" for name in others]
-    lines += ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
-    for p in points:
-        best = p.best_milliseconds[OURS]
-        cells = [p.scheme, p.shape, p.routing, str(p.num_tokens)]
-        cells += [f"{p.milliseconds[OURS]:.1f}", f"{best:.1f}", f"{best / p.floor_ms(run):.2f}"]
-        cells.append(f"{p.errors[OURS]:.1e}")
-        for name in others:
-            r = p.ratios.get(name)
+def rows(point: Point, peers: list[str], run: Mapping[str, float]) -> list[str]:
+    """The point's lines of the table, one per kernel of ours."""
+    lines = []
+    for own, ratios in point.ratios.items():
+        best = point.best_milliseconds[own]
+        cells = [point.scheme, point.shape, point.routing, str(point.num_tokens), own]
+        cells += [f"{point.milliseconds[own]:.1f}", f"{best:.1f}"]
+        cells += [f"{best / point.floor_ms(run):.2f}", f"{point.errors[own]:.1e}"]
+        for name in peers:
+            r = ratios.get(name)
             cells.append("" if r is None else f"{r.median:.2f} ({r.low:.2f}-{r.high:.2f})")
         lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| scheme | against | points | geometric mean | least |", "|" + " --- |" * 5]
-    for scheme in dict.fromkeys(p.scheme for p in points):
-        own = [p for p in points if p.scheme == scheme]
-        for name in others:
-            values = [p.ratios[name].median for p in own if name in p.ratios]
+    return lines
+
+
+def summary(points: list[Point], peers: list[str], run: Mapping[str, float]) -> list[str]:
+    """Geometric means over a scheme's points, one line per kernel of ours and peer."""
+    lines = []
+    for own in OURS:
+        measured = [p for p in points if own in p.ratios]
+        columns: dict[str, list[float]] = {
+            name: [p.ratios[own][name].median for p in measured if name in p.ratios[own]]
+            for name in peers
+        }
+        columns["fastest of the others"] = [
+            min(r.median for r in p.ratios[own].values()) for p in measured if p.ratios[own]
+        ]
+        columns["floor (best time over it)"] = [
+            p.best_milliseconds[own] / p.floor_ms(run) for p in measured
+        ]
+        for name, values in columns.items():
             if values:
-                mean = f"{geometric_mean(values):.2f} | {min(values):.2f}"
-                lines.append(f"| {scheme} | {name} | {len(values)} | {mean} |")
-        best_peer = [min(r.median for r in p.ratios.values()) for p in own if p.ratios]
-        if best_peer:
-            mean = f"{geometric_mean(best_peer):.2f} | {min(best_peer):.2f}"
-            lines.append(f"| {scheme} | best of the others | {len(best_peer)} | {mean} |")
-        floors = [p.best_milliseconds[OURS] / p.floor_ms(run) for p in own]
-        mean = f"{geometric_mean(floors):.2f} | {min(floors):.2f}"
-        lines.append(f"| {scheme} | floor (best time over it) | {len(floors)} | {mean} |")
+                mean = f"{geometric_mean(values):.2f} | {min(values):.2f} | {max(values):.2f}"
+                lines.append(f"| {points[0].scheme} | {own} | {name} | {len(values)} | {mean} |")
+    return lines
+
+
+def markdown(points: list[Point], run: dict[str, Any]) -> str:
+    """A row per point and kernel of ours, and the geometric mean of the ratios per scheme."""
+    seen = {name for p in points for ratios in p.ratios.values() for name in ratios}
+    peers = [name for name in PEERS if name in seen]
+    header = ["scheme", "shape", "routing", "M", "kernel", "ms", "best ms", "best / floor"]
+    header += ["error", *(f"{name} / ours (quartiles)" for name in peers)]
+    lines = [", ".join(f"{name} {value}" for name, value in run.items()), ""]
+    lines += ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    for point in points:
+        lines += rows(point, peers, run)
+    lines += ["", "| scheme | kernel | against | points | geometric mean | least | most |"]
+    lines.append("|" + " --- |" * 7)
+    for scheme in dict.fromkeys(p.scheme for p in points):
+        lines += summary([p for p in points if p.scheme == scheme], peers, run)
     return "\n".join(lines) + "\n"
 
 
@@ -183,28 +208,37 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def processor() -> str:
+    """The processor's name, or only its architecture where Linux does not tell."""
+    info = Path("/proc/cpuinfo")
+    for line in info.read_text().splitlines() if info.exists() else []:
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
 def main() -> None:
     args = arguments()
     if args.threads:
         torch.set_num_threads(args.threads)
     run: dict[str, Any] = {
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "default"),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "seed": args.seed,
     }
     points: list[Point] = []
     ceilings = Ceilings()
-    kernels = [OURS, *(name for name in args.kernels if name != OURS)]
     with torch.no_grad():
         for scheme_name, shape_name in itertools.product(args.schemes, args.shapes):
             (in_dtype, scheme), shape = SCHEMES[scheme_name], SHAPES[shape_name]
             config = replace(shape.moe_config(), in_dtype=in_dtype)
             keys = scheme.weight_key, scheme.activation_key
             layer = random_layer(config, *keys, num_tokens=1, seed=args.seed)
-            runs = runs_for(layer, kernels)
+            runs = runs_for(layer, args.kernels)
             for routing, num_tokens in itertools.product(args.routings, args.tokens):
                 names = scheme_name, shape_name, routing
                 scheme_pair = in_dtype, scheme
@@ -215,7 +249,7 @@ def main() -> None:
                 )
                 run |= {name: round(value, 1) for name, value in ceilings.best.items()}
                 write(points, run, args.out)
-                print(markdown(points[-1:], run).splitlines()[4], flush=True)
+                print("\n".join(rows(points[-1], list(PEERS), run)), flush=True)
             del layer, runs
     print((args.out / "cpu_experts.md").read_text())
 

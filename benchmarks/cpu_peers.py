@@ -27,6 +27,18 @@ def ours(layer: RandomLayer) -> Run | None:
     return lambda tokens: kernel.apply(**tokens.arguments())
 
 
+def ours_packed(layer: RandomLayer) -> Run | None:
+    """The same with weights packed at load time, where that is possible."""
+    if layer.quant_config.weight_key is not None:
+        return None
+    kernel = bind("CPUUnquantizedExperts", layer.moe_config, layer.quant_config)
+    try:
+        w13, w2 = kernel.experts.pack_weights(layer.w13, layer.w2)
+    except ValueError:
+        return None
+    return lambda tokens: kernel.apply(**tokens.arguments() | {"w13": w13, "w2": w2})
+
+
 def transformers(implementation: str) -> Adapter:
     """The experts module of transformers' Qwen3-MoE and Mixtral with one of its implementations.
 
@@ -72,8 +84,12 @@ def transformers(implementation: str) -> Adapter:
 
 PEERS: Mapping[str, Callable[[RandomLayer], Run | None]] = {
     "moe_rules": ours,
+    "moe_rules packed": ours_packed,
     "transformers eager": transformers("eager"),
     "transformers batched_mm": transformers("batched_mm"),
     "transformers grouped_mm": transformers("grouped_mm"),
 }
-"""By name. The first is ours, whose ratios to the others are reported."""
+"""By name."""
+
+OURS = ("moe_rules", "moe_rules packed")
+"""Which of them are ours."""

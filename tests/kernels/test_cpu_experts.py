@@ -140,6 +140,79 @@ def test_router_weight_on_input():
     torch.testing.assert_close(output, expected)
 
 
+def packed(layer):
+    """A kernel that has packed the layer's weights, and what it takes in their place."""
+    kernel = bind("CPUUnquantizedExperts", layer.moe_config, layer.quant_config)
+    w13, w2 = kernel.experts.pack_weights(layer.w13, layer.w2)
+    return kernel, {"w13": w13, "w2": w2}
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("num_tokens", [0, 1, 40])
+@pytest.mark.parametrize("in_dtype", ["bf16", "fp32"])
+def test_packed_weights(in_dtype, num_tokens, bias):
+    config = FusedMoEConfig(5, 2, 48, 24, in_dtype=in_dtype)
+    layer = random_layer(config, num_tokens=num_tokens, bias=bias)
+    kernel, stand_ins = packed(layer)
+    output = kernel.apply(**layer.arguments() | stand_ins)
+    assert relative_error(output, layer.reference(kernel)) <= layer.error_bound(kernel)
+    # The weights themselves still count as what they are.
+    plain = kernel.apply(**layer.arguments() | {"w13": -layer.w13})
+    assert num_tokens == 0 or not torch.equal(plain, output)
+
+
+def test_what_stands_for_packed_weights_takes_no_memory_and_means_nothing_to_others():
+    layer = random_layer(FusedMoEConfig(4, 2, 16, 8, in_dtype="fp32"))
+    kernel, stand_ins = packed(layer)
+    for name, tensor in stand_ins.items():
+        assert tensor.shape == getattr(layer, name).shape
+        assert tensor.untyped_storage().nbytes() == 4
+    other = bind("CPUUnquantizedExperts", layer.moe_config)
+    assert not bool(other.apply(**layer.arguments() | stand_ins).isfinite().any())
+    compiled = torch.compile(kernel.apply, fullgraph=True, backend="aot_eager")
+    arguments = layer.arguments() | stand_ins
+    torch.testing.assert_close(compiled(**arguments), kernel.apply(**arguments), rtol=0, atol=0)
+
+
+def test_packing_refuses_what_onednn_does_not_multiply():
+    layer = random_layer(FusedMoEConfig(4, 2, 16, 8))
+    with pytest.raises(ValueError, match=r"oneDNN does not multiply torch\.float64 on this CPU"):
+        bind("CPUUnquantizedExperts", layer.moe_config).experts.pack_weights(
+            layer.w13.double(), layer.w2.double()
+        )
+
+
+def test_fp16_of_any_number_of_tokens_per_expert():
+    config = FusedMoEConfig(2, 2, 96, 80, in_dtype="fp16")
+    for num_tokens in (1, 4, 5, 33):
+        check("CPUUnquantizedExperts", random_layer(config, num_tokens=num_tokens, bias=True))
+
+
+@pytest.mark.parametrize("name", ["CPUExpertsFp8", "CPUExpertsFp8W8A8"])
+def test_fp8_weights_larger_than_a_block(name, monkeypatch):
+    monkeypatch.setattr("moe_kernels.experts.cpu_products._BLOCK_ELEMENTS", 1 << 15)
+    for num_tokens in (2, 30):
+        config = FusedMoEConfig(3, 2, 384, 320)
+        check(name, random_layer(config, *BLOCK, num_tokens=num_tokens, bias=True))
+
+
+@pytest.mark.parametrize("run_elements", [1, 400])
+def test_runs_of_experts_do_not_change_the_result(run_elements, monkeypatch):
+    layer = random_layer(FusedMoEConfig(7, 3, 32, 24), num_tokens=13)
+    expected = check("CPUUnquantizedExperts", layer)
+    monkeypatch.setattr("moe_kernels.experts.cpu_experts._RUN_ELEMENTS", run_elements)
+    monkeypatch.setattr("moe_kernels.experts.cpu_experts._SUM_ELEMENTS", run_elements)
+    assert torch.equal(check("CPUUnquantizedExperts", layer), expected)
+
+
+def test_weights_that_require_gradients():
+    layer = random_layer(FusedMoEConfig(4, 2, 16, 8))
+    expected = check("CPUUnquantizedExperts", layer)
+    parameters = {name: torch.nn.Parameter(getattr(layer, name)) for name in ("w13", "w2")}
+    kernel = bind("CPUUnquantizedExperts", layer.moe_config)
+    assert torch.equal(kernel.apply(**layer.arguments() | parameters), expected)
+
+
 def test_compiles_without_graph_breaks():
     layer = random_layer(FusedMoEConfig(4, 2, 16, 8, in_dtype="fp32"))
     kernel = bind("CPUUnquantizedExperts", layer.moe_config)

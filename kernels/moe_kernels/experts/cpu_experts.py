@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import ClassVar
+from weakref import WeakValueDictionary
 
 import torch
 
 from moe_kernels.activation import ActivationParameters, apply_activation
-from moe_kernels.experts.cpu_products import ExpertLinear
+from moe_kernels.experts.cpu_products import ExpertLinear, pack
 from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEExpertsMonolithic
 from moe_kernels.quant_config import FusedMoEQuantConfig
@@ -41,6 +43,7 @@ def _fake_cpu_experts(
     w2_zp: torch.Tensor | None,
     w13_bias: torch.Tensor | None,
     w2_bias: torch.Tensor | None,
+    packed: int | None,
 ) -> torch.Tensor:
     return hidden_states.new_empty(hidden_states.shape)
 
@@ -70,13 +73,15 @@ def cpu_experts(
     w2_zp: torch.Tensor | None,
     w13_bias: torch.Tensor | None,
     w2_bias: torch.Tensor | None,
+    packed: int | None,
 ) -> torch.Tensor:
     """Run the layer expert by expert; arguments as in :class:`CPUUnquantizedExperts`.
 
     Weights in ``weight_format`` (:mod:`moe_kernels.quantization.schemes`) are dequantized to the
     dtype of ``hidden_states``. With ``activation_format`` the inputs of both GEMMs are rounded to
     its grid and multiplied in float32, since bf16 does not hold a scaled value. ``topk_weights``
-    None: the tokens are weighed already.
+    None: the tokens are weighed already. ``packed``: the key in _PACKED of the weights,
+    for which w13 and w2 only stand.
     """
     top_k, dtype = topk_ids.shape[1], hidden_states.dtype
     num_experts, n13 = w13.shape[:2]
@@ -85,8 +90,9 @@ def cpu_experts(
     activation_groups = (activation_group_shape[0], activation_group_shape[1])
     compute_dtype = dtype if activation_format is None else torch.float32
     form = weight_format, weight_groups, compute_dtype
-    first = ExpertLinear(w13, w13_scale, w13_zp, w13_bias, *form)
-    second = ExpertLinear(w2, w2_scale, w2_zp, w2_bias, *form)
+    layers = _NOT_PACKED if packed is None else _PACKED[packed]
+    first = ExpertLinear(w13, w13_scale, w13_zp, w13_bias, *form, layers.w13)
+    second = ExpertLinear(w2, w2_scale, w2_zp, w2_bias, *form, layers.w2)
 
     def as_quantized(x: torch.Tensor) -> torch.Tensor:
         if activation_format is None:
@@ -122,6 +128,19 @@ def cpu_experts(
             topk_weights = torch.ones_like(topk_ids, dtype=torch.float32)
         return _weighted_sum(pair_output, order, topk_weights)
 
+
+@dataclass(frozen=True, eq=False)
+class _PackedWeights:
+    """One layer's weights as :func:`moe_kernels.experts.cpu_products.pack` gives them."""
+
+    w13: list[torch.Tensor] | None = None
+    w2: list[torch.Tensor] | None = None
+
+
+_NOT_PACKED = _PackedWeights()
+
+_PACKED: WeakValueDictionary[int, _PackedWeights] = WeakValueDictionary()
+"""By id, since torch.compile does not take such tensors as arguments of operators."""
 
 _RUN_ELEMENTS = 1 << 20
 """The least size of a first GEMM's output that is worth a run of its own."""
@@ -255,14 +274,39 @@ class CPUExperts(FusedMoEExperts):
             config.w2_zp,
             config.w13_bias,
             config.w2_bias,
+            self._packed_key(w13, w2),
         )
         return output
+
+    def _packed_key(self, w13: torch.Tensor, w2: torch.Tensor) -> int | None:
+        """The key in _PACKED of what these tensors stand for; None: they are the weights."""
+        return None
 
 
 class CPUUnquantizedExperts(CPUExperts):
     """Unquantized experts on any CPU, in bf16, fp16 or fp32."""
 
     weight_formats = (None,)
+    _packed: _PackedWeights | None = None
+
+    def pack_weights(
+        self, w13: torch.Tensor, w2: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pack the layer's weights once, at load time, instead of in every product.
+
+        Returns what :meth:`apply` takes in their place from then on: tensors of their shape that
+        take no memory. The experts hold the packed weights; w13 and w2 may be dropped. Raises
+        ValueError where oneDNN does not multiply their dtype.
+        """
+        self._packed = _PackedWeights(pack(w13), pack(w2))
+        _PACKED[id(self._packed)] = self._packed
+        # Where they are taken for weights all the same, the output shows it.
+        nan = w13.new_full((), torch.nan)
+        return nan.expand(w13.shape), nan.expand(w2.shape)
+
+    def _packed_key(self, w13: torch.Tensor, w2: torch.Tensor) -> int | None:
+        stand_ins = not any(w13.stride() + w2.stride())
+        return id(self._packed) if self._packed is not None and stand_ins else None
 
 
 class X86CPUUnquantizedExperts(CPUUnquantizedExperts):

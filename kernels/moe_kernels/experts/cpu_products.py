@@ -27,7 +27,8 @@ class ExpertLinear:
     to ``compute_dtype``.
 
     Weights that the CPU does not multiply as they are become so in blocks of rows that stay in
-    its cache: from memory they are read once, in their own format.
+    its cache: from memory they are read once, in their own format. ``packed``: unquantized
+    weights as :func:`pack` gives them, used instead of ``values``.
     """
 
     values: torch.Tensor
@@ -37,6 +38,7 @@ class ExpertLinear:
     weight_format: str | None
     group_shape: tuple[int, int]
     compute_dtype: torch.dtype
+    packed: list[torch.Tensor] | None = None
     _buffers: dict[torch.dtype, torch.Tensor] = field(default_factory=dict, init=False)
     """For converted weights: fresh memory for every block would cost more than the conversion."""
 
@@ -49,16 +51,19 @@ class ExpertLinear:
         elif few and not as_they_are:
             dtype = torch.float32
         bias = None if self.bias is None else self.bias[expert].to(dtype)
-        if as_they_are:
+        if self.packed is not None:
+            product = torch.ops.mkldnn._linear_pointwise
+            out.copy_(product(x, self.packed[expert], bias, "none", [], ""))
+        elif as_they_are:
             if bias is None:
                 torch.mm(x, w.t(), out=out)
             else:
                 torch.addmm(bias, x, w.t(), out=out)
-            return
-        x = x.to(dtype)
-        for rows in self._blocks(w):
-            part = None if bias is None else bias[rows]
-            out[:, rows] = F.linear(x, self._converted(expert, rows, dtype), part)
+        else:
+            x = x.to(dtype)
+            for rows in self._blocks(w):
+                part = None if bias is None else bias[rows]
+                out[:, rows] = F.linear(x, self._converted(expert, rows, dtype), part)
 
     def _blocks(self, w: torch.Tensor) -> Iterator[slice]:
         """Rows of ``w`` in blocks that fit the cache and hold whole groups of scales."""
@@ -101,3 +106,24 @@ def _multiplies(dtype: torch.dtype) -> bool:
     Without AMX-FP16 or AVX512-FP16, torch multiplies fp16 at a fraction of float32's rate.
     """
     return dtype != torch.float16 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+
+
+_PACKED_FOR_TOKENS = 16
+"""The tokens per expert that oneDNN is asked to choose a layout for; any number is multiplied."""
+
+
+def pack(weights: torch.Tensor) -> list[torch.Tensor]:
+    """Each expert's ``weights`` [E, N, K] in the layout of oneDNN, opaque to others.
+
+    A product of a plain matrix packs it each time, which for few tokens takes as long as the
+    product. Raises ValueError for a dtype that oneDNN does not multiply on this CPU.
+    """
+    supported = torch._C._has_mkldnn and (
+        weights.dtype == torch.float32
+        or (weights.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        or (weights.dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    )
+    if not supported:
+        raise ValueError(f"oneDNN does not multiply {weights.dtype} on this CPU")
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    return [reorder(w.detach().contiguous(), _PACKED_FOR_TOKENS) for w in weights]
