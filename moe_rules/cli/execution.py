@@ -74,8 +74,6 @@ class Execution:
 def execute(
     decision: Decision,
     moe: FusedMoEConfig,
-    weight_key: QuantKey | None,
-    activation_key: QuantKey | None,
     *,
     num_tokens: int = 16,
     device: str | None = None,
@@ -110,10 +108,21 @@ def execute(
             "(--device cpu runs kernels that can on the CPU)",
             1,
         )
+    # Oracles and backends may say how a layer is quantized where the checkpoint does not.
+    weight_key, activation_key = _key(decision, "weight_key"), _key(decision, "activation_key")
+    group_size = decision.kernel_facts.get("group_size")
     reduced, reductions = _reduced(moe, weight_key, max_weight_bytes)
     try:
-        layer = random_layer(reduced, weight_key, activation_key, num_tokens, chosen, seed)
-        kernel = bind(decision.kernel, reduced, layer.quant_config)
+        layer = random_layer(
+            reduced,
+            weight_key,
+            activation_key,
+            num_tokens,
+            chosen,
+            seed,
+            group_size=group_size if isinstance(group_size, int) else None,
+        )
+        kernel = bind(decision.kernel, reduced, layer.quant_config, oracle=decision.oracle)
         with torch.inference_mode():
             output = kernel.apply(**layer.arguments())
             expected = layer.reference(kernel)
@@ -136,6 +145,14 @@ def execute(
         median_ms=1e3 * statistics.median(times),
         runs=len(times),
     )
+
+
+def _key(decision: Decision, name: str) -> QuantKey | None:
+    """A quantization key that the selected kernel was asked with."""
+    from moe_rules.quant_keys import QuantKey
+
+    key = decision.kernel_facts.get(name)
+    return key if isinstance(key, QuantKey) else None
 
 
 def _reduced(

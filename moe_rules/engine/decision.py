@@ -119,6 +119,14 @@ class Decision:
         return {**self._plan.known, **self._outcome.facts}
 
     @functools.cached_property
+    def kernel_facts(self) -> FactMap:
+        """The facts as the selected kernel was asked with them, its backend's assumptions too."""
+        for plan in self._outcome.attempts:
+            if plan.backend.name == self.backend:
+                return self._assumed(plan)
+        return self.facts
+
+    @functools.cached_property
     def error(self) -> str | None:
         """What went wrong, in full, or None."""
         from moe_rules.engine.report import error_text

@@ -56,8 +56,6 @@ def run(args: argparse.Namespace) -> int:
     execution = execute(
         decision,
         question.moe,
-        question.weight_key,
-        question.activation_key,
         num_tokens=args.num_tokens,
         device=args.device,
         seed=args.seed,
