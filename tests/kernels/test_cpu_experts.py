@@ -184,7 +184,7 @@ def test_packing_refuses_what_onednn_does_not_multiply():
 
 def test_fp16_of_any_number_of_tokens_per_expert():
     config = FusedMoEConfig(2, 2, 96, 80, in_dtype="fp16")
-    for num_tokens in (1, 4, 5, 33):
+    for num_tokens in (1, 8, 9, 33):
         check("CPUUnquantizedExperts", random_layer(config, num_tokens=num_tokens, bias=True))
 
 
@@ -194,6 +194,14 @@ def test_fp8_weights_larger_than_a_block(name, monkeypatch):
     for num_tokens in (2, 30):
         config = FusedMoEConfig(3, 2, 384, 320)
         check(name, random_layer(config, *BLOCK, num_tokens=num_tokens, bias=True))
+
+
+@pytest.mark.parametrize("weight", ["Tensor", "Channel"])
+def test_a_scale_per_tensor_is_one_over_all_experts(weight, monkeypatch):
+    monkeypatch.setattr("moe_kernels.experts.cpu_experts._RUN_ELEMENTS", 1)
+    keys = NAMED_KEYS[f"kFp8Static{weight}Sym"], NAMED_KEYS["kFp8DynamicTensorSym"]
+    layer = random_layer(FusedMoEConfig(6, 2, 64, 48), *keys, num_tokens=9)
+    check("CPUExpertsFp8W8A8", layer)
 
 
 @pytest.mark.parametrize("run_elements", [1, 400])

@@ -14,7 +14,7 @@ from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_format
 _BLOCK_ELEMENTS = 1 << 19
 """Weights per thread that are converted at a time: as float32 2 MiB, which caches hold."""
 
-_FEW_TOKENS = 4
+_FEW_TOKENS = 8
 """For so few tokens, what is done once per weight takes the time: converting and packing them."""
 
 
