@@ -1,10 +1,11 @@
-"""Fixtures shared by the tests: small rule folders on disk, and how properties are tried."""
+"""What all tests share: Triton's interpreter, how properties are tried, small rule folders."""
 
 from __future__ import annotations
 
 import os
 import textwrap
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from moe_rules.engine.selector import Selector
     from moe_rules.fact_values import FactValue
 
+
+# Without a GPU, Triton kernels run in Triton's interpreter. Triton reads this when it is imported,
+# which any test may do first.
+if find_spec("torch") is not None:
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("TRITON_INTERPRET", "1")
 
 # A busy machine is no failure. In CI, the same examples are tried every time.
 settings.register_profile("default", deadline=None)
