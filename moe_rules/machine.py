@@ -19,6 +19,7 @@ import yaml
 
 from moe_rules.fact_values import Fact, FactError, FactValue, did_you_mean, parse_value, plain
 from moe_rules.facts import FACTS
+from moe_rules.packaged import packaged_rules
 from moe_rules.problems import Problem, RuleFileError
 from moe_rules.yaml_source import KeyPath, YamlSource, read_yaml
 
@@ -32,7 +33,6 @@ DEVICE_OF = {
 }
 """The platform facts that only one kind of device has."""
 
-_PACKAGE = Path(__file__).resolve().parent
 _MACHINES_FILE = "machines.yaml"
 
 
@@ -342,8 +342,7 @@ def _no_such_name(text: str) -> str:
 
 def machines_file() -> Path:
     """Where ``machines.yaml`` is: in the installed package, or beside it in a checkout."""
-    packaged = _PACKAGE / "rules" / _MACHINES_FILE
-    return packaged if packaged.exists() else _PACKAGE.parent / "rules" / _MACHINES_FILE
+    return packaged_rules() / _MACHINES_FILE
 
 
 @functools.cache

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_rules.packaged import packaged_rules
 from moe_rules.problems import Location
-from moe_rules.ruleset import PLATFORMS, packaged_rules, platform_files
+from moe_rules.ruleset import PLATFORMS, platform_files
 from moe_rules.yaml_source import KeyPath, YamlSource, read_yaml
 
 OVERLAY = "corrected"

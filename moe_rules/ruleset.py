@@ -18,18 +18,12 @@ from moe_rules.language.files import PlatformFile, VocabularyFile
 from moe_rules.language.link import Part, link
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.validate import validate
+from moe_rules.packaged import packaged_rules
 from moe_rules.problems import Location, Problem, RuleFileError
 from moe_rules.yaml_source import YamlSource, read_yaml
 
 PLATFORMS = FACTS["device"].values
 PATH_VARIABLE = "MOE_RULES_PATH"
-_PACKAGE = Path(__file__).resolve().parent
-
-
-def packaged_rules() -> Path:
-    """The folder of the packaged tables, in an installed wheel or in a checkout."""
-    installed = _PACKAGE / "rules"
-    return installed if installed.is_dir() else _PACKAGE.parent / "rules"
 
 
 def overlay_paths(extra: Sequence[str | Path] = ()) -> tuple[Path, ...]:

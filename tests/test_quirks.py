@@ -15,8 +15,9 @@ from moe_rules.engine.selector import InvalidRequestError, NotSupportedError, Se
 from moe_rules.fact_values import FactValue
 from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.machine import facts_of
+from moe_rules.packaged import packaged_rules
 from moe_rules.quant_keys import NAMED_KEYS
-from moe_rules.ruleset import PLATFORMS, load_platform, overlay_paths, packaged_rules
+from moe_rules.ruleset import PLATFORMS, load_platform, overlay_paths
 from moe_rules.yaml_source import KeyPath, read_yaml
 
 SAMPLES = Path(__file__).parent / "samples" / "dev"

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 
 import moe_rules
-from moe_rules.ruleset import packaged_rules
+from moe_rules.packaged import packaged_rules
 from moe_rules.schema import DRAFT, schema_for, schemas
 from moe_rules.yaml_source import read_yaml
 

@@ -23,9 +23,10 @@ from moe_rules.machine_schema import MachinesFile
 from moe_rules.models.errors import TableError
 from moe_rules.models.schema import ArchitecturesFile, QuantizationFile
 from moe_rules.models.tables import load_tables
+from moe_rules.packaged import packaged_rules
 from moe_rules.problems import Location, Problem, RuleFileError
 from moe_rules.reporting import Report
-from moe_rules.ruleset import PLATFORMS, packaged_rules, platform_files
+from moe_rules.ruleset import PLATFORMS, platform_files
 from moe_rules.yaml_source import YamlSource, read_yaml
 
 VOCABULARY = "vocabulary.yaml"

@@ -8,10 +8,10 @@ from typing import Any
 
 from moe_rules.conformance.cases import Case
 from moe_rules.engine.decision import Decision
-from moe_rules.engine.plan import FactMap
+from moe_rules.engine.plan import with_assumed
 from moe_rules.engine.selector import ERRORS, Selector
 from moe_rules.fact_values import FactError, FactValue
-from moe_rules.language.rules import Backend, Kernel, ValueOf
+from moe_rules.language.rules import Backend, Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +121,10 @@ class Comparer:
         for plan in asked:
             kernel = _kernel_of(plan.backend, answer["kernel"])
             if kernel is not None:
-                return kernel.condition.holds(_with(facts, plan.assumed)) is not False
+                return kernel.condition.holds(with_assumed(facts, plan.assumed)) is not False
         if declared is None:
             return False
-        facts = _with(facts, declared.assume)
+        facts = with_assumed(facts, declared.assume)
         if answer["kernel"] is None:
             return declared.requires.holds(facts) is not False
         kernel = _kernel_of(declared, answer["kernel"])
@@ -166,10 +166,3 @@ def _kernel_of(backend: Backend, class_name: str | None) -> Kernel | None:
         if choice.kernel.class_name == class_name:
             return choice.kernel
     return None
-
-
-def _with(facts: FactMap, assumed: Any) -> FactMap:
-    copy = dict(facts)
-    for name, value in assumed:
-        copy[name] = facts[value.fact] if isinstance(value, ValueOf) else value
-    return copy

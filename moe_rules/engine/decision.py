@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan
+from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, with_assumed
 from moe_rules.engine.selection import How, Outcome
-from moe_rules.fact_values import FactValue, plain
+from moe_rules.fact_values import plain
 from moe_rules.language.conditions import Failure
-from moe_rules.language.rules import Adjustment, Backend, Reason, ValueOf
+from moe_rules.language.rules import Adjustment, Backend, Reason
 from moe_rules.problems import Location
 
 FORMAT_VERSION = 1
@@ -176,10 +176,7 @@ class Decision:
             done = done or chosen
 
     def _assumed(self, plan: BackendPlan) -> FactMap:
-        facts = dict(self.facts)
-        for name, value in plan.assumed:
-            facts[name] = facts[value.fact] if isinstance(value, ValueOf) else value
-        return facts
+        return with_assumed(self.facts, plan.assumed)
 
     @property
     def priority(self) -> tuple[str, ...]:
@@ -273,14 +270,10 @@ class Decision:
             "candidates": [candidate.to_dict() for candidate in self.candidates],
             "warnings": list(self.warnings),
             "unknown_facts": list(self.unknown_facts),
-            "facts": {name: _plain(value) for name, value in sorted(self.facts.items())},
+            "facts": {name: plain(value) for name, value in sorted(self.facts.items())},
             "rules": self.fingerprint,
         }
 
     def __repr__(self) -> str:
         answer = "failed" if self.failed else f"{self.backend}/{self.kernel}"
         return f"<Decision {self.oracle} on {self.platform}: {answer} ({self.how})>"
-
-
-def _plain(value: FactValue) -> Any:
-    return plain(value)

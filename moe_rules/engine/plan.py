@@ -245,3 +245,8 @@ def _assume(values: Assumed) -> Assume:
     if not copies:
         return lambda facts: {**facts, **constants}
     return lambda facts: {**facts, **constants, **{name: facts[other] for name, other in copies}}
+
+
+def with_assumed(facts: FactMap, assumed: Assumed) -> FactMap:
+    """The facts with some of them assumed."""
+    return _assume(assumed)(facts)

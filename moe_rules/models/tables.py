@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from moe_rules.models.errors import TableError
+from moe_rules.packaged import packaged_rules
 
-_PACKAGE = Path(__file__).resolve().parents[1]
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -29,12 +29,8 @@ class Tables:
 
 
 def tables_directory() -> Path:
-    """Where the packaged tables are: in the installed package, or in the source tree."""
-    for root in (_PACKAGE, _PACKAGE.parent):
-        directory = root / "rules" / "models"
-        if directory.is_dir():
-            return directory
-    raise TableError(f"no rules/models beside {_PACKAGE}")
+    """The folder of the packaged tables."""
+    return packaged_rules() / "models"
 
 
 @cache

@@ -69,7 +69,8 @@ def _selector(text: str) -> Selector:
     from moe_rules.language.files import PlatformFile
     from moe_rules.language.link import Part, link
     from moe_rules.language.validate import validate
-    from moe_rules.ruleset import packaged_rules, vocabulary
+    from moe_rules.packaged import packaged_rules
+    from moe_rules.ruleset import vocabulary
     from moe_rules.yaml_source import parse_yaml, read_yaml
 
     source = parse_yaml(text, "cuda.yaml")
