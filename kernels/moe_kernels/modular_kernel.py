@@ -19,7 +19,7 @@ import torch
 from moe_kernels.activation import ActivationParameters, activation_form, activation_parameters
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.schemes import packing_ratio
-from moe_kernels.routing import route
+from moe_kernels.routing import CustomRoutingFunction, route
 from moe_rules.layer import FusedMoEConfig
 
 
@@ -114,13 +114,28 @@ class FusedMoEExpertsMonolithic(FusedMoEExperts):
     Given a routing they are like any others, so that one can be compared with another.
     """
 
-    def route(self, router_logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def route(
+        self,
+        hidden_states: torch.Tensor,
+        router_logits: torch.Tensor,
+        custom_routing_function: CustomRoutingFunction | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """topk_weights (float32) and topk_ids (int32), [M, topk], as the layer's routing says.
 
-        Raises ValueError for a routing method that :func:`moe_kernels.routing.route` lacks.
+        Raises ValueError for a routing method that :func:`moe_kernels.routing.route` lacks, and
+        unless ``custom_routing_function`` is there if and only if the method is Custom.
         """
-        config = self.moe_config
-        return route(router_logits, config.experts_per_token, config.routing_method)
+        top_k, method = self.moe_config.experts_per_token, self.moe_config.routing_method
+        if (custom_routing_function is not None) != (method == "Custom"):
+            raise ValueError(
+                f"routing method {method} takes "
+                f"{'a' if method == 'Custom' else 'no'} custom_routing_function, got "
+                f"{custom_routing_function!r}"
+            )
+        if custom_routing_function is None:
+            return route(router_logits, top_k, method)
+        topk_weights, topk_ids = custom_routing_function(hidden_states, router_logits, top_k)
+        return topk_weights.float(), topk_ids.to(torch.int32)
 
 
 class FusedMoEPrepareAndFinalize(ABC):
@@ -246,9 +261,11 @@ class FusedMoEKernel:
         global_num_experts: int,
         expert_map: torch.Tensor | None = None,
         apply_router_weight_on_input: bool = False,
+        custom_routing_function: CustomRoutingFunction | None = None,
     ) -> torch.Tensor:
         """Run the layer from ``router_logits`` [M, global_num_experts], any floating dtype.
 
+        ``custom_routing_function``: the model's, of layers whose routing method is Custom.
         Otherwise as :meth:`apply`. Raises ValueError as that does, and for experts that do not
         route tokens themselves.
         """
@@ -260,7 +277,9 @@ class FusedMoEKernel:
         expected = [hidden_states.shape[0], global_num_experts]
         if list(router_logits.shape) != expected:
             raise ValueError(f"router_logits must be {expected}, got {list(router_logits.shape)}")
-        topk_weights, topk_ids = self.experts.route(router_logits)
+        topk_weights, topk_ids = self.experts.route(
+            hidden_states, router_logits, custom_routing_function
+        )
         return self.apply(
             hidden_states,
             w13,

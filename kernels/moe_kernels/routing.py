@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+
+CustomRoutingFunction = Callable[
+    [torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]
+]
+"""A model's own routing: (hidden_states, router_logits, top_k) to (topk_weights, topk_ids).
+
+vLLM's functions of this kind fit once their last argument, ``renormalize``, is bound.
+"""
 
 ROUTED = ("Default", "Renormalize", "RenormalizeNaive")
 """The routing methods (of :data:`moe_rules.layer.ROUTING_METHODS`) that :func:`route` knows."""

@@ -77,3 +77,29 @@ def test_activations_need_their_constants(activation, message):
         bind("CPUUnquantizedExperts", config).apply(
             **LAYER.arguments() | {"activation": activation}
         )
+
+
+def test_a_model_routes_in_its_own_way():
+    key = NAMED_KEYS["kInt4Static"]
+    config = FusedMoEConfig(4, 2, 64, 64, routing_method="Custom")
+    layer = random_layer(config, key, num_tokens=3, group_size=32)
+    kernel = bind("ZentorchExpertsInt4", config, layer.quant_config)
+    logits = torch.randn(3, 4)
+
+    def least_likely(hidden_states, router_logits, top_k):
+        assert hidden_states is layer.hidden_states
+        lowest, ids = router_logits.topk(top_k, dim=1, largest=False)
+        return lowest.sigmoid(), ids
+
+    arguments = layer.arguments()
+    weights, ids = least_likely(layer.hidden_states, logits, 2)
+    expected = kernel.apply(**arguments | {"topk_weights": weights, "topk_ids": ids})
+    del arguments["topk_weights"], arguments["topk_ids"]
+    arguments["router_logits"] = logits
+    output = kernel.apply_monolithic(**arguments, custom_routing_function=least_likely)
+    assert torch.equal(output, expected)
+    with pytest.raises(ValueError, match="Custom takes a custom_routing_function, got None"):
+        kernel.apply_monolithic(**arguments)
+    plain = bind("ZentorchExpertsInt4", FusedMoEConfig(4, 2, 64, 64), layer.quant_config)
+    with pytest.raises(ValueError, match="method Default takes no custom_routing_function"):
+        plain.apply_monolithic(**arguments, custom_routing_function=least_likely)
