@@ -1,1 +1,1 @@
-"""Whole-layer benchmarks of MoE kernels: ``python -m benchmarks --help``."""
+"""Studies that are no part of the package: peers, CPU experts, selection; and results."""

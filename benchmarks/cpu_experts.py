@@ -22,15 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from moe_kernels.benchmark.layers import draw_workload, first_tokens
+from moe_kernels.benchmark.peers import Run
+from moe_kernels.benchmark.report import geometric_mean
+from moe_kernels.benchmark.shapes import ROUTINGS, Scheme, Shape, cost
 from moe_kernels.reference import relative_error
 from moe_kernels.testing import RandomLayer, random_layer
 
 from benchmarks.cpu_peers import OURS, PEERS
 from benchmarks.cpu_timing import Call, Ceilings, Ratio, interleaved, ratio
-from benchmarks.layers import draw_workload, first_tokens
-from benchmarks.peers import Run
-from benchmarks.report import geometric_mean
-from benchmarks.shapes import ROUTINGS, Scheme, Shape, cost
 from moe_rules.quant_keys import NAMED_KEYS
 
 TOKENS = (1, 4, 16, 64, 256, 1024)

@@ -9,10 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import torch
+from moe_kernels.benchmark.peers import Adapter, Run
 from moe_kernels.bind import bind
 from moe_kernels.testing import RandomLayer
-
-from benchmarks.peers import Adapter, Run
 
 GATHERED_BYTES = 4 << 30
 """batched_mm copies the weights of every pair of token and expert; beyond this it is left out."""

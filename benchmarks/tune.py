@@ -16,6 +16,9 @@ from typing import Any
 
 import torch
 from moe_kernels.activation import ActivationParameters
+from moe_kernels.benchmark.layers import draw_layer, draw_workload, rotations
+from moe_kernels.benchmark.shapes import SCHEMES, SHAPES, TOKENS, Scheme, Shape
+from moe_kernels.benchmark.timing import device_facts, graph_us
 from moe_kernels.ops import fused_moe_gemm as gemm_module
 from moe_kernels.ops.fused_moe_gemm import (
     FusedActivation,
@@ -26,11 +29,6 @@ from moe_kernels.ops.moe_align_block_size import SortedPairs, moe_align_block_si
 from moe_kernels.ops.quantize_fp8 import quantize_fp8
 from moe_kernels.testing import RandomLayer
 from moe_kernels.tuning import MAX_UNSORTED_PAIRS, TileConfig
-
-from benchmarks.__main__ import device_facts, rotations
-from benchmarks.layers import draw_layer, draw_workload
-from benchmarks.shapes import SCHEMES, SHAPES, TOKENS, Scheme, Shape
-from benchmarks.timing import graph_us
 
 UP, DOWN = "up", "down"
 

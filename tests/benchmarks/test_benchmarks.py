@@ -10,12 +10,25 @@ pytest.importorskip("triton")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from moe_kernels.benchmark.layers import draw_layer, draw_workload, first_tokens  # noqa: E402
+from moe_kernels.benchmark.peers import grouped_mm  # noqa: E402
+from moe_kernels.benchmark.report import (  # noqa: E402
+    Measurement,
+    geometric_mean,
+    markdown,
+    speedups,
+    write,
+)
+from moe_kernels.benchmark.shapes import (  # noqa: E402
+    ROUTINGS,
+    SCHEMES,
+    SHAPES,
+    Shape,
+    cost,
+    draw_routing,
+)
 from moe_kernels.tuning import MAX_UNSORTED_PAIRS  # noqa: E402
 
-from benchmarks.layers import draw_layer, draw_workload, first_tokens  # noqa: E402
-from benchmarks.peers import grouped_mm  # noqa: E402
-from benchmarks.report import Measurement, geometric_mean, markdown, speedups, write  # noqa: E402
-from benchmarks.shapes import ROUTINGS, SCHEMES, SHAPES, Shape, cost, draw_routing  # noqa: E402
 from benchmarks.tune import Point, candidates  # noqa: E402
 
 

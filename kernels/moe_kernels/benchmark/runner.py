@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-import triton
+
+from moe_kernels.benchmark.layers import draw_layer, draw_workload, first_tokens, rotations
+from moe_kernels.benchmark.peers import PEERS, Run
+from moe_kernels.benchmark.report import Measurement, write
+from moe_kernels.benchmark.shapes import ROUTINGS, SCHEMES, SHAPES, TOKENS, cost
+from moe_kernels.benchmark.timing import ceilings, device_facts, eager_us, graph_us
 from moe_kernels.reference import relative_error
 from moe_kernels.testing import RandomLayer
-
-from benchmarks.layers import draw_layer, draw_workload, first_tokens
-from benchmarks.peers import PEERS, Run
-from benchmarks.report import Measurement, write
-from benchmarks.shapes import ROUTINGS, SCHEMES, SHAPES, TOKENS, cost
-from benchmarks.timing import ceilings, eager_us, graph_us
 
 OURS = next(iter(PEERS))
 CHECKED_TOKENS = 48
@@ -26,7 +24,8 @@ CHECKED_TOKENS = 48
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    """The options of a run."""
+    parser = argparse.ArgumentParser(prog="python -m moe_kernels.benchmark", description=__doc__)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=["bf16", "fp8_block"])
     parser.add_argument("--tokens", nargs="+", type=int, default=list(TOKENS))
@@ -39,25 +38,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=time.time_ns() % 2**31)
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     return parser.parse_args()
-
-
-def device_facts() -> dict[str, Any]:
-    properties = torch.cuda.get_device_properties(0)
-    return {
-        "device": properties.name,
-        "multiprocessors": properties.multi_processor_count,
-        "cuda": torch.version.cuda,
-        "torch": torch.__version__,
-        "triton": triton.__version__,
-        "python": platform.python_version(),
-    }
-
-
-def rotations(num_tokens: int, shape_bytes: float) -> int:
-    """So many inputs that weights read in one call are not in the cache in the next ones."""
-    if num_tokens >= 4096:
-        return 2
-    return 16 if num_tokens <= 64 and shape_bytes < 2e9 else 6
 
 
 def output_error(run: Run, layer: RandomLayer, expected: torch.Tensor) -> float:
@@ -82,6 +62,7 @@ def dry_run(args: argparse.Namespace) -> None:
 
 
 def measure(args: argparse.Namespace, run: dict[str, Any]) -> list[Measurement]:
+    """Check and time every kernel on every point."""
     results: list[Measurement] = []
     start = time.monotonic()
     for scheme_name, shape_name in itertools.product(args.schemes, args.shapes):
@@ -140,6 +121,7 @@ def measure(args: argparse.Namespace, run: dict[str, Any]) -> list[Measurement]:
 
 
 def main() -> None:
+    """Measure, and write what was found."""
     args = arguments()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks need a CUDA device, and torch sees none")
@@ -153,7 +135,3 @@ def main() -> None:
     results = measure(args, run)
     write(results, OURS, run, args.out)
     print((args.out / "layers.md").read_text())
-
-
-if __name__ == "__main__":
-    main()

@@ -94,7 +94,7 @@ class Cost:
 def cost(shape: Shape, scheme: Scheme, topk_ids: torch.Tensor) -> Cost:
     """Weights of every active local expert once, tokens in and out; two products per pair."""
     local = topk_ids[topk_ids < shape.local_experts]
-    active = int(local.unique().numel())
+    active = torch.unique(local).numel()
     weights = 3 * shape.hidden * shape.intermediate
     tokens = 2 * topk_ids.shape[0] * shape.hidden * 2
     return Cost(active * weights * scheme.weight_bytes + tokens, 2.0 * local.numel() * weights)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-from moe_kernels.testing import RandomLayer, random_layer
 
-from benchmarks.shapes import Scheme, Shape, draw_routing
+from moe_kernels.benchmark.shapes import Scheme, Shape, draw_routing
+from moe_kernels.testing import RandomLayer, random_layer
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,10 @@ def first_tokens(layer: RandomLayer, count: int) -> RandomLayer:
         topk_weights=layer.topk_weights[:count],
         topk_ids=layer.topk_ids[:count],
     )
+
+
+def rotations(num_tokens: int, shape_bytes: float) -> int:
+    """So many inputs that weights read in one call are not in the cache in the next ones."""
+    if num_tokens >= 4096:
+        return 2
+    return 16 if num_tokens <= 64 and shape_bytes < 2e9 else 6

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+
 from moe_kernels.bind import bind
 from moe_kernels.testing import RandomLayer
-
-from benchmarks.vllm_triton import vllm_triton
 
 Run = Callable[[RandomLayer], torch.Tensor]
 Adapter = Callable[[RandomLayer], Run | None]
@@ -43,7 +42,8 @@ def grouped_mm(layer: RandomLayer) -> Run | None:
         gate, up = multiply(tokens.hidden_states[order // top_k], w13, offs=offsets).chunk(2, -1)
         down = multiply(F.silu(gate) * up, w2, offs=offsets)
         weighted = down * tokens.topk_weights.flatten()[order, None]
-        return weighted[inverse].view(num_tokens, top_k, -1).sum(dim=1).to(down.dtype)
+        output: torch.Tensor = weighted[inverse].view(num_tokens, top_k, -1).sum(dim=1)
+        return output.to(down.dtype)
 
     return run
 
@@ -51,6 +51,5 @@ def grouped_mm(layer: RandomLayer) -> Run | None:
 PEERS: Mapping[str, Adapter] = {
     "moe_rules": ours,
     "grouped_mm": grouped_mm,
-    "vllm_triton": vllm_triton,
 }
 """By name. The first is ours, whose ratios to the others are reported."""

@@ -1,0 +1,1 @@
+"""Adapters of kernels that others publish, one module each."""

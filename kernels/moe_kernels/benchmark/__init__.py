@@ -1,0 +1,1 @@
+"""Whole-layer benchmarks of MoE kernels: ``python -m moe_kernels.benchmark``."""
