@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 import torch
 
+from moe_kernels.tuned_configs import tuned_config
+
 MAX_UNSORTED_PAIRS = 64
 """Up to so many (token, expert) pairs of a call, the programs of a GEMM find theirs themselves.
 
@@ -50,8 +52,12 @@ def layer_config(
     """Tilings for so many pairs spread evenly over the experts of w13 [E, 2I, H], w2 [E, H, I].
 
     ``num_local_pairs`` counts the pairs of these experts, as far as known without a look at the
-    routing. ``block_shape``: of scales that are applied within the products.
+    routing. ``block_shape``: of scales that are applied within the products. What was measured
+    for the layer (:mod:`moe_kernels.tuned_configs`) comes before the rules of thumb.
     """
+    tuned = tuned_config(num_local_pairs, w13, w2, block_shape)
+    if tuned is not None:
+        return tuned
     load = num_local_pairs / w13.shape[0]
     block_m = _block_m(load, w13.dtype, block_shape is not None)
     up, down = (_tile(block_m, num_local_pairs, weight) for weight in (w13, w2))
