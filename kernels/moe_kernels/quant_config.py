@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from moe_kernels.quantization.schemes import quantization_format
 from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
+
+if TYPE_CHECKING:
+    from moe_kernels.experts.cpu_packed import PackedWeights
 
 _HALF_OR_FLOAT = (torch.float16, torch.bfloat16, torch.float32)
 _SCALE_DTYPES: dict[str, tuple[torch.dtype, ...]] = {
@@ -52,6 +56,8 @@ class FusedMoEQuantConfig:
     ``swiglu_limit``, ``swiglu_alpha``, ``swiglu_beta``: override the layer's
     (:func:`moe_kernels.activation.activation_parameters` says what they mean).
 
+    ``packed``: the values of w13 and w2 where a conversion for a CPU packed them, else None.
+
     The class is vLLM's ``FusedMoEQuantConfig`` (``fused_moe/config.py``) with its four
     descriptions written as two keys and their tensors.
     """
@@ -73,6 +79,7 @@ class FusedMoEQuantConfig:
     swiglu_limit: float | None = None
     swiglu_alpha: float | None = None
     swiglu_beta: float | None = None
+    packed: PackedWeights | None = None
 
     def __post_init__(self) -> None:
         for kind, key, scales in (

@@ -215,6 +215,11 @@ def our_names() -> tuple[str, ...]:
     return tuple(sorted(_OURS))
 
 
+def runs_on_cpu(name: str) -> bool:
+    """Whether ``name`` is one of this package's kernels for CPUs."""
+    return _OURS.get(name) in _CPU_MODULES
+
+
 def available(
     name: str, *, provider: Provider | None = None, oracle: str | None = None
 ) -> Availability:

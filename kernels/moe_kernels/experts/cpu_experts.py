@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import ClassVar
-from weakref import WeakValueDictionary
 
 import torch
 
 from moe_kernels.activation import ActivationParameters, apply_activation
-from moe_kernels.experts.cpu_products import ExpertLinear, pack
+from moe_kernels.experts.cpu_packed import PACKED, stands_for_packed
+from moe_kernels.experts.cpu_products import ExpertLinear
 from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEExpertsMonolithic
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_kernels.quantization.schemes import fake_quantize
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.quant_keys import TENSOR
 
@@ -79,25 +77,19 @@ def cpu_experts(
 
     Weights in ``weight_format`` (:mod:`moe_kernels.quantization.schemes`) are dequantized to the
     dtype of ``hidden_states``. With ``activation_format`` the inputs of both GEMMs are rounded to
-    its grid and multiplied in float32, since bf16 does not hold a scaled value. ``topk_weights``
-    None: the tokens are weighed already. ``packed``: the key in _PACKED of the weights,
-    for which w13 and w2 only stand.
+    its grid. ``topk_weights`` None: the tokens are weighed already. ``packed``: the key in
+    :data:`moe_kernels.experts.cpu_packed.PACKED` of the weights for which w13 and w2 only stand.
     """
     top_k, dtype = topk_ids.shape[1], hidden_states.dtype
     num_experts, n13 = w13.shape[:2]
     parameters = ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)
     weight_groups = (weight_group_shape[0], weight_group_shape[1])
     activation_groups = (activation_group_shape[0], activation_group_shape[1])
-    compute_dtype = dtype if activation_format is None else torch.float32
-    form = weight_format, weight_groups, compute_dtype
-    layers = _NOT_PACKED if packed is None else _PACKED[packed]
-    first = ExpertLinear(w13, w13_scale, w13_zp, w13_bias, *form, layers.w13)
-    second = ExpertLinear(w2, w2_scale, w2_zp, w2_bias, *form, layers.w2)
-
-    def as_quantized(x: torch.Tensor) -> torch.Tensor:
-        if activation_format is None:
-            return x
-        return fake_quantize(x, activation_format, activation_groups, dtype=compute_dtype)
+    form = weight_format, weight_groups, activation_format, activation_groups
+    layers = None if packed is None else PACKED[packed]
+    packed13, packed2 = (None, None) if layers is None else (layers.w13, layers.w2)
+    first = ExpertLinear(w13, w13_scale, w13_zp, w13_bias, *form, packed13)
+    second = ExpertLinear(w2, w2_scale, w2_zp, w2_bias, *form, packed2)
 
     # Our products write to buffers, which autograd does not allow.
     with torch.no_grad():
@@ -109,38 +101,26 @@ def cpu_experts(
         order = torch.argsort(torch.where(local >= 0, local, num_experts), stable=True)
         counts = torch.bincount(local + 1, minlength=num_experts + 1).tolist()[1:]
         tokens = torch.div(order, top_k, rounding_mode="floor")
-        inputs = as_quantized(hidden_states)
+        inputs = first.tokens(hidden_states)
         pair_output = hidden_states.new_empty(len(order), hidden_states.shape[1])
         pair_output[sum(counts) :] = 0
         # A scale per tensor is one over all experts.
         whole = activation_format is not None and activation_groups == TENSOR
         for segments in _runs(counts, len(order) if whole else _RUN_ELEMENTS // n13):
             begin, end = segments[0][1], segments[-1][2]
-            x = inputs.index_select(0, tokens[begin:end])
+            x = inputs.select(tokens[begin:end])
             h = hidden_states.new_empty(end - begin, n13)
             for expert, start, stop in segments:
                 rows = slice(start - begin, stop - begin)
-                first.apply(x[rows], expert, h[rows])
-            x = as_quantized(apply_activation(h.float(), activation, parameters).to(dtype))
+                first.apply(x.rows(rows), expert, h[rows])
+            x = second.tokens(apply_activation(h.float(), activation, parameters).to(dtype))
             for expert, start, stop in segments:
-                second.apply(x[start - begin : stop - begin], expert, pair_output[start:stop])
+                rows = slice(start - begin, stop - begin)
+                second.apply(x.rows(rows), expert, pair_output[start:stop])
         if topk_weights is None:
             topk_weights = torch.ones_like(topk_ids, dtype=torch.float32)
         return _weighted_sum(pair_output, order, topk_weights)
 
-
-@dataclass(frozen=True, eq=False)
-class _PackedWeights:
-    """One layer's weights as :func:`moe_kernels.experts.cpu_products.pack` gives them."""
-
-    w13: list[torch.Tensor] | None = None
-    w2: list[torch.Tensor] | None = None
-
-
-_NOT_PACKED = _PackedWeights()
-
-_PACKED: WeakValueDictionary[int, _PackedWeights] = WeakValueDictionary()
-"""By id, since torch.compile does not take such tensors as arguments of operators."""
 
 _RUN_ELEMENTS = 1 << 20
 """The least size of a first GEMM's output that is worth a run of its own."""
@@ -222,6 +202,7 @@ class CPUExperts(FusedMoEExperts):
                 f"{type(self).__name__} executes {' or '.join(formats)} weights{activations}, got "
                 f"weights {weight} and activations {activation}"
             )
+        self._packed = None if quant_config.packed is None else quant_config.packed.key
         self._weight_groups = list(TENSOR if weight is None else weight.scale.group_shape)
         self._activation_groups = list(quant_config.activation_group_shape or TENSOR)
 
@@ -242,8 +223,11 @@ class CPUExperts(FusedMoEExperts):
     ) -> torch.Tensor:
         """See :meth:`moe_kernels.modular_kernel.FusedMoEExperts.apply`.
 
-        Raises ValueError for tensors that are not on the CPU, or unquantized weights in another
-        dtype than the tokens.
+        w13 and w2 are as :func:`moe_kernels.layouts.convert_to_kernel_format` returns them, or in
+        the layout of :mod:`moe_kernels.quantization.schemes`, which takes longer.
+
+        Raises ValueError for tensors that are not on the CPU, unquantized weights in another dtype
+        than the tokens, or packed ones without ``packed`` of their conversion in quant_config.
         """
         name, config = type(self).__name__, self.quant_config
         if hidden_states.device.type != "cpu":
@@ -253,6 +237,12 @@ class CPUExperts(FusedMoEExperts):
         if not expected == w13.dtype == w2.dtype:
             raise ValueError(
                 f"{name} needs {expected} weights here, got w13 {w13.dtype}, w2 {w2.dtype}"
+            )
+        stand_ins = stands_for_packed(w13)
+        if stand_ins and self._packed is None:
+            raise ValueError(
+                f"{name} got weights that were packed when they were converted; its quant_config "
+                "needs packed=... of that conversion"
             )
         output: torch.Tensor = cpu_experts(
             hidden_states,
@@ -274,39 +264,15 @@ class CPUExperts(FusedMoEExperts):
             config.w2_zp,
             config.w13_bias,
             config.w2_bias,
-            self._packed_key(w13, w2),
+            self._packed if stand_ins else None,
         )
         return output
-
-    def _packed_key(self, w13: torch.Tensor, w2: torch.Tensor) -> int | None:
-        """The key in _PACKED of what these tensors stand for; None: they are the weights."""
-        return None
 
 
 class CPUUnquantizedExperts(CPUExperts):
     """Unquantized experts on any CPU, in bf16, fp16 or fp32."""
 
     weight_formats = (None,)
-    _packed: _PackedWeights | None = None
-
-    def pack_weights(
-        self, w13: torch.Tensor, w2: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pack the layer's weights once, at load time, instead of in every product.
-
-        Returns what :meth:`apply` takes in their place from then on: tensors of their shape that
-        take no memory. The experts hold the packed weights; w13 and w2 may be dropped. Raises
-        ValueError where oneDNN does not multiply their dtype.
-        """
-        self._packed = _PackedWeights(pack(w13), pack(w2))
-        _PACKED[id(self._packed)] = self._packed
-        # Where they are taken for weights all the same, the output shows it.
-        nan = w13.new_full((), torch.nan)
-        return nan.expand(w13.shape), nan.expand(w2.shape)
-
-    def _packed_key(self, w13: torch.Tensor, w2: torch.Tensor) -> int | None:
-        stand_ins = not any(w13.stride() + w2.stride())
-        return id(self._packed) if self._packed is not None and stand_ins else None
 
 
 class X86CPUUnquantizedExperts(CPUUnquantizedExperts):

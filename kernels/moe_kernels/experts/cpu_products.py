@@ -2,33 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from moe_kernels.experts.cpu_packed import PackedInt8, PackedProduct, Tokens
 from moe_kernels.quantization.fp8 import scale_in_place, widen_e4m3
-from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_format
+from moe_kernels.quantization.microscaling import decode_e8m0
+from moe_kernels.quantization.minifloat import E2M1, decode
+from moe_kernels.quantization.packing import unpack_nibbles
+from moe_kernels.quantization.schemes import (
+    QuantizedWeight,
+    dequantize_format,
+    fake_quantize,
+    quantize_int8,
+)
 
 _BLOCK_ELEMENTS = 1 << 19
 """Weights per thread that are converted at a time: as float32 2 MiB, which caches hold."""
 
-_FEW_TOKENS = 8
-"""For so few tokens, what is done once per weight takes the time: converting and packing them."""
+_FEW_TOKENS = 1
+"""For so few tokens, rounding converted weights to 16 bits takes longer than it saves."""
 
 
 @dataclass(frozen=True, eq=False)
 class ExpertLinear:
     """The weights of one GEMM, [E, N, K]: for each expert a linear layer.
 
-    ``weight_format``: None for unquantized weights, else one of
-    :mod:`moe_kernels.quantization.schemes` with scales of ``group_shape``, which are dequantized
-    to ``compute_dtype``.
+    ``weight_format``, ``activation_format``: None for what is not quantized, else a format of
+    :mod:`moe_kernels.quantization.schemes` with scales of the group shape beside it.
 
     Weights that the CPU does not multiply as they are become so in blocks of rows that stay in
-    its cache: from memory they are read once, in their own format. ``packed``: unquantized
-    weights as :func:`pack` gives them, used instead of ``values``.
+    its cache: from memory they are read once, in their own format. ``packed``: used instead of
+    ``values``, which then only stand for it.
     """
 
     values: torch.Tensor
@@ -36,25 +46,45 @@ class ExpertLinear:
     zero_point: torch.Tensor | None
     bias: torch.Tensor | None
     weight_format: str | None
-    group_shape: tuple[int, int]
-    compute_dtype: torch.dtype
-    packed: list[torch.Tensor] | None = None
+    weight_groups: tuple[int, int]
+    activation_format: str | None
+    activation_groups: tuple[int, int]
+    packed: PackedProduct | None = None
     _buffers: dict[torch.dtype, torch.Tensor] = field(default_factory=dict, init=False)
     """For converted weights: fresh memory for every block would cost more than the conversion."""
 
-    def apply(self, x: torch.Tensor, expert: int, out: torch.Tensor) -> None:
-        """Set ``out`` [m, N] to ``x @ weight[expert].T + bias[expert]``; x: [m, K], m > 0."""
-        w, dtype = self.values[expert], self.compute_dtype
+    def tokens(self, x: torch.Tensor) -> Tokens:
+        """``x`` [M, K] in the layer's dtype, quantized as :meth:`apply` takes it."""
+        if self.activation_format is None:
+            return Tokens(x)
+        if isinstance(self.packed, PackedInt8):
+            stored, scale = quantize_int8(x, self.activation_groups)
+            # Flipping the sign adds 128.
+            return Tokens(stored.view(torch.uint8) ^ 0x80, scale.expand(len(x), 1))
+        # bf16 does not hold a scaled value.
+        wide = fake_quantize(x, self.activation_format, self.activation_groups, dtype=torch.float32)
+        return Tokens(wide)
+
+    def apply(self, tokens: Tokens, expert: int, out: torch.Tensor) -> None:
+        """Set ``out`` [m, N] to ``tokens @ weight[expert].T + bias[expert]``; m > 0."""
+        bias = None if self.bias is None else self.bias[expert]
+        if self.packed is None:
+            self._multiply(tokens.values, expert, bias, out)
+        else:
+            out.copy_(self.packed.apply(tokens, expert, bias))
+
+    def _multiply(
+        self, x: torch.Tensor, expert: int, bias: torch.Tensor | None, out: torch.Tensor
+    ) -> None:
+        """:meth:`apply` for weights that are not packed."""
+        w, dtype = self.values[expert], x.dtype
         as_they_are, few = self.weight_format is None, len(x) <= _FEW_TOKENS
         if as_they_are and not few and not _multiplies(dtype):
             as_they_are, dtype = False, torch.float32
         elif few and not as_they_are:
             dtype = torch.float32
-        bias = None if self.bias is None else self.bias[expert].to(dtype)
-        if self.packed is not None:
-            product = torch.ops.mkldnn._linear_pointwise
-            out.copy_(product(x, self.packed[expert], bias, "none", [], ""))
-        elif as_they_are:
+        bias = None if bias is None else bias.to(dtype)
+        if as_they_are:
             if bias is None:
                 torch.mm(x, w.t(), out=out)
             else:
@@ -67,7 +97,7 @@ class ExpertLinear:
 
     def _blocks(self, w: torch.Tensor) -> Iterator[slice]:
         """Rows of ``w`` in blocks that fit the cache and hold whole groups of scales."""
-        group = max(1, self.group_shape[0])
+        group = max(1, self.weight_groups[0])
         fitting = _BLOCK_ELEMENTS * torch.get_num_threads() // max(1, w.shape[1])
         step = max(1, fitting // group) * group
         for start in range(0, w.shape[0], step):
@@ -76,27 +106,47 @@ class ExpertLinear:
     def _converted(self, expert: int, rows: slice, dtype: torch.dtype) -> torch.Tensor:
         """Rows of one expert's weights as ``dtype``."""
         values, scale = self.values[expert, rows], self._of_rows(self.scale, expert, rows)
-        if self.weight_format is None or scale is None:
-            return self._buffer(values, dtype).copy_(values)
-        if self.weight_format == "fp8":
-            wide = widen_e4m3(values, out=self._buffer(values, torch.float32))
-            scale_in_place(wide, scale * 2.0**120, self.group_shape)
-            return wide if dtype == wide.dtype else self._buffer(values, dtype).copy_(wide)
-        packed = QuantizedWeight(values, scale, self._of_rows(self.zero_point, expert, rows))
-        return dequantize_format(packed, self.weight_format, self.group_shape, dtype)
+        fmt = self.weight_format
+        if fmt is None or scale is None:
+            return self._buffer(values.shape, dtype).copy_(values)
+        zero_point = self._of_rows(self.zero_point, expert, rows)
+        if fmt == "fp8":
+            wide = widen_e4m3(values, out=self._buffer(values.shape, torch.float32))
+            scale_in_place(wide, scale * 2.0**120, self.weight_groups)
+        elif fmt in _NIBBLES and 2 * values.shape[1] % scale.shape[1] == 0:
+            wide = self._widened_nibbles(values)
+            groups = wide.view(*scale.shape, -1)
+            if fmt == "int4":
+                groups.sub_(8 if zero_point is None else zero_point[..., None])
+            groups.mul_((decode_e8m0(scale) if fmt == "mxfp4" else scale.float())[..., None])
+        else:
+            weight = QuantizedWeight(values, scale, zero_point)
+            return dequantize_format(weight, fmt, self.weight_groups, dtype)
+        return wide if dtype == wide.dtype else self._buffer(wide.shape, dtype).copy_(wide)
 
-    def _buffer(self, like: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Memory in the shape of ``like``, the same for every block."""
-        buffer = self._buffers.get(dtype)
-        if buffer is None or buffer.numel() < like.numel():
-            buffer = self._buffers[dtype] = torch.empty(like.numel(), dtype=dtype)
-        return buffer[: like.numel()].view(like.shape)
+    def _widened_nibbles(self, values: torch.Tensor) -> torch.Tensor:
+        """The elements of ``values`` [r, K / 2] as float32 [r, K], without scale or zero point.
+
+        Looked up by the byte, two at a time: torch's index_select is its one fast look-up.
+        """
+        wide = self._buffer((values.shape[0], 2 * values.shape[1]), torch.float32)
+        index = self._buffer(values.shape, torch.int32).copy_(values)
+        pairs = wide.view(-1).view(torch.int64)
+        torch.index_select(_pairs(str(self.weight_format)), 0, index.view(-1), out=pairs)
+        return wide
+
+    def _buffer(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """Memory of ``shape``, the same for every block."""
+        size, buffer = math.prod(shape), self._buffers.get(dtype)
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[dtype] = torch.empty(size, dtype=dtype)
+        return buffer[:size].view(shape)
 
     def _of_rows(self, scale: torch.Tensor | None, expert: int, rows: slice) -> torch.Tensor | None:
         """The part of scales or zero points for a block of rows; those per tensor are one."""
         if scale is None or scale.dim() < 3:
             return None if scale is None else scale[expert]
-        group = max(1, self.group_shape[0])
+        group = max(1, self.weight_groups[0])
         return scale[expert, rows.start // group : -(-rows.stop // group)]
 
 
@@ -108,22 +158,12 @@ def _multiplies(dtype: torch.dtype) -> bool:
     return dtype != torch.float16 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
-_PACKED_FOR_TOKENS = 16
-"""The tokens per expert that oneDNN is asked to choose a layout for; any number is multiplied."""
+_NIBBLES = ("int4", "mxfp4")
 
 
-def pack(weights: torch.Tensor) -> list[torch.Tensor]:
-    """Each expert's ``weights`` [E, N, K] in the layout of oneDNN, opaque to others.
-
-    A product of a plain matrix packs it each time, which for few tokens takes as long as the
-    product. Raises ValueError for a dtype that oneDNN does not multiply on this CPU.
-    """
-    supported = torch._C._has_mkldnn and (
-        weights.dtype == torch.float32
-        or (weights.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
-        or (weights.dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    )
-    if not supported:
-        raise ValueError(f"oneDNN does not multiply {weights.dtype} on this CPU")
-    reorder = torch.ops.mkldnn._reorder_linear_weight
-    return [reorder(w.detach().contiguous(), _PACKED_FOR_TOKENS) for w in weights]
+@functools.cache
+def _pairs(fmt: str) -> torch.Tensor:
+    """The two float32 elements of every byte of a format in _NIBBLES, as int64 [256]."""
+    codes = unpack_nibbles(torch.arange(256, dtype=torch.uint8)[:, None])
+    elements = decode(codes, E2M1) if fmt == "mxfp4" else codes.float()
+    return elements.contiguous().view(torch.int64).flatten()

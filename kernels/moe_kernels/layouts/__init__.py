@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import torch
 
+from moe_kernels.experts.cpu_packed import packed_where_possible
 from moe_kernels.layouts.grouped_integers import CheckpointFormat, dequantized, rows_of_groups
 from moe_kernels.layouts.scaled import canonical_scales
 from moe_kernels.layouts.small_floats import mx, mxfp6_to_mxfp8, nvfp4
 from moe_kernels.layouts.weights import LayerWeights
 from moe_kernels.quantization.schemes import quantization_format
-from moe_kernels.registry import our_names
+from moe_kernels.registry import our_names, runs_on_cpu
 from moe_rules.quant_keys import QuantKey
 
 __all__ = ["LayerWeights", "convert_to_kernel_format"]
@@ -36,6 +37,11 @@ def convert_to_kernel_format(
     dequantized here. Scales of FP8 and INT8 come in as [], [E] or, for w13, [E, 2] (tensor),
     [E, N] or [E, N, 1] (channel), blocks as they are.
 
+    Weights for CPU kernels are packed where torch has products for that
+    (:mod:`moe_kernels.experts.cpu_packed`): w13 and w2 then have their shapes but no values, which
+    are in ``packed``, and the kernel's quant_config needs that. The same kernels take weights that
+    were not converted.
+
     Returns the tensors and the key of the converted weights, which is ``weight_key`` save where
     a kernel's weights are quantized otherwise than the checkpoint's, or not at all. Raises
     ValueError for a kernel that is not one of this package (its provider converts for it), and
@@ -46,8 +52,21 @@ def convert_to_kernel_format(
             f"no conversion for kernel {kernel_name!r}; expected one of {', '.join(our_names())}"
         )
     weights = weights._replace(weight_key=weight_key)
-    if weight_key is None:
-        return weights
+    if weight_key is not None:
+        weights = _in_format(kernel_name, weights, weight_key, checkpoint_format, dtype)
+    return (
+        packed_where_possible(kernel_name, weights, dtype) if runs_on_cpu(kernel_name) else weights
+    )
+
+
+def _in_format(
+    kernel_name: str,
+    weights: LayerWeights,
+    weight_key: QuantKey,
+    checkpoint_format: CheckpointFormat,
+    dtype: torch.dtype,
+) -> LayerWeights:
+    """Quantized ``weights`` in the layout of :mod:`moe_kernels.quantization.schemes`."""
     fmt = quantization_format(weight_key)
     if fmt in ("fp8", "int8"):
         return canonical_scales(weights, weight_key)

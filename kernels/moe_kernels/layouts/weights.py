@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from moe_rules.quant_keys import QuantKey
+
+if TYPE_CHECKING:
+    from moe_kernels.experts.cpu_packed import PackedWeights
 
 
 class LayerWeights(NamedTuple):
@@ -15,6 +18,7 @@ class LayerWeights(NamedTuple):
     ``w13_g_idx``, ``w2_g_idx``: [E, K] integers, the group of each column, where GPTQ ordered
     columns by activation; None: column k is in group k // g.
     ``weight_key``: how the weights are quantized, set by a conversion.
+    ``packed``: what holds the values where w13 and w2 only stand for them, set by a conversion.
 
     The other names are those of :class:`moe_kernels.quant_config.FusedMoEQuantConfig`.
     """
@@ -34,6 +38,7 @@ class LayerWeights(NamedTuple):
     w13_g_idx: torch.Tensor | None = None
     w2_g_idx: torch.Tensor | None = None
     weight_key: QuantKey | None = None
+    packed: PackedWeights | None = None
 
     def required_scales(self) -> tuple[torch.Tensor, torch.Tensor]:
         """w13_scale and w2_scale. Raises ValueError if one is missing."""
