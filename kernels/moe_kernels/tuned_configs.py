@@ -14,16 +14,18 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
 
 import torch
 
 if TYPE_CHECKING:
     from moe_kernels.tuning import LayerConfig, TileConfig
+
+P = ParamSpec("P")
 
 PATH_VARIABLE = "MOE_RULES_TUNED_CONFIGS"
 PACKAGED = Path(__file__).parent / "configs"
@@ -85,27 +87,45 @@ class TunedFile:
     layers: Mapping[LayerKey, Sequence[TunedConfig]]
 
 
-def tuned_config(
+def prefer_measured(rules_of_thumb: Callable[P, LayerConfig]) -> Callable[P, LayerConfig]:
+    """Decorate a function that gives a layer's tilings: what was measured near comes before it.
+
+    Its arguments: the number of pairs of local experts, w13, w2, and where it has them
+    ``block_shape`` (of scales that are applied within the products) and ``weight_format`` (of
+    weights that are dequantized as they are loaded). What it returns raises TunedConfigError the
+    first time that a file is wrong.
+    """
+
+    @functools.wraps(rules_of_thumb)
+    def choose(*args: P.args, **others: P.kwargs) -> LayerConfig:
+        if _trial is not None:
+            config = rules_of_thumb(*args, **others)
+            _trial.asked.append(Asked(*_arguments(*args, **others), config))  # type: ignore[arg-type]
+            return _trial.config or config
+        found = _tuned_config(*args, **others)  # type: ignore[arg-type]
+        return rules_of_thumb(*args, **others) if found is None else found
+
+    return choose
+
+
+def _arguments(
     num_local_pairs: float,
     w13: torch.Tensor,
     w2: torch.Tensor,
     block_shape: tuple[int, int] | None = None,
     weight_format: str | None = None,
-) -> LayerConfig | None:
-    """The measured tiling of a layer; None: nothing near was measured on this device.
-
-    Arguments as in :func:`moe_kernels.tuning.layer_config`; ``weight_format`` of weights that are
-    dequantized as they are loaded. Raises TunedConfigError the first time that a file is wrong.
-    """
-    device = device_name(w13.device)
-    if device is None and _trial is None:
-        return None
+) -> tuple[LayerKey, float]:
     scheme = scheme_name(w13.dtype, block_shape, weight_format)
-    layer = LayerKey(scheme, w13.shape[0], w13.shape[1], w2.shape[1])
-    if _trial is not None:
-        _trial.asked.append((layer, num_local_pairs))
-        return _trial.config
-    return None if device is None else _nearest(device, layer, num_local_pairs)
+    return LayerKey(scheme, w13.shape[0], w13.shape[1], w2.shape[1]), num_local_pairs
+
+
+def _tuned_config(
+    num_local_pairs: float, w13: torch.Tensor, *others: Any, **named: Any
+) -> LayerConfig | None:
+    device = device_name(w13.device)
+    if device is None:
+        return None
+    return _nearest(device, *_arguments(num_local_pairs, w13, *others, **named))
 
 
 @functools.cache
@@ -133,20 +153,27 @@ def versions() -> tuple[str, str]:
     return torch.__version__.partition("+")[0], triton.__version__
 
 
-@dataclass
-class _Trial:
+class Asked(NamedTuple):
+    """A layer that asked for its tilings during a trial, and what the rules of thumb give it."""
+
+    layer: LayerKey
+    pairs: float
+    config: LayerConfig
+
+
+class _Trial(NamedTuple):
     config: LayerConfig | None
-    asked: list[tuple[LayerKey, float]]
+    asked: list[Asked]
 
 
 _trial: _Trial | None = None
 
 
 @contextmanager
-def trial(config: LayerConfig | None) -> Iterator[list[tuple[LayerKey, float]]]:
+def trial(config: LayerConfig | None) -> Iterator[list[Asked]]:
     """Within, every layer takes ``config``, or what the rules of thumb give, never a file's.
 
-    Gives the list of what was asked for: layer and number of pairs. Not for several threads.
+    Gives the list of what was asked for. Not for several threads.
     """
     global _trial
     before = _trial

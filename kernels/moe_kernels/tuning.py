@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from moe_kernels.tuned_configs import tuned_config
+from moe_kernels.tuned_configs import prefer_measured
 
 MAX_UNSORTED_PAIRS = 64
 """Up to so many (token, expert) pairs of a call, the programs of a GEMM find theirs themselves.
@@ -43,6 +43,7 @@ class LayerConfig(NamedTuple):
     down: TileConfig
 
 
+@prefer_measured
 def layer_config(
     num_local_pairs: float,
     w13: torch.Tensor,
@@ -55,9 +56,6 @@ def layer_config(
     routing. ``block_shape``: of scales that are applied within the products. What was measured
     for the layer (:mod:`moe_kernels.tuned_configs`) comes before the rules of thumb.
     """
-    tuned = tuned_config(num_local_pairs, w13, w2, block_shape)
-    if tuned is not None:
-        return tuned
     load = num_local_pairs / w13.shape[0]
     block_m = _block_m(load, w13.dtype, block_shape is not None)
     up, down = (_tile(block_m, num_local_pairs, weight) for weight in (w13, w2))
