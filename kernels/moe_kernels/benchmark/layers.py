@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from moe_kernels.benchmark.shapes import Scheme, Shape, draw_routing
+from moe_kernels.benchmark.shapes import ROUTINGS, Scheme, Shape
 from moe_kernels.testing import RandomLayer, random_layer
 
 
@@ -21,8 +21,36 @@ class Workload:
 
 def draw_layer(shape: Shape, scheme: Scheme, seed: int, device: str = "cuda") -> RandomLayer:
     """A layer with random weights and a single token."""
-    keys = scheme.weight_key, scheme.activation_key
-    return random_layer(shape.moe_config(), *keys, num_tokens=1, device=device, seed=seed)
+    return random_layer(
+        shape.moe_config(scheme.in_dtype),
+        scheme.weight_key,
+        scheme.activation_key,
+        num_tokens=1,
+        device=device,
+        seed=seed,
+        group_size=scheme.group_size,
+    )
+
+
+def draw_routing(
+    shape: Shape, num_tokens: int, routing: str, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """topk_weights (float32) and topk_ids (int32), [num_tokens, topk], on the generator's device.
+
+    ``topk`` different experts per token, weights that sum to 1. Raises ValueError for a routing
+    that is not in ROUTINGS.
+    """
+    if routing not in ROUTINGS:
+        raise ValueError(f"unknown routing {routing!r}; expected one of {', '.join(ROUTINGS)}")
+    size = (num_tokens, shape.experts)
+    uniform = torch.rand(size, generator=generator, device=generator.device)
+    scores = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))  # Gumbel: top-k samples
+    if routing == "skewed":
+        rank = torch.randperm(shape.experts, generator=generator, device=generator.device)
+        scores = scores - torch.log1p(rank.float())
+    topk_ids = scores.topk(shape.topk, dim=1).indices.to(torch.int32)
+    weights = torch.rand(topk_ids.shape, generator=generator, device=generator.device) + 0.1
+    return weights / weights.sum(dim=1, keepdim=True), topk_ids
 
 
 def draw_workload(

@@ -1,14 +1,33 @@
-"""Measurements as CSV, JSON and a Markdown table of ratios."""
+"""Measurements as CSV, JSON, Markdown and plots: times, and ratios to the floor and the peers."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from moe_kernels.benchmark.plots import write_plots
+
+BEST = "best peer"
+"""What the fastest peer of a point is called among them."""
+LOSS = 0.95
+"""A point is lost if the best peer takes less than this share of our time."""
+
+
+class Point(NamedTuple):
+    """What is measured, whoever runs it."""
+
+    scheme: str
+    shape: str
+    routing: str
+    num_tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.scheme} {self.shape} {self.routing} M={self.num_tokens}"
 
 
 @dataclass(frozen=True)
@@ -34,9 +53,88 @@ class Measurement:
     """Against a float32 reference, on a sample of the tokens."""
 
     @property
-    def point(self) -> tuple[str, str, str, int]:
+    def point(self) -> Point:
         """What is measured, whoever runs it."""
-        return self.scheme, self.shape, self.routing, self.num_tokens
+        return Point(self.scheme, self.shape, self.routing, self.num_tokens)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a kernel has no time: on one point, or on a whole layer (``num_tokens`` 0)."""
+
+    scheme: str
+    shape: str
+    routing: str
+    num_tokens: int
+    kernel: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a call of one kernel, in order; durations may overlap."""
+
+    scheme: str
+    shape: str
+    routing: str
+    num_tokens: int
+    kernel: str
+    position: int
+    name: str
+    us: float
+
+
+@dataclass
+class Results:
+    """All that a run found. ``run``: the facts its figures depend on."""
+
+    ours: str
+    run: dict[str, Any]
+    measurements: list[Measurement] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    launches: list[Launch] = field(default_factory=list)
+
+    def settled(self, point: Point, kernel: str) -> bool:
+        """Whether the kernel has been measured on the point, or is known to fail there."""
+        if any(m.point == point and m.kernel == kernel for m in self.measurements):
+            return True
+        return any(
+            (f.scheme, f.shape, f.kernel) == (point.scheme, point.shape, kernel)
+            and (f.num_tokens == 0 or (f.routing, f.num_tokens) == point[2:])
+            for f in self.failures
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write layers.{csv,json,md}, launches.csv if there are any, and a plot per shape."""
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_csv(folder / "layers.csv", Measurement, self.measurements)
+        if self.launches:
+            _write_csv(folder / "launches.csv", Launch, self.launches)
+        names = ("measurements", "failures", "launches")
+        lists = {name: [asdict(entry) for entry in getattr(self, name)] for name in names}
+        plain = {"ours": self.ours, "run": self.run, **lists}
+        (folder / "layers.json").write_text(json.dumps(plain, indent=1))
+        (folder / "layers.md").write_text("\n".join(markdown(self)) + "\n")
+        write_plots(self.measurements, self.ours, folder)
+
+    @classmethod
+    def read(cls, folder: Path) -> Results:
+        """Inverse of :meth:`write`. Raises OSError, ValueError, KeyError or TypeError."""
+        plain = json.loads((folder / "layers.json").read_text())
+        return cls(
+            plain["ours"],
+            plain["run"],
+            [Measurement(**entry) for entry in plain["measurements"]],
+            [Failure(**entry) for entry in plain["failures"]],
+            [Launch(**entry) for entry in plain["launches"]],
+        )
+
+
+def _write_csv(path: Path, kind: type, rows: Sequence[Any]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(kind)])
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in rows)
 
 
 def geometric_mean(values: Iterable[float]) -> float:
@@ -45,56 +143,75 @@ def geometric_mean(values: Iterable[float]) -> float:
     return math.exp(sum(logs) / len(logs)) if logs else math.nan
 
 
-def speedups(
-    measurements: Sequence[Measurement], kernel: str
-) -> dict[tuple[str, str, str, int], dict[str, float]]:
-    """How many times faster ``kernel`` is than each other one, by point."""
+def speedups(measurements: Sequence[Measurement], kernel: str) -> dict[Point, dict[str, float]]:
+    """How many times faster ``kernel`` is than each other one and the BEST, by point."""
     own = {m.point: m.us for m in measurements if m.kernel == kernel}
-    result: dict[tuple[str, str, str, int], dict[str, float]] = {point: {} for point in own}
+    result: dict[Point, dict[str, float]] = {point: {} for point in own}
     for m in measurements:
         if m.kernel != kernel and m.point in own:
             result[m.point][m.kernel] = m.us / own[m.point]
+    for ratios in result.values():
+        if ratios:
+            ratios[BEST] = min(ratios.values())
     return result
 
 
-def markdown(measurements: Sequence[Measurement], kernel: str, run: dict[str, Any]) -> str:
-    """A row per point of ``kernel``: time, ratio to the floor, speedup over every other kernel."""
-    ratios = speedups(measurements, kernel)
-    others = sorted({name for row in ratios.values() for name in row})
-    own = [m for m in measurements if m.kernel == kernel]
-    lines = [", ".join(f"{name} {value}" for name, value in run.items()), ""]
+def markdown(results: Results) -> Iterator[str]:
+    """The lines of a report: facts, a summary per scheme, lost points, every point, failures."""
+    ratios = speedups(results.measurements, results.ours)
+    peers = sorted({name for row in ratios.values() for name in row} - {BEST})
+    columns = [*peers, BEST] if peers else []
+    own = sorted((m for m in results.measurements if m.kernel == results.ours), key=_order)
+    for name, value in results.run.items():
+        yield f"- {name}: {value}"
+    yield from _summary(own, ratios, columns)
+    lost = [(m.point, row[BEST]) for m in own if (row := ratios[m.point]).get(BEST, 1.0) < LOSS]
+    if lost:
+        yield from ("", f"Points below {LOSS} of the best peer:", "")
+        yield from (f"- {point}: {ratio:.2f}" for point, ratio in lost)
     header = ["scheme", "shape", "routing", "M", "us", "bound", "GB/s", "TFLOPS", "us / floor"]
-    header += ["eager us", "error", *(f"x {name}" for name in others)]
-    lines += ["| " + " | ".join(header) + " |", "|" + " --- |" * len(header)]
+    yield from ("", *_head([*header, "eager us", "error", *(f"x {name}" for name in columns)]))
     for m in own:
         cells = [m.scheme, m.shape, m.routing, str(m.num_tokens), f"{m.us:.1f}", m.bound]
         cells += [f"{m.gbps:.0f}", f"{m.tflops:.0f}", f"{m.us / m.floor_us:.2f}"]
         cells += [f"{m.eager_us:.0f}", f"{m.relative_error:.1e}"]
         row = ratios[m.point]
-        cells += [f"{row[name]:.2f}" if name in row else "" for name in others]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| scheme | against | points | geometric mean | least |", "|" + " --- |" * 5]
+        yield _row([*cells, *(f"{row[name]:.2f}" if name in row else "" for name in columns)])
+    if results.failures:
+        yield from ("", "Not measured:", "")
+        for f in results.failures:
+            where = f"{f.scheme} {f.shape}"
+            where += f" {f.routing} M={f.num_tokens}" if f.num_tokens else ""
+            yield f"- {f.kernel}, {where}: {f.error}"
+
+
+def _order(m: Measurement) -> tuple[str, str, str, int]:
+    return (m.scheme, m.shape, "" if m.routing == "uniform" else m.routing, m.num_tokens)
+
+
+def _summary(
+    own: Sequence[Measurement], ratios: Mapping[Point, Mapping[str, float]], columns: Sequence[str]
+) -> Iterator[str]:
+    """Per scheme, geometric mean and least of the ratios to every peer, and to the floor."""
+    yield ""
+    yield from _head(["scheme", "against", "points", "geometric mean", "least", "most"])
     for scheme in dict.fromkeys(m.scheme for m in own):
-        for name in others:
-            values = [r[name] for p, r in ratios.items() if p[0] == scheme and name in r]
-            if values:
-                mean = f"{geometric_mean(values):.2f} | {min(values):.2f}"
-                lines.append(f"| {scheme} | {name} | {len(values)} | {mean} |")
-        floors = [m.us / m.floor_us for m in own if m.scheme == scheme]
-        mean = f"{geometric_mean(floors):.2f} | {min(floors):.2f}"
-        lines.append(f"| {scheme} | floor (time over it) | {len(floors)} | {mean} |")
-    return "\n".join(lines) + "\n"
+        points = [m for m in own if m.scheme == scheme]
+        floors = [m.us / m.floor_us for m in points]
+        values = {
+            name: [ratios[m.point][name] for m in points if name in ratios[m.point]]
+            for name in columns
+        }
+        for name, found in {**values, "floor (our time over it)": floors}.items():
+            if found:
+                mean, least, most = geometric_mean(found), min(found), max(found)
+                figures = [f"{mean:.2f}", f"{least:.2f}", f"{most:.2f}"]
+                yield _row([scheme, name, str(len(found)), *figures])
 
 
-def write(
-    measurements: Sequence[Measurement], kernel: str, run: dict[str, Any], folder: Path
-) -> None:
-    """Write layers.csv, layers.json (with the facts of the ``run``) and layers.md."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = [asdict(m) for m in measurements]
-    with (folder / "layers.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, [f.name for f in fields(Measurement)])
-        writer.writeheader()
-        writer.writerows(rows)
-    (folder / "layers.json").write_text(json.dumps({"run": run, "measurements": rows}, indent=1))
-    (folder / "layers.md").write_text(markdown(measurements, kernel, run))
+def _head(cells: Sequence[str]) -> tuple[str, str]:
+    return _row(cells), "|" + " --- |" * len(cells)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"

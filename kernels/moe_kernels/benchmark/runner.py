@@ -1,43 +1,189 @@
-"""Measure whole MoE layers: hidden states, topk ids and weights in; output out; no router."""
+"""Measures whole MoE layers: hidden states, topk ids and weights in; output out; no router.
+
+Every kernel is checked against a float32 reference, then replayed as a CUDA graph over several
+sets of tokens and routings, so that weights come from memory and not from the cache.
+"""
 
 from __future__ import annotations
 
 import argparse
-import itertools
+import statistics
+import sys
 import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
+from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
 
+from moe_kernels.benchmark.compiling import compile_all
 from moe_kernels.benchmark.layers import draw_layer, draw_workload, first_tokens, rotations
-from moe_kernels.benchmark.peers import PEERS, Run
-from moe_kernels.benchmark.report import Measurement, write
-from moe_kernels.benchmark.shapes import ROUTINGS, SCHEMES, SHAPES, TOKENS, cost
-from moe_kernels.benchmark.timing import ceilings, device_facts, eager_us, graph_us
+from moe_kernels.benchmark.peers import (
+    OURS,
+    Peer,
+    PeerUnavailableError,
+    Run,
+    bind_ours,
+    load_peers,
+)
+from moe_kernels.benchmark.plan import Plan, add_options, plan_of
+from moe_kernels.benchmark.report import Failure, Launch, Measurement, Point, Results
+from moe_kernels.benchmark.shapes import Cost, cost
+from moe_kernels.benchmark.timing import ceilings, device_facts, eager_us, graph_us, launches
 from moe_kernels.reference import relative_error
 from moe_kernels.testing import RandomLayer
 
-OURS = next(iter(PEERS))
 CHECKED_TOKENS = 48
 """Rows of the output that are compared with the reference; others do not influence them."""
+PEER_BOUND = 2.0
+"""Others round routing weights to the layer's dtype, and sum in it: their bound is wider."""
+
+Log = Callable[[str], None]
+T = TypeVar("T")
 
 
-def arguments() -> argparse.Namespace:
-    """The options of a run."""
-    parser = argparse.ArgumentParser(prog="python -m moe_kernels.benchmark", description=__doc__)
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
-    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=["bf16", "fp8_block"])
-    parser.add_argument("--tokens", nargs="+", type=int, default=list(TOKENS))
-    parser.add_argument("--routings", nargs="+", choices=ROUTINGS, default=list(ROUTINGS))
-    parser.add_argument("--kernels", nargs="+", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--seconds", type=float, help="start no layer after so many")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="run everything once, so that it is compiled"
-    )
-    parser.add_argument("--seed", type=int, default=time.time_ns() % 2**31)
-    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
-    return parser.parse_args()
+class BenchmarkError(Exception):
+    """The benchmark cannot run, or go on; the message says why, and what would help."""
+
+
+class DeviceLostError(BenchmarkError):
+    """An error after which this process can use the device no more."""
+
+
+class Benchmark:
+    """One run: what was found so far, and where it goes."""
+
+    def __init__(self, plan: Plan, peers: Mapping[str, Peer], results: Results, log: Log) -> None:
+        self.plan = plan
+        self.peers = peers
+        self.results = results
+        self.log = log
+        self._start = time.monotonic()
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the plan's time is over."""
+        seconds = self.plan.seconds
+        return seconds is not None and time.monotonic() - self._start > seconds
+
+    def measure(self, folder: Path, step: Callable[[], None]) -> None:
+        """Every batch of the plan; writes results after each, and calls ``step`` per point.
+
+        Raises DeviceLostError, with the results written.
+        """
+        for batch in self.plan.batches():
+            try:
+                if not self.out_of_time:
+                    self._batch(batch, step)
+            finally:
+                self.results.write(folder)
+            torch.cuda.empty_cache()
+        if self.out_of_time:
+            self.log("time is up; not all points were measured")
+
+    def _batch(self, batch: list[Point], step: Callable[[], None]) -> None:
+        point = batch[0]
+        shape, scheme = self.plan.shapes[point.shape], self.plan.schemes[point.scheme]
+        kernels = [OURS, *self.peers]
+        if all(self.results.settled(point, name) for point in batch for name in kernels):
+            return
+        layer = draw_layer(shape, scheme, self.plan.seed)
+        whole = Point(point.scheme, point.shape, "", 0)
+        runs = {}
+        for name in kernels:
+            if not all(self.results.settled(point, name) for point in batch):
+                runs[name] = self._attempt(
+                    whole, name, partial(self._bind, name, layer, scheme.kernel)
+                )
+        for point in batch:
+            if self.out_of_time:
+                return
+            self._point(point, layer, {name: run for name, run in runs.items() if run is not None})
+            step()
+
+    def _bind(self, name: str, layer: RandomLayer, kernel_name: str) -> Run | None:
+        return bind_ours(layer, kernel_name) if name == OURS else self.peers[name].bind(layer)
+
+    def _point(self, point: Point, layer: RandomLayer, runs: Mapping[str, Run]) -> None:
+        shape, scheme = self.plan.shapes[point.shape], self.plan.schemes[point.scheme]
+        weights = shape.local_experts * 3.0 * shape.hidden * shape.intermediate
+        count = rotations(point.num_tokens, weights * scheme.weight_bytes)
+        seed = self.plan.seed + point.num_tokens
+        work = draw_workload(layer, shape, scheme, point.num_tokens, point.routing, count, seed)
+        costs = [cost(shape, scheme, tokens.topk_ids) for tokens in work.inputs]
+        mean = Cost(
+            statistics.mean(c.bytes for c in costs), statistics.mean(c.flops for c in costs)
+        )
+        sample = first_tokens(work.inputs[0], CHECKED_TOKENS)
+        expected = sample.reference(dtype=torch.float32)
+        for name, run in runs.items():
+            if self.results.settled(point, name):
+                continue
+            bound = sample.error_bound() * (1.0 if name == OURS else PEER_BOUND)
+            one = partial(self._measure, point, name, run, work.inputs, mean, expected, bound)
+            self._attempt(point, name, one)
+
+    def _measure(
+        self,
+        point: Point,
+        name: str,
+        run: Run,
+        inputs: list[RandomLayer],
+        mean: Cost,
+        expected: torch.Tensor,
+        bound: float,
+    ) -> None:
+        """Check ``run``, time it, and note what was found. Raises ValueError if it is wrong."""
+        error = output_error(run, inputs[0], expected)
+        if not error <= bound:
+            raise ValueError(f"wrong: error {error:.1e} against the reference, bound {bound:.0e}")
+        calls = [partial(run, tokens) for tokens in inputs]
+        us = graph_us(calls)
+        eager = eager_us(calls[0], 20 if point.num_tokens < 4096 else 3)
+        facts = self.results.run
+        gbps = max(facts["copy_gbps"], facts["read_gbps"])
+        rate = self.plan.schemes[point.scheme].matrix_rate
+        tflops = facts.get(rate, facts["bf16_tflops"])
+        bound_by = "bytes" if mean.bytes / gbps > mean.flops / tflops * 1e-3 else "flops"
+        measured = mean.bytes / us * 1e-3, mean.flops / us * 1e-6
+        self.results.measurements.append(
+            Measurement(
+                *point, name, us, eager, mean.floor_us(gbps, tflops), bound_by, *measured, error
+            )
+        )
+        if self.plan.launches:
+            for i, (launch, launch_us) in enumerate(launches(calls)):
+                self.results.launches.append(Launch(*point, name, i, launch, launch_us))
+
+    def _attempt(self, point: Point, name: str, action: Callable[[], T]) -> T | None:
+        """What ``action`` returns; None, and a note, if it fails.
+
+        Raises DeviceLostError if nothing can run on the device after that.
+        """
+        try:
+            return action()
+        except PeerUnavailableError as error:
+            self._note(point, name, str(error))
+        except Exception as error:
+            first = next((line for line in str(error).splitlines() if line.strip()), "")
+            self._note(point, name, f"{type(error).__name__}: {first:.300}")
+        try:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+        except RuntimeError as error:
+            raise DeviceLostError(
+                f"{name} on {point} left the device unusable ({error!s:.200}); --resume goes on "
+                "without it"
+            ) from error
+        return None
+
+    def _note(self, point: Point, name: str, error: str) -> None:
+        self.results.failures.append(Failure(*point, name, error))
+        self.log(f"{name} on {point}: {error}")
 
 
 def output_error(run: Run, layer: RandomLayer, expected: torch.Tensor) -> float:
@@ -47,91 +193,69 @@ def output_error(run: Run, layer: RandomLayer, expected: torch.Tensor) -> float:
     return relative_error(run(layer)[: len(expected)], expected)
 
 
-def dry_run(args: argparse.Namespace) -> None:
-    """Run every kernel on every point once. Several such processes fill Triton's cache faster."""
-    for scheme_name, shape_name in itertools.product(args.schemes, args.shapes):
-        shape, scheme = SHAPES[shape_name], SCHEMES[scheme_name]
-        layer = draw_layer(shape, scheme, args.seed)
-        runs = {name: PEERS[name](layer) for name in args.kernels}
-        for routing, num_tokens in itertools.product(args.routings, args.tokens):
-            work = draw_workload(layer, shape, scheme, num_tokens, routing, 1, args.seed)
-            for function in runs.values():
-                if function is not None:
-                    function(work.inputs[0])
-        torch.cuda.synchronize()
+def abouts(peers: Mapping[str, Peer]) -> dict[str, str]:
+    """What each peer says of itself."""
+    found = {}
+    for name, peer in peers.items():
+        try:
+            found[name] = peer.about()
+        except PeerUnavailableError as error:
+            found[name] = f"not here: {error}"
+    return found
 
 
-def measure(args: argparse.Namespace, run: dict[str, Any]) -> list[Measurement]:
-    """Check and time every kernel on every point."""
-    results: list[Measurement] = []
-    start = time.monotonic()
-    for scheme_name, shape_name in itertools.product(args.schemes, args.shapes):
-        shape, scheme = SHAPES[shape_name], SCHEMES[scheme_name]
-        if args.seconds and time.monotonic() - start > args.seconds:
-            print(f"no time left for {scheme_name} {shape_name}")
-            continue
-        layer = draw_layer(shape, scheme, args.seed)
-        runs = {name: PEERS[name](layer) for name in args.kernels}
-        weights_bytes = shape.local_experts * 3.0 * shape.hidden * shape.intermediate * 2
-        for routing, num_tokens in itertools.product(args.routings, args.tokens):
-            count = rotations(num_tokens, weights_bytes)
-            seed = args.seed + num_tokens
-            work = draw_workload(layer, shape, scheme, num_tokens, routing, count, seed)
-            costs = [cost(shape, scheme, tokens.topk_ids) for tokens in work.inputs]
-            gb = sum(c.bytes for c in costs) / count * 1e-9
-            tflop = sum(c.flops for c in costs) / count * 1e-12
-            tflops = run.get(scheme.matrix_rate, run["bf16_tflops"])
-            gbps = max(run["copy_gbps"], run["read_gbps"])
-            floor = sum(c.floor_us(gbps, tflops) for c in costs) / count
-            bound = "bytes" if gb / gbps > tflop / tflops else "flops"
-            sample = first_tokens(work.inputs[0], CHECKED_TOKENS)
-            expected = sample.reference(dtype=torch.float32)
-            for name, function in runs.items():
-                if function is None:
-                    continue
-                error = output_error(function, work.inputs[0], expected)
-                limit = sample.error_bound()
-                if not error <= limit:
-                    print(f"WRONG: {name} {scheme_name} {shape_name} M={num_tokens}: {error:.1e}")
-                    continue
-                calls = [lambda f=function, t=tokens: f(t) for tokens in work.inputs]
-                us = graph_us(calls)
-                eager = eager_us(calls[0], 20 if num_tokens < 4096 else 3)
-                results.append(
-                    Measurement(
-                        scheme_name,
-                        shape_name,
-                        routing,
-                        num_tokens,
-                        name,
-                        us,
-                        eager,
-                        floor,
-                        bound,
-                        gb / us * 1e6,
-                        tflop / us * 1e6,
-                        error,
-                    )
-                )
-        del layer, runs
-        torch.cuda.empty_cache()
-        write(results, OURS, run, args.out)
-        print(f"{time.monotonic() - start:6.1f} s {scheme_name} {shape_name}", flush=True)
+def run(plan: Plan, args: argparse.Namespace) -> None:
+    """Measure, or compile with ``args.dry_run``; shows progress, writes to ``args.out``.
+
+    Raises BenchmarkError without a GPU, for peers that cannot be loaded, a DIR that cannot be
+    resumed, and where the device was lost.
+    """
+    if not torch.cuda.is_available():
+        raise BenchmarkError(
+            f"a benchmark needs a CUDA GPU, and torch {torch.__version__} sees none"
+        )
+    try:
+        peers = load_peers(args.peers)
+    except PeerUnavailableError as error:
+        raise BenchmarkError(f"--peers: {error}") from error
+    console = Console(stderr=True)
+    if args.dry_run:
+        compile_all(plan, args.peers, args.workers, console.print)
+        return
+    facts = {**device_facts(), **{k: round(v, 1) for k, v in ceilings().items()}}
+    facts |= {"seed": plan.seed, "peers": abouts(peers)}
+    results = Results(OURS, facts)
+    if args.resume and (args.out / "layers.json").exists():
+        results = _resumed(args.out, facts)
+        plan = replace(plan, seed=results.run["seed"])
+    total = sum(len(batch) for batch in plan.batches())
+    columns = (*Progress.get_default_columns(), TimeElapsedColumn())
+    with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:
+        task = progress.add_task("measuring", total=total)
+        benchmark = Benchmark(plan, peers, results, progress.console.print)
+        benchmark.measure(args.out, partial(progress.advance, task))
+    print((args.out / "layers.md").read_text())
+
+
+def _resumed(folder: Path, facts: Mapping[str, object]) -> Results:
+    """The results of an earlier run. Raises BenchmarkError for other devices and versions."""
+    try:
+        results = Results.read(folder)
+        before = results.run
+        differing = [name for name in device_facts() if before[name] != facts[name]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BenchmarkError(f"{folder} holds no results to go on with: {error!r}") from error
+    if differing:
+        raise BenchmarkError(f"{folder} holds results of another {' and '.join(differing)}")
     return results
 
 
 def main() -> None:
-    """Measure, and write what was found."""
-    args = arguments()
-    if not torch.cuda.is_available():
-        raise SystemExit("benchmarks need a CUDA device, and torch sees none")
-    if args.dry_run:
-        dry_run(args)
-        return
-    run: dict[str, Any] = device_facts() | {
-        name: round(value, 1) for name, value in ceilings().items()
-    }
-    run["seed"] = args.seed
-    results = measure(args, run)
-    write(results, OURS, run, args.out)
-    print((args.out / "layers.md").read_text())
+    """The command line without the packages that ``moe-rules`` needs."""
+    parser = argparse.ArgumentParser(prog="python -m moe_kernels.benchmark", description=__doc__)
+    add_options(parser)
+    args = parser.parse_args()
+    try:
+        run(plan_of(args), args)
+    except BenchmarkError as error:
+        raise SystemExit(f"{parser.prog}: error: {error}") from None

@@ -73,6 +73,34 @@ def eager_us(call: Call, repeats: int = 50) -> float:
     return (time.perf_counter() - start) / repeats * 1e6
 
 
+def launches(calls: Sequence[Call]) -> list[tuple[str, float]]:
+    """Name and microseconds of everything that one call runs on the device, in order.
+
+    Medians over ``calls``. Launches that overlap their predecessor count in full. Raises
+    RuntimeError if the profiler saw nothing, or calls that differ.
+    """
+    from torch.profiler import ProfilerActivity, profile
+
+    for call in calls:
+        call()
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        for call in calls:
+            call()
+        torch.cuda.synchronize()
+    events = [e for e in profiler.events() or [] if e.device_type.name == "CUDA"]
+    events.sort(key=lambda event: event.time_range.start)
+    size = len(events) // len(calls)
+    chunks = [events[i * size : (i + 1) * size] for i in range(len(calls))]
+    names = [[event.name for event in chunk] for chunk in chunks]
+    if size == 0 or any(other != names[0] for other in names):
+        raise RuntimeError(f"{len(events)} launches in {len(calls)} calls are not alike")
+    return [
+        (name, statistics.median(chunk[i].time_range.elapsed_us() for chunk in chunks))
+        for i, name in enumerate(names[0])
+    ]
+
+
 def memory_gbps() -> dict[str, float]:
     """Bandwidth of kernels that copy (bytes read and written) and that only read 4 GiB."""
     source = torch.empty(1 << 30, dtype=torch.float32, device="cuda").normal_()
@@ -87,23 +115,26 @@ def memory_gbps() -> dict[str, float]:
 def ceilings(size: int = 8192) -> dict[str, float]:
     """What this device reaches: memory bandwidth in GB/s, products of ``size`` in TFLOPS.
 
-    Random data: products of zeros run faster. fp8 is missing where torch has no product of it.
+    Random data: products of zeros run faster. A product that torch does not have is missing.
     """
     result = memory_gbps()
     a, b = torch.randn(2, size, size, dtype=torch.bfloat16, device="cuda")
     out = torch.empty_like(a)
-    flops = 2.0 * size**3
-    rounds = 8  # long enough that clocks settle under load
-    bf16 = graph_us([lambda: torch.mm(a, b, out=out)] * rounds)
-    result["bf16_tflops"] = flops / bf16 * 1e-6
-    one = torch.ones((), device="cuda")
+    a16, b16 = a.half(), b.half()
+    out16 = torch.empty_like(a16)
     a8, b8 = a.to(torch.float8_e4m3fn), b.to(torch.float8_e4m3fn).t()
-
-    def fp8_product() -> object:
-        return torch._scaled_mm(a8, b8, one, one, out_dtype=torch.bfloat16)
-
-    try:
-        result["fp8_tflops"] = flops / graph_us([fp8_product] * rounds) * 1e-6
-    except (AttributeError, RuntimeError) as error:
-        print(f"no fp8 ceiling: {error}")
+    i8, j8 = (x.mul(40).clamp(-127, 127).to(torch.int8) for x in (a, b))
+    one = torch.ones((), device="cuda")
+    products: dict[str, Call] = {
+        "bf16_tflops": lambda: torch.mm(a, b, out=out),
+        "fp16_tflops": lambda: torch.mm(a16, b16, out=out16),
+        "fp8_tflops": lambda: torch._scaled_mm(a8, b8, one, one, out_dtype=torch.bfloat16),
+        "int8_tflops": lambda: torch._int_mm(i8, j8.t()),
+    }
+    rounds = 8  # long enough that clocks settle under load
+    for name, product in products.items():
+        try:
+            result[name] = 2.0 * size**3 / graph_us([product] * rounds) * 1e-6
+        except (AttributeError, RuntimeError) as error:
+            print(f"no ceiling {name}: {error}")
     return result

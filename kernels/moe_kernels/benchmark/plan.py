@@ -1,0 +1,131 @@
+"""What a run measures, in which order, and the options that say so. Imports no torch."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moe_kernels.benchmark.report import Point
+from moe_kernels.benchmark.shapes import ROUTINGS, SCHEMES, SHAPES, TOKENS, Scheme, Shape
+
+COARSE = 3
+"""With little time, every third number of tokens comes first."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every shape in every scheme that takes it, with every routing and number of tokens."""
+
+    shapes: Mapping[str, Shape]
+    schemes: Mapping[str, Scheme]
+    tokens: Sequence[int]
+    routings: Sequence[str]
+    seed: int
+    seconds: float | None = None
+    """Start no point after so many."""
+    launches: bool = False
+    """Whether to record the launches of every call."""
+
+    def layers(self) -> list[tuple[str, str]]:
+        """Scheme and shape of every layer."""
+        return [
+            (scheme, shape)
+            for scheme, s in self.schemes.items()
+            for shape in self.shapes
+            if s.takes(self.shapes[shape])
+        ]
+
+    def batches(self) -> Iterator[list[Point]]:
+        """All points, those of one layer together as long as it is drawn.
+
+        With a time limit first every layer with few numbers of tokens and one routing, then the
+        other numbers, then the other routings: what is there when time is up covers everything.
+        """
+        passes = [(self.routings, self.tokens)]
+        if self.seconds is not None:
+            first, others = self.routings[:1], self.routings[1:]
+            coarse = self.tokens[::COARSE]
+            fine = [tokens for tokens in self.tokens if tokens not in coarse]
+            passes = [(first, coarse), (first, fine), (others, self.tokens)]
+        for routings, tokens in passes:
+            if routings and tokens:
+                for layer in self.layers():
+                    yield [Point(*layer, r, num_tokens) for r in routings for num_tokens in tokens]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What is measured, and how."""
+    parser.add_argument(
+        "--shape", nargs="+", choices=SHAPES, default=list(SHAPES), help="default: all"
+    )
+    parser.add_argument(
+        "--scheme", nargs="+", choices=SCHEMES, default=list(SCHEMES), help="default: all"
+    )
+    parser.add_argument(
+        "--tokens",
+        nargs="+",
+        type=_positive,
+        default=list(TOKENS),
+        metavar="N",
+        help=f"tokens of a call; default: {' '.join(map(str, TOKENS))}",
+    )
+    parser.add_argument(
+        "--routing", nargs="+", choices=ROUTINGS, default=list(ROUTINGS), help="default: both"
+    )
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        default=[],
+        metavar="MODULE",
+        help="modules with adapters of what to compare with, as well as torch's grouped_mm and "
+        "those that installed packages announce",
+    )
+    parser.add_argument("--parts", action="store_true", help="record every launch of a call too")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        help="start no measurement after so many, and begin with few numbers of tokens",
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="of weights, tokens and routings")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/benchmarks"),
+        metavar="DIR",
+        help="where tables and plots go; default: out/benchmarks",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with what is in DIR, and leave out what failed"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="measure nothing: run everything once, in parallel processes, so that it is compiled",
+    )
+    parser.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes of a dry run; default: one a core"
+    )
+
+
+def plan_of(args: argparse.Namespace) -> Plan:
+    """What the options of :func:`add_options` ask for."""
+    return Plan(
+        shapes={name: SHAPES[name] for name in args.shape},
+        schemes={name: SCHEMES[name] for name in args.scheme},
+        tokens=tuple(dict.fromkeys(args.tokens)),
+        routings=tuple(dict.fromkeys(args.routing)),
+        seed=time.time_ns() % 2**31 if args.seed is None else args.seed,
+        seconds=args.seconds,
+        launches=args.parts,
+    )
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
+    return number
