@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 
 import torch
@@ -57,10 +57,10 @@ def load_peers(modules: Iterable[str] = ()) -> dict[str, Peer]:
     return found
 
 
-def bind_ours(layer: RandomLayer, kernel_name: str) -> Run:
-    """Our kernel with the layer's weights converted as a checkpoint's are when it is loaded.
+def converted(layer: RandomLayer, kernel_name: str) -> RandomLayer:
+    """``layer`` with its weights as ``kernel_name`` has a checkpoint's after loading.
 
-    Raises ValueError if the kernel does not execute the layer's scheme.
+    Raises ValueError if there is no such conversion.
     """
     quant = layer.quant_config
     fields = {name: getattr(quant, name) for name in LayerWeights._fields if hasattr(quant, name)}
@@ -71,16 +71,25 @@ def bind_ours(layer: RandomLayer, kernel_name: str) -> Run:
         checkpoint_format="moe_wna16",  # the one in which random layers are drawn
         dtype=layer.hidden_states.dtype,
     )
-    converted = type(quant)(
+    quant = type(quant)(
         activation_key=quant.activation_key,
         w13_bias=quant.w13_bias,
         w2_bias=quant.w2_bias,
         **weights.quant_fields(),
     )
-    kernel = bind(kernel_name, layer.moe_config, converted)
+    return replace(layer, w13=weights.w13, w2=weights.w2, quant_config=quant)
+
+
+def bind_ours(layer: RandomLayer, kernel_name: str) -> Run:
+    """Our kernel with the layer's weights converted as a checkpoint's are when it is loaded.
+
+    Raises ValueError if the kernel does not execute the layer's scheme.
+    """
+    own = converted(layer, kernel_name)
+    kernel = bind(kernel_name, layer.moe_config, own.quant_config)
 
     def run(tokens: RandomLayer) -> torch.Tensor:
-        return kernel.apply(**tokens.arguments() | {"w13": weights.w13, "w2": weights.w2})
+        return kernel.apply(**tokens.arguments() | {"w13": own.w13, "w2": own.w2})
 
     return run
 
