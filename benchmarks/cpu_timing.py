@@ -58,6 +58,11 @@ class Ceilings:
             for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32))
         }
 
+        self._int8 = tuple(
+            torch.randint(-127, 128, (rows, 2048), generator=generator, dtype=torch.int8)
+            for rows in (512, 2048)
+        )
+
     def evict(self) -> None:
         """Fill the cache with something else."""
         self._source.sum()
@@ -67,6 +72,10 @@ class Ceilings:
         size = self._source.nbytes
         self._keep("copy_gbps", 2e-9 * size, lambda: self._target.copy_(self._source))
         self._keep("read_gbps", 1e-9 * size, self.evict)
+        if torch.cpu._is_vnni_supported():
+            a, b = self._int8
+            flops = 2e-9 * a.numel() * len(b)
+            self._keep("int8_gflops", flops, lambda: torch._int_mm(a, b.t()))
         for name, (a, b) in self._products.items():
             flops = 2e-9 * a.numel() * len(b)
             self._keep(f"{name}_gflops", flops, lambda a=a, b=b: F.linear(a, b))  # type: ignore[misc]

@@ -25,6 +25,7 @@ from moe_rules.engine.selector import (
 from moe_rules.fact_values import FactValue, did_you_mean
 from moe_rules.layer import FusedMoEConfig
 from moe_rules.machine import Machine
+from moe_rules.oracles import provider
 from moe_rules.quant_keys import QuantKey
 from moe_rules.ruleset import overlay_paths
 
@@ -163,16 +164,23 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         backend: BackendT,
         experts_cls: type[FusedMoEExperts],
         routing_tables: Any = None,
+        **others: Any,
     ) -> FusedMoEKernel:
         """Join experts with the preparation of their inputs to a kernel that runs.
 
-        ``routing_tables`` are those of an engine's all-to-all exchange; kernels of this package
-        take none. Raises ImportError for a class that runs only inside the engine it comes from.
+        For a class of vLLM this calls vLLM, with vLLM's configurations, and returns its
+        FusedMoEKernel; ``routing_tables`` and ``others`` are for that. Raises ImportError for a
+        class that is neither vLLM's nor made for this package, ValueError for arguments that the
+        kernel does not take.
         """
         from moe_kernels.bind import bind
 
-        if routing_tables is not None:
-            raise ValueError(f"{experts_cls.__name__} takes no routing_tables")
+        if provider.is_vllms(experts_cls):
+            arguments = (backend, moe_config, quant_config, experts_cls, routing_tables)
+            return cast("FusedMoEKernel", provider.make_kernel(self.name, *arguments, **others))
+        if routing_tables is not None or others:
+            name = next(iter(others), "routing_tables")
+            raise ValueError(f"{experts_cls.__name__} takes no {name}")
         return bind(experts_cls.__name__, moe_config, quant_config, oracle=self.name)
 
     def convert_to_kernel_format(
@@ -183,6 +191,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         w2_weight: torch.Tensor,
         *,
         weight_key: QuantKey | None = None,
+        activation_key: QuantKey | None = None,
         checkpoint_format: CheckpointFormat = "compressed_tensors",
         **tensors: Any,
     ) -> LayerWeights:
@@ -190,14 +199,30 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
 
         ``tensors`` are further fields of :class:`moe_kernels.layouts.LayerWeights` (scales, zero
         points, ...); ``checkpoint_format`` says how integer weights in groups are packed.
-        Raises ValueError for a backend whose kernels are another package's: it converts itself.
+
+        Where the backend's kernels are vLLM's, vLLM converts
+        (:func:`moe_rules.oracles.provider.convert`): then ``moe_config`` is vLLM's, and
+        ``tensors`` has what else its function takes. Raises ImportError where the kernels'
+        package is not installed, and ValueError for a backend without kernels or tensors that
+        are not what the key says.
         """
         from moe_kernels.dtypes import torch_dtype
         from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
 
+        kernel, vllms = self._first_kernel(backend)
+        others = {name: tensors.pop(name) for name in {*tensors} - {*LayerWeights._fields}}
+        weights = LayerWeights(w13_weight, w2_weight, **tensors)
+        if vllms:
+            weights = weights._replace(weight_key=weight_key)
+            return provider.convert(
+                self.name, backend, moe_config, weights, activation_key, **others
+            )
+        if others:
+            name = next(iter(others))
+            raise ValueError(f"{kernel} takes no {name}{did_you_mean(name, LayerWeights._fields)}")
         return convert_to_kernel_format(
-            self.kernel_names(backend)[0],
-            LayerWeights(w13_weight, w2_weight, **tensors),
+            kernel,
+            weights,
             weight_key,
             checkpoint_format=checkpoint_format,
             dtype=torch_dtype(moe_config.in_dtype),
@@ -210,15 +235,37 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         activation_key: QuantKey | None = None,
         **others: Any,
     ) -> FusedMoEQuantConfig:
-        """The quantization of a layer as our kernels take it.
+        """The quantization of a layer as the backend's kernels take it.
 
         ``weights`` are converted (None: unquantized); ``others`` are further fields of
-        :class:`moe_kernels.quant_config.FusedMoEQuantConfig`: biases, SwiGLU's constants.
+        :class:`moe_kernels.quant_config.FusedMoEQuantConfig`: biases, SwiGLU's constants. Where
+        the backend's kernels are vLLM's, this is vLLM's class, and ``others`` has what else its
+        function takes. Raises as :meth:`convert_to_kernel_format`.
         """
         from moe_kernels.quant_config import FusedMoEQuantConfig
 
+        if self._first_kernel(backend)[1]:
+            config = provider.make_quant_config(
+                self.name, backend, weights, activation_key, **others
+            )
+            return cast("FusedMoEQuantConfig", config)
         fields = {} if weights is None else weights.quant_fields()
         return FusedMoEQuantConfig(**{**fields, **others}, activation_key=activation_key)
+
+    def _first_kernel(self, backend: BackendT) -> tuple[str, bool]:
+        """The name of a backend's first kernel, and whether its class is vLLM's."""
+        from moe_kernels.registry import KernelUnavailableError, Unavailable, available
+
+        where = f"backend {backend.name} of oracle {self.name!r}"
+        names = self.kernel_names(backend)
+        if not names:
+            raise ValueError(f"{where} has no kernels: the platform's own code takes over")
+        found = available(names[0], oracle=self.name)
+        if isinstance(found, Unavailable):
+            raise KernelUnavailableError(
+                f"{where}: kernel {names[0]}: {found.reason}; {found.remedy}"
+            )
+        return names[0], provider.is_vllms(found.target)
 
     def _kernel_class(self, name: str) -> type[FusedMoEExperts]:
         from moe_kernels.registry import resolve

@@ -37,12 +37,9 @@ def _pack(codes, scale, zeros, bits, checkpoint_format):
 def checkpoint(layer, checkpoint_format="compressed_tensors"):
     """The LayerWeights of ``layer`` before any conversion."""
     config, key = layer.quant_config, layer.quant_config.weight_key
-    tensors = {
-        name: getattr(config, name)
-        for name in LayerWeights._fields
-        if name not in ("w13", "w2", "w13_g_idx", "w2_g_idx", "weight_key")
-    }
-    weights = LayerWeights(layer.w13, layer.w2, **tensors)
+    weights = LayerWeights(layer.w13, layer.w2)
+    tensors = {name: getattr(config, name) for name in weights.quant_fields()}
+    weights = weights._replace(**tensors | {"weight_key": None})
     fmt = None if key is None else quantization_format(key)
     if fmt not in ("int4", "uint8"):
         return weights

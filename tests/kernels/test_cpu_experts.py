@@ -144,12 +144,12 @@ def test_router_weight_on_input():
     torch.testing.assert_close(output, expected)
 
 
-def packed(name, layer):
+def packed(name, layer, dequantize=False):
     """A kernel whose weights are packed, and what it takes in their place."""
     config, dtype = layer.quant_config, layer.hidden_states.dtype
     fields = ("w13_scale", "w2_scale", "w13_zp", "w2_zp", "weight_key")
     weights = LayerWeights(layer.w13, layer.w2, **{f: getattr(config, f) for f in fields})
-    converted = packed_where_possible(name, weights, dtype)
+    converted = packed_where_possible(name, weights, dtype, dequantize)
     assert converted.packed is not None
     kernel = bind(name, layer.moe_config, dataclasses.replace(config, packed=converted.packed))
     return kernel, {"w13": converted.w13, "w2": converted.w2}
@@ -181,6 +181,34 @@ def test_packed_weights(name, in_dtype, keys, num_tokens, bias):
     # The weights themselves still count as what they are.
     other = kernel.apply(**layer.arguments() | {"w13": layer.w13.flip(0)})
     assert num_tokens == 0 or not torch.equal(other, output)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("CPUExpertsFp8", BLOCK),
+        ("CPUExpertsMxfp4", (NAMED_KEYS["kMxfp4Static"],)),
+        ("CPUExpertsInt4", (NAMED_KEYS["kInt4StaticAsym"],)),  # in groups that torch does not take
+    ],
+)
+def test_weights_dequantized_when_loaded(name, keys):
+    layer = random_layer(FusedMoEConfig(5, 2, 64, 96), *keys, bias=True, group_size=16)
+    kernel, stand_ins = packed(name, layer, dequantize=True)
+    output = kernel.apply(**layer.arguments() | stand_ins)
+    assert relative_error(output, layer.reference(kernel)) <= layer.error_bound(kernel)
+
+
+def test_nothing_is_dequantized_unasked_or_for_kernels_that_quantize_activations():
+    for name, dequantize in (("CPUExpertsFp8", False), ("CPUExpertsFp8W8A8", True)):
+        layer = random_layer(FusedMoEConfig(2, 1, 64, 32), *BLOCK)
+        scales = layer.quant_config.w13_scale, layer.quant_config.w2_scale
+        converted = convert_to_kernel_format(
+            name,
+            LayerWeights(layer.w13, layer.w2, *scales),
+            BLOCK[0],
+            dequantize_for_cpu=dequantize,
+        )
+        assert converted.packed is None
 
 
 def test_int8_products_are_exact_at_the_ends_of_the_range():

@@ -2,7 +2,8 @@
 
 A product of a plain matrix packs it each time, which for few tokens takes longer than the product.
 Packed weights take no more memory than they came with: formats that torch has no product for stay
-as they are (:mod:`moe_kernels.experts.cpu_products` converts them).
+as they are (:mod:`moe_kernels.experts.cpu_products` converts them block by block in every call),
+unless they may be dequantized when they are loaded.
 """
 
 from __future__ import annotations
@@ -17,7 +18,12 @@ from weakref import WeakValueDictionary
 import torch
 
 from moe_kernels.quantization.packing import unpack_nibbles
-from moe_kernels.quantization.schemes import quantization_format
+from moe_kernels.quantization.schemes import (
+    QuantizedWeight,
+    dequantize_weight,
+    quantization_format,
+)
+from moe_rules.quant_keys import QuantKey
 
 if TYPE_CHECKING:
     from moe_kernels.layouts.weights import LayerWeights
@@ -122,21 +128,32 @@ PACKED: WeakValueDictionary[int, PackedWeights] = WeakValueDictionary()
 
 
 def packed_where_possible(
-    kernel_name: str, weights: LayerWeights, dtype: torch.dtype
+    kernel_name: str, weights: LayerWeights, dtype: torch.dtype, dequantize: bool = False
 ) -> LayerWeights:
     """``weights`` with their values packed, if torch multiplies these on this CPU, else themselves.
 
     ``weights``: of ``kernel_name``, in the layout of :mod:`moe_kernels.quantization.schemes`.
-    ``dtype``: the layer's. w13 and w2 of the result only stand for the packed weights
-    (:func:`stands_for_packed`).
+    ``dtype``: the layer's. ``dequantize``: what else cannot be packed may be dequantized to
+    ``dtype``, if the kernel leaves activations as they are. w13 and w2 of the result only stand
+    for the packed weights (:func:`stands_for_packed`).
     """
     if weights.w13.device.type != "cpu":
         return weights
     fmt = None if weights.weight_key is None else quantization_format(weights.weight_key)
     if (kernel_name, fmt) == ("CPUExpertsInt4", "int8"):
         return weights  # INT4 stored as INT8: whether activations are quantized is not known here
-    w13 = _pack(weights.w13, weights.w13_scale, weights.w13_zp, fmt, dtype)
-    w2 = None if w13 is None else _pack(weights.w2, weights.w2_scale, weights.w2_zp, fmt, dtype)
+    key = weights.weight_key if dequantize and kernel_name != "CPUExpertsFp8W8A8" else None
+
+    def pack(
+        w: torch.Tensor, scale: torch.Tensor | None, zero_point: torch.Tensor | None
+    ) -> PackedProduct | None:
+        product = _pack(w.detach(), scale, zero_point, fmt, dtype)
+        if product is None and key is not None and fmt != "int8" and _onednn_multiplies(dtype):
+            product = _pack_dequantized(w.detach(), scale, zero_point, key, dtype)
+        return product
+
+    w13 = pack(weights.w13, weights.w13_scale, weights.w13_zp)
+    w2 = None if w13 is None else pack(weights.w2, weights.w2_scale, weights.w2_zp)
     if w13 is None or w2 is None:
         return weights
     return weights._replace(
@@ -171,10 +188,8 @@ def _pack(
     dtype: torch.dtype,
 ) -> PackedProduct | None:
     """The weights [E, N, K] of one GEMM, or None if torch does not multiply them fast."""
-    w = w.detach()
     if fmt is None and _onednn_multiplies(w.dtype):
-        reorder = torch.ops.mkldnn._reorder_linear_weight
-        return PackedUnquantized([reorder(e.contiguous(), _PACKED_FOR_TOKENS) for e in w])
+        return PackedUnquantized([_reordered(e) for e in w])
     if fmt == "int8" and scale is not None and zero_point is None:
         # Without VNNI, oneDNN's sums of two products may saturate.
         fits = torch._C._has_mkldnn and torch.cpu._is_vnni_supported()
@@ -197,6 +212,29 @@ def _pack(
             group_size,
         )
     return None
+
+
+def _pack_dequantized(
+    w: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero_point: torch.Tensor | None,
+    key: QuantKey,
+    dtype: torch.dtype,
+) -> PackedUnquantized:
+    assert scale is not None
+
+    def dequantized(e: int) -> torch.Tensor:
+        zero = None if zero_point is None else zero_point[e]
+        return dequantize_weight(QuantizedWeight(w[e], scale[e], zero), key, dtype)
+
+    return PackedUnquantized([_reordered(dequantized(e)) for e in range(len(w))])
+
+
+def _reordered(w: torch.Tensor) -> torch.Tensor:
+    """``w`` [N, K] in the layout of oneDNN."""
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    packed: torch.Tensor = reorder(w.contiguous(), _PACKED_FOR_TOKENS)
+    return packed
 
 
 def _onednn_multiplies(dtype: torch.dtype) -> bool:

@@ -29,6 +29,7 @@ def convert_to_kernel_format(
     *,
     checkpoint_format: CheckpointFormat = "compressed_tensors",
     dtype: torch.dtype = torch.bfloat16,
+    dequantize_for_cpu: bool = False,
 ) -> LayerWeights:
     """``weights`` as a checkpoint has them, as ``kernel_name`` takes them.
 
@@ -40,7 +41,8 @@ def convert_to_kernel_format(
     Weights for CPU kernels are packed where torch has products for that
     (:mod:`moe_kernels.experts.cpu_packed`): w13 and w2 then have their shapes but no values, which
     are in ``packed``, and the kernel's quant_config needs that. The same kernels take weights that
-    were not converted.
+    were not packed. FP8 and MXFP4 have no such products: with ``dequantize_for_cpu`` they are
+    packed as ``dtype``, which takes two and four times the memory, and a fraction of the time.
 
     Returns the tensors and the key of the converted weights, which is ``weight_key`` save where
     a kernel's weights are quantized otherwise than the checkpoint's, or not at all. Raises
@@ -54,9 +56,9 @@ def convert_to_kernel_format(
     weights = weights._replace(weight_key=weight_key)
     if weight_key is not None:
         weights = _in_format(kernel_name, weights, weight_key, checkpoint_format, dtype)
-    return (
-        packed_where_possible(kernel_name, weights, dtype) if runs_on_cpu(kernel_name) else weights
-    )
+    if runs_on_cpu(kernel_name):
+        return packed_where_possible(kernel_name, weights, dtype, dequantize_for_cpu)
+    return weights
 
 
 def _in_format(

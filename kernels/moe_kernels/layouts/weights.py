@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -18,6 +20,7 @@ class LayerWeights(NamedTuple):
     ``w13_g_idx``, ``w2_g_idx``: [E, K] integers, the group of each column, where GPTQ ordered
     columns by activation; None: column k is in group k // g.
     ``weight_key``: how the weights are quantized, set by a conversion.
+    ``others``: what another package's conversion was given and made besides.
     ``packed``: what holds the values where w13 and w2 only stand for them, set by a conversion.
 
     The other names are those of :class:`moe_kernels.quant_config.FusedMoEQuantConfig`.
@@ -39,6 +42,7 @@ class LayerWeights(NamedTuple):
     w2_g_idx: torch.Tensor | None = None
     weight_key: QuantKey | None = None
     packed: PackedWeights | None = None
+    others: Mapping[str, Any] = MappingProxyType({})
 
     def required_scales(self) -> tuple[torch.Tensor, torch.Tensor]:
         """w13_scale and w2_scale. Raises ValueError if one is missing."""
@@ -51,5 +55,5 @@ class LayerWeights(NamedTuple):
 
     def quant_fields(self) -> dict[str, Any]:
         """What :class:`moe_kernels.quant_config.FusedMoEQuantConfig` takes of these, by name."""
-        others = ("w13", "w2", "w13_g_idx", "w2_g_idx")
+        others = ("w13", "w2", "w13_g_idx", "w2_g_idx", "others")
         return {name: value for name, value in self._asdict().items() if name not in others}

@@ -81,4 +81,6 @@ def decode(codes: torch.Tensor, element: Minifloat) -> torch.Tensor:
     """The numbers (float32) of uint8 ``codes``, whose bits above the format's are ignored."""
     table = element.values(codes.device)
     table = torch.cat([table, -table])
-    return table[(codes & (2**element.bits - 1)).long()]
+    index = (codes & (2**element.bits - 1)).int()
+    # On a CPU far faster than indexing.
+    return table.index_select(0, index.flatten()).view(codes.shape)
