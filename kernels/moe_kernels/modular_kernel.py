@@ -11,6 +11,7 @@ suits a layer is decided by rules, before one is constructed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from enum import Enum
 from typing import ClassVar, NamedTuple
 
@@ -69,6 +70,13 @@ class FusedMoEExperts(ABC):
     def weight_format(self) -> str | None:
         """The format of w13 and w2 as these experts take them; None: unquantized."""
         return self.quant_config.weight_format
+
+    def weight_columns(self, columns: int) -> int:
+        """How many columns of w13 and w2, as these experts take them, hold so many values."""
+        if self.weight_format is None:
+            return columns
+        values, per = packing_ratio(self.weight_format)
+        return columns * per // values
 
     def activation_parameters(self, activation: str) -> ActivationParameters:
         """The constants of ``activation`` for this layer. Raises ValueError if one is missing."""
@@ -224,7 +232,7 @@ class FusedMoEKernel:
             activation=activation,
             global_num_experts=global_num_experts,
             expert_map=expert_map,
-            weight_format=self.experts.weight_format,
+            weight_columns=self.experts.weight_columns,
         )
         prepared = self.prepare_finalize.prepare(
             hidden_states,
@@ -303,7 +311,7 @@ def check_arguments(
     activation: str,
     global_num_experts: int,
     expert_map: torch.Tensor | None,
-    weight_format: str | None = None,
+    weight_columns: Callable[[int], int],
 ) -> None:
     """Raise ValueError, saying what was given and expected, where arguments contradict.
 
@@ -323,19 +331,18 @@ def check_arguments(
                 f"{name} is on {tensor.device}, but hidden_states is on {hidden_states.device}"
             )
     num_experts, n13, columns = w13.shape
-    values, per = (1, 1) if weight_format is None else packing_ratio(weight_format)
-    hidden = columns * values // per
+    hidden = hidden_states.shape[1]
+    if columns != weight_columns(hidden):
+        raise ValueError(
+            f"hidden_states of shape {list(hidden_states.shape)} need w13 of shape "
+            f"[num_experts, rows, {weight_columns(hidden)}], got {list(w13.shape)}"
+        )
     intermediate = n13 // 2 if activation_form(activation).gated else n13
-    w2_shape = [num_experts, hidden, intermediate * per // values]
+    w2_shape = [num_experts, hidden, weight_columns(intermediate)]
     if list(w2.shape) != w2_shape or (intermediate != n13 and n13 % 2 != 0):
         raise ValueError(
             f"w13 of shape {list(w13.shape)} with activation {activation} needs w2 of shape "
             f"{w2_shape}, got {list(w2.shape)}"
-        )
-    if hidden_states.shape[1] != hidden:
-        raise ValueError(
-            f"hidden_states must be [num_tokens, {hidden}] for w13 of shape {list(w13.shape)}, "
-            f"got {list(hidden_states.shape)}"
         )
     if topk_ids.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"topk_ids must be int32 or int64, got {topk_ids.dtype}")

@@ -220,6 +220,11 @@ def runs_on_cpu(name: str) -> bool:
     return _OURS.get(name) in _CPU_MODULES
 
 
+def unpacks_in_triton(name: str) -> bool:
+    """Whether ``name`` is one of this package's Triton kernels that unpack quantized weights."""
+    return _OURS.get(name) == "quantized_triton_experts"
+
+
 def available(
     name: str, *, provider: Provider | None = None, oracle: str | None = None
 ) -> Availability:

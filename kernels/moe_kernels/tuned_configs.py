@@ -92,8 +92,8 @@ def prefer_measured(rules_of_thumb: Callable[P, LayerConfig]) -> Callable[P, Lay
 
     Its arguments: the number of pairs of local experts, w13, w2, and where it has them
     ``block_shape`` (of scales that are applied within the products) and ``weight_format`` (of
-    weights that are dequantized as they are loaded). What it returns raises TunedConfigError the
-    first time that a file is wrong.
+    weights that are dequantized to ``dtype`` as they are loaded). What it returns raises
+    TunedConfigError the first time that a file is wrong.
     """
 
     @functools.wraps(rules_of_thumb)
@@ -114,8 +114,11 @@ def _arguments(
     w2: torch.Tensor,
     block_shape: tuple[int, int] | None = None,
     weight_format: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> tuple[LayerKey, float]:
     scheme = scheme_name(w13.dtype, block_shape, weight_format)
+    if dtype == torch.float32:
+        scheme += "_fp32"  # products of another kind
     return LayerKey(scheme, w13.shape[0], w13.shape[1], w2.shape[1]), num_local_pairs
 
 

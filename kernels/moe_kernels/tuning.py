@@ -49,14 +49,22 @@ def layer_config(
     w13: torch.Tensor,
     w2: torch.Tensor,
     block_shape: tuple[int, int] | None = None,
+    *,
+    weight_format: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
 ) -> LayerConfig:
     """Tilings for so many pairs spread evenly over the experts of w13 [E, 2I, H], w2 [E, H, I].
 
     ``num_local_pairs`` counts the pairs of these experts, as far as known without a look at the
-    routing. ``block_shape``: of scales that are applied within the products. What was measured
-    for the layer (:mod:`moe_kernels.tuned_configs`) comes before the rules of thumb.
+    routing. ``block_shape``: of scales that are applied within the products.
+    ``weight_format``: of weights that are dequantized to ``dtype`` as they are loaded. What was
+    measured for the layer (:mod:`moe_kernels.tuned_configs`) comes before the rules of thumb.
     """
     load = num_local_pairs / w13.shape[0]
+    if weight_format is not None:
+        block_m = 16 if load <= 12 else 32 if load <= 24 else 64 if load <= 64 else 128
+        tiles = [_packed_tile(block_m, num_local_pairs, w, dtype) for w in (w13, w2)]
+        return LayerConfig(*tiles)
     block_m = _block_m(load, w13.dtype, block_shape is not None)
     up, down = (_tile(block_m, num_local_pairs, weight) for weight in (w13, w2))
     return LayerConfig(up, down)
@@ -113,6 +121,19 @@ def _tile(block_m: int, num_local_pairs: float, weight: torch.Tensor) -> TileCon
     else:
         tile = TileConfig(128, 256, block_k, group_m, 8, 4)
     return _fit(tile, dtype, weight.device)
+
+
+def _packed_tile(
+    block_m: int, num_local_pairs: float, weight: torch.Tensor, dtype: torch.dtype
+) -> TileConfig:
+    """The tiling of the GEMM with packed ``weight`` [E, N, ...], given its blocks of rows."""
+    group_m = _group_m(num_local_pairs / weight.shape[0], block_m, weight)
+    if dtype == torch.float32:
+        return TileConfig(min(block_m, 64), 64, 64, group_m, 4, 2)
+    # A single token's experts have too few wide tiles to fill the multiprocessors.
+    block_n = 64 if num_local_pairs <= 16 else 128
+    warps = 8 if block_m == 128 else 4
+    return TileConfig(block_m, block_n, 128, group_m, warps, 4 if block_m <= 32 else 3)
 
 
 def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConfig:

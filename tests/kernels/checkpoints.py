@@ -1,7 +1,9 @@
 """Random layers as checkpoints would store them: the other direction of the conversions."""
 
+import dataclasses
+
 import torch
-from moe_kernels.layouts import LayerWeights
+from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
 from moe_kernels.quantization.packing import pack_awq, pack_words, unpack_nibbles
 from moe_kernels.quantization.schemes import quantization_format
 
@@ -53,3 +55,17 @@ def checkpoint(layer, checkpoint_format="compressed_tensors"):
             codes, scale, zeros, bits, checkpoint_format
         )
     return weights._replace(**packed)
+
+
+def converted(layer, kernel_name):
+    """``layer`` with its weights as ``kernel_name`` takes them."""
+    key = layer.quant_config.weight_key
+    weights = convert_to_kernel_format(
+        kernel_name, checkpoint(layer), key, dtype=layer.hidden_states.dtype
+    )
+    return dataclasses.replace(
+        layer,
+        quant_config=dataclasses.replace(layer.quant_config, **weights.quant_fields()),
+        w13=weights.w13,
+        w2=weights.w2,
+    )

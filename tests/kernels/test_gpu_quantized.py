@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from checkpoints import checkpoint
+from checkpoints import checkpoint, converted
 from moe_kernels.bind import bind
 from moe_kernels.layouts import convert_to_kernel_format
 from moe_kernels.ops.fused_moe_gemm_quantized import WeightTensors, fused_moe_gemm_quantized
@@ -20,6 +20,7 @@ from moe_kernels.quantization.schemes import (
 )
 from moe_kernels.reference import relative_error
 from moe_kernels.testing import random_layer
+from moe_kernels.tuning import TileConfig
 
 from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.quant_keys import NAMED_KEYS
@@ -60,7 +61,8 @@ def make(scheme, shape, *, mapped, in_dtype="bf16", seed=0):
     layer = random_layer(
         config, *keys, tokens, "cuda", seed, bias=mapped, ep_rank=int(mapped), group_size=32
     )
-    return layer, bind(SCHEMES[scheme][0], config, layer.quant_config)
+    ready = converted(layer, SCHEMES[scheme][0])
+    return layer, ready.arguments(), bind(SCHEMES[scheme][0], config, ready.quant_config)
 
 
 def check(layer, kernel, output):
@@ -72,8 +74,8 @@ def check(layer, kernel, output):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_graph_replay_without_syncs(scheme, shape, in_dtype):
     mapped = shape[0] != 1
-    layer, kernel = make(scheme, shape, mapped=mapped, in_dtype=in_dtype)
-    run = partial(kernel.apply, **layer.arguments())
+    layer, arguments, kernel = make(scheme, shape, mapped=mapped, in_dtype=in_dtype)
+    run = partial(kernel.apply, **arguments)
     output = run()
     check(layer, kernel, output)
     torch.cuda.set_sync_debug_mode("error")
@@ -85,7 +87,7 @@ def test_graph_replay_without_syncs(scheme, shape, in_dtype):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         replayed = run()
-    other, _ = make(scheme, shape, mapped=mapped, in_dtype=in_dtype, seed=1)
+    other, *_ = make(scheme, shape, mapped=mapped, in_dtype=in_dtype, seed=1)
     for name in ("hidden_states", "topk_weights", "topk_ids"):
         getattr(layer, name).copy_(getattr(other, name))
     graph.replay()
@@ -94,7 +96,7 @@ def test_graph_replay_without_syncs(scheme, shape, in_dtype):
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_compiled(scheme):
-    layer, kernel = make(scheme, (64, 8, 2, 256, 128), mapped=True)
+    layer, whole, kernel = make(scheme, (64, 8, 2, 256, 128), mapped=True)
     torch._dynamo.reset()
     compiled = torch.compile(kernel.apply, fullgraph=True, dynamic=True)
     for tokens in (64, 3, 17):
@@ -102,7 +104,7 @@ def test_compiled(scheme):
             name: getattr(layer, name)[:tokens]
             for name in ("hidden_states", "topk_weights", "topk_ids")
         }
-        arguments = layer.arguments() | part
+        arguments = whole | part
         assert torch.equal(compiled(**arguments), kernel.apply(**arguments))
 
 
@@ -127,15 +129,15 @@ def test_scaled_products_of_the_hardware_or_its_compiler():
     w = quantize_weight(torch.randn(4, 192, 256, device="cuda", generator=generator), key)
     ids = torch.randint(0, 4, (40, 2), device="cuda", generator=generator, dtype=torch.int32)
     elements, scale = quantize_mx(a, "mxfp8")
-    alignment = moe_align_block_size(ids, 16, 4, 4)
+    pairs = moe_align_block_size(ids, 16, 4, 4)
     output = fused_moe_gemm_quantized(
         elements.to(torch.float8_e4m3fn),
         WeightTensors(w.values, w.scale),
         "mxfp8",
-        *alignment,
+        pairs,
         80,
         2,
-        16,
+        TileConfig(16, 64, 128, 1, 4, 2),
         torch.bfloat16,
         a_scale=scale,
         native_mx=True,

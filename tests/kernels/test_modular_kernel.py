@@ -15,7 +15,10 @@ CONFIG = FusedMoEConfig(4, 2, 16, 8)
 LAYER = random_layer(CONFIG, num_tokens=3)
 
 WRONG = {
-    "hidden size": ({"hidden_states": torch.zeros(3, 15)}, r"\[num_tokens, 16\].*got \[3, 15\]"),
+    "hidden size": (
+        {"hidden_states": torch.zeros(3, 15)},
+        r"shape \[3, 15\] need w13 of shape \[num_experts, rows, 15\]",
+    ),
     "dimensions": ({"w13": torch.zeros(4, 16)}, r"w13 must have 3 dimensions, got shape \[4, 16\]"),
     "w2 shape": ({"w2": torch.zeros(4, 16, 9)}, r"needs w2 of shape \[4, 16, 8\]"),
     "gate": ({"activation": "silu_no_mul"}, r"needs w2 of shape \[4, 16, 16\], got \[4, 16, 8\]"),

@@ -4,8 +4,11 @@ Every scheme that the tables claim runs in test_table_claims.py; here are sizes,
 is refused.
 """
 
+import dataclasses
+
 import pytest
 import torch
+from checkpoints import converted
 from moe_kernels.bind import bind
 from moe_kernels.reference import relative_error
 from moe_kernels.testing import random_layer
@@ -31,20 +34,27 @@ def draw(scheme, config, **options):
     return random_layer(config, *keys, device=DEVICE, **options)
 
 
+def apply(scheme, layer, **changes):
+    ready = converted(layer, SCHEMES[scheme][0])
+    kernel = bind(SCHEMES[scheme][0], layer.moe_config, ready.quant_config)
+    return kernel.apply(**ready.arguments() | changes)
+
+
 def check(scheme, layer, **changes):
-    kernel = bind(SCHEMES[scheme][0], layer.moe_config, layer.quant_config)
-    output = kernel.apply(**layer.arguments() | changes)
+    ready = converted(layer, SCHEMES[scheme][0])
+    kernel = bind(SCHEMES[scheme][0], layer.moe_config, ready.quant_config)
+    output = kernel.apply(**ready.arguments() | changes)
     assert relative_error(output, layer.reference(kernel)) <= layer.error_bound(kernel)
     return output
 
 
 # Sizes that no tile divides; MX groups that do not fill the last columns.
-@pytest.mark.parametrize("sizes", [(64, 32), (72, 40)])
+@pytest.mark.parametrize("sizes", [(64, 32), (80, 48)])
 @pytest.mark.parametrize("num_tokens", [0, 1, 49])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_sizes(scheme, num_tokens, sizes):
     config = FusedMoEConfig(3, 2, *sizes, in_dtype="fp16")
-    check(scheme, draw(scheme, config, num_tokens=num_tokens, group_size=8))
+    check(scheme, draw(scheme, config, num_tokens=num_tokens, group_size=16))
 
 
 @pytest.mark.parametrize("ep_rank", [0, 1])
@@ -56,8 +66,7 @@ def test_expert_map(scheme, ep_rank):
     ids = layer.topk_ids.clone()
     ids[1] = torch.tensor([-1, 5])
     assert bool((check(scheme, layer) != 0).any())
-    kernel = bind(SCHEMES[scheme][0], config, layer.quant_config)
-    output = kernel.apply(**layer.arguments() | {"topk_ids": ids})
+    output = apply(scheme, layer, topk_ids=ids)
     assert bool((output[1] == 0).all())
 
 
@@ -68,24 +77,29 @@ def test_strides_and_router_weight_on_input(scheme):
     strided = torch.stack([layer.hidden_states] * 2, dim=2)[..., 0]
     expected = check(scheme, layer, hidden_states=strided)
     # With topk 1 the weights of a random layer are all 1.
-    kernel = bind(SCHEMES[scheme][0], config, layer.quant_config)
-    weighed = kernel.apply(**layer.arguments(), apply_router_weight_on_input=True)
+    weighed = apply(scheme, layer, apply_router_weight_on_input=True)
     assert torch.equal(weighed, expected)
 
 
 def test_second_scales_may_differ_by_row():
     layer = draw("nvfp4", FusedMoEConfig(3, 2, 64, 32, in_dtype="fp32"))
+    ready = converted(layer, SCHEMES["nvfp4"][0])
     rows = layer.quant_config.w13_scale_2[:, None, None].expand(3, 64, 1).clone()
     rows[:, 32:] *= 3.0
-    object.__setattr__(layer.quant_config, "w13_scale_2", rows)
-    check("nvfp4", layer)
+    config = dataclasses.replace(ready.quant_config, w13_scale_2=rows)
+    kernel = bind(SCHEMES["nvfp4"][0], layer.moe_config, config)
+    output = kernel.apply(**ready.arguments())
+    scaled = dataclasses.replace(layer.quant_config, w13_scale_2=rows)
+    expected = dataclasses.replace(layer, quant_config=scaled).reference(kernel)
+    assert relative_error(output, expected) <= layer.error_bound(kernel)
 
 
 def test_experts_that_route_are_given_logits():
     config = FusedMoEConfig(6, 2, 64, 32, "swigluoai", "Renormalize", "fp32")
     layer = draw("mxfp4", config, num_tokens=5, bias=True)
-    kernel = bind("OAITritonMxfp4ExpertsMonolithic", config, layer.quant_config)
-    arguments = layer.arguments()
+    ready = converted(layer, "OAITritonMxfp4ExpertsMonolithic")
+    kernel = bind("OAITritonMxfp4ExpertsMonolithic", config, ready.quant_config)
+    arguments = ready.arguments()
     logits = torch.randn(5, 6, device=DEVICE)
     top, ids = logits.topk(2)
     given = {"topk_weights": top.softmax(dim=-1), "topk_ids": ids}
@@ -95,24 +109,27 @@ def test_experts_that_route_are_given_logits():
     assert torch.equal(kernel.apply_monolithic(router_logits=logits, **arguments), expected)
     with pytest.raises(ValueError, match=r"router_logits must be \[5, 6\], got \[5, 7\]"):
         kernel.apply_monolithic(router_logits=torch.zeros(5, 7), **arguments)
-    other = bind("OAITritonExperts", config, layer.quant_config)
+    other = bind("OAITritonExperts", config, ready.quant_config)
     with pytest.raises(ValueError, match="takes topk_weights and topk_ids, not router_logits"):
         other.apply_monolithic(router_logits=logits, **arguments)
 
 
 def test_wrong_weights_are_named():
     layer = draw("mxfp4", FusedMoEConfig(3, 2, 64, 32, in_dtype="fp32"))
+    ready = converted(layer, "OAITritonExperts")
     with pytest.raises(ValueError, match=r"needs torch.uint8 weights for kMxfp4Static, got w13"):
-        check("mxfp4", layer, w13=layer.w13.view(torch.int8))
-    with pytest.raises(ValueError, match=r"needs w2 of shape \[3, 64, 16\], got \[3, 64, 15\]"):
-        check("mxfp4", layer, w2=layer.w2[..., :15])
+        apply("mxfp4", layer, w13=ready.w13.view(torch.int8))
+    with pytest.raises(ValueError, match=r"needs w2 of shape \[3, 64, 32\], got \[3, 64, 16\]"):
+        apply("mxfp4", layer, w2=layer.w2)
+    with pytest.raises(ValueError, match=r"need w13 of shape \[num_experts, rows, 32\], got"):
+        apply("mxfp4", layer, w13=ready.w13[..., :16])
 
 
 @pytest.mark.parametrize(
     ("kernel", "weight", "activation", "message"),
     [
         ("OAITritonExperts", "kMxfp8Static", "kMxfp8Dynamic", "format mxfp4"),
-        ("TritonExperts", "kInt8StaticChannelSym", "kInt8DynamicTensorSym", "format int8"),
+        ("TritonExperts", "kInt8StaticChannelSym", "kInt8DynamicTensorSym", "or INT8 per channel"),
         ("Int4EmulationTritonExperts", "kInt4Static", None, "dequantized when loaded"),
         ("BatchedTritonExperts", "kMxfp4Static", None, "unquantized or FP8 weights"),
     ],

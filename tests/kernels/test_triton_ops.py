@@ -21,11 +21,8 @@ from moe_rules.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
 triton = pytest.importorskip("triton")
 
 from moe_kernels.activation import ActivationParameters  # noqa: E402
-from moe_kernels.ops.fused_moe_gemm import (  # noqa: E402
-    FusedActivation,
-    UnsortedPairs,
-    fused_moe_gemm,
-)
+from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm  # noqa: E402
+from moe_kernels.ops.gemm_programs import FusedActivation, UnsortedPairs  # noqa: E402
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size  # noqa: E402
 from moe_kernels.ops.moe_sum import moe_sum  # noqa: E402
 from moe_kernels.tuning import TileConfig  # noqa: E402

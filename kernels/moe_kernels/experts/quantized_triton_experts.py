@@ -1,8 +1,9 @@
 """Experts in Triton whose weights are dequantized in registers, under vLLM's class names.
 
 Weights stay packed in memory. What differs between the classes is which formats they take, and
-whether activations are quantized: really, as INT8 or MXFP8, or emulated, rounded to the format's
-grid in the layer's dtype but for a scale of the whole tensor, which would not be exact there.
+whether activations are quantized: as MXFP8 where the GPU multiplies that, else emulated, rounded to
+the format's grid in the layer's dtype but for a scale of the whole tensor, which would not be exact
+there.
 """
 
 from __future__ import annotations
@@ -12,55 +13,27 @@ from typing import ClassVar
 import torch
 import triton
 
-from moe_kernels.activation import ActivationParameters
+from moe_kernels.activation import ActivationParameters, activation_form
 from moe_kernels.dtypes import torch_dtype
 from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEExpertsMonolithic
-from moe_kernels.ops.activation import activation as activation_op
 from moe_kernels.ops.fused_moe_gemm_quantized import (
     WeightTensors,
-    block_m,
     fused_moe_gemm_quantized,
 )
+from moe_kernels.ops.gemm_programs import FusedActivation, Pairs, UnsortedPairs
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size
 from moe_kernels.ops.moe_sum import moe_sum
 from moe_kernels.ops.quantize_activations import quantize_activations
 from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.quantization.words import WORD_FORMATS, word_columns
+from moe_kernels.tuning import MAX_UNSORTED_PAIRS, layer_config
 from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN
+from moe_rules.quant_keys import TENSOR
 
 
 def _fake_quantized_triton_experts(
-    hidden_states: torch.Tensor,
-    hidden_states_scale: torch.Tensor | None,
-    w13: torch.Tensor,
-    w2: torch.Tensor,
-    topk_weights: torch.Tensor | None,
-    topk_ids: torch.Tensor,
-    expert_map: torch.Tensor | None,
-    global_num_experts: int,
-    dtype: torch.dtype,
-    activation: str,
-    limit: float | None,
-    alpha: float,
-    beta: float,
-    situ_beta: float,
-    situ_linear_beta: float | None,
-    weight_format: str,
-    activation_format: str | None,
-    activation_group_shape: list[int],
-    emulate: bool,
-    native_mx: bool,
-    w13_scale: torch.Tensor,
-    w2_scale: torch.Tensor,
-    w13_zp: torch.Tensor | None,
-    w2_zp: torch.Tensor | None,
-    w13_scale_2: torch.Tensor | None,
-    w2_scale_2: torch.Tensor | None,
-    a2_scale: torch.Tensor | None,
-    a2_scale_2: torch.Tensor | None,
-    w13_bias: torch.Tensor | None,
-    w2_bias: torch.Tensor | None,
+    hidden_states: torch.Tensor, dtype: torch.dtype, *_: object
 ) -> torch.Tensor:
     return hidden_states.new_empty(hidden_states.shape, dtype=dtype)
 
@@ -68,6 +41,7 @@ def _fake_quantized_triton_experts(
 @register_operator(_fake_quantized_triton_experts)
 def quantized_triton_experts(
     hidden_states: torch.Tensor,
+    dtype: torch.dtype,
     hidden_states_scale: torch.Tensor | None,
     w13: torch.Tensor,
     w2: torch.Tensor,
@@ -75,7 +49,6 @@ def quantized_triton_experts(
     topk_ids: torch.Tensor,
     expert_map: torch.Tensor | None,
     global_num_experts: int,
-    dtype: torch.dtype,
     activation: str,
     limit: float | None,
     alpha: float,
@@ -98,7 +71,7 @@ def quantized_triton_experts(
     w13_bias: torch.Tensor | None,
     w2_bias: torch.Tensor | None,
 ) -> torch.Tensor:
-    """Align, GEMM, activation, (quantization,) GEMM, weighted sum; see the classes below.
+    """(Align,) GEMM and activation, (quantization,) GEMM, weighted sum; see the classes below.
 
     ``topk_weights`` None: the tokens are weighed already. Returns [M, H] in ``dtype``.
     """
@@ -107,61 +80,69 @@ def quantized_triton_experts(
     if num_pairs == 0:
         return torch.zeros(hidden_states.shape, dtype=dtype, device=hidden_states.device)
     topk_ids = topk_ids.contiguous()
+    if topk_weights is not None:
+        topk_weights = topk_weights.contiguous()
     routing = (topk_ids, global_num_experts, expert_map)
-    block_size_m = block_m(num_pairs, num_local_experts)
-    alignment = moe_align_block_size(
-        topk_ids, block_size_m, num_local_experts, global_num_experts, expert_map
-    )
-
-    def gemm(
-        a: torch.Tensor,
-        a_scale: torch.Tensor | None,
-        b: WeightTensors,
-        bias: torch.Tensor | None,
-        rows_per_token: int,
-    ) -> torch.Tensor:
-        return fused_moe_gemm_quantized(
-            a,
-            b,
-            weight_format,
-            *alignment,
-            num_pairs,
-            rows_per_token,
-            block_size_m,
-            dtype,
-            a_scale=a_scale,
-            bias=bias,
-            native_mx=native_mx,
+    num_local_pairs = num_pairs * num_local_experts / global_num_experts
+    config = layer_config(num_local_pairs, w13, w2, weight_format=weight_format, dtype=dtype)
+    pairs: Pairs = UnsortedPairs(*routing)
+    if num_pairs > MAX_UNSORTED_PAIRS:
+        pairs = moe_align_block_size(
+            topk_ids, config.up.block_m, num_local_experts, global_num_experts, expert_map
         )
-
-    up = WeightTensors(w13, w13_scale, w13_zp, w13_scale_2)
-    intermediate = gemm(hidden_states, hidden_states_scale, up, w13_bias, top_k)
+    intermediate = None
+    if activation_format is not None:
+        # Scales may be taken over all rows, also those that the GEMM does not write.
+        rows = w13.shape[1] // 2 if activation_form(activation).gated else w13.shape[1]
+        intermediate = torch.zeros(num_pairs, rows, dtype=dtype, device=w13.device)
     parameters = ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)
-    intermediate = activation_op(intermediate, activation, parameters, *routing)
+    intermediate = fused_moe_gemm_quantized(
+        hidden_states,
+        WeightTensors(w13, w13_scale, w13_zp, w13_scale_2),
+        weight_format,
+        pairs,
+        num_pairs,
+        top_k,
+        config.up,
+        dtype,
+        a_scale=hidden_states_scale,
+        bias=w13_bias,
+        activation=FusedActivation(activation, parameters),
+        native_mx=native_mx,
+        out=intermediate,
+    )
     intermediate_scale = None
     if activation_format is not None:
         intermediate, intermediate_scale = quantize_activations(
             intermediate, activation_format, activation_group_shape, a2_scale, a2_scale_2, emulate
         )
-    down = WeightTensors(w2, w2_scale, w2_zp, w2_scale_2)
-    expert_output = gemm(intermediate, intermediate_scale, down, w2_bias, 1)
-    weights = None if topk_weights is None else topk_weights.contiguous()
-    return moe_sum(expert_output, weights, *routing)
+    expert_output = fused_moe_gemm_quantized(
+        intermediate,
+        WeightTensors(w2, w2_scale, w2_zp, w2_scale_2),
+        weight_format,
+        pairs,
+        num_pairs,
+        1,
+        config.down,
+        dtype,
+        a_scale=intermediate_scale,
+        bias=w2_bias,
+        native_mx=native_mx,
+    )
+    return moe_sum(expert_output, topk_weights, *routing)
 
 
 class QuantizedTritonExperts(FusedMoEExperts):
     """The common part: what the layer's config says, handed to the operator.
 
-    Layers in bf16, fp16 or fp32; w13 and w2 contiguous in their last dimension and in the layouts
-    of :mod:`moe_kernels.quantization.schemes`; scales and zero points contiguous.
+    Layers in bf16, fp16 or fp32; w13 and w2 as :func:`moe_kernels.layouts.convert_to_kernel_format`
+    has them: 4-bit formats in the words of :mod:`moe_kernels.quantization.words`.
     """
 
     weight_formats: ClassVar[tuple[str, ...]]
     """The formats of weights that the class takes."""
     activation_formats: ClassVar[tuple[str | None, ...]] = (None,)
     """The formats of activations that it takes, where it quantizes them."""
-    emulates_activations: ClassVar[bool] = True
-    """Whether activations are rounded in the layer's dtype instead of being stored quantized."""
 
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         super().__init__(moe_config, quant_config)
@@ -189,6 +170,12 @@ class QuantizedTritonExperts(FusedMoEExperts):
     def _native_mx(self) -> bool:
         return False
 
+    def weight_columns(self, columns: int) -> int:
+        """See :meth:`moe_kernels.modular_kernel.FusedMoEExperts.weight_columns`."""
+        if self.weight_format in WORD_FORMATS:
+            return word_columns(columns)
+        return super().weight_columns(columns)
+
     def quantize_input(
         self, hidden_states: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -202,7 +189,7 @@ class QuantizedTritonExperts(FusedMoEExperts):
             self._group_shape,
             config.a13_scale,
             config.a13_scale_2,
-            self.emulates_activations,
+            not self._native_mx,
         )
         return quantized, scale
 
@@ -237,6 +224,7 @@ class QuantizedTritonExperts(FusedMoEExperts):
             )
         output: torch.Tensor = quantized_triton_experts(
             hidden_states,
+            self._dtype,
             hidden_states_scale,
             w13,
             w2,
@@ -244,13 +232,12 @@ class QuantizedTritonExperts(FusedMoEExperts):
             topk_ids,
             expert_map,
             global_num_experts,
-            self._dtype,
             activation,
             *self.activation_parameters(activation),
             self.weight_format,
             self._activation_format,
             self._group_shape,
-            self.emulates_activations,
+            not self._native_mx,
             self._native_mx,
             config.w13_scale,
             config.w2_scale,
@@ -266,26 +253,6 @@ class QuantizedTritonExperts(FusedMoEExperts):
         return output
 
 
-class TritonInt8Experts(QuantizedTritonExperts):
-    """INT8 weights and activations: what ``TritonExperts`` does for INT8 keys.
-
-    Channel scales with dynamic token scales, or tensor with dynamic tensor. The products are of
-    integers, summed in int32.
-    """
-
-    weight_formats = ("int8",)
-    activation_formats = ("int8",)
-    emulates_activations = False
-
-    def _executes(self) -> bool:
-        weight, activation = self.quant_config.weight_key, self.quant_config.activation_key
-        if weight is None or activation is None or not super()._executes():
-            return False
-        shapes = weight.scale.group_shape, activation.scale.group_shape
-        known = shapes in ((CHANNEL, TOKEN), (TENSOR, TENSOR))
-        return known and weight.symmetric and activation.symmetric and not activation.scale.static
-
-
 class TritonWNA16Experts(QuantizedTritonExperts):
     """INT4 or INT8 weights in groups, with or without zero points; activations as they are."""
 
@@ -297,7 +264,7 @@ class OAITritonExperts(QuantizedTritonExperts):
     """MXFP4 weights, 16-bit activations; biases and swigluoai as gpt-oss has them.
 
     vLLM's classes of this and the next two names run OpenAI's ``triton_kernels``; these are this
-    package's own kernels, so that w13 and w2 keep the checkpoint's layout (no swizzle).
+    package's own kernels.
     """
 
     weight_formats = ("mxfp4",)
@@ -339,12 +306,11 @@ class Mxfp8EmulationTritonExperts(QuantizedTritonExperts):
 class Mxfp8NativeTritonExperts(QuantizedTritonExperts):
     """MXFP8 weights and activations, multiplied as such where the GPU can (gfx950, gfx1250).
 
-    Elsewhere both are dequantized in registers, with the same result.
+    Elsewhere activations are rounded to MXFP8's grid in the layer's dtype, with the same result.
     """
 
     weight_formats = ("mxfp8",)
     activation_formats = ("mxfp8",)
-    emulates_activations = False
 
     @property
     def _native_mx(self) -> bool:

@@ -1,4 +1,4 @@
-"""``TritonExperts``: unquantized and FP8 experts in Triton."""
+"""``TritonExperts``: unquantized, FP8 and INT8 experts in Triton."""
 
 from __future__ import annotations
 
@@ -7,17 +7,13 @@ import triton
 
 from moe_kernels.activation import ActivationParameters
 from moe_kernels.dtypes import torch_dtype
-from moe_kernels.experts.quantized_triton_experts import TritonInt8Experts
 from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts
-from moe_kernels.ops.fused_moe_gemm import (
-    FusedActivation,
-    UnsortedPairs,
-    fused_moe_gemm,
-)
-from moe_kernels.ops.moe_align_block_size import SortedPairs, moe_align_block_size
+from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm
+from moe_kernels.ops.gemm_programs import FusedActivation, Pairs, UnsortedPairs
+from moe_kernels.ops.moe_align_block_size import moe_align_block_size
 from moe_kernels.ops.moe_sum import moe_sum
-from moe_kernels.ops.quantize_fp8 import quantize_fp8
+from moe_kernels.ops.quantize_scaled import quantize_scaled
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.tuning import MAX_UNSORTED_PAIRS, layer_config
 from moe_rules.layer import FusedMoEConfig
@@ -30,10 +26,10 @@ def _require_gpu(x: torch.Tensor) -> None:
 
 
 def _fake_quantize_input(
-    x: torch.Tensor, group_shape: list[int], scale: torch.Tensor | None
+    x: torch.Tensor, dtype: torch.dtype, group_shape: list[int], scale: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rows, columns = x.shape
-    quantized = torch.empty(x.shape, dtype=torch.float8_e4m3fn, device=x.device)
+    quantized = torch.empty(x.shape, dtype=dtype, device=x.device)
     if tuple(group_shape) == TENSOR:
         return quantized, x.new_empty(1, dtype=torch.float32)
     groups = 1 if tuple(group_shape) == TOKEN else -(-columns // group_shape[1])
@@ -42,38 +38,17 @@ def _fake_quantize_input(
 
 @register_operator(_fake_quantize_input)
 def quantize_input(
-    x: torch.Tensor, group_shape: list[int], scale: torch.Tensor | None
+    x: torch.Tensor, dtype: torch.dtype, group_shape: list[int], scale: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`moe_kernels.ops.quantize_fp8.quantize_fp8` as an operator."""
+    """:func:`moe_kernels.ops.quantize_scaled.quantize_scaled` as an operator."""
     _require_gpu(x)
-    quantized, computed = quantize_fp8(x, (group_shape[0], group_shape[1]), scale)
+    quantized, computed = quantize_scaled(x, (group_shape[0], group_shape[1]), scale, dtype)
     # An operator may not return its own argument.
     return quantized, computed if scale is None else computed.clone()
 
 
 def _fake_triton_experts(
-    hidden_states: torch.Tensor,
-    hidden_states_scale: torch.Tensor | None,
-    w13: torch.Tensor,
-    w2: torch.Tensor,
-    topk_weights: torch.Tensor | None,
-    topk_ids: torch.Tensor,
-    expert_map: torch.Tensor | None,
-    global_num_experts: int,
-    dtype: torch.dtype,
-    activation: str,
-    limit: float | None,
-    alpha: float,
-    beta: float,
-    situ_beta: float,
-    situ_linear_beta: float | None,
-    weight_block_shape: list[int] | None,
-    activation_group_shape: list[int] | None,
-    w13_scale: torch.Tensor | None,
-    w2_scale: torch.Tensor | None,
-    a2_scale: torch.Tensor | None,
-    w13_bias: torch.Tensor | None,
-    w2_bias: torch.Tensor | None,
+    hidden_states: torch.Tensor, dtype: torch.dtype, *_: object
 ) -> torch.Tensor:
     return hidden_states.new_empty(hidden_states.shape, dtype=dtype)
 
@@ -81,6 +56,7 @@ def _fake_triton_experts(
 @register_operator(_fake_triton_experts)
 def triton_experts(
     hidden_states: torch.Tensor,
+    dtype: torch.dtype,
     hidden_states_scale: torch.Tensor | None,
     w13: torch.Tensor,
     w2: torch.Tensor,
@@ -88,7 +64,6 @@ def triton_experts(
     topk_ids: torch.Tensor,
     expert_map: torch.Tensor | None,
     global_num_experts: int,
-    dtype: torch.dtype,
     activation: str,
     limit: float | None,
     alpha: float,
@@ -118,13 +93,11 @@ def triton_experts(
     block_shape = _pair(weight_block_shape)
     num_local_pairs = num_pairs * w13.shape[0] / global_num_experts
     config = layer_config(num_local_pairs, w13, w2, block_shape)
-    pairs: SortedPairs | UnsortedPairs
+    pairs: Pairs = UnsortedPairs(topk_ids, global_num_experts, expert_map)
     if num_pairs > MAX_UNSORTED_PAIRS:
         pairs = moe_align_block_size(
             topk_ids, config.up.block_m, w13.shape[0], global_num_experts, expert_map
         )
-    else:
-        pairs = UnsortedPairs(topk_ids, global_num_experts, expert_map)
     group_shape = _pair(activation_group_shape)
     intermediate = None
     if group_shape == TENSOR and a2_scale is None:
@@ -149,7 +122,9 @@ def triton_experts(
     )
     intermediate_scale = None
     if group_shape is not None:
-        intermediate, intermediate_scale = quantize_fp8(intermediate, group_shape, a2_scale)
+        intermediate, intermediate_scale = quantize_scaled(
+            intermediate, group_shape, a2_scale, w2.dtype
+        )
     expert_output = fused_moe_gemm(
         intermediate,
         w2,
@@ -175,6 +150,10 @@ def _executes(weight_key: QuantKey | None, activation_key: QuantKey | None) -> b
     if weight_key is None or activation_key is None:
         return weight_key is activation_key
     weight, activated = weight_key.scale, activation_key.scale
+    if (weight_key.dtype, activation_key.dtype) == ("int8", "int8"):
+        shapes = weight.group_shape, activated.group_shape
+        known = shapes in ((CHANNEL, TOKEN), (TENSOR, TENSOR))
+        return known and weight_key.symmetric and activation_key.symmetric and not activated.static
     if {weight_key.dtype, activation_key.dtype} != {"fp8_e4m3"}:
         return False
     if {weight.dtype, activated.dtype} != {"fp32"} or weight_key.scale2 or activation_key.scale2:
@@ -192,23 +171,19 @@ class TritonExperts(FusedMoEExperts):
 
     Takes layers in bf16, fp16 or fp32, unquantized or with FP8 weights and activations: per
     tensor (static or dynamic) or channel with tensor or token, or any blocks (r, c) with groups
-    of (1, c); or with INT8, as :class:`TritonInt8Experts` says. w13: [E, 2I, H], w2: [E, H, I],
-    any strides; biases contiguous. Named after vLLM's ``fused_moe/experts/triton_moe.py``.
+    of (1, c); or with INT8: per channel with token, or per tensor with dynamic tensor, multiplied
+    as integers. w13: [E, 2I, H], w2: [E, H, I], any strides; biases contiguous. Named after vLLM's
+    ``fused_moe/experts/triton_moe.py``.
     """
 
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         super().__init__(moe_config, quant_config)
-        # INT8 is another computation under the same name.
-        self._int8: FusedMoEExperts | None = None
-        if quant_config.weight_format == "int8":
-            self._int8 = TritonInt8Experts(moe_config, quant_config)
-            return
         if not _executes(quant_config.weight_key, quant_config.activation_key):
             raise ValueError(
                 f"TritonExperts does not execute weights {quant_config.weight_key} with "
                 f"activations {quant_config.activation_key}; expected no quantization, or FP8 "
                 "weights per tensor or channel with FP8 activations per tensor or token, or in "
-                "blocks with groups"
+                "blocks with groups, or INT8 per channel with token or tensor with tensor"
             )
         self._dtype = torch_dtype(moe_config.in_dtype)
         group_shape = quant_config.activation_group_shape
@@ -219,13 +194,14 @@ class TritonExperts(FusedMoEExperts):
     def quantize_input(
         self, hidden_states: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """FP8 values and their scales, as the activation key says; unquantized as they are."""
-        if self._int8 is not None:
-            return self._int8.quantize_input(hidden_states)
+        """Values and their scales, as the activation key says; unquantized as they are."""
         if self._group_shape is None:
             return hidden_states, None
         quantized, scale = quantize_input(
-            hidden_states, self._group_shape, self.quant_config.a13_scale
+            hidden_states,
+            torch.int8 if self.weight_format == "int8" else torch.float8_e4m3fn,
+            self._group_shape,
+            self.quant_config.a13_scale,
         )
         return quantized, scale
 
@@ -248,19 +224,6 @@ class TritonExperts(FusedMoEExperts):
 
         Raises ValueError if tokens and weights have different dtypes.
         """
-        if self._int8 is not None:
-            return self._int8.apply(
-                hidden_states,
-                hidden_states_scale,
-                w13,
-                w2,
-                topk_weights,
-                topk_ids,
-                activation=activation,
-                global_num_experts=global_num_experts,
-                expert_map=expert_map,
-                apply_router_weight_on_input=apply_router_weight_on_input,
-            )
         if not hidden_states.dtype == w13.dtype == w2.dtype:
             raise ValueError(
                 f"TritonExperts multiplies like with like: tokens are {hidden_states.dtype}, "
@@ -269,6 +232,7 @@ class TritonExperts(FusedMoEExperts):
         config = self.quant_config
         output: torch.Tensor = triton_experts(
             hidden_states,
+            self._dtype,
             hidden_states_scale,
             w13,
             w2,
@@ -276,7 +240,6 @@ class TritonExperts(FusedMoEExperts):
             topk_ids,
             expert_map,
             global_num_experts,
-            self._dtype,
             activation,
             *self.activation_parameters(activation),
             self._block_shape,

@@ -14,9 +14,10 @@ from moe_kernels.experts.cpu_packed import packed_where_possible
 from moe_kernels.layouts.grouped_integers import CheckpointFormat, dequantized, rows_of_groups
 from moe_kernels.layouts.scaled import canonical_scales
 from moe_kernels.layouts.small_floats import mx, mxfp6_to_mxfp8, nvfp4
+from moe_kernels.layouts.unpacked_in_triton import unpacked_in_triton
 from moe_kernels.layouts.weights import LayerWeights
 from moe_kernels.quantization.schemes import quantization_format
-from moe_kernels.registry import our_names, runs_on_cpu
+from moe_kernels.registry import our_names, runs_on_cpu, unpacks_in_triton
 from moe_rules.quant_keys import QuantKey
 
 __all__ = ["LayerWeights", "convert_to_kernel_format"]
@@ -44,6 +45,9 @@ def convert_to_kernel_format(
     were not packed. FP8 and MXFP4 have no such products: with ``dequantize_for_cpu`` they are
     packed as ``dtype``, which takes two and four times the memory, and a fraction of the time.
 
+    Weights for Triton kernels that unpack them in registers are laid out as these read them
+    fastest (:mod:`moe_kernels.layouts.unpacked_in_triton`), and those kernels take no others.
+
     Returns the tensors and the key of the converted weights, which is ``weight_key`` save where
     a kernel's weights are quantized otherwise than the checkpoint's, or not at all. Raises
     ValueError for a kernel that is not one of this package (its provider converts for it), and
@@ -58,6 +62,8 @@ def convert_to_kernel_format(
         weights = _in_format(kernel_name, weights, weight_key, checkpoint_format, dtype)
     if runs_on_cpu(kernel_name):
         return packed_where_possible(kernel_name, weights, dtype, dequantize_for_cpu)
+    if unpacks_in_triton(kernel_name):
+        return unpacked_in_triton(weights)
     return weights
 
 

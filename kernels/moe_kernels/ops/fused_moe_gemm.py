@@ -4,18 +4,21 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 
-from moe_kernels.activation import ActivationParameters, activation_form
 from moe_kernels.ops.activation import activate
-from moe_kernels.ops.moe_align_block_size import SortedPairs
+from moe_kernels.ops.gemm_programs import (
+    FusedActivation,
+    Pairs,
+    activation_arguments,
+    routing_arguments,
+    tile_of_program,
+)
 from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
 from moe_kernels.ops.routing import pairs_of_ranks, pairs_of_slot
-from moe_kernels.tuning import MAX_UNSORTED_PAIRS, TileConfig
+from moe_kernels.tuning import TileConfig
 
 
 @triton.jit(do_not_specialize=["num_pairs", "num_experts"])
@@ -56,6 +59,7 @@ def _fused_moe_gemm_kernel(
     SLOTS_ARE_EXPERTS: tl.constexpr,
     PAIRS: tl.constexpr,
     SCALES: tl.constexpr,
+    INTEGERS: tl.constexpr,
     GROUP_N: tl.constexpr,
     GROUP_K: tl.constexpr,
     ONE_B_SCALE: tl.constexpr,
@@ -76,17 +80,11 @@ def _fused_moe_gemm_kernel(
 ):
     if SORTED:
         wait_for_previous(PROGRAMMATIC)
-        # Tiles are numbered over the blocks that exist, not those the grid allows for;
-        # neighbours share rows of A within a group, and an expert's weights.
-        num_tiles_m = tl.load(num_tokens_post_padded_ptr) // BLOCK_SIZE_M
-        num_tiles_n = tl.cdiv(N, BLOCK_SIZE_N)
-        tile = tl.program_id(0)
-        if tile >= num_tiles_m * num_tiles_n:
+        tile_m, tile_n, exists = tile_of_program(
+            num_tokens_post_padded_ptr, N, BLOCK_SIZE_M, BLOCK_SIZE_N, GROUP_SIZE_M
+        )
+        if not exists:
             return
-        group = tile // (GROUP_SIZE_M * num_tiles_n)
-        group_size = tl.minimum(num_tiles_m - group * GROUP_SIZE_M, GROUP_SIZE_M)
-        tile_m = group * GROUP_SIZE_M + tile % (GROUP_SIZE_M * num_tiles_n) % group_size
-        tile_n = tile % (GROUP_SIZE_M * num_tiles_n) // group_size
         expert = tl.load(expert_ids_ptr + tile_m)
         num_rows = BLOCK_SIZE_M
     else:
@@ -144,7 +142,9 @@ def _fused_moe_gemm_kernel(
             pair_mask = rows < num_rows
         row = (pair // top_k).to(tl.int64)
         a_rows = a_ptr + row[:, None] * stride_am
-        accumulator = tl.zeros((BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.float32)
+        accumulator = tl.zeros(
+            (BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.int32 if INTEGERS else tl.float32
+        )
         # The number of stages is given so that the loads of scales are pipelined too.
         for tile_k in tl.range(0, num_tiles_k, num_stages=STAGES):
             if SCALES == "block":
@@ -173,6 +173,8 @@ def _fused_moe_gemm_kernel(
                         up_scale = tl.load(up_scale_ptr + k_group * stride_bsk)
                         b_scale = tl.where(tl.arange(0, BLOCK_SIZE_N) % 2 == 0, b_scale, up_scale)
                     accumulator += tl.dot(a, b) * (a_scale[:, None] * b_scale[None, :])
+            elif INTEGERS:
+                accumulator = tl.dot(a, b, accumulator, out_dtype=tl.int32)
             elif SCALES == "outer":
                 # Hopper's fp8 units keep about 14 bits while they accumulate: move each tile's
                 # sum into float32 registers.
@@ -183,14 +185,14 @@ def _fused_moe_gemm_kernel(
         if SCALES == "outer":
             a_scale = tl.load(a_scale_ptr + row * stride_asm, mask=pair_mask, other=0.0)
             b_scale = tl.load(b_scale_columns + b_row * stride_bsn)
-            accumulator *= a_scale[:, None] * b_scale[None, :]
+            accumulator = accumulator.to(tl.float32) * (a_scale[:, None] * b_scale[None, :])
         if HAS_BIAS:
             bias = tl.load(bias_ptr + expert.to(tl.int64) * N + b_row)
             accumulator += bias.to(tl.float32)[None, :]
         if FORM == "":
             value = accumulator
         else:
-            if SCALES != "none":
+            if SCALES != "none" and not INTEGERS:
                 # Which fp8 number the result becomes depends on what the GEMM's is stored as.
                 accumulator = accumulator.to(out_ptr.dtype.element_ty).to(tl.float32)
             if GATED:
@@ -222,25 +224,10 @@ def _fused_moe_gemm_kernel(
         )
 
 
-class UnsortedPairs(NamedTuple):
-    """The routing as it is: topk_ids [M, topk], contiguous, and which experts are local."""
-
-    topk_ids: torch.Tensor
-    global_num_experts: int
-    expert_map: torch.Tensor | None
-
-
-class FusedActivation(NamedTuple):
-    """An activation that the GEMM's result goes through; see :mod:`moe_kernels.activation`."""
-
-    name: str
-    parameters: ActivationParameters
-
-
 def fused_moe_gemm(
     a: torch.Tensor,
     b: torch.Tensor,
-    pairs: SortedPairs | UnsortedPairs,
+    pairs: Pairs,
     num_pairs: int,
     top_k: int,
     config: TileConfig,
@@ -256,7 +243,7 @@ def fused_moe_gemm(
     """``out[p] = activation(a[p // top_k] @ b[expert of p].T (+ bias))`` for every pair p.
 
     a: [rows, K], any strides; a row per token (``top_k`` pairs each), or per pair (``top_k`` 1).
-    b: [E, N, K], any strides, the dtype of ``a``: bf16, fp16, fp32 or fp8.
+    b: [E, N, K], any strides, the dtype of ``a``: bf16, fp16, fp32, fp8 or int8.
     pairs: sorted with ``config.block_m``, or, up to MAX_UNSORTED_PAIRS, unsorted. Unsorted, and
     without an activation, the routing must not be the output of the launch right before.
     a_scale, b_scale: float32, both or none: [1] or [rows, 1] and [E] or [E, N, 1]; with
@@ -267,39 +254,28 @@ def fused_moe_gemm(
     pairs without an expert are not written. ``out``: where to write, contiguous.
     """
     num_local_experts, n, k = b.shape
-    form, gated, interleaved = "", False, False
-    parameters = ActivationParameters()
-    if activation is not None:
-        form, gated, interleaved = activation_form(activation.name)
-        parameters = activation.parameters
+    launch = activation_arguments(activation)
+    gated = launch.constants["GATED"]
     if out is None:
         out = torch.empty(num_pairs, n // 2 if gated else n, dtype=out_dtype, device=a.device)
     num_tiles_n = triton.cdiv(n, config.block_n)
-    is_sorted = isinstance(pairs, SortedPairs)
-    slots_are_experts = num_pairs > num_local_experts
-    if isinstance(pairs, SortedPairs):
-        grid: tuple[int, ...] = (pairs.expert_ids.shape[0] * num_tiles_n,)
-        routing: tuple[torch.Tensor | int | None, ...] = (*pairs, None, None, 0)
-        has_expert_map = False
-    else:
-        grid = (num_tiles_n, num_local_experts if slots_are_experts else num_pairs)
-        routing = (None, None, None, pairs.topk_ids, pairs.expert_map, pairs.global_num_experts)
-        has_expert_map = pairs.expert_map is not None
+    routing = routing_arguments(pairs, num_pairs, num_local_experts, num_tiles_n)
     scales, strides = _scales(a_scale, b_scale, block_shape)
     block_k = config.block_k
     group_n, group_k = block_shape if scales == "block" and block_shape else (0, 0)
     if group_k:
         block_k = min(block_k, max(32, triton.next_power_of_2(group_k)))
     block_n = config.block_n
-    part_n, columns = (block_n // 2, n // 2) if gated and not interleaved else (block_n, 0)
-    _fused_moe_gemm_kernel[grid](
+    alternate = gated and not launch.constants["INTERLEAVED"]
+    part_n, columns = (block_n // 2, n // 2) if alternate else (block_n, 0)
+    _fused_moe_gemm_kernel[routing.grid](
         a,
         b,
         out,
         a_scale,
         b_scale,
         bias,
-        *routing,
+        *routing.positional,
         n,
         k,
         num_pairs,
@@ -307,28 +283,17 @@ def fused_moe_gemm(
         *a.stride(),
         *b.stride(),
         *strides,
-        parameters.limit or 0.0,
-        parameters.alpha,
-        parameters.beta,
-        parameters.situ_beta,
-        parameters.situ_linear_beta or 0.0,
-        SORTED=is_sorted,
-        HAS_EXPERT_MAP=has_expert_map,
-        SLOTS_ARE_EXPERTS=is_sorted or slots_are_experts,
-        # Few sizes, so that few kernels are compiled.
-        PAIRS=1 if is_sorted else 16 if num_pairs <= 16 else MAX_UNSORTED_PAIRS,
+        *launch.positional,
+        **routing.constants,
         SCALES=scales,
+        INTEGERS=a.dtype == torch.int8,
         GROUP_N=group_n,
         GROUP_K=group_k,
         ONE_B_SCALE=group_n != 0 and group_n % part_n == 0 and columns % part_n == 0,
         HAS_BIAS=bias is not None,
         MASK_K=k % block_k != 0 or (group_k != 0 and group_k % block_k != 0),
         INPUT_PRECISION="ieee" if a.dtype == torch.float32 else "tf32",
-        FORM=form,
-        GATED=gated,
-        INTERLEAVED=interleaved,
-        HAS_LIMIT=parameters.limit is not None,
-        HAS_SITU_LINEAR_BETA=parameters.situ_linear_beta is not None,
+        **launch.constants,
         BLOCK_SIZE_M=config.block_m,
         BLOCK_SIZE_N=block_n,
         BLOCK_SIZE_K=block_k,

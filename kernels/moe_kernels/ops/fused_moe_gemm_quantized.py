@@ -1,28 +1,45 @@
 """The grouped GEMM of MoE layers on weights that are dequantized as they are loaded.
 
-Tiles of weights become numbers of the activations' dtype in registers, so that memory holds only
-the packed weights. Values, zero points and group scales are exact before that one rounding;
-scales of whole rows multiply the float32 sums. INT8 weights with INT8 activations are multiplied
-as integers.
+Memory holds only the packed weights; tiles of them become numbers of the activations' dtype in
+registers, and go from there to the matrix units. Hence the product is transposed: on Hopper it is
+the left operand that may come from registers, and the side that needs 64 rows has weights, of
+which there are enough, not tokens.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-BLOCK_M = 16
-"""Rows of a tile where each expert has few pairs; the smallest that tensor cores take."""
-_MANY_PAIRS_BLOCK_M = 64
+from moe_kernels.ops.activation import activate
+from moe_kernels.ops.gemm_programs import (
+    FusedActivation,
+    Pairs,
+    activation_arguments,
+    routing_arguments,
+    tile_of_program,
+)
+from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
+from moe_kernels.ops.routing import pairs_of_ranks, pairs_of_slot
+from moe_kernels.ops.unpack_weights import (
+    scale_values,
+    unpack_bytes,
+    unpack_words,
+    unpack_words_bf16x2,
+)
+from moe_kernels.quantization.words import BLOCK, WORD_FORMATS
+from moe_kernels.tuning import TileConfig
 
 
 class WeightTensors(NamedTuple):
-    """One layer weight in a format of :mod:`moe_kernels.quantization.schemes`, [E, N, K]."""
+    """One layer weight [E, N, K] as :func:`moe_kernels.layouts.convert_to_kernel_format` has it."""
 
     values: torch.Tensor
     scale: torch.Tensor
@@ -30,34 +47,7 @@ class WeightTensors(NamedTuple):
     scale_2: torch.Tensor | None = None
 
 
-@triton.jit
-def _e2m1(code):
-    """The numbers of 4-bit codes: sign, 2 bits of exponent, 1 of mantissa."""
-    magnitude = code & 7
-    # 0 0.5 1 1.5 | 2 3 4 6
-    low = magnitude.to(tl.float32) * 0.5
-    exponent = (magnitude >> 1).to(tl.int32)
-    fraction = 1.0 + 0.5 * (magnitude & 1).to(tl.float32)
-    high = fraction * (1 << tl.maximum(exponent - 1, 0)).to(tl.float32)
-    value = tl.where(magnitude < 4, low, high)
-    return tl.where(code >= 8, -value, value)
-
-
-@triton.jit
-def _e4m3(bits):
-    """The numbers of e4m3 bits (uint8), NaN aside: moved to where float32 has them."""
-    bits = bits.to(tl.int32)
-    moved = ((bits & 0x80) << 24) | ((bits & 0x7F) << 20)
-    return moved.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2^120, of the biases
-
-
-@triton.jit
-def _e8m0(bits):
-    """The powers of two of e8m0 bits (uint8); 2^-127 becomes 0."""
-    return (bits.to(tl.int32) << 23).to(tl.float32, bitcast=True)
-
-
-@triton.jit
+@triton.jit(do_not_specialize=["num_pairs", "num_experts"])
 def _fused_moe_gemm_quantized_kernel(
     a_ptr,
     b_ptr,
@@ -70,244 +60,322 @@ def _fused_moe_gemm_quantized_kernel(
     sorted_token_ids_ptr,
     expert_ids_ptr,
     num_tokens_post_padded_ptr,
+    topk_ids_ptr,
+    expert_map_ptr,
+    num_experts,
     N,
     K,
+    width,
+    stored_columns,
+    num_groups,
     num_pairs,
+    top_k,
     stride_am,
     stride_ak,
-    stride_be,
-    stride_bn,
-    stride_bk,
     stride_asm,
     stride_ask,
+    stride_be,
+    stride_bn,
     stride_bse,
     stride_bsn,
     stride_bsk,
     stride_rse,
     stride_rsn,
-    TOP_K: tl.constexpr,
+    limit,
+    alpha,
+    beta,
+    situ_beta,
+    situ_linear_beta,
+    SORTED: tl.constexpr,
+    HAS_EXPERT_MAP: tl.constexpr,
+    SLOTS_ARE_EXPERTS: tl.constexpr,
+    PAIRS: tl.constexpr,
     FORMAT: tl.constexpr,
-    GROUP: tl.constexpr,
-    INTEGER_DOT: tl.constexpr,
-    HAS_A_SCALE: tl.constexpr,
-    A_MXFP8: tl.constexpr,
+    IN_WORDS: tl.constexpr,
+    PACKED_ARITHMETIC: tl.constexpr,
     NATIVE_MX: tl.constexpr,
-    COMPUTE_TYPE: tl.constexpr,
+    GROUP: tl.constexpr,
+    SCALES_PER_BLOCK: tl.constexpr,
+    DTYPE: tl.constexpr,
+    HAS_A_SCALE: tl.constexpr,
     HAS_ZERO_POINT: tl.constexpr,
     HAS_ROW_SCALE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
+    MASK_K: tl.constexpr,
+    RUNS_OF_8: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
+    FORM: tl.constexpr,
+    GATED: tl.constexpr,
+    INTERLEAVED: tl.constexpr,
+    HAS_LIMIT: tl.constexpr,
+    HAS_SITU_LINEAR_BETA: tl.constexpr,
+    PROGRAMMATIC: tl.constexpr,
     BLOCK_SIZE_M: tl.constexpr,
     BLOCK_SIZE_N: tl.constexpr,
     BLOCK_SIZE_K: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    GROUP_SIZE_M: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
-    PACKED: tl.constexpr = FORMAT == "int4" or FORMAT == "mxfp4" or FORMAT == "nvfp4"
-    num_tiles_m = tl.load(num_tokens_post_padded_ptr) // BLOCK_SIZE_M
-    num_tiles_n = tl.cdiv(N, BLOCK_SIZE_N)
-    tile = tl.program_id(0)
-    if tile >= num_tiles_m * num_tiles_n:
-        return
-    # Neighbours share an expert's weights: row tiles vary first.
-    tile_m = tile % num_tiles_m
-    tile_n = tile // num_tiles_m
-
-    pair = tl.load(sorted_token_ids_ptr + tile_m * BLOCK_SIZE_M + tl.arange(0, BLOCK_SIZE_M))
-    pair_mask = pair < num_pairs
-    row = (pair // TOP_K).to(tl.int64)
-    expert = tl.load(expert_ids_ptr + tile_m).to(tl.int64)
-    n = tile_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
-    n_mask = n < N
-    # Out-of-range columns read column 0; their results are not stored.
-    n_safe = tl.where(n_mask, n, 0).to(tl.int64)
-
-    a_rows = a_ptr + row[:, None] * stride_am
-    b_rows = b_ptr + expert * stride_be + n_safe[:, None] * stride_bn
-    scale_rows = expert * stride_bse + n_safe[:, None] * stride_bsn
-    accumulator = tl.zeros(
-        (BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.int32 if INTEGER_DOT else tl.float32
-    )
-
-    for start in range(0, K, BLOCK_SIZE_K):
-        k = start + tl.arange(0, BLOCK_SIZE_K)
-        k_mask = k < K
-        a = tl.load(
-            a_rows + k[None, :] * stride_ak, mask=pair_mask[:, None] & k_mask[None, :], other=0
+    if SORTED:
+        wait_for_previous(PROGRAMMATIC)
+        tile_m, tile_n, exists = tile_of_program(
+            num_tokens_post_padded_ptr, N, BLOCK_SIZE_M, BLOCK_SIZE_N, GROUP_SIZE_M
         )
-        # Weights as [N, K] tiles, so that neighbours in a byte are neighbours in a tile.
-        if PACKED:
-            byte = start // 2 + tl.arange(0, BLOCK_SIZE_K // 2)
-            packed = tl.load(
-                b_rows + byte[None, :] * stride_bk, mask=(byte < (K + 1) // 2)[None, :], other=0
-            )
-            stored = tl.interleave(packed & 0xF, packed >> 4)
-        else:
-            stored = tl.load(b_rows + k[None, :] * stride_bk, mask=k_mask[None, :], other=0)
+        if not exists:
+            return
+        expert = tl.load(expert_ids_ptr + tile_m)
+        num_rows = BLOCK_SIZE_M
+    else:
+        tile_n = tl.program_id(0)
+        # The ids were there before the first GEMM started; it wrote A if this is the second.
+        if FORM != "":
+            wait_for_previous(PROGRAMMATIC)
+        expert, num_rows, rank = pairs_of_slot(
+            tl.program_id(1),
+            topk_ids_ptr,
+            num_pairs,
+            expert_map_ptr,
+            num_experts,
+            HAS_EXPERT_MAP,
+            SLOTS_ARE_EXPERTS,
+            PAIRS,
+        )
+        if FORM == "":
+            wait_for_previous(PROGRAMMATIC)
+    expert = expert.to(tl.int64)
 
-        if INTEGER_DOT:
-            accumulator = tl.dot(a, tl.trans(stored), accumulator, out_dtype=tl.int32)
-        elif NATIVE_MX:
-            group = start // GROUP + tl.arange(0, BLOCK_SIZE_K // GROUP)
-            group_mask = group < tl.cdiv(K, GROUP)
-            a_scale = tl.load(
-                a_scale_ptr + row[:, None] * stride_asm + group[None, :] * stride_ask,
-                mask=pair_mask[:, None] & group_mask[None, :],
-                other=0,
-            )
-            b_scale = tl.load(
-                b_scale_ptr + scale_rows + group[None, :] * stride_bsk,
-                mask=group_mask[None, :],
-                other=0,
-            )
-            accumulator = tl.dot_scaled(
-                a, a_scale, "e4m3", tl.trans(stored), b_scale, "e4m3", accumulator
-            )
+    # Rows of the weight. Where gate and up are apart, of 16 rows 8 are a gate's and 8 the up's of
+    # the same columns, which one thread has both of. Rows come in runs of 8; those out of range
+    # read the first run, and their results are not stored.
+    index = tl.arange(0, BLOCK_SIZE_N)
+    if GATED and not INTERLEAVED:
+        column = tile_n * (BLOCK_SIZE_N // 2) + index // 16 * 8 + index % 8
+        n = index % 16 // 8 * width + tl.where(column < width, column, index % 8)
+    else:
+        column = tile_n * BLOCK_SIZE_N + index
+        n = tl.where(column < N, column, index % 8)
+    if RUNS_OF_8:
+        n = tl.max_contiguous(tl.multiple_of(n, 8), 8)
+    else:
+        n = tl.where(n < N, n, 0)
+    b_rows = b_ptr + expert * stride_be + n[:, None].to(tl.int64) * stride_bn
+    scale_rows = expert * stride_bse + n * stride_bsn
+    num_tiles_k = tl.cdiv(K, BLOCK_SIZE_K * BLOCKS)
+    MIDDLE: tl.constexpr = 8.0 if FORMAT == "int4" else 128.0
+
+    for start in range(0, num_rows, BLOCK_SIZE_M):
+        rows = start + tl.arange(0, BLOCK_SIZE_M)
+        if SORTED:
+            pair = tl.load(sorted_token_ids_ptr + tile_m * BLOCK_SIZE_M + rows)
+            pair_mask = pair < num_pairs
         else:
-            group = (k // GROUP)[None, :]
-            groups = scale_rows + group * stride_bsk
-            scale = tl.load(b_scale_ptr + groups, mask=k_mask[None, :], other=0)
-            if FORMAT == "int4" or FORMAT == "uint8":
-                if HAS_ZERO_POINT:
-                    zero_point = tl.load(zero_point_ptr + groups, mask=k_mask[None, :], other=0)
-                    zero_point = zero_point.to(tl.float32)
+            pair = pairs_of_ranks(rank, rows, PAIRS)
+            pair_mask = rows < num_rows
+        row = (pair // top_k).to(tl.int64)
+        a_columns = a_ptr + row[None, :] * stride_am
+        accumulator = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
+        for tile_k in tl.range(0, num_tiles_k, num_stages=STAGES):
+            for block in tl.static_range(BLOCKS):
+                first = (tile_k * BLOCKS + block) * BLOCK_SIZE_K
+                k = first + tl.arange(0, BLOCK_SIZE_K)
+                mask = pair_mask[None, :]
+                if MASK_K:
+                    mask = mask & (k < K)[:, None]
+                a = tl.load(a_columns + k[:, None] * stride_ak, mask=mask, other=0)
+                stored = first // 4 + tl.arange(0, BLOCK_SIZE_K // 4) if IN_WORDS else k
+                if MASK_K:
+                    b_mask = (stored < stored_columns)[None, :]
+                    b = tl.load(b_rows + stored[None, :], mask=b_mask, other=0)
                 else:
-                    zero_point = 8.0 if FORMAT == "int4" else 128.0
-                b = (stored.to(tl.float32) - zero_point) * scale.to(tl.float32)
-            elif FORMAT == "int8":
-                b = stored.to(tl.float32) * scale.to(tl.float32)
-            elif FORMAT == "mxfp4":
-                b = _e2m1(stored) * _e8m0(scale)
-            elif FORMAT == "nvfp4":
-                b = _e2m1(stored) * _e4m3(scale)
+                    b = tl.load(b_rows + stored[None, :])
+
+                if NATIVE_MX:
+                    group = first // 32 + tl.arange(0, BLOCK_SIZE_K // 32)
+                    inside = group < num_groups
+                    a_scale = tl.load(
+                        a_scale_ptr + row[:, None] * stride_asm + group[None, :] * stride_ask,
+                        mask=pair_mask[:, None] & inside[None, :],
+                        other=0,
+                    )
+                    b_scale = tl.load(
+                        b_scale_ptr + scale_rows[:, None] + group[None, :] * stride_bsk,
+                        mask=inside[None, :],
+                        other=0,
+                    )
+                    accumulator = tl.dot_scaled(b, b_scale, "e4m3", a, a_scale, "e4m3", accumulator)
+                else:
+                    scales = ()
+                    zero_points = ()
+                    for part_k in tl.static_range(SCALES_PER_BLOCK):
+                        group = (first + part_k * (BLOCK_SIZE_K // SCALES_PER_BLOCK)) // GROUP
+                        if MASK_K:
+                            group = tl.minimum(group, num_groups - 1)
+                        where = scale_rows + group * stride_bsk
+                        scale = scale_values(tl.load(b_scale_ptr + where), FORMAT)
+                        if HAS_ZERO_POINT:
+                            zero_point = tl.load(zero_point_ptr + where).to(tl.float32)
+                        else:
+                            zero_point = tl.full((BLOCK_SIZE_N,), MIDDLE, tl.float32)
+                        for _ in tl.static_range(4 // SCALES_PER_BLOCK):
+                            scales = scales + (scale,)  # noqa: RUF005 (Triton takes no stars)
+                            zero_points = zero_points + (zero_point,)  # noqa: RUF005
+                    if PACKED_ARITHMETIC:
+                        weight = unpack_words_bf16x2(b, scales, zero_points, FORMAT)
+                    elif IN_WORDS:
+                        weight = unpack_words(b, scales, zero_points, FORMAT, DTYPE)
+                    else:
+                        weight = unpack_bytes(b, scales[0], zero_points[0], FORMAT, DTYPE)
+                    accumulator = tl.dot(weight, a, accumulator, input_precision=INPUT_PRECISION)
+
+        if HAS_A_SCALE:
+            accumulator *= tl.load(a_scale_ptr)
+        if PACKED_ARITHMETIC and FORMAT == "mxfp4":
+            accumulator *= 18446744073709551616.0  # 2^64, which its scales lack
+        if HAS_ROW_SCALE:
+            row_scale = tl.load(row_scale_ptr + expert * stride_rse + n * stride_rsn)
+            accumulator *= row_scale[:, None]
+        if HAS_BIAS:
+            accumulator += tl.load(bias_ptr + expert * N + n).to(tl.float32)[:, None]
+        if GATED:
+            if INTERLEAVED:
+                pieces = tl.reshape(accumulator, (BLOCK_SIZE_N // 2, 2, BLOCK_SIZE_M))
+                gate, up = tl.split(tl.permute(pieces, (0, 2, 1)))
             else:
-                b = _e4m3(stored) * _e8m0(scale)
-            if A_MXFP8:
-                a_scale = tl.load(
-                    a_scale_ptr + row[:, None] * stride_asm + group * stride_ask,
-                    mask=pair_mask[:, None] & k_mask[None, :],
-                    other=0,
-                )
-                a = (_e4m3(a) * _e8m0(a_scale)).to(COMPUTE_TYPE)
-            accumulator = tl.dot(
-                a, tl.trans(b.to(COMPUTE_TYPE)), accumulator, input_precision=INPUT_PRECISION
+                halves = tl.reshape(accumulator, (BLOCK_SIZE_N // 16, 2, 8, BLOCK_SIZE_M))
+                gate, up = tl.split(tl.permute(halves, (0, 2, 3, 1)))
+            gate = tl.reshape(gate, (BLOCK_SIZE_N // 2, BLOCK_SIZE_M))
+            up = tl.reshape(up, (BLOCK_SIZE_N // 2, BLOCK_SIZE_M))
+        else:
+            gate = accumulator
+            up = accumulator
+        if FORM == "":
+            value = gate
+        else:
+            value = activate(
+                gate,
+                up,
+                limit,
+                alpha,
+                beta,
+                situ_beta,
+                situ_linear_beta,
+                FORM,
+                GATED,
+                HAS_LIMIT,
+                HAS_SITU_LINEAR_BETA,
             )
-
-    result = accumulator.to(tl.float32)
-    if HAS_A_SCALE:
-        a_scale = tl.load(a_scale_ptr + row * stride_asm, mask=pair_mask, other=0.0)
-        result *= a_scale[:, None]
-    if HAS_ROW_SCALE:
-        row_scale = tl.load(row_scale_ptr + expert * stride_rse + n_safe * stride_rsn)
-        result *= row_scale[None, :]
-    if HAS_BIAS:
-        result += tl.load(bias_ptr + expert * N + n_safe).to(tl.float32)[None, :]
-    out_ptrs = out_ptr + pair[:, None].to(tl.int64) * N + n[None, :]
-    tl.store(
-        out_ptrs,
-        result.to(out_ptr.dtype.element_ty),
-        mask=pair_mask[:, None] & n_mask[None, :],
-    )
-
-
-def block_m(num_pairs: int, num_local_experts: int) -> int:
-    """The rows of a tile, to which pairs are to be aligned."""
-    return BLOCK_M if num_pairs <= 16 * num_local_experts else _MANY_PAIRS_BLOCK_M
+        part_n: tl.constexpr = BLOCK_SIZE_N // 2 if GATED else BLOCK_SIZE_N
+        out_column = tile_n * part_n + tl.arange(0, part_n)
+        tl.store(
+            out_ptr + pair[None, :].to(tl.int64) * width + out_column[:, None],
+            value.to(out_ptr.dtype.element_ty),
+            mask=pair_mask[None, :] & (out_column < width)[:, None],
+        )
 
 
 def fused_moe_gemm_quantized(
     a: torch.Tensor,
     b: WeightTensors,
     weight_format: str,
-    sorted_token_ids: torch.Tensor,
-    expert_ids: torch.Tensor,
-    num_tokens_post_padded: torch.Tensor,
+    pairs: Pairs,
     num_pairs: int,
     top_k: int,
-    block_size_m: int,
+    config: TileConfig,
     out_dtype: torch.dtype,
     *,
     a_scale: torch.Tensor | None = None,
     bias: torch.Tensor | None = None,
+    activation: FusedActivation | None = None,
     native_mx: bool = False,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``out[p] = a[p // top_k] @ b[expert of p].T (+ bias)`` for every pair p with an expert.
+    """``out[p] = activation(a[p // top_k] @ b[expert of p].T (+ bias))`` for every pair p.
 
     a: [rows, K], any strides; a row per token (``top_k`` pairs each), or per pair (``top_k`` 1).
-    Of ``out_dtype``, a_scale None or float32 [1]; int8 with a_scale float32 [1] or [rows, 1], for
-    int8 weights scaled per tensor or channel; or e4m3 with a_scale e8m0 [rows, ceil(K / 32)], for
-    mxfp8 weights.
-    b: values, scales, zero points of ``weight_format``, any strides, zero points with those of the
-    scales. scale_2: [E], or [E, N, 1].
-    sorted_token_ids, expert_ids, num_tokens_post_padded: of
-    :func:`moe_kernels.ops.moe_align_block_size.moe_align_block_size` with ``block_size_m``.
+    Of ``out_dtype``, a_scale None or float32 [1]; or, with ``native_mx``, which multiplies mxfp8
+    by mxfp8 with the hardware's scaled products, e4m3 with a_scale e8m0 [rows, ceil(K / 32)].
+    b: of ``weight_format`` (int4, mxfp4, nvfp4: words; uint8, mxfp8: bytes), contiguous in the last
+    dimension. Scales and zero points [E, N, groups], with the same strides; fastest where N is
+    their contiguous one. Groups of a multiple of 16 columns, or one of all. scale_2: [E], or
+    [E, N, 1].
+    pairs, config, activation, out: as for :func:`moe_kernels.ops.fused_moe_gemm.fused_moe_gemm`;
+    ``config.block_k`` counts columns, ``config.block_n`` rows of the weight.
     bias: [E, N], contiguous.
-    native_mx: multiply mxfp8 by mxfp8 with the hardware's scaled products.
 
-    Returns [num_pairs, N] in ``out_dtype``, accumulated in float32, or int32 for int8 activations.
-    Rows of pairs without an expert are not written.
+    Returns [num_pairs, N] in ``out_dtype``, accumulated in float32; [num_pairs, N / 2] after a
+    gated activation. Rows of pairs without an expert are not written. Raises ValueError for groups
+    of other sizes.
     """
-    n, k = b.values.shape[1], a.shape[1]
-    out = torch.empty(num_pairs, n, dtype=out_dtype, device=a.device)
-    integer_dot = a.dtype == torch.int8
-    a_mxfp8 = a.dtype == torch.float8_e4m3fn
     values, scale, zero_point, row_scale = b
-    if integer_dot:
-        row_scale = scale
-    row_strides = (0, 0)
-    if row_scale is not None:
-        row_strides = (
-            row_scale.stride(0) if row_scale.numel() > 1 else 0,
-            row_scale.stride(1) if row_scale.dim() > 1 else 0,
-        )
-    group = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}.get(weight_format)
-    if group is None:
-        group = k if integer_dot else k // scale.shape[2]
-    scale_strides = (0, 0, 0) if integer_dot else scale.stride()
-    if a_scale is None or a_scale.numel() == 1:
-        a_scale_strides = (0, 0)
-    else:
-        a_scale_strides = (a_scale.stride(0), a_scale.stride(1))
-    block_n = 64 if block_size_m <= BLOCK_M else 128
-    block_k = 128 if values.dtype == torch.int8 or block_size_m <= BLOCK_M else 64
-    if out_dtype == torch.float32:
-        block_k = 32
-    grid = (expert_ids.shape[0] * triton.cdiv(n, block_n),)
-    _fused_moe_gemm_quantized_kernel[grid](
-        _bits(a),
+    num_local_experts, n, stored_columns = values.shape
+    k = a.shape[1]
+    launch = activation_arguments(activation)
+    width = n // 2 if launch.constants["GATED"] else n
+    if out is None:
+        out = torch.empty(num_pairs, width, dtype=out_dtype, device=a.device)
+    num_groups = scale.shape[2]
+    group = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}.get(weight_format, k // num_groups)
+    in_words = weight_format in WORD_FORMATS
+    block_k, scales_per_block = _block(group, num_groups, in_words, config.block_k)
+    blocks = max(1, config.block_k // block_k)
+    if in_words:
+        values, stored_columns = values.view(torch.int16), stored_columns // 2
+    num_tiles_n = triton.cdiv(n, config.block_n)
+    routing = routing_arguments(pairs, num_pairs, num_local_experts, num_tiles_n)
+    _fused_moe_gemm_quantized_kernel[routing.grid](
+        a,
         _bits(values),
         out,
-        _bits(a_scale),
+        a_scale,
         _bits(scale),
         zero_point,
         row_scale,
         bias,
-        sorted_token_ids,
-        expert_ids,
-        num_tokens_post_padded,
+        *routing.positional,
         n,
         k,
+        width,
+        stored_columns,
+        num_groups,
         num_pairs,
+        top_k,
         *a.stride(),
-        *values.stride(),
-        *a_scale_strides,
-        *scale_strides,
-        *row_strides,
-        TOP_K=top_k,
+        *((0, 0) if a_scale is None or a_scale.dim() < 2 else a_scale.stride()),
+        *values.stride()[:2],
+        *scale.stride(),
+        *_row_strides(row_scale),
+        *launch.positional,
+        **routing.constants,
         FORMAT=weight_format,
-        GROUP=group,
-        INTEGER_DOT=integer_dot,
-        HAS_A_SCALE=a_scale is not None and not a_mxfp8,
-        A_MXFP8=a_mxfp8,
+        IN_WORDS=in_words,
+        PACKED_ARITHMETIC=(
+            weight_format in ("int4", "mxfp4")
+            and out_dtype == torch.bfloat16
+            and scales_per_block <= 2
+            and _has_packed_arithmetic(a.device)
+        ),
         NATIVE_MX=native_mx,
-        COMPUTE_TYPE=_TRITON_DTYPES[out_dtype],
+        GROUP=group,
+        SCALES_PER_BLOCK=scales_per_block,
+        DTYPE=_TRITON_DTYPES[out_dtype],
+        HAS_A_SCALE=a_scale is not None and not native_mx,
         HAS_ZERO_POINT=zero_point is not None,
         HAS_ROW_SCALE=row_scale is not None,
         HAS_BIAS=bias is not None,
+        MASK_K=k % (block_k * blocks) != 0,
+        RUNS_OF_8=width % 8 == 0,
         INPUT_PRECISION="ieee" if out_dtype == torch.float32 else "tf32",
-        BLOCK_SIZE_M=block_size_m,
-        BLOCK_SIZE_N=block_n,
+        **launch.constants,
+        BLOCK_SIZE_M=config.block_m,
+        BLOCK_SIZE_N=config.block_n,
         BLOCK_SIZE_K=block_k,
-        num_warps=4 if block_size_m <= BLOCK_M else 8,
-        num_stages=3,
+        BLOCKS=blocks,
+        GROUP_SIZE_M=config.group_m,
+        STAGES=config.num_stages,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+        **launch_options(a.device),
     )
     return out
 
@@ -319,6 +387,34 @@ _TRITON_DTYPES = {
 }
 
 
-def _bits(x: torch.Tensor | None) -> torch.Tensor | None:
+def _block(group: int, num_groups: int, in_words: bool, wanted: int) -> tuple[int, int]:
+    """Columns of one product, and in how many groups they lie: 1, or in words 2 or 4."""
+    widest = BLOCK if in_words else min(wanted, 128)
+    common = widest if num_groups == 1 else math.gcd(group, widest)
+    if common < 16:
+        raise ValueError(
+            f"groups of {group} columns have no kernel; expected a multiple of 16, or one of all"
+        )
+    return (BLOCK, BLOCK // common) if in_words else (common, 1)
+
+
+@functools.cache
+def _has_packed_arithmetic(device: torch.device) -> bool:
+    """Whether the device has the instructions of ``unpack_words_bf16x2``."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def _row_strides(row_scale: torch.Tensor | None) -> tuple[int, int]:
+    if row_scale is None:
+        return 0, 0
+    return (
+        row_scale.stride(0) if row_scale.numel() > 1 else 0,
+        row_scale.stride(1) if row_scale.dim() > 1 else 0,
+    )
+
+
+def _bits(x: torch.Tensor) -> torch.Tensor:
     """FP8 tensors as their bits: the kernel decodes them itself, on every GPU alike."""
-    return x.view(torch.uint8) if x is not None and x.dtype == torch.float8_e4m3fn else x
+    return x.view(torch.uint8) if x.dtype == torch.float8_e4m3fn else x

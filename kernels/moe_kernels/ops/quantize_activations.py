@@ -1,4 +1,4 @@
-"""Activations in the integer and microscaling formats, or rounded to their grid.
+"""Activations in MXFP8, or rounded to the grid of a format.
 
 In torch, on any device: these formats are emulated or new, and their kernels correct before fast.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from moe_kernels.library import register_operator
-from moe_kernels.quantization.schemes import quantize_int8, quantize_mx, round_to_grid
+from moe_kernels.quantization.schemes import quantize_mx, round_to_grid
 
 
 def _fake_quantize_activations(
@@ -21,9 +21,6 @@ def _fake_quantize_activations(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     if emulate:
         return x.new_empty(x.shape), x.new_empty(1, dtype=torch.float32)
-    if fmt == "int8":
-        scales = x.new_empty((1,) if group_shape[0] < 0 else (x.shape[0], 1), dtype=torch.float32)
-        return x.new_empty(x.shape, dtype=torch.int8), scales
     scales = x.new_empty(x.shape[0], -(-x.shape[1] // 32), dtype=torch.uint8)
     return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), scales
 
@@ -40,15 +37,12 @@ def quantize_activations(
     """Quantize ``x`` [M, K] to ``fmt`` (:mod:`moe_kernels.quantization.schemes`).
 
     With ``emulate``: the values, rounded, in the dtype of ``x``, and what they are to be multiplied
-    by, float32 [1]. Else int8 or mxfp8 values and their scales: [1] or [M, 1] float32,
-    [M, ceil(K / 32)] e8m0.
+    by, float32 [1]. Else mxfp8 values and their scales, e8m0 [M, ceil(K / 32)].
     """
     shape = (group_shape[0], group_shape[1])
     if emulate:
         values, factor = round_to_grid(x, fmt, shape, scale, scale_2)
         # An operator may not return its own argument.
         return values.to(x.dtype), factor.clone()
-    if fmt == "int8":
-        return quantize_int8(x, shape)
     rounded, scales = quantize_mx(x, fmt)
     return rounded.to(torch.float8_e4m3fn), scales

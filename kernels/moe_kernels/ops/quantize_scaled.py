@@ -1,4 +1,4 @@
-"""FP8 quantization of activations: per tensor, token or group of columns."""
+"""Activations over one scale per tensor, token or group of columns, as FP8 or INT8."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 
@@ -17,6 +17,16 @@ _PARTIALS = 1024
 
 
 @triton.jit
+def _stored(x, scale, largest, dtype: tl.constexpr):
+    """``x`` over its scale as ``dtype``; to integers, rounded to nearest even."""
+    value = tl.minimum(tl.maximum(x / scale, -largest), largest)
+    if dtype == tl.int8:
+        # At 1.5 * 2^23 the lowest bit of a float32 counts ones.
+        value = (value + 12582912.0) - 12582912.0
+    return value.to(dtype)
+
+
+@triton.jit
 def _quantize_groups_kernel(
     x_ptr,
     out_ptr,
@@ -27,7 +37,7 @@ def _quantize_groups_kernel(
     stride_m,
     stride_k,
     min_amax,
-    fp8_max,
+    largest,
     GROUP: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
     BLOCK_GROUPS: tl.constexpr,
@@ -41,13 +51,9 @@ def _quantize_groups_kernel(
     mask = (group < num_groups)[:, None] & (offset < GROUP)[None, :] & (column < columns)
     x_ptrs = x_ptr + row[:, None] * stride_m + column * stride_k
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(x), 1), min_amax) / fp8_max
-    value = tl.minimum(tl.maximum(x / scale[:, None], -fp8_max), fp8_max)
-    tl.store(
-        out_ptr + row[:, None] * columns + column,
-        value.to(out_ptr.dtype.element_ty),
-        mask=mask,
-    )
+    scale = tl.maximum(tl.max(tl.abs(x), 1), min_amax) / largest
+    value = _stored(x, scale[:, None], largest, out_ptr.dtype.element_ty)
+    tl.store(out_ptr + row[:, None] * columns + column, value, mask=mask)
     tl.store(scale_ptr + group, scale, mask=group < num_groups)
 
 
@@ -82,7 +88,7 @@ def _quantize_tensor_kernel(
     stride_m,
     stride_k,
     min_amax,
-    fp8_max,
+    largest,
     DYNAMIC: tl.constexpr,
     PARTIALS: tl.constexpr,
     BLOCK: tl.constexpr,
@@ -90,7 +96,7 @@ def _quantize_tensor_kernel(
     if DYNAMIC:
         # Every program takes the same maximum of the same partial maxima.
         amax = tl.max(tl.load(partial_ptr + tl.arange(0, PARTIALS)), 0)
-        scale = tl.maximum(amax, min_amax) / fp8_max
+        scale = tl.maximum(amax, min_amax) / largest
         tl.store(scale_ptr, scale)
     else:
         scale = tl.load(scale_ptr)
@@ -98,11 +104,11 @@ def _quantize_tensor_kernel(
     mask = index < numel
     x_ptrs = x_ptr + index // columns * stride_m + index % columns * stride_k
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
-    value = tl.minimum(tl.maximum(x / scale, -fp8_max), fp8_max)
-    tl.store(out_ptr + index, value.to(out_ptr.dtype.element_ty), mask=mask)
+    value = _stored(x, scale, largest, out_ptr.dtype.element_ty)
+    tl.store(out_ptr + index, value, mask=mask)
 
 
-def quantize_fp8(
+def quantize_scaled(
     x: torch.Tensor,
     group_shape: tuple[int, int],
     scale: torch.Tensor | None = None,
@@ -112,14 +118,17 @@ def quantize_fp8(
 
     group_shape: TENSOR, TOKEN or (1, columns). ``scale``: one float32 element, TENSOR only.
     Returns the values as ``dtype`` [rows, K] and float32 scales: [1], [rows, 1] or
-    [rows, ceil(K / columns)]. The arithmetic is that of
-    :func:`moe_kernels.quantization.fp8.quantize`. Raises ValueError for another group shape.
+    [rows, ceil(K / columns)]. ``dtype``: an FP8 dtype, or int8, symmetric. The arithmetic is that
+    of :func:`moe_kernels.quantization.fp8.quantize` and
+    :func:`moe_kernels.quantization.integers.quantize_integer`. Raises ValueError for another group
+    shape.
     """
     rows, columns = x.shape
-    fp8_max = torch.finfo(dtype).max
+    info = torch.finfo if dtype.is_floating_point else torch.iinfo
+    largest = float(info(dtype).max)
     out = torch.empty(rows, columns, dtype=dtype, device=x.device)
     if group_shape == TENSOR:
-        return out, _quantize_tensor(x, out, scale, fp8_max)
+        return out, _quantize_tensor(x, out, scale, largest)
     if group_shape[0] != 1 or scale is not None:
         raise ValueError(
             "activations are quantized per tensor, per token or in groups of (1, columns), the "
@@ -142,7 +151,7 @@ def quantize_fp8(
         columns,
         *x.stride(),
         MIN_AMAX,
-        fp8_max,
+        largest,
         GROUP=group,
         BLOCK_GROUPS=block_groups,
         BLOCK_COLUMNS=block_columns,
@@ -153,7 +162,7 @@ def quantize_fp8(
 
 
 def _quantize_tensor(
-    x: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None, fp8_max: float
+    x: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None, largest: float
 ) -> torch.Tensor:
     """Fill ``out`` with ``x`` over one scale, given or computed; returns the scale, [1]."""
     dynamic = scale is None
@@ -174,7 +183,7 @@ def _quantize_tensor(
         scale,
         *layout,
         MIN_AMAX,
-        fp8_max,
+        largest,
         DYNAMIC=dynamic,
         PARTIALS=_PARTIALS,
         BLOCK=block,

@@ -1,0 +1,179 @@
+"""Tiles of quantized weights to numbers, in registers.
+
+Values, zero points and group scales are exact before one rounding to the dtype of the products
+(scales wider than that dtype are rounded to it first). 4-bit codes come in the words of
+:mod:`moe_kernels.quantization.words`.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _e2m1(code):
+    """The numbers of 4-bit codes: sign, 2 bits of exponent, 1 of mantissa."""
+    magnitude = code & 7
+    # 0 0.5 1 1.5 | 2 3 4 6
+    low = magnitude.to(tl.float32) * 0.5
+    exponent = (magnitude >> 1).to(tl.int32)
+    fraction = 1.0 + 0.5 * (magnitude & 1).to(tl.float32)
+    high = fraction * (1 << tl.maximum(exponent - 1, 0)).to(tl.float32)
+    value = tl.where(magnitude < 4, low, high)
+    return tl.where(code >= 8, -value, value)
+
+
+@triton.jit
+def _e4m3(bits):
+    """The numbers of e4m3 bits (uint8), NaN aside: moved to where float32 has them."""
+    bits = bits.to(tl.int32)
+    moved = ((bits & 0x80) << 24) | ((bits & 0x7F) << 20)
+    return moved.to(tl.float32, bitcast=True) * 1.329227995784916e36  # 2^120, of the biases
+
+
+@triton.jit
+def _e8m0(bits):
+    """The powers of two of e8m0 bits (uint8); 2^-127 becomes 0."""
+    return (bits.to(tl.int32) << 23).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def scale_values(stored, FORMAT: tl.constexpr):
+    """What scales of a format are, as float32."""
+    if FORMAT == "mxfp4" or FORMAT == "mxfp8":
+        return _e8m0(stored)
+    if FORMAT == "nvfp4":
+        return _e4m3(stored)
+    return stored.to(tl.float32)
+
+
+@triton.jit
+def unpack_bytes(stored, scale, zero_point, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
+    """``stored`` [N, K] uint8 (of e4m3 the bits) with float32 scales and zero points [N]."""
+    if FORMAT == "uint8":
+        # With an exponent of 23 the lowest bits of a float32 count ones: no conversion is needed.
+        counted = (stored.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
+        value = counted - (zero_point + 8388608.0)[:, None]
+    else:
+        value = _e4m3(stored)
+    return (value * scale[:, None]).to(DTYPE)
+
+
+@triton.jit
+def _join(first, second, third, fourth):
+    """[N, 64] of the four runs [N, 16]; registers are renamed, nothing moves."""
+    runs = tl.join(tl.join(first, third), tl.join(second, fourth))
+    return tl.reshape(tl.permute(runs, (0, 2, 3, 1)), (first.shape[0], 64))
+
+
+@triton.jit
+def _code(word, FORMAT: tl.constexpr, RUN: tl.constexpr):
+    """The codes of one of the four runs, int32."""
+    word = word.to(tl.int32) & 0xFFFF
+    if FORMAT != "mxfp4":
+        return (word >> (4 * RUN)) & 15
+    if RUN == 3:
+        return ((word >> 11) & 8) | ((word >> 11) & 4) | ((word >> 10) & 3)
+    return ((word >> (12 - 3 * RUN)) & 8) | ((word >> (6 - 3 * RUN)) & 7)
+
+
+@triton.jit
+def _run(word, scale, zero_point, FORMAT: tl.constexpr, DTYPE: tl.constexpr, RUN: tl.constexpr):
+    code = _code(word, FORMAT, RUN)
+    value = code.to(tl.float32) - zero_point[:, None] if FORMAT == "int4" else _e2m1(code)
+    return (value * scale[:, None]).to(DTYPE)
+
+
+@triton.jit
+def unpack_words(word, scales, zero_points, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
+    """``word`` [N, 16] int16 to [N, 64]; a float32 scale and zero point [N] for each run."""
+    return _join(
+        _run(word, scales[0], zero_points[0], FORMAT, DTYPE, 0),
+        _run(word, scales[1], zero_points[1], FORMAT, DTYPE, 1),
+        _run(word, scales[2], zero_points[2], FORMAT, DTYPE, 2),
+        _run(word, scales[3], zero_points[3], FORMAT, DTYPE, 3),
+    )
+
+
+@triton.jit
+def unpack_words_bf16x2(word, scales, zero_points, FORMAT: tl.constexpr):
+    """The same to bfloat16, two at a time, on NVIDIA GPUs from compute capability 8.0 on.
+
+    For runs of which the first two share a scale and zero point, and the last two. Numbers of
+    mxfp4 are less by a factor of 2^64.
+    """
+    # Unrolled: inline assembly takes no loops. A product with -0.0 added is a product.
+    if FORMAT == "int4":
+        # 0x4300 is 128, whose lowest bits count ones.
+        zero_0 = tl.broadcast_to((-128.0 - zero_points[0]).to(tl.bfloat16)[:, None], word.shape)
+        zero_1 = tl.broadcast_to((-128.0 - zero_points[2]).to(tl.bfloat16)[:, None], word.shape)
+        scale_0 = tl.broadcast_to(scales[0].to(tl.bfloat16)[:, None], word.shape)
+        scale_1 = tl.broadcast_to(scales[2].to(tl.bfloat16)[:, None], word.shape)
+        first, second, third, fourth = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 t, one, nothing;
+            mov.b32 one, 0x3F803F80;
+            mov.b32 nothing, 0x80008000;
+            lop3.b32 t, $4, 0x000F000F, 0x43004300, 0xEA;
+            fma.rn.bf16x2 t, t, one, $5;
+            fma.rn.bf16x2 $0, t, $7, nothing;
+            shr.b32 t, $4, 4;
+            lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;
+            fma.rn.bf16x2 t, t, one, $5;
+            fma.rn.bf16x2 $1, t, $7, nothing;
+            shr.b32 t, $4, 8;
+            lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;
+            fma.rn.bf16x2 t, t, one, $6;
+            fma.rn.bf16x2 $2, t, $8, nothing;
+            shr.b32 t, $4, 12;
+            lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;
+            fma.rn.bf16x2 t, t, one, $6;
+            fma.rn.bf16x2 $3, t, $8, nothing;
+            }""",
+            "=&r,=&r,=&r,=&r,r,r,r,r,r",
+            [word, zero_0, zero_1, scale_0, scale_1],
+            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+            is_pure=True,
+            pack=2,
+        )
+    else:
+        # Read as bfloat16, the bits of a code are the number times 2^-126. Of that, 2^62 come with
+        # the scale, which is all there is room for in its exponent, and 2^64 with the sum.
+        power_0 = ((scales[0].to(tl.int32, bitcast=True) >> 16) + (62 << 7)).to(tl.int16)
+        power_1 = ((scales[2].to(tl.int32, bitcast=True) >> 16) + (62 << 7)).to(tl.int16)
+        power_0 = power_0.to(tl.bfloat16, bitcast=True)
+        power_1 = power_1.to(tl.bfloat16, bitcast=True)
+        first, second, third, fourth = tl.inline_asm_elementwise(
+            """{
+            .reg .b32 t, u, nothing;
+            mov.b32 nothing, 0x80008000;
+            and.b32 t, $4, 0x81C081C0;
+            fma.rn.bf16x2 $0, t, $5, nothing;
+            shl.b32 t, $4, 3;
+            and.b32 t, t, 0x81C081C0;
+            fma.rn.bf16x2 $1, t, $5, nothing;
+            shl.b32 t, $4, 6;
+            and.b32 t, t, 0x81C081C0;
+            fma.rn.bf16x2 $2, t, $6, nothing;
+            shl.b32 t, $4, 1;
+            and.b32 t, t, 0x80008000;
+            shr.b32 u, $4, 5;
+            lop3.b32 t, u, 0x01000100, t, 0xEA;
+            shr.b32 u, $4, 4;
+            lop3.b32 t, u, 0x00C000C0, t, 0xEA;
+            fma.rn.bf16x2 $3, t, $6, nothing;
+            }""",
+            "=&r,=&r,=&r,=&r,r,r,r",
+            [
+                word,
+                tl.broadcast_to(power_0[:, None], word.shape),
+                tl.broadcast_to(power_1[:, None], word.shape),
+            ],
+            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+            is_pure=True,
+            pack=2,
+        )
+    return _join(first, second, third, fourth)
