@@ -203,11 +203,12 @@ def make_quant_config(
     What their conversion left in ``others`` need not be given again.
     """
     functions = FUNCTIONS[oracle]
+    known = {} if weights is None else {**weights._asdict(), **weights.others}
     return _call(
         _function(functions.make_quant_config),
         others,
         backend=_member(functions, backend),
-        **({} if weights is None else {**weights._asdict(), **weights.others}),
+        **{"w13_bias": None, "w2_bias": None, **known},
         **_of_keys(None if weights is None else weights.weight_key, activation_key),
     )
 
