@@ -67,7 +67,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tokens",
         nargs="+",
-        type=_positive,
+        type=positive,
         default=list(TOKENS),
         metavar="N",
         help=f"tokens of a call; default: {' '.join(map(str, TOKENS))}",
@@ -107,7 +107,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="measure nothing: run everything once, in parallel processes, so that it is compiled",
     )
     parser.add_argument(
-        "--workers", type=_positive, metavar="N", help="processes of a dry run; default: one a core"
+        "--workers", type=positive, metavar="N", help="processes of a dry run; default: one a core"
     )
 
 
@@ -124,7 +124,8 @@ def plan_of(args: argparse.Namespace) -> Plan:
     )
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """A number of things, as an option's type."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected 1 or more, got {number}")
