@@ -1,195 +1,214 @@
-"""vLLM's Triton experts as a peer, from its file ``fused_moe.py`` alone.
+"""vLLM's ``TritonExperts`` and ``TritonWNA16Experts``, as its modular kernel runs them.
 
-Unpack ``vllm/model_executor/layers/fused_moe/fused_moe.py`` and ``configs/`` of a vLLM wheel into
-``vendor-bench/vllm`` (ignored by git). Its ``fused_experts_impl`` runs with its tuned
-configurations and its two GEMM launches. What it calls in vLLM's compiled extension is replaced:
-the sort and the quantization by this project's kernels, the sum by torch's (which vLLM's own calls
-for most topk), the activation by a plain kernel. What it asks of vLLM gets the answers of a Hopper
-GPU without switches set.
+Its experts' classes, configurations (tuned ones included) and Triton kernels run from its
+sources. Its compiled operators do so too where its extensions load; elsewhere those of
+:mod:`benchmarks.peers.operators` stand in.
 """
 
 from __future__ import annotations
 
 import functools
-import importlib.util
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
+import importlib
+import math
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
-from moe_kernels.ops.moe_align_block_size import moe_align_block_size
-from moe_kernels.ops.quantize_fp8 import quantize_fp8
+from moe_kernels.benchmark.peers import Peer, Run
 from moe_kernels.testing import RandomLayer
 
-from moe_rules.quant_keys import CHANNEL, TOKEN
+from benchmarks.peers import operators
+from benchmarks.peers.partial import PartialPackage
+from benchmarks.peers.sources import Quiet, hopper, source_of
+from benchmarks.peers.unpack import extension_of
+from moe_rules.quant_keys import CHANNEL
 
-SOURCE = Path("vendor-bench/vllm/fused_moe.py")
-_LAYERS = "vllm.model_executor.layers.fused_moe"
-
-
-def _quiet(*_: Any, **__: Any) -> None:
-    return None
-
-
-def _align(
-    topk_ids: torch.Tensor,
-    block_size: int,
-    num_experts: int,
-    expert_map: torch.Tensor | None,
-    **_: Any,
-) -> Any:
-    # With a map, vLLM counts global experts; the local ones are those the map leaves.
-    return moe_align_block_size(topk_ids, block_size, num_experts, num_experts, expert_map)
-
-
-def _quantize(
-    A: torch.Tensor,  # noqa: N803
-    A_scale: torch.Tensor | None,  # noqa: N803
-    quant_dtype: torch.dtype | None,
-    per_act_token_quant: bool,
-    block_shape: list[int] | None,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    if quant_dtype is None:
-        return A, None
-    if block_shape is not None:
-        return quantize_fp8(A, (1, block_shape[1]))
-    return quantize_fp8(A, TOKEN if per_act_token_quant else (-1, -1), A_scale)
-
-
-@triton.jit
-def _silu_and_mul_kernel(x_ptr, out_ptr, width, BLOCK: tl.constexpr):  # noqa: N803
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = column < width
-    gate = tl.load(x_ptr + row * width * 2 + column, mask=mask).to(tl.float32)
-    up = tl.load(x_ptr + row * width * 2 + width + column, mask=mask).to(tl.float32)
-    value = gate * tl.sigmoid(gate) * up
-    tl.store(out_ptr + row * width + column, value.to(out_ptr.dtype.element_ty), mask=mask)
-
-
-def _activate(_: Any, out: torch.Tensor, x: torch.Tensor) -> None:
-    rows, width = out.shape
-    block = min(1024, triton.next_power_of_2(width))
-    _silu_and_mul_kernel[(rows, triton.cdiv(width, block))](x, out, width, BLOCK=block)
-
-
-def _sum(x: torch.Tensor, out: torch.Tensor) -> None:
-    torch.sum(x, dim=1, out=out)
-
-
-class _Activation:
-    """``MoEActivation``, of which one member is enough."""
-
-    SILU = "silu"
-
-    @staticmethod
-    def from_str(name: str) -> str:
-        return name
-
-
-def _stand_ins() -> dict[str, dict[str, Any]]:
-    """What fused_moe.py imports from vLLM, by module."""
-    logger = SimpleNamespace(info_once=_quiet, warning_once=_quiet)
-    modular = SimpleNamespace(adjust_N_for_activation=lambda n, _: n // 2)
-    hopper = SimpleNamespace(
-        is_rocm=lambda: False,
-        is_xpu=lambda: False,
-        is_device_capability=lambda capability: capability == 90,
-        fp8_dtype=lambda: torch.float8_e4m3fn,
-    )
-
-    def dtype_name(*_: Any, use_fp8_w8a8: bool = False, **__: Any) -> str | None:
-        return "fp8_w8a8" if use_fp8_w8a8 else None
-
-    return {
-        "vllm": {"_custom_ops": SimpleNamespace(moe_sum=_sum)},
-        "vllm.envs": {"VLLM_BATCH_INVARIANT": False, "VLLM_TUNED_CONFIG_FOLDER": None},
-        f"{_LAYERS}.modular_kernel": {"FusedMoEExpertsModular": modular},
-        "vllm.logger": {"init_logger": lambda _: logger},
-        f"{_LAYERS}.activation": {
-            "MoEActivation": _Activation,
-            "apply_moe_activation": _activate,
-        },
-        f"{_LAYERS}.config": {
-            "FUSED_MOE_UNQUANTIZED_CONFIG": None,
-            "FusedMoEQuantConfig": object,
-            "_get_config_dtype_str": dtype_name,
-        },
-        f"{_LAYERS}.moe_align_block_size": {"moe_align_block_size": _align},
-        f"{_LAYERS}.utils": {
-            "enable_swap_ab": lambda block_m, block_n: block_m < 64 <= block_n,
-            "moe_kernel_quantize_input": _quantize,
-            "resolve_moe_use_td": lambda: False,
-            "warn_if_moe_use_td_ineffective": _quiet,
-        },
-        _LAYERS: {"get_config": _quiet},
-        "vllm.platforms": {"current_platform": hopper},
-        "vllm.triton_utils": {"tl": tl, "triton": triton},
-        "vllm.triton_utils.allocation": {"set_triton_allocator": _quiet},
-        "vllm.utils.math_utils": {"next_power_of_2": triton.next_power_of_2},
-        "vllm.utils.platform_utils": {
-            "get_device_name_as_file_name": lambda: torch.cuda.get_device_name().replace(" ", "_")
-        },
-        "vllm.utils.torch_utils": {"direct_register_custom_op": _quiet},
-    }
-
-
-def _install() -> None:
-    """Make modules of the stand-ins, which fused_moe.py imports from, some when it is called."""
-    for name, attributes in _stand_ins().items():
-        parts = name.split(".")
-        for depth in range(1, len(parts) + 1):
-            path = ".".join(parts[:depth])
-            module = sys.modules.setdefault(path, ModuleType(path))
-            if depth > 1:
-                setattr(sys.modules[".".join(parts[: depth - 1])], parts[depth - 1], module)
-        for attribute, value in attributes.items():
-            setattr(sys.modules[name], attribute, value)
+_MOE = "model_executor.layers.fused_moe"
+_QUANT = "model_executor.layers.quantization.utils"
+_REAL = (
+    f"{_MOE}.activation",
+    f"{_MOE}.config",
+    f"{_MOE}.fused_moe",
+    f"{_MOE}.modular_kernel",
+    f"{_MOE}.topk_weight_and_reduce",
+    f"{_MOE}.utils",
+    f"{_MOE}.experts.lora_experts_mixin",
+    f"{_MOE}.experts.triton_moe",
+    f"{_MOE}.experts.gpt_oss_triton_kernels_moe",
+    f"{_QUANT}.int8_utils",
+    f"{_QUANT}.ocp_mx_utils",
+    f"{_QUANT}.quant_utils",
+    "scalar_type",
+    "triton_utils.allocation",
+    "utils.math_utils",
+)
+_COMPILED = ("_C_stable_libtorch.abi3.so", "_moe_C_stable_libtorch.abi3.so")
+_USES_COMPILED = ("_custom_ops", f"{_MOE}.moe_align_block_size", f"{_QUANT}.fp8_utils")
+VERSION = "0.33.0"
 
 
 @functools.cache
-def _load() -> ModuleType:
-    _install()
-    spec = importlib.util.spec_from_file_location("vllm_fused_moe", SOURCE.resolve())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Triton looks its kernels' module up by name.
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+def _load_compiled() -> str | None:
+    """Load vLLM's extensions; why not, if that is not possible."""
+    folder = source_of("vllm")
+    try:
+        for name in _COMPILED:
+            torch.ops.load_library(extension_of(folder, name))
+    except OSError as error:
+        return str(error).splitlines()[0]
+    return None
 
 
-def vllm_triton(layer: RandomLayer) -> Callable[[RandomLayer], torch.Tensor] | None:
-    """``fused_experts_impl`` of vLLM, or None if its file is not there."""
-    if not SOURCE.exists():
+def _stand_ins() -> dict[str, dict[str, Any]]:
+    """Given modules in place of those that call compiled operators."""
+    library = torch.library.Library("_C", "FRAGMENT")
+    for operator in (operators.silu_and_mul, operators.swigluoai_and_mul):
+        name = operator.__name__
+        library.define(f"{name}(Tensor(a!) out, Tensor x) -> ()")
+        library.impl(name, operator, "CompositeExplicitAutograd")
+    custom = {
+        name: getattr(operators, name)
+        for name in ("moe_sum", "scaled_fp8_quant", "silu_and_mul_per_block_quant")
+    }
+    return {
+        "vllm._custom_ops": {**custom, "library": library},
+        f"vllm.{_MOE}.moe_align_block_size": {"moe_align_block_size": operators.align},
+        f"vllm.{_QUANT}.fp8_utils": {
+            "per_token_group_quant_fp8": operators.per_token_group_quant_fp8
+        },
+    }
+
+
+@functools.cache
+def install() -> None:
+    """Make vLLM's MoE layer importable. Raises PeerUnavailableError without its sources."""
+    folder = source_of("vllm")
+    compiled = _load_compiled() is None
+    given: dict[str, dict[str, Any]] = {
+        "vllm": {"__version__": VERSION},
+        "vllm.config": {
+            "SchedulerConfig": SimpleNamespace(DEFAULT_MAX_NUM_BATCHED_TOKENS_FOR_BATCHED_DP=256)
+        },
+        "vllm.envs": {
+            "VLLM_BATCH_INVARIANT": False,
+            "VLLM_TUNED_CONFIG_FOLDER": None,
+            "VLLM_TRITON_USE_TD": None,
+        },
+        "vllm.logger": {"init_logger": lambda _: Quiet()},
+        "vllm.platforms": {"current_platform": hopper()},
+        "vllm.triton_utils": {"tl": tl, "triton": triton, "HAS_TRITON": True},
+        "vllm.utils.import_utils": {
+            "has_triton_kernels": lambda: True,
+            "get_triton_kernels_version": lambda: None,
+        },
+        "vllm.utils.deep_gemm": {"is_deep_gemm_e8m0_used": lambda: False},
+        "vllm.utils.platform_utils": {
+            "get_device_name_as_file_name": lambda: torch.cuda.get_device_name().replace(" ", "_")
+        },
+        "vllm.utils.torch_utils": {"direct_register_custom_op": lambda **_: None},
+        f"vllm.{_MOE}": {"get_config": lambda: None},
+    }
+    if not compiled:
+        given |= _stand_ins()
+    real = (*_REAL, *_USES_COMPILED) if compiled else _REAL
+    PartialPackage(folder, real, given).install()
+
+
+def module(name: str) -> Any:
+    """A module of vLLM's MoE layer, by its name below ``fused_moe``."""
+    install()
+    return importlib.import_module(f"vllm.{_MOE}.{name}")
+
+
+def _quant_config(layer: RandomLayer) -> Any:
+    """VLLM's description of the layer's scheme; None for one that these experts do not run."""
+    config, quant = module("config"), layer.quant_config
+    biases = {"w1_bias": quant.w13_bias, "w2_bias": quant.w2_bias}
+    if quant.weight_key is None:
+        return config.biased_moe_quant_config(**biases)
+    scales = {"w1_scale": quant.w13_scale, "w2_scale": quant.w2_scale}
+    static = {"a1_scale": quant.a13_scale, "a2_scale": quant.a2_scale}
+    if quant.activation_key is None:
+        # These experts leave biases out.
+        unbiased = quant.w13_bias is None and quant.w2_bias is None
+        if quant.weight_format not in ("int4", "uint8") or not unbiased:
+            return None
+        bits = 4 if quant.weight_format == "int4" else 8
+        make = getattr(config, f"int{bits}_w{bits}a16_moe_quant_config")
+        columns = layer.w13.shape[2] * 8 // bits
+        group = [0, columns // quant.w13_scale.shape[2]]
+        return make(**scales, w1_zp=quant.w13_zp, w2_zp=quant.w2_zp, block_shape=group)
+    per_channel = quant.weight_key.scale.group_shape == CHANNEL
+    if quant.weight_format == "int8":
+        make = config.int8_w8a8_moe_quant_config
+        return make(**scales, **static, **biases, per_act_token_quant=per_channel)
+    if quant.weight_format == "fp8":
+        block = quant.weight_block_shape
+        return config.fp8_w8a8_moe_quant_config(
+            **scales,
+            **static,
+            **biases,
+            per_act_token_quant=per_channel,
+            per_out_ch_quant=per_channel,
+            block_shape=None if block is None else list(block),
+        )
+    return None
+
+
+def bind(layer: RandomLayer) -> Run | None:
+    """The experts between the quantization of tokens and the sum, workspaces included."""
+    quant = _quant_config(layer)
+    if quant is None:
         return None
-    module = _load()
-    quant = layer.quant_config
-    key = quant.weight_key
-    block = quant.weight_block_shape
+    moe = layer.moe_config
+    weight_only = layer.quant_config.weight_key is not None and (
+        layer.quant_config.activation_key is None
+    )
+    cls = module("experts.triton_moe")
+    cls = cls.TritonWNA16Experts if weight_only else cls.TritonExperts
+    experts = cls(moe, quant)
+    activation = module("activation").MoEActivation.from_str(moe.activation)
+    quantize_input = module("utils").moe_kernel_quantize_input
+    num_rows, hidden = layer.w13.shape[1], layer.w2.shape[1]
 
     def run(tokens: RandomLayer) -> torch.Tensor:
-        output: torch.Tensor = module.fused_experts_impl(
-            tokens.hidden_states,
+        x = tokens.hidden_states
+        num_tokens, topk = tokens.topk_ids.shape
+        sizes = (num_tokens, num_rows, hidden, topk, moe.num_experts, len(layer.w13))
+        shapes = experts.workspace_shapes(*sizes, None, activation)[:2]
+        workspaces = [x.new_empty(math.prod(shape)) for shape in shapes]
+        output = torch.empty_like(x)
+        x, scale = quantize_input(
+            x, quant.a1_scale, quant.quant_dtype, quant.per_act_token_quant, quant.block_shape
+        )
+        experts.apply(
+            output,
+            x,
             layer.w13,
             layer.w2,
             tokens.topk_weights,
             tokens.topk_ids,
-            use_fp8_w8a8=key is not None,
-            per_channel_quant=key is not None and key.scale.group_shape == CHANNEL,
-            global_num_experts=layer.moe_config.num_experts,
-            expert_map=layer.expert_map,
-            w1_scale=quant.w13_scale,
-            w2_scale=quant.w2_scale,
-            a1_scale=quant.a13_scale,
-            a2_scale=quant.a2_scale,
-            block_shape=None if block is None else list(block),
+            activation,
+            moe.num_experts,
+            layer.expert_map,
+            scale,
+            quant.a2_scale,
+            *workspaces,
+            None,
+            False,
         )
         return output
 
     return run
+
+
+def about() -> str:
+    """Its version, and whose operators run."""
+    problem = _load_compiled()
+    whose = "its own" if problem is None else f"this project's ({problem})"
+    return f"vLLM {VERSION}, {whose} compiled operators"
+
+
+PEERS = {"vllm_triton": Peer(bind, about)}
