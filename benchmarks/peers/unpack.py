@@ -1,6 +1,6 @@
-"""Fills ``vendor-bench/`` with what peers need of their wheels: python -m benchmarks.peers.unpack
+"""Fills ``vendor-bench/`` with what peers need of their wheels.
 
-Wheels come from PyPI: ``pip download --no-deps vllm==0.33.0 sglang==0.5.23``. Of compiled
+``python -m benchmarks.peers.unpack WHEEL...``; wheels come from PyPI: ``pip download --no-deps vllm==0.33.0 sglang==0.5.23``. Of compiled
 extensions only the code of Hopper GPUs is kept, compressed, so that the folder is small.
 """
 

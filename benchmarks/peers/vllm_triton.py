@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import sys
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -38,6 +40,7 @@ _REAL = (
     f"{_MOE}.experts.triton_moe",
     f"{_MOE}.experts.gpt_oss_triton_kernels_moe",
     f"{_QUANT}.int8_utils",
+    f"{_QUANT}.mxfp4_utils",
     f"{_QUANT}.ocp_mx_utils",
     f"{_QUANT}.quant_utils",
     "scalar_type",
@@ -81,10 +84,23 @@ def _stand_ins() -> dict[str, dict[str, Any]]:
     }
 
 
+_LIBRARY = torch.library.Library("vllm", "FRAGMENT")
+
+
+def _register(
+    op_name: str, op_func: Callable[..., Any], mutates_args: tuple[str, ...] = (), **_: Any
+) -> None:
+    """Make ``op_func`` an operator ``torch.ops.vllm.<op_name>``."""
+    schema = torch.library.infer_schema(op_func, mutates_args=mutates_args)
+    _LIBRARY.define(op_name + schema)
+    _LIBRARY.impl(op_name, op_func, "CompositeExplicitAutograd")
+
+
 @functools.cache
 def install() -> None:
     """Make vLLM's MoE layer importable. Raises PeerUnavailableError without its sources."""
     folder = source_of("vllm")
+    sys.path.insert(0, str(folder / "third_party"))  # its triton_kernels
     compiled = _load_compiled() is None
     given: dict[str, dict[str, Any]] = {
         "vllm": {"__version__": VERSION},
@@ -101,13 +117,16 @@ def install() -> None:
         "vllm.triton_utils": {"tl": tl, "triton": triton, "HAS_TRITON": True},
         "vllm.utils.import_utils": {
             "has_triton_kernels": lambda: True,
-            "get_triton_kernels_version": lambda: None,
+            "get_triton_kernels_version": lambda: "3.5.1",
         },
         "vllm.utils.deep_gemm": {"is_deep_gemm_e8m0_used": lambda: False},
         "vllm.utils.platform_utils": {
             "get_device_name_as_file_name": lambda: torch.cuda.get_device_name().replace(" ", "_")
         },
-        "vllm.utils.torch_utils": {"direct_register_custom_op": lambda **_: None},
+        "vllm.utils.torch_utils": {
+            "direct_register_custom_op": _register,
+            "is_torch_equal_or_newer": lambda _: True,
+        },
         f"vllm.{_MOE}": {"get_config": lambda: None},
     }
     if not compiled:
