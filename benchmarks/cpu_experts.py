@@ -9,6 +9,7 @@ while another is off the CPU lose whole time slices.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import itertools
 import json
 import os
@@ -226,6 +227,14 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def peer_version(package: str) -> str:
+    """The version of ``package``, or that it was not measured."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def processor() -> str:
     """The processor's name, or only its architecture where Linux does not tell."""
     info = Path("/proc/cpuinfo")
@@ -245,6 +254,7 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "default"),
         "torch": torch.__version__,
+        "transformers": peer_version("transformers"),
         "python": platform.python_version(),
         "seed": args.seed,
     }
