@@ -24,6 +24,7 @@ COMMANDS = (
     "explain",
     "why_not",
     "run",
+    "tune",
     "matrix",
     "detect",
     "facts",
