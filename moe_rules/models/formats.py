@@ -129,11 +129,11 @@ def modelopt_mixed(checkpoint: Checkpoint) -> LayerResolver:
     layers = inner.get("quantized_layers")
     if not layers:
         raise CheckpointRefusedError("MIXED_PRECISION without quantized_layers")
-    entries = _entries_by_module(layers, checkpoint)
+    own, below = _entries_by_module(layers, checkpoint)
     excludes = _modelopt_exclusion(checkpoint)
 
     def resolve(place: Place) -> Values | None:
-        entry = None if excludes(place.name) else _mixed_entry(place.name, entries)
+        entry = None if excludes(place.name) else _mixed_entry(place.name, own, below)
         if entry is None:
             return None
         size = entry.get("group_size", 128)
@@ -143,8 +143,10 @@ def modelopt_mixed(checkpoint: Checkpoint) -> LayerResolver:
     return resolve
 
 
-def _entries_by_module(layers: Mapping[str, Any], checkpoint: Checkpoint) -> dict[str, Any]:
-    """For each module the entry of its own, else the first one of a module below it.
+def _entries_by_module(
+    layers: Mapping[str, Any], checkpoint: Checkpoint
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The entry of each named module, and for every module the first entry of one below it.
 
     The many entries below one module of experts are taken together: they are renamed alike.
     """
@@ -159,10 +161,10 @@ def _entries_by_module(layers: Mapping[str, Any], checkpoint: Checkpoint) -> dic
         while module and module not in below:
             below[module] = entry
             module = module.rpartition(".")[0]
-    return {**below, **own}
+    return own, below
 
 
-def _mixed_entry(name: str, entries: Mapping[str, Any]) -> Any:
+def _mixed_entry(name: str, own: Mapping[str, Any], below: Mapping[str, Any]) -> Any:
     """A layer's own entry or one below it; for experts, else one of the modules beside them."""
     names = [name]
     for ours, other in (
@@ -172,9 +174,9 @@ def _mixed_entry(name: str, entries: Mapping[str, Any]) -> Any:
         if name.startswith(ours):
             names.append(other + name[len(ours) :])
             break
-    if name.endswith(".experts"):
-        names.append(name.removesuffix(".experts"))
-    return next((entries[one] for one in names if one in entries), None)
+    beside = [name.removesuffix(".experts")] if name.endswith(".experts") else []
+    found = [own.get(one) for one in names] + [below.get(one) for one in names + beside]
+    return next((entry for entry in found if entry is not None), None)
 
 
 def _modelopt_inner(checkpoint: Checkpoint) -> Mapping[str, Any]:

@@ -184,6 +184,8 @@ def _online(requested: str | None, table: Mapping[str, Any]) -> str | None:
     if requested is None:
         return None
     if requested not in table["online"]:
+        if requested in table["not_supported"]:
+            raise CheckpointRefusedError(f"vLLM does not support {requested} quantization")
         if requested in table["methods"]:
             raise CheckpointRefusedError(f"{requested} needs a checkpoint quantized so")
         raise UnknownModelError(

@@ -170,7 +170,8 @@ class Routing(Closed):
 class Rename(Closed):
     """How the model renames the modules that a checkpoint's quantization block names.
 
-    In this order: regular expressions, substrings, prefixes, suffixes.
+    In this order: regular expressions, substrings, prefixes, suffixes. An empty one is not the same
+    as none: ModelOpt's ``path*`` is split into ``path`` and ``path.*`` where a model renames at all.
     """
 
     regex: dict[str, str] = {}
