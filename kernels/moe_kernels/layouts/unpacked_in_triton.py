@@ -1,11 +1,14 @@
 """Quantized weights as the Triton kernels that unpack them in registers read them fastest.
 
-4-bit codes are in words (:mod:`moe_kernels.quantization.words`). Scales and zero points keep their
-shapes, [E, N, groups], but lie in memory with N contiguous, since a tile reads one group of many
-rows.
+4-bit codes are in words (:mod:`moe_kernels.quantization.words`). Scales, and zero points in their
+dtype, are in units of 32 bits, which is the least that GPUs copy on their own: 4 e8m0 or e4m3, 2
+bf16 or fp16, 1 float32. A unit has neighbouring groups of one row, and the units of many rows are
+neighbours, since that is what a tile reads: [E, units, N, groups of a unit].
 """
 
 from __future__ import annotations
+
+import torch
 
 from moe_kernels.layouts.weights import LayerWeights
 from moe_kernels.quantization.schemes import quantization_format
@@ -15,6 +18,16 @@ _LARGEST_E8M0 = 192
 """2^65. Larger powers, which no weight has, leave bfloat16's range on the way."""
 
 
+def _in_units(groups: torch.Tensor) -> torch.Tensor:
+    """[E, N, groups] as [E, units, N, groups of a unit], the last unit filled up with zeros."""
+    per_unit = 4 // groups.element_size()
+    # As bytes, since torch does not pad FP8.
+    bits = groups.reshape(-1).view(torch.uint8).view(*groups.shape[:2], -1)
+    filled = torch.nn.functional.pad(bits, (0, -bits.shape[2] % 4)).view(groups.dtype)
+    num_experts, rows, _ = groups.shape
+    return filled.view(num_experts, rows, -1, per_unit).transpose(1, 2).contiguous()
+
+
 def unpacked_in_triton(weights: LayerWeights) -> LayerWeights:
     """``weights`` in a format of :mod:`moe_kernels.quantization.schemes`, laid out for Triton.
 
@@ -22,11 +35,14 @@ def unpacked_in_triton(weights: LayerWeights) -> LayerWeights:
     """
     assert weights.weight_key is not None
     fmt = quantization_format(weights.weight_key)
-    changes = {
-        name: scale.transpose(1, 2).contiguous().transpose(1, 2)
-        for name in ("w13_scale", "w2_scale", "w13_zp", "w2_zp")
-        if (scale := getattr(weights, name)) is not None
-    }
+    changes = {}
+    for name in ("w13", "w2"):
+        scale, zero_point = getattr(weights, f"{name}_scale"), getattr(weights, f"{name}_zp")
+        if scale.element_size() == 2 and scale.shape[2] % 2:
+            scale = scale.float()  # exact, and so that units are full
+        changes[f"{name}_scale"] = _in_units(scale)
+        if zero_point is not None:
+            changes[f"{name}_zp"] = _in_units(zero_point.to(scale.dtype))
     if fmt == "mxfp4":
         largest = max(int(scale.max()) for scale in weights.required_scales() if scale.numel())
         if largest > _LARGEST_E8M0:

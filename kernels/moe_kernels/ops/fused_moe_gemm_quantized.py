@@ -77,8 +77,7 @@ def _fused_moe_gemm_quantized_kernel(
     stride_be,
     stride_bn,
     stride_bse,
-    stride_bsn,
-    stride_bsk,
+    stride_bsg,
     stride_rse,
     stride_rsn,
     limit,
@@ -94,6 +93,9 @@ def _fused_moe_gemm_quantized_kernel(
     IN_WORDS: tl.constexpr,
     PACKED_ARITHMETIC: tl.constexpr,
     NATIVE_MX: tl.constexpr,
+    SCALE: tl.constexpr,
+    PER_UNIT: tl.constexpr,
+    ONE_UNIT: tl.constexpr,
     GROUP: tl.constexpr,
     SCALES_PER_BLOCK: tl.constexpr,
     DTYPE: tl.constexpr,
@@ -155,12 +157,9 @@ def _fused_moe_gemm_quantized_kernel(
     else:
         column = tile_n * BLOCK_SIZE_N + index
         n = tl.where(column < N, column, index % 8)
-    if RUNS_OF_8:
-        n = tl.max_contiguous(tl.multiple_of(n, 8), 8)
-    else:
-        n = tl.where(n < N, n, 0)
+    n = tl.max_contiguous(tl.multiple_of(n, 8), 8) if RUNS_OF_8 else tl.where(n < N, n, 0)
     b_rows = b_ptr + expert * stride_be + n[:, None].to(tl.int64) * stride_bn
-    scale_rows = expert * stride_bse + n * stride_bsn
+    scale_units = expert * stride_bse + n
     num_tiles_k = tl.cdiv(K, BLOCK_SIZE_K * BLOCKS)
     MIDDLE: tl.constexpr = 8.0 if FORMAT == "int4" else 128.0
 
@@ -176,6 +175,11 @@ def _fused_moe_gemm_quantized_kernel(
         a_columns = a_ptr + row[None, :] * stride_am
         accumulator = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
         for tile_k in tl.range(0, num_tiles_k, num_stages=STAGES):
+            if ONE_UNIT:
+                unit = tile_k * (BLOCKS * BLOCK_SIZE_K) // (GROUP * PER_UNIT) * stride_bsg
+                packed_scales = tl.load(b_scale_ptr + scale_units + unit)
+                if HAS_ZERO_POINT:
+                    packed_zero_points = tl.load(zero_point_ptr + scale_units + unit)
             for block in tl.static_range(BLOCKS):
                 first = (tile_k * BLOCKS + block) * BLOCK_SIZE_K
                 k = first + tl.arange(0, BLOCK_SIZE_K)
@@ -198,11 +202,12 @@ def _fused_moe_gemm_quantized_kernel(
                         mask=pair_mask[:, None] & inside[None, :],
                         other=0,
                     )
-                    b_scale = tl.load(
-                        b_scale_ptr + scale_rows[:, None] + group[None, :] * stride_bsk,
-                        mask=inside[None, :],
-                        other=0,
+                    b_scale_ptrs = (
+                        b_scale_ptr
+                        + (scale_units[:, None] + group[None, :] // 4 * stride_bsg) * 4
+                        + group[None, :] % 4
                     )
+                    b_scale = tl.load(b_scale_ptrs, mask=inside[None, :], other=0)
                     accumulator = tl.dot_scaled(b, b_scale, "e4m3", a, a_scale, "e4m3", accumulator)
                 else:
                     scales = ()
@@ -211,21 +216,26 @@ def _fused_moe_gemm_quantized_kernel(
                         group = (first + part_k * (BLOCK_SIZE_K // SCALES_PER_BLOCK)) // GROUP
                         if MASK_K:
                             group = tl.minimum(group, num_groups - 1)
-                        where = scale_rows + group * stride_bsk
-                        scale = scale_values(tl.load(b_scale_ptr + where), FORMAT)
+                        if not ONE_UNIT:
+                            unit = group // PER_UNIT * stride_bsg
+                            packed_scales = tl.load(b_scale_ptr + scale_units + unit)
+                            if HAS_ZERO_POINT:
+                                packed_zero_points = tl.load(zero_point_ptr + scale_units + unit)
+                        shift = group % PER_UNIT * (32 // PER_UNIT)
+                        scale = scale_values(packed_scales >> shift, SCALE)
                         if HAS_ZERO_POINT:
-                            zero_point = tl.load(zero_point_ptr + where).to(tl.float32)
+                            zero_point = scale_values(packed_zero_points >> shift, SCALE)
                         else:
                             zero_point = tl.full((BLOCK_SIZE_N,), MIDDLE, tl.float32)
                         for _ in tl.static_range(4 // SCALES_PER_BLOCK):
-                            scales = scales + (scale,)  # noqa: RUF005 (Triton takes no stars)
-                            zero_points = zero_points + (zero_point,)  # noqa: RUF005
+                            scales = scales + (scale,)  # type: ignore[assignment] # noqa: RUF005
+                            zero_points = zero_points + (zero_point,)  # type: ignore[assignment] # noqa: RUF005
                     if PACKED_ARITHMETIC:
                         weight = unpack_words_bf16x2(b, scales, zero_points, FORMAT)
                     elif IN_WORDS:
                         weight = unpack_words(b, scales, zero_points, FORMAT, DTYPE)
                     else:
-                        weight = unpack_bytes(b, scales[0], zero_points[0], FORMAT, DTYPE)
+                        weight = unpack_bytes(b, scale, zero_point, FORMAT, DTYPE)
                     accumulator = tl.dot(weight, a, accumulator, input_precision=INPUT_PRECISION)
 
         if HAS_A_SCALE:
@@ -296,9 +306,8 @@ def fused_moe_gemm_quantized(
     Of ``out_dtype``, a_scale None or float32 [1]; or, with ``native_mx``, which multiplies mxfp8
     by mxfp8 with the hardware's scaled products, e4m3 with a_scale e8m0 [rows, ceil(K / 32)].
     b: of ``weight_format`` (int4, mxfp4, nvfp4: words; uint8, mxfp8: bytes), contiguous in the last
-    dimension. Scales and zero points [E, N, groups], with the same strides; fastest where N is
-    their contiguous one. Groups of a multiple of 16 columns, or one of all. scale_2: [E], or
-    [E, N, 1].
+    dimension. Scales and zero points in units of 32 bits, [E, units, N, groups of a unit],
+    contiguous. Groups of a multiple of 16 columns, or one of all. scale_2: [E], or [E, N, 1].
     pairs, config, activation, out: as for :func:`moe_kernels.ops.fused_moe_gemm.fused_moe_gemm`;
     ``config.block_k`` counts columns, ``config.block_n`` rows of the weight.
     bias: [E, N], contiguous.
@@ -314,8 +323,9 @@ def fused_moe_gemm_quantized(
     width = n // 2 if launch.constants["GATED"] else n
     if out is None:
         out = torch.empty(num_pairs, width, dtype=out_dtype, device=a.device)
-    num_groups = scale.shape[2]
-    group = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}.get(weight_format, k // num_groups)
+    _, units, _, per_unit = scale.shape
+    group = _FLOAT_GROUPS.get(weight_format, k // (units * per_unit))
+    num_groups = triton.cdiv(k, group)
     in_words = weight_format in WORD_FORMATS
     block_k, scales_per_block = _block(group, num_groups, in_words, config.block_k)
     blocks = max(1, config.block_k // block_k)
@@ -328,8 +338,8 @@ def fused_moe_gemm_quantized(
         _bits(values),
         out,
         a_scale,
-        _bits(scale),
-        zero_point,
+        scale if native_mx else scale.view(torch.int32),
+        None if zero_point is None else zero_point.view(torch.int32),
         row_scale,
         bias,
         *routing.positional,
@@ -343,7 +353,8 @@ def fused_moe_gemm_quantized(
         *a.stride(),
         *((0, 0) if a_scale is None or a_scale.dim() < 2 else a_scale.stride()),
         *values.stride()[:2],
-        *scale.stride(),
+        units * n,
+        n,
         *_row_strides(row_scale),
         *launch.positional,
         **routing.constants,
@@ -356,6 +367,10 @@ def fused_moe_gemm_quantized(
             and _has_packed_arithmetic(a.device)
         ),
         NATIVE_MX=native_mx,
+        SCALE=_SCALES[scale.dtype],
+        PER_UNIT=per_unit,
+        # Whether all columns of an iteration have their scales in one unit.
+        ONE_UNIT=not native_mx and (num_groups == 1 or per_unit * group % (block_k * blocks) == 0),
         GROUP=group,
         SCALES_PER_BLOCK=scales_per_block,
         DTYPE=_TRITON_DTYPES[out_dtype],
@@ -380,6 +395,14 @@ def fused_moe_gemm_quantized(
     return out
 
 
+_FLOAT_GROUPS = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
+_SCALES = {
+    torch.uint8: "e8m0",
+    torch.float8_e4m3fn: "e4m3",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    torch.float32: "fp32",
+}
 _TRITON_DTYPES = {
     torch.bfloat16: tl.bfloat16,
     torch.float16: tl.float16,

@@ -35,19 +35,18 @@ def _e4m3(bits):
 
 
 @triton.jit
-def _e8m0(bits):
-    """The powers of two of e8m0 bits (uint8); 2^-127 becomes 0."""
-    return (bits.to(tl.int32) << 23).to(tl.float32, bitcast=True)
-
-
-@triton.jit
-def scale_values(stored, FORMAT: tl.constexpr):
-    """What scales of a format are, as float32."""
-    if FORMAT == "mxfp4" or FORMAT == "mxfp8":
-        return _e8m0(stored)
-    if FORMAT == "nvfp4":
-        return _e4m3(stored)
-    return stored.to(tl.float32)
+def scale_values(bits, KIND: tl.constexpr):
+    """The float32 that the lowest bits of an int32 are as e8m0 (2^-127: 0), e4m3, bf16, ..."""
+    if KIND == "e8m0":
+        return ((bits & 0xFF) << 23).to(tl.float32, bitcast=True)
+    elif KIND == "e4m3":
+        return _e4m3(bits & 0xFF)
+    elif KIND == "bf16":
+        return (bits << 16).to(tl.float32, bitcast=True)
+    elif KIND == "fp16":
+        return bits.to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+    else:
+        return bits.to(tl.float32, bitcast=True)
 
 
 @triton.jit
