@@ -170,8 +170,8 @@ class Routing(Closed):
 class Rename(Closed):
     """How the model renames the modules that a checkpoint's quantization block names.
 
-    In this order: regular expressions, substrings, prefixes, suffixes. An empty one is not the same
-    as none: ModelOpt's ``path*`` is split into ``path`` and ``path.*`` where a model renames at all.
+    In this order: regular expressions, substrings, prefixes, suffixes. Empty rules are not
+    the same as none: a model that has some, even empty ones, splits ModelOpt's ``path*`` in two.
     """
 
     regex: dict[str, str] = {}

@@ -71,6 +71,27 @@ def test_only_moe_layers_count(fields: dict[str, Any], layers: tuple[int, ...]) 
     assert tuple(index for layer in found for index in layer.layers) == layers
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"hybrid_override_pattern": "ME*EM", "num_hidden_layers": 5},
+        {"layers_block_type": ["mamba", "moe", "attention", "moe", "mamba"]},
+    ],
+)
+def test_layer_types_may_be_a_text_or_a_list(fields: dict[str, Any]) -> None:
+    config = {"architectures": ["NemotronHForCausalLM"], "model_type": "nemotron_h", **fields}
+    (layer,) = derive_layers(config, H100)
+    assert layer.layers == (1, 3)
+
+
+def test_a_router_that_vllm_cannot_trace_is_custom_except_on_a_cpu() -> None:
+    config = {"architectures": ["Kolibri1ForCausalLM"], "model_type": "kolibri1"}
+    (layer,) = derive_layers(config, H100)
+    assert (layer.moe.routing_method, layer.moe.router_logits_dtype) == ("Custom", "bf16")
+    (layer,) = derive_layers(config, CPU)
+    assert layer.moe.routing_method == "Default"
+
+
 def test_defaults_of_the_configuration_class_are_known() -> None:
     config = {"architectures": ["MixtralForCausalLM"], "model_type": "mixtral"}
     (layer,) = derive_layers(config, H100)

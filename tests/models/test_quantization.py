@@ -176,6 +176,22 @@ def test_layers_left_out_are_unquantized(block: dict[str, Any]) -> None:
     assert found == {"fp8": (0, 2, 3), "unquantized": (1,)}
 
 
+def test_a_tree_of_modules_is_found_inside_a_nested_model() -> None:
+    config = {
+        "architectures": ["Llama4ForConditionalGeneration"],
+        "model_type": "llama4",
+        "text_config": {"num_hidden_layers": 2},
+        "quantization_config": {
+            "quant_method": "modelopt",
+            "quant_algo": "NVFP4",
+            "ignore": ["model.layers.0*"],
+        },
+    }
+    first, second = derive_layers(config, H100)
+    assert (first.oracle, first.layers) == ("unquantized", (0,))
+    assert (second.oracle, second.layers) == ("nvfp4", (1,))
+
+
 def test_the_block_may_lie_in_a_file_of_its_own() -> None:
     block = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
     (layer,) = derive_layers(qwen3(), H100, hf_quant_config=block)
@@ -201,7 +217,8 @@ def test_a_mixed_checkpoint_names_an_algorithm_for_each_layer() -> None:
         "quantized_layers": {
             "model.layers.0.mlp.experts.0.up_proj": {"quant_algo": "NVFP4", "group_size": 16},
             "model.layers.1.mlp.experts": {"quant_algo": "FP8"},
-            "model.layers.2.mlp": {"quant_algo": "FP8_PB_WO"},
+            "model.layers.2.mlp.gate_proj": {"quant_algo": "FP8_PB_WO"},
+            "model.layers.3.mlp": {"quant_algo": "FP8"},
         },
     }
     found = {
@@ -305,6 +322,8 @@ def test_a_request_must_fit_the_checkpoint() -> None:
         one(FP8_BLOCKS, quantization="experts_int8")
     with pytest.raises(CheckpointRefusedError, match="needs a checkpoint quantized so"):
         one(None, quantization="quark")
+    with pytest.raises(CheckpointRefusedError, match="does not support bitsandbytes"):
+        one(None, quantization="bitsandbytes")
     with pytest.raises(UnknownModelError, match="did you mean 'experts_int8'"):
         one(None, quantization="expert_int8")
 
