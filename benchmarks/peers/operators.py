@@ -77,6 +77,15 @@ def align(
     return rows, expert_map[experts.clamp(0, num_experts - 1).long()], count
 
 
+def align_local(topk_ids: torch.Tensor, block_size: int, num_experts: int) -> Any:
+    """SGLang's: ids are local, and pairs of -1 get blocks of the expert -1, in some launches."""
+    absent = num_experts
+    ids = torch.where(topk_ids < 0, absent, topk_ids)
+    sizes = block_size, num_experts + 1, num_experts + 1
+    rows, experts, count = moe_align_block_size(ids, *sizes, None)
+    return rows, torch.where(experts == absent, -1, experts), count
+
+
 def moe_sum(
     x: torch.Tensor,
     out: torch.Tensor,

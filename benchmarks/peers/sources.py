@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import lzma
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +22,21 @@ def source_of(package: str) -> Path:
             f"{folder} is not there; `python -m benchmarks.peers.unpack WHEEL...` fills it"
         )
     return folder
+
+
+def extension_of(folder: Path, name: str) -> Path:
+    """A compiled extension as a file that can be loaded.
+
+    Raises OSError if :mod:`benchmarks.peers.unpack` put none into ``folder``.
+    """
+    target = Path(tempfile.gettempdir()) / f"moe-rules-{folder.name}" / name
+    if not target.exists():
+        content = lzma.decompress((folder / f"{name}.xz").read_bytes())
+        target.parent.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
+            file.write(content)
+        Path(file.name).replace(target)  # others may do the same meanwhile
+    return target
 
 
 class Quiet:

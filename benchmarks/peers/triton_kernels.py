@@ -30,6 +30,9 @@ def _weights(layer: RandomLayer) -> tuple[Any, Any, Any]:
         "w1_bias": None if quant.w13_bias is None else quant.w13_bias.float(),
         "w2_bias": None if quant.w2_bias is None else quant.w2_bias.float(),
     }
+    # What MXFP4 asks for holds for everything after it.
+    options = importlib.import_module("triton_kernels.matmul_ogs_details.opt_flags")
+    options.reset_opt_flags_constraints()
     if quant.weight_key is None:
         # Columns of a product are rows of a weight, one after the other.
         transposed = layer.w13.transpose(1, 2), layer.w2.transpose(1, 2)

@@ -1,7 +1,8 @@
 """Fills ``vendor-bench/`` with what peers need of their wheels.
 
-``python -m benchmarks.peers.unpack WHEEL...``; wheels come from PyPI: ``pip download --no-deps vllm==0.33.0 sglang==0.5.23``. Of compiled
-extensions only the code of Hopper GPUs is kept, compressed, so that the folder is small.
+``python -m benchmarks.peers.unpack WHEEL...``. Wheels come from PyPI:
+``pip download --no-deps vllm==0.33.0 sglang==0.5.23``. Of compiled extensions only the code of
+Hopper GPUs is kept, compressed, so that the folder is small.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import lzma
 import re
 import shutil
 import struct
-import tempfile
 import zipfile
 from pathlib import Path
 
@@ -28,9 +28,8 @@ _VLLM = (
 )
 _SGLANG = (
     r"srt/layers/moe/moe_runner/triton_utils/(.*\.py|configs/.*(H100|H200).*\.json)",
-    r"kernels/ops/(moe|quantization)/.*\.py",
-    r"kernels/jit/utils.*\.py",
-    r"srt/layers/quantization/[^/]*\.py",
+    r"kernels/ops/moe/fused_moe_triton_kernels\.py",
+    r"kernels/ops/quantization/int8_kernel\.py",
 )
 WANTED = {"vllm": re.compile("|".join(_VLLM)), "sglang": re.compile("|".join(_SGLANG))}
 
@@ -57,21 +56,6 @@ def keep_architecture(extension: bytes, architecture: int = ARCHITECTURE) -> byt
             entry += header + payload
         start = data.find(_FATBIN_MAGIC, end)
     return bytes(data)
-
-
-def extension_of(folder: Path, name: str) -> Path:
-    """A compiled extension that :func:`unpack` compressed, as a file that can be loaded.
-
-    Raises OSError if it is not there.
-    """
-    target = Path(tempfile.gettempdir()) / f"moe-rules-{folder.name}" / name
-    if not target.exists():
-        content = lzma.decompress((folder / f"{name}.xz").read_bytes())
-        target.parent.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=target.parent, delete=False) as file:
-            file.write(content)
-        Path(file.name).replace(target)  # others may do the same meanwhile
-    return target
 
 
 def unpack(wheel: Path, target: Path) -> int:

@@ -23,8 +23,7 @@ from moe_kernels.testing import RandomLayer
 
 from benchmarks.peers import operators
 from benchmarks.peers.partial import PartialPackage
-from benchmarks.peers.sources import Quiet, hopper, source_of
-from benchmarks.peers.unpack import extension_of
+from benchmarks.peers.sources import Quiet, extension_of, hopper, source_of
 from moe_rules.quant_keys import CHANNEL
 
 _MOE = "model_executor.layers.fused_moe"
@@ -156,8 +155,8 @@ def _quant_config(layer: RandomLayer) -> Any:
             return None
         bits = 4 if quant.weight_format == "int4" else 8
         make = getattr(config, f"int{bits}_w{bits}a16_moe_quant_config")
-        columns = layer.w13.shape[2] * 8 // bits
-        group = [0, columns // quant.w13_scale.shape[2]]
+        assert quant.w13_scale is not None
+        group = [0, layer.moe_config.hidden_dim // quant.w13_scale.shape[2]]
         return make(**scales, w1_zp=quant.w13_zp, w2_zp=quant.w2_zp, block_shape=group)
     per_channel = quant.weight_key.scale.group_shape == CHANNEL
     if quant.weight_format == "int8":
