@@ -130,10 +130,11 @@ def _packed_tile(
     group_m = _group_m(num_local_pairs / weight.shape[0], block_m, weight)
     if dtype == torch.float32:
         return TileConfig(min(block_m, 64), 64, 64, group_m, 4, 2)
-    # A single token's experts have too few wide tiles to fill the multiprocessors.
-    block_n = 64 if num_local_pairs <= 16 else 128
-    warps = 8 if block_m == 128 else 4
-    return TileConfig(block_m, block_n, 128, group_m, warps, 4 if block_m <= 32 else 3)
+    if block_m == 128:
+        return TileConfig(128, 128, 64, group_m, 4, 3)
+    if block_m == 64:
+        return TileConfig(64, 128, 64, group_m, 4, 4)
+    return TileConfig(block_m, 128, 128, group_m, 4, 3)
 
 
 def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConfig:

@@ -10,6 +10,7 @@ import torch
 from checkpoints import checkpoint, converted
 from moe_kernels.bind import bind
 from moe_kernels.layouts import convert_to_kernel_format
+from moe_kernels.layouts.unpacked_in_triton import in_units
 from moe_kernels.ops.fused_moe_gemm_quantized import WeightTensors, fused_moe_gemm_quantized
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size
 from moe_kernels.quantization.schemes import (
@@ -132,7 +133,7 @@ def test_scaled_products_of_the_hardware_or_its_compiler():
     pairs = moe_align_block_size(ids, 16, 4, 4)
     output = fused_moe_gemm_quantized(
         elements.to(torch.float8_e4m3fn),
-        WeightTensors(w.values, w.scale),
+        WeightTensors(w.values, in_units(w.scale)),
         "mxfp8",
         pairs,
         80,

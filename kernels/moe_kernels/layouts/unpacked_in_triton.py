@@ -18,7 +18,7 @@ _LARGEST_E8M0 = 192
 """2^65. Larger powers, which no weight has, leave bfloat16's range on the way."""
 
 
-def _in_units(groups: torch.Tensor) -> torch.Tensor:
+def in_units(groups: torch.Tensor) -> torch.Tensor:
     """[E, N, groups] as [E, units, N, groups of a unit], the last unit filled up with zeros."""
     per_unit = 4 // groups.element_size()
     # As bytes, since torch does not pad FP8.
@@ -40,9 +40,9 @@ def unpacked_in_triton(weights: LayerWeights) -> LayerWeights:
         scale, zero_point = getattr(weights, f"{name}_scale"), getattr(weights, f"{name}_zp")
         if scale.element_size() == 2 and scale.shape[2] % 2:
             scale = scale.float()  # exact, and so that units are full
-        changes[f"{name}_scale"] = _in_units(scale)
+        changes[f"{name}_scale"] = in_units(scale)
         if zero_point is not None:
-            changes[f"{name}_zp"] = _in_units(zero_point.to(scale.dtype))
+            changes[f"{name}_zp"] = in_units(zero_point.to(scale.dtype))
     if fmt == "mxfp4":
         largest = max(int(scale.max()) for scale in weights.required_scales() if scale.numel())
         if largest > _LARGEST_E8M0:

@@ -192,7 +192,7 @@ def _fused_moe_gemm_kernel(
         if FORM == "":
             value = accumulator
         else:
-            if SCALES != "none" and not INTEGERS:
+            if SCALES != "none":
                 # Which fp8 number the result becomes depends on what the GEMM's is stored as.
                 accumulator = accumulator.to(out_ptr.dtype.element_ty).to(tl.float32)
             if GATED:

@@ -247,6 +247,9 @@ def _fused_moe_gemm_quantized_kernel(
             accumulator *= row_scale[:, None]
         if HAS_BIAS:
             accumulator += tl.load(bias_ptr + expert * N + n).to(tl.float32)[:, None]
+        if FORM != "":
+            # What the result is quantized to depends on what the GEMM's is stored as.
+            accumulator = accumulator.to(out_ptr.dtype.element_ty).to(tl.float32)
         if GATED:
             if INTERLEAVED:
                 pieces = tl.reshape(accumulator, (BLOCK_SIZE_N // 2, 2, BLOCK_SIZE_M))
