@@ -13,6 +13,22 @@ from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import rename, rename_all
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
 
+PACKING_FORMATS = {
+    "int": ("auto_round:auto_gptq", "auto_round:auto_awq"),
+    "fp": ("auto_round:fp8",),
+    "mx_fp": ("auto_round:llm_compressor",),
+}
+"""Families of data types, and how each may be packed; the first is the default."""
+BACKENDS = ("auto", "gptq", "gptq:marlin", "awq", "awq:marlin", "marlin")
+MX_GROUP_SIZE = 32
+MXFP8_ACTIVATIONS = {
+    "act_bits": 8,
+    "act_data_type": "mx_fp",
+    "act_group_size": MX_GROUP_SIZE,
+    "act_sym": True,
+    "act_dynamic": True,
+}
+"""What a checkpoint of MXFP8 weights must say of activations, if it says anything."""
 REGEX_CHARACTERS = frozenset("*+?^$()[]{}|\\")
 UNQUANTIZED_BITS = 16
 
@@ -32,14 +48,16 @@ def auto_round(checkpoint: Checkpoint) -> LayerResolver:
         for name, entry in (block.get("extra_config") or {}).items()
     }
     data_type = str(block.get("data_type", "int"))
+    data_type = "fp" if data_type == "fp8" else data_type
+    packing_format, backend = _refuse_unsupported(block, data_type)
     shared = {
         "bits": block["bits"],
         "group_size": block["group_size"],
         "sym": block.get("sym", True),
     }
     fixed = {
-        "data_type": "fp" if data_type == "fp8" else data_type,
-        "packing": _packing(block, data_type),
+        "data_type": data_type,
+        "packing": _packing(f"{packing_format} {backend}"),
     }
     blocks = _quantized_blocks(checkpoint)
 
@@ -63,9 +81,36 @@ def auto_round(checkpoint: Checkpoint) -> LayerResolver:
     return resolve
 
 
-def _packing(block: Mapping[str, Any], data_type: str) -> str | None:
-    default = "auto_round:auto_gptq" if data_type == "int" else ""
-    named = f"{block.get('packing_format') or default} {block.get('backend', 'auto')}"
+def _refuse_unsupported(block: Mapping[str, Any], data_type: str) -> tuple[str, str]:
+    """The packing format and backend. Refuses what vLLM's configuration of the method refuses."""
+    family = "mx_fp" if "mx_fp" in data_type else data_type
+    formats = PACKING_FORMATS.get(family)
+    if formats is None:
+        raise CheckpointRefusedError(f"AutoRound's data type {data_type!r} is not supported")
+    bits, group_size = block["bits"], block["group_size"]
+    if bits not in ((4, 8) if family == "mx_fp" else range(2, 9)):
+        raise CheckpointRefusedError(f"AutoRound's {data_type} with {bits} bits is not supported")
+    packing_format = block.get("packing_format") or formats[0]
+    if packing_format not in formats:
+        raise CheckpointRefusedError(
+            f"AutoRound's {data_type} must be packed as {' or '.join(formats)}, "
+            f"not {packing_format}"
+        )
+    backend = block.get("backend", block.get("vllm_backend", "auto"))
+    if backend not in (("auto",) if family == "mx_fp" else BACKENDS):
+        raise CheckpointRefusedError(f"AutoRound's {data_type} with backend {backend!r}")
+    if family == "mx_fp" and not (group_size == MX_GROUP_SIZE and block.get("sym", True)):
+        raise CheckpointRefusedError("AutoRound's MXFP must be symmetric, in groups of 32")
+    if family == "mx_fp" and bits == 8:
+        for name, expected in MXFP8_ACTIVATIONS.items():
+            if block.get(name, expected) != expected:
+                raise CheckpointRefusedError(
+                    f"AutoRound's MXFP8 needs {name} {expected!r}, not {block[name]!r}"
+                )
+    return packing_format, backend
+
+
+def _packing(named: str) -> str | None:
     return "gptq" if "gptq" in named else "awq" if "awq" in named else None
 
 

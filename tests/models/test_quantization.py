@@ -27,6 +27,7 @@ from tests.models.checkpoints import (
 )
 
 INT4 = {"num_bits": 4, "type": "int", "group_size": 128}
+AUTO_ROUND = {"quant_method": "auto-round", "bits": 4, "group_size": 128}
 NVFP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 
 
@@ -295,6 +296,16 @@ def test_arguments_that_contradict_each_other_are_refused(given: dict[str, Any])
         ({"quant_method": "fbgemm_fp8"}, H100, "deprecated"),
         ({"quant_method": "bitsandbytes"}, H100, "does not support bitsandbytes"),
         ({"quant_method": "quark"}, H100, "'export'"),
+        ({**AUTO_ROUND, "data_type": "nv_fp"}, CPU, "data type 'nv_fp'"),
+        ({**AUTO_ROUND, "packing_format": "auto_round:llm_compressor"}, CPU, "must be packed as"),
+        ({**AUTO_ROUND, "bits": 9}, H100, "9 bits"),
+        ({**AUTO_ROUND, "backend": "exllama"}, H100, "backend 'exllama'"),
+        ({**AUTO_ROUND, "data_type": "mx_fp"}, H100, "groups of 32"),
+        (
+            {**AUTO_ROUND, "data_type": "mx_fp", "bits": 8, "group_size": 32, "act_bits": 16},
+            H100,
+            "needs act_bits 8",
+        ),
         (
             compressed({**INT4, "actorder": "group"}, None, "pack-quantized"),
             H100,
