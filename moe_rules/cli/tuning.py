@@ -155,8 +155,10 @@ def _contender(decision: Decision, candidate: Candidate) -> Contender:
 
 def _missing(contender: Contender) -> str | None:
     """Why a contender cannot be had as a kernel of ours."""
-    from moe_kernels.registry import Unavailable, available
+    from moe_kernels.registry import Unavailable, available, our_names
 
+    if contender.kernel not in our_names():
+        return f"{contender.kernel} is not a kernel of this package"
     found = available(contender.kernel, provider="moe_kernels", oracle=contender.oracle)
     return found.reason if isinstance(found, Unavailable) else None
 

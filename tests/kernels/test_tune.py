@@ -17,6 +17,8 @@ from hypothesis import strategies as st  # noqa: E402
 from moe_kernels import tuned_configs  # noqa: E402
 from moe_kernels.benchmark.peers import converted  # noqa: E402
 from moe_kernels.benchmark.shapes import SCHEMES, SHAPES, TOKENS, Shape  # noqa: E402
+from moe_kernels.benchmark.tune import gpu  # noqa: E402
+from moe_kernels.benchmark.tune import layers as tune_layers  # noqa: E402
 from moe_kernels.benchmark.tune.compiling import Job, _hollow  # noqa: E402
 from moe_kernels.benchmark.tune.cpu import CpuMeasurer  # noqa: E402
 from moe_kernels.benchmark.tune.gpu import GpuMeasurer, _tiles  # noqa: E402
@@ -397,3 +399,66 @@ def test_named_layers_have_tilings_to_try(scheme):
             assert tiles
             if scheme == "fp8_block":
                 assert all(tile.block_k <= 128 for tile in tiles)
+
+
+# Triton's interpreter multiplies no bf16.
+@pytest.fixture
+def gpu_measurer(monkeypatch):
+    """A measurer whose GPU is Triton's interpreter, and whose times are those of ``separable``."""
+    if torch.cuda.is_available():
+        pytest.skip("this GPU leaves Triton no interpreter")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Test GPU")
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(gpu, "load", lambda c, contender, _, seed: load(c, contender, "cpu", seed))
+
+    monkeypatch.setattr(gpu, "rotations", lambda tokens, size: 1)
+    monkeypatch.setattr(tune_layers, "CHECKED_TOKENS", 4)
+
+    def graph_us(calls, replays):
+        config = tuned_configs._trial.config
+        return 100.0 if config is None else separable(config)
+
+    def compile_jobs(jobs, workers, seconds, done):
+        for job, calls in jobs.items():
+            too_wide = job.tile is not None and job.tile.block_n == 256
+            done(job, {config: "too wide" for config, _ in calls} if too_wide else {})
+
+    monkeypatch.setattr(gpu, "graph_us", graph_us)
+    monkeypatch.setattr(gpu, "compile_jobs", compile_jobs)
+    return GpuMeasurer("uniform", 0)
+
+
+def test_a_layer_is_searched(gpu_measurer, capsys):
+    (layer,) = named_layers([Shape(4, 2, 128, 64)], [SCHEMES["fp16"]])
+    progress = Lines()
+    gpu_measurer.prepare([(layer, 20)], 1.0, progress)
+    gpu_measurer.load(layer, progress)
+    (found,) = gpu_measurer.measure(20, 1e6, progress)
+    tiling = found.tiling
+    assert tiling.key == LayerKey("bf16", 4, 128, 128)
+    assert tiling.pairs == 40
+    assert found.us == separable(tiling.config) < tiling.heuristic_us
+    assert tiling.tried > 4
+    contender = layer.contenders[0]
+    tried = {t.block_n for t in _tiles(layer, contender, 20)}
+    assert (256 in tried) == ("not compiled: TritonExperts" in capsys.readouterr().out)
+
+
+def test_a_tiling_with_another_result_is_not_taken(gpu_measurer, monkeypatch, capsys):
+    (layer,) = named_layers([Shape(4, 2, 128, 64)], [SCHEMES["fp16"]])
+    progress = Lines()
+    gpu_measurer.prepare([(layer, 20)], 1.0, progress)
+    gpu_measurer.load(layer, progress)
+    monkeypatch.setattr(gpu, "relative_error", lambda *_: 0.5)
+    (found,) = gpu_measurer.measure(20, 1e6, progress)
+    assert found.us == found.tiling.heuristic_us
+    assert "gives another result (5.0e-01)" in capsys.readouterr().out
+
+
+def test_what_was_not_compiled_is_not_tried(gpu_measurer):
+    (layer,) = named_layers([Shape(4, 2, 128, 64)], [SCHEMES["fp16"]])
+    gpu_measurer.load(layer, Lines())
+    (found,) = gpu_measurer.measure(20, 1e6, Lines())
+    assert found.tiling.tried == 1
+    assert found.us == found.tiling.heuristic_us
