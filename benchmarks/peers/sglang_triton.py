@@ -98,9 +98,11 @@ def _module() -> Any:
     PartialPackage(
         folder.parent / "sgl_kernel", (), {"sgl_kernel": {"moe_sum_reduce": _sum}}
     ).install()
-    module = importlib.import_module(f"sglang.{_UTILS}.fused_moe")
-    for name in (f"{_UTILS}.fused_moe", f"{_UTILS}.fused_moe_triton_config"):
-        importlib.import_module(f"sglang.{name}").logger = Quiet()
+    # It compiles gpt-oss' activation with inductor, maybe in many processes at once.
+    importlib.import_module("torch._inductor.config").compile_threads = 1
+    module: Any = importlib.import_module(f"sglang.{_UTILS}.fused_moe")
+    for part in ("fused_moe", "fused_moe_triton_config"):
+        vars(importlib.import_module(f"sglang.{_UTILS}.{part}"))["logger"] = Quiet()
     return module
 
 

@@ -25,6 +25,7 @@ COMMANDS = (
     "why_not",
     "run",
     "tune",
+    "bench",
     "matrix",
     "detect",
     "facts",

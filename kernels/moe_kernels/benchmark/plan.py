@@ -56,13 +56,21 @@ class Plan:
                     yield [Point(*layer, r, num_tokens) for r in routings for num_tokens in tokens]
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+def add_options(parser: argparse._ActionsContainer) -> None:
     """What is measured, and how."""
     parser.add_argument(
-        "--shape", nargs="+", choices=SHAPES, default=list(SHAPES), help="default: all"
+        "--shape",
+        nargs="+",
+        choices=SHAPES,
+        metavar="NAME",
+        help=f"{', '.join(SHAPES)}; default: all",
     )
     parser.add_argument(
-        "--scheme", nargs="+", choices=SCHEMES, default=list(SCHEMES), help="default: all"
+        "--scheme",
+        nargs="+",
+        choices=SCHEMES,
+        metavar="NAME",
+        help=f"{', '.join(SCHEMES)}; default: all",
     )
     parser.add_argument(
         "--tokens",
@@ -114,8 +122,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def plan_of(args: argparse.Namespace) -> Plan:
     """What the options of :func:`add_options` ask for."""
     return Plan(
-        shapes={name: SHAPES[name] for name in args.shape},
-        schemes={name: SCHEMES[name] for name in args.scheme},
+        shapes={name: SHAPES[name] for name in args.shape or SHAPES},
+        schemes={name: SCHEMES[name] for name in args.scheme or SCHEMES},
         tokens=tuple(dict.fromkeys(args.tokens)),
         routings=tuple(dict.fromkeys(args.routing)),
         seed=time.time_ns() % 2**31 if args.seed is None else args.seed,

@@ -6,7 +6,7 @@ Imports no torch, so that a command line can list them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
@@ -68,6 +68,9 @@ SHAPES: Mapping[str, Shape] = {
 """Named layers of published models: tensor-parallel degrees divide the intermediate size."""
 
 
+_GROUP_SCALE_BYTES = 2
+
+
 @dataclass(frozen=True)
 class Scheme:
     """How a layer is quantized, which of our kernels runs it, and what that means for its floor."""
@@ -89,6 +92,12 @@ class Scheme:
         size = self.group_size or 1
         return shape.hidden % size == 0 and shape.intermediate % size == 0
 
+    def in_groups_of(self, size: int) -> Scheme:
+        """The same integers with a scale per ``size`` of them."""
+        assert self.group_size is not None
+        scales = _GROUP_SCALE_BYTES * (1 / size - 1 / self.group_size)
+        return replace(self, group_size=size, weight_bytes=self.weight_bytes + scales)
+
 
 def _w8a8(weight: str, activation: str, weight_bytes: float, matrix_rate: str) -> Scheme:
     return Scheme(NAMED_KEYS[weight], NAMED_KEYS[activation], weight_bytes, matrix_rate)
@@ -97,7 +106,7 @@ def _w8a8(weight: str, activation: str, weight_bytes: float, matrix_rate: str) -
 def _groups(weight: str, weight_bytes: float) -> Scheme:
     """Integers in groups of 128 with fp16 scales, multiplied in the layer's dtype."""
     key, size = NAMED_KEYS[weight], 128
-    scale = 2 / size
+    scale = _GROUP_SCALE_BYTES / size
     return Scheme(
         key, None, weight_bytes + scale, "bf16_tflops", "TritonWNA16Experts", group_size=size
     )

@@ -1,0 +1,128 @@
+"""``moe-rules bench``: measures kernels on whole MoE layers on this machine's GPU."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from moe_rules.cli import deployment
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.options import Subparsers, command
+
+if TYPE_CHECKING:
+    from moe_kernels.benchmark.plan import Plan
+    from moe_kernels.benchmark.shapes import Scheme, Shape
+
+    from moe_rules.cli.deployment import Question
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    from moe_kernels.benchmark.plan import add_options
+
+    parser = command(
+        subparsers,
+        "bench",
+        "measure kernels on whole MoE layers, against the floor and other kernels",
+        "Checks every kernel against a float32 reference, then times it as a CUDA graph over\n"
+        "rotated inputs. Writes DIR/layers.{md,csv,json} and a plot per shape. Needs torch and a\n"
+        "CUDA GPU. --dry-run first compiles everything in parallel.",
+        "moe-rules bench --shape qwen3-30b-a3b --scheme bf16 fp8_block --routing uniform",
+    )
+    add_options(parser.add_argument_group("benchmark"))
+    model = parser.add_argument_group("a model's layer, instead of named shapes and schemes")
+    deployment.add_model(model)
+    model.add_argument(
+        "--quantization", metavar="METHOD", help="vLLM's --quantization, with --model"
+    )
+    parser.set_defaults(
+        run=run,
+        platform=None,
+        software=None,
+        rules=[],
+        set=[],
+        oracle=None,
+        weight=None,
+        activation_key=None,
+        moe_backend=None,
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plan, measure, report."""
+    plan = _plan_of(args)
+    try:
+        import torch  # noqa: F401
+        import triton  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"bench needs {error.name}: pip install 'moe-rules[kernels]'") from None
+    from moe_kernels.benchmark.runner import BenchmarkError
+    from moe_kernels.benchmark.runner import run as measure
+
+    try:
+        measure(plan, args)
+    except BenchmarkError as error:
+        raise UserError(str(error)) from None
+    return 0
+
+
+def _plan_of(args: argparse.Namespace) -> Plan:
+    """What the options ask. Raises UserError, or an error of the libraries for wrong input."""
+    from moe_kernels.benchmark.plan import plan_of
+
+    plan = plan_of(args)
+    if args.model is None:
+        return plan
+    for name in ("shape", "scheme"):
+        if getattr(args, name) is not None:
+            raise UserError(f"--model and --{name} exclude each other")
+    asked = deployment.ask(args)
+    question = asked.questions[0]
+    if question.oracle is None:
+        raise UserError(f"{asked.model}: no oracle is asked: {'; '.join(question.notes)}")
+    scheme_name, scheme = _scheme_of(asked.decide(question).kernel_facts, question.moe.in_dtype)
+    shape = _shape_of(question)
+    if not scheme.takes(shape):
+        raise UserError(
+            f"{asked.model}: groups of {scheme.group_size} do not divide its sizes on a rank, "
+            f"{shape.hidden} and {shape.intermediate}"
+        )
+    return replace(plan, shapes={str(asked.model): shape}, schemes={scheme_name: scheme})
+
+
+def _shape_of(question: Question) -> Shape:
+    """The layer's sizes on one rank."""
+    from moe_kernels.benchmark.shapes import Shape
+
+    moe = question.moe
+    return Shape(
+        moe.num_experts,
+        moe.experts_per_token,
+        moe.hidden_dim,
+        moe.intermediate_size_per_partition,
+        ep_size=moe.moe_parallel_config.ep_size,
+        activation=moe.activation,
+        bias=moe.has_bias,
+    )
+
+
+def _scheme_of(facts: Mapping[str, object], in_dtype: str) -> tuple[str, Scheme]:
+    """The benchmark's scheme with the keys that a kernel is asked with. Raises UserError."""
+    from moe_kernels.benchmark.shapes import SCHEMES
+
+    keys = facts.get("weight_key"), facts.get("activation_key")
+    size = facts.get("group_size")
+    for name, scheme in SCHEMES.items():
+        if (scheme.weight_key, scheme.activation_key) != keys:
+            continue
+        if scheme.weight_key is None and scheme.in_dtype != in_dtype:
+            continue
+        if scheme.group_size is not None and isinstance(size, int) and size > 0:
+            scheme = scheme.in_groups_of(size)
+        return name, replace(scheme, in_dtype=in_dtype)
+    raise UserError(
+        f"no scheme of the benchmark has weights {keys[0]} with activations {keys[1]} in "
+        f"{in_dtype} (known: {', '.join(SCHEMES)})"
+    )

@@ -1,0 +1,80 @@
+"""bench: what is measured for which options, and what it says without a GPU."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import pytest
+from moe_kernels.benchmark.plan import Plan
+
+from moe_rules.cli import build_parser
+from moe_rules.cli.commands.bench import _plan_of
+from moe_rules.cli.errors import UserError
+from tests.cli.conftest import MODELS, Command
+
+
+def plan_of(*words: object, platform: str | None = None) -> Plan:
+    args: argparse.Namespace = build_parser().parse_args(["bench", *map(str, words)])
+    args.platform = platform
+    return _plan_of(args)
+
+
+def test_named_shapes_and_schemes_are_planned() -> None:
+    plan = plan_of("--shape", "mixtral-8x7b", "--scheme", "bf16", "fp8_block", "--tokens", 3, 1, 3)
+    assert list(plan.shapes) == ["mixtral-8x7b"]
+    assert list(plan.schemes) == ["bf16", "fp8_block"]
+    assert plan.tokens == (3, 1)
+    assert len(plan_of().layers()) > 40
+
+
+@pytest.mark.parametrize(
+    ("file", "words", "scheme", "sizes"),
+    [
+        ("Qwen3-30B-A3B.json", [], "bf16", (128, 8, 2048, 768, 1)),
+        ("Qwen3-30B-A3B-FP8.json", ["--tp", 2], "fp8_block", (128, 8, 2048, 384, 1)),
+        ("Qwen3-30B-A3B.json", ["--tp", 4, "--ep"], "bf16", (128, 8, 2048, 768, 4)),
+        ("Qwen3-30B-A3B-GPTQ-Int4.json", [], "int4_w4a16", (128, 8, 2048, 768, 1)),
+        ("gpt-oss-120b.json", [], "mxfp4_w4a16", (128, 4, 2880, 2880, 1)),
+    ],
+)
+def test_a_models_layer_is_planned(
+    file: str, words: list[object], scheme: str, sizes: tuple[int, ...]
+) -> None:
+    plan = plan_of("--model", MODELS / file, *words, platform="h100")
+    ((name, shape),) = plan.shapes.items()
+    assert name == file.removesuffix(".json")
+    assert sizes == (
+        shape.experts, shape.topk, shape.hidden, shape.intermediate, shape.ep_size,
+    )  # fmt: skip
+    assert list(plan.schemes) == [scheme]
+    if file.startswith("gpt-oss"):
+        assert (shape.activation, shape.bias) == ("swigluoai", True)
+
+
+def test_a_model_excludes_named_shapes(model: Path) -> None:
+    with pytest.raises(UserError, match="--model and --scheme exclude each other"):
+        plan_of("--model", model, "--scheme", "bf16", platform="h100")
+
+
+def test_wrong_options_are_named(cli: Command) -> None:
+    answer = cli("bench", "--shape", "mixtral")
+    assert answer.code == 2
+    assert "mixtral-8x7b" in answer.err
+    answer = cli("bench", "--tokens", "0")
+    assert answer.code == 2
+    assert "expected 1 or more, got 0" in answer.err
+    answer = cli("bench", "--model", "nowhere.json")
+    assert answer.code == 2
+    assert "nowhere.json" in answer.err
+
+
+def test_without_a_gpu_it_says_so(cli: Command) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("triton")
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    answer = cli("bench", "--shape", "mixtral-8x7b")
+    assert answer.code == 2
+    assert "needs a CUDA GPU" in answer.err
+    assert answer.out == ""
