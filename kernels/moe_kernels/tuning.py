@@ -1,6 +1,6 @@
 """How the two GEMMs of a layer are cut into programs.
 
-The rules of thumb are what a search over tilings (``benchmarks/tune.py``) found on an H200 with
+The rules of thumb are what a search over tilings (``docs/tuning.md``) found on an H200 with
 Triton 3.6, for the shapes in :mod:`moe_kernels.benchmark.shapes`, put as simply as costs little.
 """
 

@@ -96,10 +96,10 @@ class Lines:
         self.note(f"{what}: {total}")
 
     def step(self, said: str) -> None:
-        """Say what came of it."""
+        """Say what came of it; of steps of which nothing came, every tenth of all."""
         self._done += 1
-        if said:
-            self.note(f"{self._done}/{self._total} {said}")
+        if said or self._done * 10 // self._total > (self._done - 1) * 10 // self._total:
+            self.note(f"{self._what} {self._done}/{self._total} {said}".rstrip())
 
     def note(self, said: str) -> None:
         """Say it."""
