@@ -18,7 +18,6 @@ from moe_rules.quant_keys import QuantKey
 
 DEVICES = {"oot": "out_of_tree"}
 
-
 REFUSALS = ("ValueError", "NotImplementedError")
 """Errors by which the reference refuses; any other type is a crash of its own."""
 
@@ -86,10 +85,10 @@ def request_facts(case: Mapping[str, Any]) -> dict[str, FactValue]:
         **case["software"],
         **switches_from_environ(case["env"]),
         **layer_facts(FusedMoEConfig.from_dict(case["moe"])),
-        "weight_key": _key(case["weight"]),
-        "activation_key": _key(case["activation"]),
+        "weight_key": recorded_key(case["weight"]),
+        "activation_key": recorded_key(case["activation"]),
         "model_type": None if runtime.get("no_model_config") else runtime.get("model_type"),
-        "moe_activation_override": _key(runtime.get("moe_activation_override")),
+        "moe_activation_override": recorded_key(runtime.get("moe_activation_override")),
         "enable_dbo": runtime.get("enable_dbo", False),
         "engine_enable_eplb": runtime.get("enable_eplb", False),
         "weight_transfer": runtime.get("weight_transfer", False),
@@ -97,8 +96,9 @@ def request_facts(case: Mapping[str, Any]) -> dict[str, FactValue]:
     return {**facts, **option_facts(options)}
 
 
-def _key(data: dict[str, Any] | None) -> QuantKey | None:
-    return None if data is None else QuantKey.from_dict(data)
+def recorded_key(data: Mapping[str, Any] | None) -> QuantKey | None:
+    """A quantization key of a case or record."""
+    return None if data is None else QuantKey.from_dict(dict(data))
 
 
 _EXPECTED = ("outcome", "tried", "not_reached", "priority")

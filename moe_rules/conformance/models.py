@@ -15,14 +15,15 @@ from typing import Any
 
 from moe_rules.conformance.cases import Case, CaseError
 from moe_rules.conformance.compare import Comparer
-from moe_rules.conformance.run import MAX_SHOWN, Count, Disagreement, disagreement, load_comparer
-from moe_rules.models.conformance import (
+from moe_rules.conformance.count import Count
+from moe_rules.conformance.derivations import (
     Comparison,
     DerivedLine,
     compare_line,
     derived_lines,
     plain_facts,
 )
+from moe_rules.conformance.run import MAX_SHOWN, Disagreement, disagreement, load_comparer
 
 
 @dataclass
@@ -60,7 +61,7 @@ def run_models(
                 _decide(line, comparer, result)
     except (KeyError, TypeError) as error:
         raise CaseError(f"{directory}: a record is malformed: {error!r}") from error
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise CaseError(f"{directory}: {error}") from None
     return result
 
