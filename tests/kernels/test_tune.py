@@ -19,7 +19,7 @@ from moe_kernels.benchmark.peers import converted  # noqa: E402
 from moe_kernels.benchmark.shapes import SCHEMES, SHAPES, TOKENS, Shape  # noqa: E402
 from moe_kernels.benchmark.tune import gpu  # noqa: E402
 from moe_kernels.benchmark.tune import layers as tune_layers  # noqa: E402
-from moe_kernels.benchmark.tune.compiling import Job, _hollow  # noqa: E402
+from moe_kernels.benchmark.tune.compiling import Job, _hollow, compile_jobs  # noqa: E402
 from moe_kernels.benchmark.tune.cpu import CpuMeasurer  # noqa: E402
 from moe_kernels.benchmark.tune.gpu import GpuMeasurer, _tiles  # noqa: E402
 from moe_kernels.benchmark.tune.layers import (  # noqa: E402
@@ -37,7 +37,7 @@ from moe_kernels.benchmark.tune.record import (  # noqa: E402
     Tiling,
 )
 from moe_kernels.benchmark.tune.search import Search, tiles_for  # noqa: E402
-from moe_kernels.benchmark.tune.session import Lines, in_words, tune  # noqa: E402
+from moe_kernels.benchmark.tune.session import Lines, command_of, in_words, tune  # noqa: E402
 from moe_kernels.tuned_configs import LayerKey, TunedConfigError, file_name  # noqa: E402
 from moe_kernels.tuning import LayerConfig, TileConfig  # noqa: E402
 
@@ -316,6 +316,20 @@ def test_a_measurement_in_words():
     )
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--shape a b --out x --seconds 5",
+        "--shape a b --seconds 5 --resume --out=x",
+        "--resume --shape a b --seconds 5",
+    ],
+)
+def test_the_command_that_renews_a_table_says_nothing_of_one_run(words):
+    assert command_of("moe-rules tune", words.split()) == (
+        "moe-rules tune --shape a b --seconds 5"
+    )  # fmt: skip
+
+
 # Devices -----------------------------------------------------------------------------------------
 
 
@@ -380,6 +394,20 @@ def test_hollow_layers_are_like_those_that_are_measured(scheme, ep_size):
             assert one == other
     assert (hollow.expert_map is None) == (real.expert_map is None)
     assert hollow.w13[-1].shape == real.w13[-1].shape
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="compiles nothing without a GPU")
+def test_every_job_ends_in_another_process_or_not_at_all():
+    (layer,) = named_layers([Shape(4, 2, 128, 64)], [SCHEMES["fp8_block"]])
+    contender, call = layer.contenders[0], (layer.config, 4)
+    jobs = {Job.of(contender, tile, call): [call] for tile in (None, START.up)}
+    ended = {}
+    compile_jobs(jobs, 1, 600.0, lambda job, failures: ended.update({job: failures}))
+    assert list(ended) == list(jobs)
+    for failures in ended.values():
+        assert list(failures) == [layer.config]
+        assert "cuda" in failures[layer.config].lower()
+    compile_jobs(jobs, 1, 0.0, lambda job, failures: pytest.fail("no time was left"))
 
 
 def test_calls_that_share_kernels_are_one_job():

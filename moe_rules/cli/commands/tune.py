@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -68,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     except ImportError:
         raise UserError("tuning needs torch: pip install 'moe-rules[kernels]'", 1) from None
     from moe_kernels.benchmark.tune.record import Record, RecordError
-    from moe_kernels.benchmark.tune.session import CONFIGS, RECORD, tune
+    from moe_kernels.benchmark.tune.session import CONFIGS, RECORD, command_of, tune
     from moe_kernels.tuned_configs import TunedConfigError
 
     from moe_rules.cli.tuning import TuningProgress, ask, tuned_questions
@@ -89,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
         record = Record.open(args.out / RECORD, measurer.facts, args.resume)
         with progress:
             lacking = tune(layers, args.tokens, measurer, record, args.seconds, progress)
-        written = record.write_tables(args.out / CONFIGS, f"moe-rules {shlex.join(_words())}")
+        command = command_of("moe-rules", sys.argv[1:])
+        written = record.write_tables(args.out / CONFIGS, command)
     except (RecordError, TunedConfigError) as error:
         raise UserError(str(error)) from None
     if not record.measured:
@@ -126,11 +126,6 @@ def _measurer(args: argparse.Namespace, device: str, layers: Sequence[TuneLayer]
         raise UserError(f"tilings are searched with Triton: {error}", 1) from None
     except DeviceError as error:
         raise UserError(f"{error} (--device cpu compares kernels of the CPU)", 1) from None
-
-
-def _words() -> list[str]:
-    """The command line without what is said of one run only."""
-    return [word for word in sys.argv[1:] if word != "--resume"]
 
 
 def _write_overlay(

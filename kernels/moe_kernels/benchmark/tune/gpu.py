@@ -80,7 +80,7 @@ class GpuMeasurer:
         for contender in layer.contenders:
             try:
                 self._loaded.append(load(layer.config, contender, "cuda", self.seed))
-            except (KernelUnavailableError, ValueError, torch.OutOfMemoryError) as error:
+            except (KernelUnavailableError, ValueError, RuntimeError) as error:
                 progress.note(f"{contender.kernel} is left out of {layer}: {error}")
 
     def measure(self, num_tokens: int, seconds: float, progress: Progress) -> list[Measured]:
@@ -90,7 +90,7 @@ class GpuMeasurer:
             end = time.monotonic() + seconds / len(self._loaded)
             try:
                 found.append(self._measure(loaded, num_tokens, end, progress))
-            except (RuntimeError, ValueError) as error:
+            except Exception as error:  # of the kernel, whatever it is: others may still run
                 progress.note(f"{loaded.contender.kernel} failed with {num_tokens} tokens: {error}")
         return found
 

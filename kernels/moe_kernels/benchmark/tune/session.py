@@ -83,6 +83,14 @@ def tiling_in_words(measured: Measured) -> str:
     return f"{gain:.2f}x the rules of thumb, up {up}, down {down}, of {tiling.tried}"
 
 
+def command_of(program: str, words: Sequence[str]) -> str:
+    """The command line that measures the same anew, wherever its results go."""
+    parser = argparse.ArgumentParser(allow_abbrev=False, add_help=False)
+    parser.add_argument("--out")
+    parser.add_argument("--resume", action="store_true")
+    return shlex.join([*program.split(), *parser.parse_known_args(words)[1]])
+
+
 class Lines:
     """Progress in lines, with the seconds since the start."""
 
@@ -129,6 +137,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (DeviceError, RecordError) as error:
         sys.exit(f"{program}: error: {error}")
     tune(layers, args.tokens, measurer, record, args.seconds, progress)
-    command = f"{program} {shlex.join(words)}"
-    for path in record.write_tables(args.out / CONFIGS, command):
+    for path in record.write_tables(args.out / CONFIGS, command_of(program, words)):
         progress.note(f"wrote {path}")
