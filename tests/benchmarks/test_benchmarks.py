@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from moe_kernels.benchmark import runner  # noqa: E402
+from moe_kernels.benchmark import compiling, runner  # noqa: E402
 from moe_kernels.benchmark.layers import (  # noqa: E402
     draw_layer,
     draw_routing,
@@ -317,3 +317,29 @@ def test_no_point_starts_when_time_is_up(on_cpu, tmp_path):
     results = Results(OURS, dict(FACTS))
     benchmark(results, {}, seconds=-1.0).measure(tmp_path, lambda: None)
     assert results.measurements == []
+
+
+def test_everything_of_a_layer_is_compiled_and_failures_are_told(monkeypatch):
+    monkeypatch.setattr(compiling, "draw_layer", partial(draw_layer, device="cpu"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(compiling.time, "sleep", lambda seconds: None)
+    calls = []
+
+    def scarce(layer):
+        def run(tokens):
+            calls.append(len(tokens.hidden_states))
+            if len(calls) < 3:
+                raise torch.OutOfMemoryError("others hold it")
+            if len(tokens.hidden_states) == 2:
+                raise ZeroDivisionError("no")
+
+        return run
+
+    peers = {"scarce": Peer(scarce, lambda: "a test")}
+    monkeypatch.setattr(compiling, "load_peers", lambda modules: peers)
+    asked = plan(tokens=(1, 2, 3))
+    assert compiling.compile_layer(asked, "fp16", "tiny", "scarce", []) == [
+        "M=2: ZeroDivisionError: no"
+    ]
+    assert calls == [1, 1, 1, 2, 3]
+    assert compiling.compile_layer(asked, "fp16", "tiny", "", []) == []

@@ -11,8 +11,9 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import cast
+from typing import TypeVar
 
 import torch
 
@@ -21,7 +22,9 @@ from moe_kernels.benchmark.peers import Run, bind_ours, load_peers
 from moe_kernels.benchmark.plan import Plan
 from moe_kernels.testing import RandomLayer
 
-PATIENCE = 20
+T = TypeVar("T")
+
+PATIENCE = 60
 """How often a process waits for memory that others hold."""
 
 
@@ -39,7 +42,11 @@ def compile_all(
         futures = {pool.submit(compile_layer, *job): job for job in jobs}
         for i, future in enumerate(as_completed(futures)):
             _, scheme, shape, kernel, _ = futures[future]
-            failures = future.result()
+            try:
+                failures = future.result()
+            except BrokenProcessPool:
+                log("a process died; what is not compiled yet is when it is measured")
+                return
             elapsed = time.monotonic() - start
             log(f"{elapsed:6.1f} s {i + 1}/{len(jobs)} {scheme} {shape} {kernel or 'ours'}")
             for failure in failures:
@@ -56,35 +63,47 @@ def compile_layer(
 ) -> list[str]:
     """Run ``peer``, or our kernel for "", on all points of one layer; returns what failed."""
     failures: list[str] = []
+    _compile_layer(plan, scheme, shape, peer, peers, failures)
+    torch.cuda.empty_cache()  # for other processes
+    return failures
 
-    def attempt(what: str, action: Callable[[], object]) -> object:
-        for _ in range(PATIENCE):
-            try:
-                result = action()
-                torch.cuda.synchronize()
-                return result
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-                time.sleep(2 * random.random() + 1)
-            except Exception as error:
-                failures.append(f"{what}: {type(error).__name__}: {error!s:.300}")
-                return None
-        failures.append(f"{what}: no memory was free")
-        return None
 
-    layer = attempt("weights", lambda: draw_layer(plan.shapes[shape], plan.schemes[scheme], 0))
-    if not isinstance(layer, RandomLayer):
-        return failures
-    run = attempt("binding", lambda: _bind(layer, plan.schemes[scheme].kernel, peer, peers))
+def _compile_layer(
+    plan: Plan, scheme: str, shape: str, peer: str, peers: Sequence[str], failures: list[str]
+) -> None:
+    kernel = plan.schemes[scheme].kernel
+    layer = _attempt("weights", lambda: _draw(plan, scheme, shape), failures)
+    if layer is None:
+        return
+    run = _attempt("binding", lambda: _bind(layer, kernel, peer, peers), failures)
     if run is None:
-        return failures
+        return
     for num_tokens in plan.tokens:
         # What is compiled does not depend on the routing.
-        attempt(
-            f"M={num_tokens}",
-            partial(_once, plan, scheme, shape, layer, cast(Run, run), num_tokens),
-        )
-    return failures
+        once = partial(_once, plan, scheme, shape, layer, run, num_tokens)
+        _attempt(f"M={num_tokens}", once, failures)
+
+
+def _attempt(what: str, action: Callable[[], T], failures: list[str]) -> T | None:
+    """What ``action`` returns, sooner or later; None, and a note, if it fails."""
+    for _ in range(PATIENCE):
+        try:
+            result = action()
+            torch.cuda.synchronize()
+            return result
+        except torch.OutOfMemoryError:
+            pass  # its tensors live as long as the error
+        except Exception as error:
+            failures.append(f"{what}: {type(error).__name__}: {error!s:.300}")
+            return None
+        torch.cuda.empty_cache()
+        time.sleep(1 + 2 * random.random())
+    failures.append(f"{what}: no memory was free")
+    return None
+
+
+def _draw(plan: Plan, scheme: str, shape: str) -> RandomLayer:
+    return draw_layer(plan.shapes[shape], plan.schemes[scheme], plan.seed)
 
 
 def _bind(layer: RandomLayer, kernel: str, peer: str, peers: Sequence[str]) -> Run | None:

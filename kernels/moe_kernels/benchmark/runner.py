@@ -76,12 +76,16 @@ class Benchmark:
         Raises DeviceLostError, with the results written.
         """
         for batch in self.plan.batches():
+            if self.out_of_time:
+                break
             try:
-                if not self.out_of_time:
-                    self._batch(batch, step)
+                self._batch(batch, step)
             finally:
                 self.results.write(folder)
             torch.cuda.empty_cache()
+            elapsed = time.monotonic() - self._start
+            self.log(f"{elapsed:6.1f} s {batch[0].scheme} {batch[0].shape}")
+        self.results.write(folder)
         if self.out_of_time:
             self.log("time is up; not all points were measured")
 
