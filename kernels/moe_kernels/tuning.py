@@ -134,7 +134,11 @@ def _packed_tile(
         return TileConfig(128, 128, 64, group_m, 4, 3)
     if block_m == 64:
         return TileConfig(64, 128, 64, group_m, 4, 4)
-    return TileConfig(block_m, 128, 128, group_m, 4, 3)
+    if num_local_pairs <= 16:
+        # A single token's experts have too few wide tiles to fill the multiprocessors.
+        return TileConfig(block_m, 32, 128, group_m, 1, 4)
+    # Few rows need no warp groups, and without them more programs fit.
+    return TileConfig(block_m, 64, 128, group_m, 2, 3)
 
 
 def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConfig:
