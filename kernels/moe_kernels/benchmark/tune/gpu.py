@@ -126,7 +126,7 @@ class GpuMeasurer:
         if not error <= 2 * loaded.layer.error_bound(loaded.kernel):
             failures.append(f"{tuple(map(tuple, best))} gives another result ({error:.1e})")
             best = start.config
-        for failure in failures:
+        for failure in dict.fromkeys(failures):
             progress.note(f"{contender.kernel} with {num_tokens} tokens: {failure}")
         heuristic_us = search.times[start.config]
         if math.isinf(search.times[best]):
@@ -138,13 +138,12 @@ class GpuMeasurer:
         self, layer: TuneLayer, contender: Contender, num_tokens: int
     ) -> Sequence[TileConfig]:
         """The tilings to try: others would take longer to compile than to measure."""
-        call = layer.config, num_tokens
-        tiles = _tiles(layer, contender, num_tokens)
-        return [
-            tile
-            for tile in tiles
-            if (Job.of(contender, tile, call), layer.config) in self._compiled
-        ]
+        config = layer.config
+        jobs = {
+            tile: Job.of(contender, tile, (config, num_tokens))
+            for tile in _tiles(layer, contender, num_tokens)
+        }
+        return [tile for tile, job in jobs.items() if (job, config) in self._compiled]
 
 
 def _tiles(layer: TuneLayer, contender: Contender, num_tokens: int) -> list[TileConfig]:
