@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from moe_rules.cli.render import columns, kernel_name
+from moe_rules.cli.render import columns, console, kernel_name
 
 Outcome = str
 """selected, none (no backend serves), no_oracle, or refused (the checkpoint, by vLLM)."""
@@ -54,15 +54,44 @@ class Matrix:
         ]
 
 
+MEANINGS = {
+    "none": "none serves: no backend can serve the layer there",
+    "no_oracle": "no oracle: vLLM serves the checkpoint without one",
+    "refused": "refused: vLLM does not load the checkpoint there",
+    "fallback": "no kernel: the layer is loaded, and nothing runs it",
+}
+"""What cells without a kernel mean, by outcome or by how they came about."""
+
+
 def as_text(matrix: Matrix) -> str:
-    """Columns of two lines a row: backend, and kernel below it."""
-    table: list[Sequence[str]] = [["", *matrix.platforms]]
+    """Two lines a row: backend, and kernel below it. Platforms that do not fit go below."""
+    rows = matrix.rows()
+    titles = max(map(len, matrix.schemes), default=0)
+    blocks: list[list[int]] = []
+    room = 0
+    for index, platform in enumerate(matrix.platforms):
+        words = [platform, *(line for _, cells in rows for line in cells[index].lines)]
+        width = 2 + max(map(len, words))
+        if width > room:
+            blocks.append([])
+            room = console().width - titles
+        blocks[-1].append(index)
+        room -= width
+    met = {cell.outcome for cell in matrix.cells} | {cell.how for cell in matrix.cells}
+    notes = "\n".join(text for word, text in MEANINGS.items() if word in met)
+    tables = [columns(_lines(matrix, block)) for block in blocks]
+    return "\n\n".join([matrix.title, *tables, *([notes] if notes else [])])
+
+
+def _lines(matrix: Matrix, chosen: Sequence[int]) -> list[list[str]]:
+    """The table of some of the platforms, without lines that are empty throughout."""
+    table = [["", *(matrix.platforms[index] for index in chosen)]]
     for scheme, cells in matrix.rows():
-        first, second = (
-            [cell.lines[i] if i < len(cell.lines) else "" for cell in cells] for i in (0, 1)
-        )
-        table += [[scheme, *first], ["", *second]]
-    return f"{matrix.title}\n\n{columns(table)}"
+        lines = [cells[index].lines for index in chosen]
+        table.append([scheme, *(line[0] for line in lines)])
+        if any(len(line) > 1 for line in lines):
+            table.append(["", *(line[1] if len(line) > 1 else "" for line in lines)])
+    return table
 
 
 def as_markdown(matrix: Matrix) -> str:

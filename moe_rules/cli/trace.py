@@ -76,7 +76,8 @@ def facts_table(decision: Decision) -> Table:
         about = ", ".join(dict.fromkeys(used[name]))
         table.add_row(name, escape(in_words(decision.facts[name])), escape(about))
     if not table.row_count:
-        table.add_row("none", "", "the first backend of the order serves the layer")
+        first = "the first backend of the order serves the layer"
+        table.add_row("none", "", first if decision.candidates else "no kernel was asked")
     return table
 
 

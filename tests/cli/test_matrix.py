@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from moe_rules.cli.commands.matrix import PLATFORMS
+from moe_rules.cli.render import PIPED_WIDTH
 from moe_rules.cli.schemes import SCHEMES
 from moe_rules.machine import load_machine
 from tests.cli.conftest import MODELS, Command
@@ -74,6 +75,16 @@ def test_every_form_has_platforms_schemes_and_kernels(cli: Command, model: Path,
     out = cli("matrix", "--model", model, *words, "--format", form).out
     for word in ("Qwen3-30B-A3B", "h100", "tpu", "unquantized", "mxfp8", "TritonExperts"):
         assert word in out
+
+
+def test_text_fits_the_page_and_says_what_is_no_kernel(cli: Command, model: Path) -> None:
+    out = cli("matrix", "--model", model).out
+    assert max(map(len, out.splitlines())) <= PIPED_WIDTH
+    headings = [line.split() for line in out.splitlines() if line.startswith("  ")]
+    assert [word for line in headings for word in line if word in PLATFORMS] == list(PLATFORMS)
+    assert out.count("\nnvfp4 ") > 1
+    assert "none serves: no backend" in out
+    assert "no oracle:" not in out
 
 
 def test_markdown_rows_have_a_cell_for_every_platform(cli: Command, model: Path) -> None:
