@@ -93,9 +93,13 @@ class Results:
     measurements: list[Measurement] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     launches: list[Launch] = field(default_factory=list)
+    declined: list[list[str]] = field(default_factory=list)
+    """Scheme, shape and kernel where the kernel does not run such layers."""
 
     def settled(self, point: Point, kernel: str) -> bool:
-        """Whether the kernel has been measured on the point, or is known to fail there."""
+        """Whether the kernel was measured on the point, or is known to fail or decline there."""
+        if [point.scheme, point.shape, kernel] in self.declined:
+            return True
         if any(m.point == point and m.kernel == kernel for m in self.measurements):
             return True
         return any(
@@ -112,7 +116,7 @@ class Results:
             _write_csv(folder / "launches.csv", Launch, self.launches)
         names = ("measurements", "failures", "launches")
         lists = {name: [asdict(entry) for entry in getattr(self, name)] for name in names}
-        plain = {"ours": self.ours, "run": self.run, **lists}
+        plain = {"ours": self.ours, "run": self.run, **lists, "declined": self.declined}
         (folder / "layers.json").write_text(json.dumps(plain, indent=1))
         (folder / "layers.md").write_text("\n".join(markdown(self)) + "\n")
         write_plots(self.measurements, self.ours, folder)
@@ -127,6 +131,7 @@ class Results:
             [Measurement(**entry) for entry in plain["measurements"]],
             [Failure(**entry) for entry in plain["failures"]],
             [Launch(**entry) for entry in plain["launches"]],
+            plain["declined"],
         )
 
 

@@ -90,29 +90,41 @@ class Benchmark:
             self.log("time is up; not all points were measured")
 
     def _batch(self, batch: list[Point], step: Callable[[], None]) -> None:
-        point = batch[0]
-        shape, scheme = self.plan.shapes[point.shape], self.plan.schemes[point.scheme]
-        kernels = [OURS, *self.peers]
-        if all(self.results.settled(point, name) for point in batch for name in kernels):
+        scheme_name, shape_name = batch[0][:2]
+        kernels = [name for name in (OURS, *self.peers) if self._open(batch, name)]
+        if not kernels:
             return
-        layer = draw_layer(shape, scheme, self.plan.seed)
-        whole = Point(point.scheme, point.shape, "", 0)
+        scheme = self.plan.schemes[scheme_name]
+        layer = draw_layer(self.plan.shapes[shape_name], scheme, self.plan.seed)
+        whole = Point(scheme_name, shape_name, "", 0)
         runs = {}
         for name in kernels:
-            if not all(self.results.settled(point, name) for point in batch):
-                runs[name] = self._attempt(
-                    whole, name, partial(self._bind, name, layer, scheme.kernel)
-                )
+            bind = partial(self._bind, whole, name, layer, scheme.kernel)
+            run = self._attempt(whole, name, bind)
+            if run is not None:
+                runs[name] = run
         for point in batch:
             if self.out_of_time:
                 return
-            self._point(point, layer, {name: run for name, run in runs.items() if run is not None})
+            self._point(point, layer, runs)
             step()
 
-    def _bind(self, name: str, layer: RandomLayer, kernel_name: str) -> Run | None:
-        return bind_ours(layer, kernel_name) if name == OURS else self.peers[name].bind(layer)
+    def _open(self, batch: list[Point], name: str) -> list[Point]:
+        """The points on which a kernel is still to be measured."""
+        return [point for point in batch if not self.results.settled(point, name)]
+
+    def _bind(self, whole: Point, name: str, layer: RandomLayer, kernel_name: str) -> Run | None:
+        if name == OURS:
+            return bind_ours(layer, kernel_name)
+        run = self.peers[name].bind(layer)
+        if run is None:
+            self.results.declined.append([whole.scheme, whole.shape, name])
+        return run
 
     def _point(self, point: Point, layer: RandomLayer, runs: Mapping[str, Run]) -> None:
+        runs = {name: run for name, run in runs.items() if self._open([point], name)}
+        if not runs:
+            return
         shape, scheme = self.plan.shapes[point.shape], self.plan.schemes[point.scheme]
         weights = shape.local_experts * 3.0 * shape.hidden * shape.intermediate
         count = rotations(point.num_tokens, weights * scheme.weight_bytes)
@@ -125,11 +137,10 @@ class Benchmark:
         sample = first_tokens(work.inputs[0], CHECKED_TOKENS)
         expected = sample.reference(dtype=torch.float32)
         for name, run in runs.items():
-            if self.results.settled(point, name):
-                continue
             bound = sample.error_bound() * (1.0 if name == OURS else PEER_BOUND)
             one = partial(self._measure, point, name, run, work.inputs, mean, expected, bound)
             self._attempt(point, name, one)
+            torch.cuda.empty_cache()  # every graph had memory of its own
 
     def _measure(
         self,
