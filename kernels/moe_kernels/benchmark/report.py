@@ -1,4 +1,4 @@
-"""Measurements as CSV, JSON, Markdown and plots: times, and ratios to the floor and the peers."""
+"""Measurements as CSV, JSON and Markdown: times, and ratios to the floor and the peers."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
-
-from moe_kernels.benchmark.plots import write_plots
 
 BEST = "best peer"
 """What the fastest peer of a point is called among them."""
@@ -109,7 +107,7 @@ class Results:
         )
 
     def write(self, folder: Path) -> None:
-        """Write layers.{csv,json,md}, launches.csv if there are any, and a plot per shape."""
+        """Write layers.{csv,json,md}, and launches.csv if there are any."""
         folder.mkdir(parents=True, exist_ok=True)
         _write_csv(folder / "layers.csv", Measurement, self.measurements)
         if self.launches:
@@ -119,7 +117,6 @@ class Results:
         plain = {"ours": self.ours, "run": self.run, **lists, "declined": self.declined}
         (folder / "layers.json").write_text(json.dumps(plain, indent=1))
         (folder / "layers.md").write_text("\n".join(markdown(self)) + "\n")
-        write_plots(self.measurements, self.ours, folder)
 
     @classmethod
     def read(cls, folder: Path) -> Results:

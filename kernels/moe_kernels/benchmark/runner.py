@@ -31,6 +31,7 @@ from moe_kernels.benchmark.peers import (
     load_peers,
 )
 from moe_kernels.benchmark.plan import Plan, add_options, plan_of
+from moe_kernels.benchmark.plots import write_plots
 from moe_kernels.benchmark.report import Failure, Launch, Measurement, Point, Results
 from moe_kernels.benchmark.shapes import Cost, cost
 from moe_kernels.benchmark.timing import ceilings, device_facts, eager_us, graph_us, launches
@@ -249,6 +250,7 @@ def run(plan: Plan, args: argparse.Namespace) -> None:
         task = progress.add_task("measuring", total=total)
         benchmark = Benchmark(plan, peers, results, progress.console.print)
         benchmark.measure(args.out, partial(progress.advance, task))
+    write_plots(results.measurements, OURS, args.out)
     print((args.out / "layers.md").read_text())
 
 
