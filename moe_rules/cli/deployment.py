@@ -144,6 +144,7 @@ class Asked:
     selector: Selector
     model: str | None
     questions: tuple[Question, ...]
+    parallelism: str = ""
 
     def decide(self, question: Question) -> Decision:
         """The decision of a question that has an oracle."""
@@ -161,7 +162,8 @@ class Asked:
         """What is asked about, in a few words."""
         what = self.model or f"a layer with {question.moe.num_experts} experts"
         layers = question.layers_in_words
-        return f"{what}{f', {layers}' if layers else ''}, on {self.machine.name}"
+        where = f"on {self.machine.name}{self.parallelism}"
+        return f"{what}{f', {layers}' if layers else ''}, {where}"
 
 
 def ask(args: argparse.Namespace) -> Asked:
@@ -179,7 +181,17 @@ def ask(args: argparse.Namespace) -> Asked:
         questions = (_stated_question(args, stated),)
     rules = load_platform(machine.device, overlay_paths(args.rules))
     name = args.model and model_name(args.model)
-    return Asked(machine, Selector(rules, machine.facts()), name, questions)
+    selector = Selector(rules, machine.facts())
+    return Asked(machine, selector, name, questions, parallelism_in_words(args))
+
+
+def parallelism_in_words(args: argparse.Namespace) -> str:
+    """What the options say of parallelism, as ", tp 8, ep"; empty where they say nothing."""
+    sizes = [f"{name} {getattr(args, name)}" for name in ("tp", "pcp", "dp", "sp")]
+    chosen = [size for size in sizes if not size.endswith((" 1", " None"))]
+    chosen += ["ep"] if args.ep else []
+    chosen += [args.all2all] if args.all2all else []
+    return "".join(f", {word}" for word in chosen)
 
 
 def machine_of(name: str | None, preset: str | None, stated: Stated) -> Machine:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from moe_rules.engine.decision import Candidate, Decision
+    from moe_rules.language.conditions import Failure
     from moe_rules.machine import Machine
 
 _STYLES = {"selected": "green", "eligible": "yellow", "rejected": "red"}
@@ -81,10 +82,7 @@ def facts_table(decision: Decision) -> Table:
     return table
 
 
-def _names(failure: object) -> list[str]:
-    from moe_rules.language.conditions import Failure
-
-    assert isinstance(failure, Failure)
+def _names(failure: Failure) -> list[str]:
     inner = [name for branch in failure.alternatives for f in branch for name in _names(f)]
     return inner or [failure.fact]
 
@@ -101,6 +99,11 @@ def _print_order(out: Console, decision: Decision) -> None:
     for removed in decision.removed:
         because = f": {removed.because}" if removed.because else ""
         out.print(f"  without {removed.backend}{escape(because)}{_at(removed.location.short)}")
+    if fact := decision.variants_by:
+        wanted = in_words(decision.facts[fact])
+        for name, value in decision.other_variants:
+            words = f"its {fact} is {in_words(value)}, wanted {wanted}"
+            out.print(f"  without {name}: {escape(words)}")
     out.print(f"order: {escape(', '.join(decision.order) or 'none')}")
 
 
@@ -123,10 +126,18 @@ def _add_candidate(tree: Tree, candidate: Candidate) -> None:
     branch = tree.add(
         f"[{style}]{mark} {escape(candidate.kernel)}[/]  {verdict(candidate)}{reached}{place}"
     )
-    for line in failure_lines(candidate.failures):
-        branch.add(escape(line))
+    _add_failures(branch, candidate.failures)
     if candidate.unknown:
         branch.add(f"unknown: {', '.join(candidate.unknown)}")
+
+
+def _add_failures(tree: Tree, failures: Iterable[Failure]) -> None:
+    """A branch for each failed clause; below one of alternatives, one for each of those."""
+    for failure in failures:
+        branch = tree.add(escape(failure_lines([failure])[0]))
+        for alternative in failure.alternatives:
+            together = branch.add("all of these") if len(alternative) > 1 else branch
+            _add_failures(together, alternative)
 
 
 def _print_nearest(out: Console, decision: Decision) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, with_assumed
 from moe_rules.engine.selection import How, Outcome
-from moe_rules.fact_values import plain
+from moe_rules.fact_values import FactValue, plain
 from moe_rules.language.conditions import Failure
 from moe_rules.language.rules import Adjustment, Backend, Reason
 from moe_rules.problems import Location
@@ -196,6 +196,22 @@ class Decision:
             Removed(name, reason.text, reason.location) for name, reason in self._outcome.removed
         )
 
+    @property
+    def variants_by(self) -> str | None:
+        """The fact by which backends of the oracle are variants of each other, if any."""
+        variants = self._plan.oracle.variants
+        return None if variants is None else variants.fact
+
+    @functools.cached_property
+    def other_variants(self) -> tuple[tuple[str, FactValue], ...]:
+        """Backends left out for their own value of :attr:`variants_by`, with that value."""
+        if self.variants_by is None:
+            return ()
+        gone = {removed.backend for removed in self.removed}
+        left = [name for name in self.priority if name not in gone and name not in self.order]
+        backends = self._plan.backends
+        return tuple((b, backends[b].value_of(self.variants_by, self.facts)) for b in left)
+
     @functools.cached_property
     def warnings(self) -> tuple[str, ...]:
         """What a user should know although a backend was found."""
@@ -204,14 +220,13 @@ class Decision:
             f"({reason.location.short}{f': {reason.text}' if reason.text else ''})"
             for name, reason in self._outcome.fell_through
         ]
-        variants = self._plan.oracle.variants
-        backend = self.backend
-        if variants is not None and backend is not None and backend in self._plan.backends:
-            wanted = self.facts.get(variants.fact)
-            own = self._plan.backends[backend].value_of(variants.fact, self.facts)
+        fact, backend = self.variants_by, self.backend
+        if fact is not None and backend is not None and backend in self._plan.backends:
+            wanted = self.facts.get(fact)
+            own = self._plan.backends[backend].value_of(fact, self.facts)
             if own != wanted:
                 found.append(
-                    f"no backend serves {variants.fact} {plain(wanted)}; {backend} computes with "
+                    f"no backend serves {fact} {plain(wanted)}; {backend} computes with "
                     f"{plain(own) or 'none'} instead"
                 )
         return tuple(found)

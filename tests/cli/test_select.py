@@ -257,6 +257,19 @@ def test_explain_shows_the_whole_trace(cli: Command, model: Path) -> None:
     assert "compute_capability" in answer.out
 
 
+def test_explain_says_what_is_not_in_the_order_and_nests_alternatives(cli: Command) -> None:
+    out = cli("explain", "--model", MODELS / "gpt-oss-120b.json", "--platform", "h100").out
+    assert "without CUTLASS_MXFP4_MXFP4: its activation_key is kMxfp4Dynamic, wanted none" in out
+    either = out.index("none of these holds")
+    assert out.index("    ├── request: VLLM_HUMMING_MOE_GEMM_TYPE is none", either) > either
+
+
+def test_the_subject_names_the_deployment(cli: Command, model: Path) -> None:
+    words = ["--model", model, "--platform", "h100"]
+    assert ", on h100, tp 2, dp 4, ep:\n" in cli("select", *words, "--tp=2", "--dp=4", "--ep").out
+    assert ", on h100:\n" in cli("select", *words).out
+
+
 def test_explain_a_refusal_says_what_is_nearest(cli: Command, model: Path) -> None:
     answer = cli("explain", "--model", model, "--platform", "a100",
                  "--moe-backend", "flashinfer_cutlass")  # fmt: skip

@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         for scheme, block in schemes.items()
         for name, selector in selectors.items()
     ]
-    title = f"{deployment.model_name(args.model)}{_deployment(args)}"
+    title = f"{deployment.model_name(args.model)}{deployment.parallelism_in_words(args)}"
     matrix = Matrix(title, tuple(names), tuple(schemes), tuple(cells))
     print(FORMATS[args.format](matrix))
     return 0
@@ -134,11 +134,3 @@ def _cell(
     why = f"{text} ({place.short})" if place else text
     answer = (decision.oracle, decision.backend, decision.kernel, decision.how)
     return Cell(scheme, name, "selected", *answer, why)
-
-
-def _deployment(args: argparse.Namespace) -> str:
-    sizes = [f"{name} {getattr(args, name)}" for name in ("tp", "pcp", "dp", "sp")]
-    chosen = [size for size in sizes if not size.endswith((" 1", " None"))]
-    chosen += ["ep"] if args.ep else []
-    chosen += [args.all2all] if args.all2all else []
-    return f", {', '.join(chosen)}" if chosen else ""
