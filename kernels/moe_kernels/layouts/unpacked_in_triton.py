@@ -8,6 +8,8 @@ neighbours, since that is what a tile reads: [E, units, N, groups of a unit].
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from moe_kernels.layouts.weights import LayerWeights
@@ -35,7 +37,7 @@ def unpacked_in_triton(weights: LayerWeights) -> LayerWeights:
     """
     assert weights.weight_key is not None
     fmt = quantization_format(weights.weight_key)
-    changes = {}
+    changes: dict[str, Any] = {}
     for name in ("w13", "w2"):
         scale, zero_point = getattr(weights, f"{name}_scale"), getattr(weights, f"{name}_zp")
         if scale.element_size() == 2 and scale.shape[2] % 2:
