@@ -29,5 +29,6 @@ select_deepseek_v4_mxfp4_moe_backend = _deepseek_v4.select_backend
 map_mxfp4_backend = _oracle.map_backends
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
 convert_weight_to_mxfp4_moe_kernel_format = _oracle.convert_to_kernel_format
+convert_gpt_oss_weight_to_mxfp4_moe_kernel_format = _oracle.convert_to_kernel_format
 make_mxfp4_moe_quant_config = _oracle.make_quant_config
 make_mxfp4_moe_kernel = _oracle.make_kernel

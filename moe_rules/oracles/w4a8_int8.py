@@ -20,6 +20,6 @@ _oracle = W4A8Int8MoEKernelOracle()
 select_w4a8_int8_moe_backend = _oracle.select_backend
 map_w4a8_int8_backend = _oracle.map_backend
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
-convert_to_w4a8_int8_moe_kernel_format = _oracle.convert_to_kernel_format
+convert_to_w4a8_int8_moe_format = _oracle.convert_to_kernel_format
 make_w4a8_int8_moe_quant_config = _oracle.make_quant_config
 make_w4a8_int8_moe_kernel = _oracle.make_kernel
