@@ -95,6 +95,16 @@ def test_graph_replay_without_syncs(scheme, shape, in_dtype):
     check(layer, kernel, replayed)
 
 
+@pytest.mark.parametrize("scheme", [name for name in SCHEMES if "fp8" not in name])
+def test_many_tokens(scheme):
+    """The tilings for long prompts, whose products overlap most: right, and always the same."""
+    layer, arguments, kernel = make(scheme, (2048, 8, 2, 512, 256), mapped=False)
+    output = kernel.apply(**arguments)
+    check(layer, kernel, output)
+    for _ in range(5):
+        assert torch.equal(kernel.apply(**arguments), output)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_compiled(scheme):
     layer, whole, kernel = make(scheme, (64, 8, 2, 256, 128), mapped=True)

@@ -35,7 +35,7 @@ from moe_kernels.ops.unpack_weights import (
     unpack_words_bf16x2,
 )
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS
-from moe_kernels.tuning import TileConfig
+from moe_kernels.tuning import MAX_PACKED_BLOCK_M, TileConfig
 
 
 class WeightTensors(NamedTuple):
@@ -317,8 +317,12 @@ def fused_moe_gemm_quantized(
 
     Returns [num_pairs, N] in ``out_dtype``, accumulated in float32; [num_pairs, N / 2] after a
     gated activation. Rows of pairs without an expert are not written. Raises ValueError for groups
-    of other sizes.
+    of other sizes, and tiles of more than MAX_PACKED_BLOCK_M rows.
     """
+    if config.block_m > MAX_PACKED_BLOCK_M:
+        raise ValueError(
+            f"a tile on packed weights has at most {MAX_PACKED_BLOCK_M} rows, got {config.block_m}"
+        )
     values, scale, zero_point, row_scale = b
     num_local_experts, n, stored_columns = values.shape
     k = a.shape[1]
