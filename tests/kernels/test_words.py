@@ -1,4 +1,4 @@
-"""4-bit weights as the Triton kernels unpack them: nothing is lost, and bits are where they look."""
+"""4-bit weights as the Triton kernels unpack them: every code stays, and its bits have a place."""
 
 import pytest
 import torch
