@@ -92,6 +92,11 @@ def parse_yaml(text: str, file: str) -> YamlSource:
         finally:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
+        if "nesting depth" in (error.problem or ""):
+            # libyaml has a limit of its own, and reads ahead of the events that are counted here.
+            raise _too_deep(
+                file, error.problem_mark.line + 1 if error.problem_mark else 0
+            ) from None
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (0, 0)
         message = " ".join(part for part in (error.context, error.problem) if part)
@@ -107,6 +112,10 @@ def parse_yaml(text: str, file: str) -> YamlSource:
     return YamlSource(file, data, reader.places)
 
 
+def _too_deep(file: str, line: int = 0) -> RuleFileError:
+    return _error("too-deep", f"nested deeper than {MAX_DEPTH} levels", file, line)
+
+
 def _check_depth(text: str, file: str) -> None:
     """Refuse deep nesting before nodes are composed, which libyaml does by recursion."""
     depth = 0
@@ -115,7 +124,7 @@ def _check_depth(text: str, file: str) -> None:
             depth += 1
             if depth > MAX_DEPTH:
                 line = event.start_mark.line + 1 if event.start_mark else 0
-                raise _error("too-deep", f"nested deeper than {MAX_DEPTH} levels", file, line)
+                raise _too_deep(file, line)
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
@@ -141,7 +150,7 @@ class _Reader:
                 self.file,
             )
         if depth > MAX_DEPTH:
-            raise _error("too-deep", f"nested deeper than {MAX_DEPTH} levels", self.file)
+            raise _too_deep(self.file)
         self.places[path] = self.place(node)
         if isinstance(node, yaml.MappingNode):
             return self.mapping(node, path, depth)
