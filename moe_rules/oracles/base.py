@@ -193,12 +193,14 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         weight_key: QuantKey | None = None,
         activation_key: QuantKey | None = None,
         checkpoint_format: CheckpointFormat = "compressed_tensors",
+        dequantize_for_cpu: bool = False,
         **tensors: Any,
     ) -> LayerWeights:
         """Weights as a checkpoint has them, in the layout that the backend's kernels take.
 
         ``tensors`` are further fields of :class:`moe_kernels.layouts.LayerWeights` (scales, zero
-        points, ...); ``checkpoint_format`` says how integer weights in groups are packed.
+        points, ...); ``checkpoint_format`` says how integer weights in groups are packed;
+        ``dequantize_for_cpu`` trades memory for time where CPUs have no product of a format.
 
         Where the backend's kernels are vLLM's, vLLM converts
         (:func:`moe_rules.oracles.provider.convert`): then ``moe_config`` is vLLM's, and
@@ -226,6 +228,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
             weight_key,
             checkpoint_format=checkpoint_format,
             dtype=torch_dtype(moe_config.in_dtype),
+            dequantize_for_cpu=dequantize_for_cpu,
         )
 
     def make_quant_config(

@@ -219,3 +219,24 @@ def test_a_checkpoint_becomes_a_quant_config() -> None:
         Fp8MoeBackend.TRITON, weights, NAMED_KEYS["kFp8DynamicTokenSym"]
     )
     assert quantization.weight_key == key
+
+
+@pytest.mark.parametrize("dequantize", [False, True])
+def test_weights_are_dequantized_for_cpus_only_where_the_layer_allows_it(dequantize: bool) -> None:
+    torch = pytest.importorskip("torch")
+    from moe_kernels.testing import random_layer
+
+    config = FusedMoEConfig(2, 1, 64, 32, in_dtype="fp32")
+    layer = random_layer(config, NAMED_KEYS["kMxfp4Static"])
+    oracle = mxfp4.Mxfp4MoEKernelOracle("x86-amx")
+    converted = oracle.convert_to_kernel_format(
+        Mxfp4MoeBackend.CPU,
+        config,
+        layer.w13,
+        layer.w2,
+        weight_key=NAMED_KEYS["kMxfp4Static"],
+        dequantize_for_cpu=dequantize,
+        w13_scale=layer.quant_config.w13_scale,
+        w2_scale=layer.quant_config.w2_scale,
+    )
+    assert (converted.packed is not None) == (dequantize and torch.backends.mkldnn.is_available())
