@@ -56,6 +56,18 @@ class Plan:
                     yield [Point(*layer, r, num_tokens) for r in routings for num_tokens in tokens]
 
 
+def add_tokens(parser: argparse._ActionsContainer) -> None:
+    """The option of how many tokens calls have."""
+    parser.add_argument(
+        "--tokens",
+        nargs="+",
+        type=positive,
+        default=list(TOKENS),
+        metavar="N",
+        help=f"tokens of a call; default: {' '.join(map(str, TOKENS))}",
+    )
+
+
 def add_options(parser: argparse._ActionsContainer) -> None:
     """What is measured, and how."""
     parser.add_argument(
@@ -72,14 +84,7 @@ def add_options(parser: argparse._ActionsContainer) -> None:
         metavar="NAME",
         help=f"{', '.join(SCHEMES)}; default: all",
     )
-    parser.add_argument(
-        "--tokens",
-        nargs="+",
-        type=positive,
-        default=list(TOKENS),
-        metavar="N",
-        help=f"tokens of a call; default: {' '.join(map(str, TOKENS))}",
-    )
+    add_tokens(parser)
     parser.add_argument(
         "--routing", nargs="+", choices=ROUTINGS, default=list(ROUTINGS), help="default: both"
     )

@@ -58,7 +58,6 @@ def quantized_triton_experts(
     weight_format: str,
     activation_format: str | None,
     activation_group_shape: list[int],
-    emulate: bool,
     native_mx: bool,
     w13_scale: torch.Tensor,
     w2_scale: torch.Tensor,
@@ -114,7 +113,12 @@ def quantized_triton_experts(
     intermediate_scale = None
     if activation_format is not None:
         intermediate, intermediate_scale = quantize_activations(
-            intermediate, activation_format, activation_group_shape, a2_scale, a2_scale_2, emulate
+            intermediate,
+            activation_format,
+            activation_group_shape,
+            a2_scale,
+            a2_scale_2,
+            not native_mx,
         )
     expert_output = fused_moe_gemm_quantized(
         intermediate,
@@ -237,7 +241,6 @@ class QuantizedTritonExperts(FusedMoEExperts):
             self.weight_format,
             self._activation_format,
             self._group_shape,
-            not self._native_mx,
             self._native_mx,
             config.w13_scale,
             config.w2_scale,

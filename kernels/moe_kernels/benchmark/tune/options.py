@@ -5,20 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from moe_kernels.benchmark.plan import positive
-from moe_kernels.benchmark.shapes import ROUTINGS, TOKENS
+from moe_kernels.benchmark.plan import add_tokens, positive
+from moe_kernels.benchmark.shapes import ROUTINGS
 
 
 def add_options(parser: argparse._ActionsContainer) -> None:
     """What a run measures and for how long; for the command line too."""
-    parser.add_argument(
-        "--tokens",
-        nargs="+",
-        type=positive,
-        default=list(TOKENS),
-        metavar="N",
-        help=f"tokens of a call; default: {' '.join(map(str, TOKENS))}",
-    )
+    add_tokens(parser)
     parser.add_argument(
         "--routing",
         choices=ROUTINGS,
