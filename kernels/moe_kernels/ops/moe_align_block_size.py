@@ -22,14 +22,36 @@ class SortedPairs(NamedTuple):
     num_tokens_post_padded: torch.Tensor
 
 
-@triton.jit(do_not_specialize=["num_pairs", "num_experts", "num_local_experts"])
+_AT_ONCE = 128
+"""So many pairs are compared with each other to find their order."""
+_MOST_CHUNKS = 128
+"""Every program reads the counts of all chunks, so that there should not be many."""
+
+
+@triton.jit
+def _fill(ptr, value, size, step, NUMBER: tl.constexpr):
+    """Write ``value`` to this program's share of ``size`` elements; ``step``: all programs' at once."""
+    for start in range(tl.program_id(0) * NUMBER, size, step):
+        index = start + tl.arange(0, NUMBER)
+        tl.store(ptr + index, tl.full((NUMBER,), 0, tl.int32) + value, mask=index < size)
+
+
+@triton.jit
+def _counts(local, EXPERTS: tl.constexpr):
+    """How many of the pairs each expert has; -1 is no expert."""
+    return tl.histogram(tl.maximum(local, 0), EXPERTS, mask=local >= 0)
+
+
+@triton.jit(do_not_specialize=["num_pairs", "num_experts", "num_chunks", "size"])
 def _count_kernel(
     topk_ids_ptr,
     expert_map_ptr,
     counts_ptr,
+    sorted_token_ids_ptr,
     num_pairs,
     num_experts,
-    num_local_experts,
+    num_chunks,
+    size,
     HAS_EXPERT_MAP: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
     EXPERTS: tl.constexpr,
@@ -40,12 +62,13 @@ def _count_kernel(
     local = local_expert(
         topk_ids_ptr, pair, pair < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
     )
-    # The last bin, which is no expert, takes what has none.
-    counts = tl.histogram(tl.where(local >= 0, local, EXPERTS - 1), EXPERTS)
+    counts = _counts(local, EXPERTS)
     tl.store(counts_ptr + tl.program_id(0) * EXPERTS + tl.arange(0, EXPERTS), counts)
+    # What no pair is written to is padding.
+    _fill(sorted_token_ids_ptr, num_pairs, size, num_chunks * CHUNK, CHUNK)
 
 
-@triton.jit(do_not_specialize=["num_pairs", "num_experts", "num_local_experts", "num_chunks"])
+@triton.jit(do_not_specialize=["num_pairs", "num_experts", "num_chunks", "size"])
 def _scatter_kernel(
     topk_ids_ptr,
     expert_map_ptr,
@@ -55,64 +78,57 @@ def _scatter_kernel(
     num_tokens_post_padded_ptr,
     num_pairs,
     num_experts,
-    num_local_experts,
     num_chunks,
+    size,
     HAS_EXPERT_MAP: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
     BLOCK_SIZE: tl.constexpr,
     EXPERTS: tl.constexpr,
     CHUNK: tl.constexpr,
+    AT_ONCE: tl.constexpr,
     ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    COUNTED: tl.constexpr,
 ):
     wait_for_previous(PROGRAMMATIC)
     this_chunk = tl.program_id(0)
     expert = tl.arange(0, EXPERTS)
-    is_expert = expert < num_local_experts
-    total = tl.zeros((EXPERTS,), dtype=tl.int32)
     before = tl.zeros((EXPERTS,), dtype=tl.int32)
-    for start in range(0, num_chunks, ROWS):
-        chunk = start + tl.arange(0, ROWS)
-        mask = (chunk < num_chunks)[:, None] & is_expert[None, :]
-        counts_ptrs = counts_ptr + chunk[:, None] * EXPERTS + expert[None, :]
-        counts = tl.load(counts_ptrs, mask=mask, other=0)
-        total += tl.sum(counts, 0)
-        before += tl.sum(tl.where((chunk < this_chunk)[:, None], counts, 0), 0)
+    if COUNTED:
+        total = tl.zeros((EXPERTS,), dtype=tl.int32)
+        for start in range(0, num_chunks, ROWS):
+            chunk = start + tl.arange(0, ROWS)
+            counts_ptrs = counts_ptr + chunk[:, None] * EXPERTS + expert[None, :]
+            counts = tl.load(counts_ptrs, mask=(chunk < num_chunks)[:, None], other=0)
+            total += tl.sum(counts, 0)
+            before += tl.sum(tl.where((chunk < this_chunk)[:, None], counts, 0), 0)
+    else:
+        pair = tl.arange(0, CHUNK)
+        local = local_expert(
+            topk_ids_ptr, pair, pair < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
+        )
+        total = _counts(local, EXPERTS)
+        _fill(sorted_token_ids_ptr, num_pairs, size, CHUNK, CHUNK)
+        tl.debug_barrier()  # pairs are written over it
     blocks = tl.cdiv(total, BLOCK_SIZE)
-    first_block = tl.cumsum(blocks, 0) - blocks
     if this_chunk == 0:
         tl.store(num_tokens_post_padded_ptr, tl.sum(blocks) * BLOCK_SIZE)
+    following = (tl.cumsum(blocks, 0) - blocks) * BLOCK_SIZE + before
 
-    # Programs share the experts: whose blocks are named and padded by which one.
-    mine = expert % num_chunks == this_chunk
-    for block in range(tl.max(tl.where(mine, blocks, 0))):
-        tl.store(expert_ids_ptr + first_block + block, expert, mask=mine & (block < blocks))
-    padding = tl.where(mine, blocks * BLOCK_SIZE - total, 0)
-    end = first_block * BLOCK_SIZE + total
-    for index in range(tl.max(padding)):
-        tl.store(sorted_token_ids_ptr + end + index, num_pairs, mask=index < padding)
-
-    index = tl.arange(0, CHUNK)
-    pair = this_chunk * CHUNK + index
-    local = local_expert(
-        topk_ids_ptr, pair, pair < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
-    )
-    rank = tl.zeros((CHUNK,), dtype=tl.int32)
-    for start in range(0, CHUNK, COLUMNS):
-        other_index = start + tl.arange(0, COLUMNS)
-        other_pair = this_chunk * CHUNK + other_index
-        other = local_expert(
-            topk_ids_ptr,
-            other_pair,
-            other_pair < num_pairs,
-            expert_map_ptr,
-            num_experts,
-            HAS_EXPERT_MAP,
+    index = tl.arange(0, AT_ONCE)
+    earlier = index[:, None] < index[None, :]
+    for start in range(this_chunk * CHUNK, this_chunk * CHUNK + CHUNK, AT_ONCE):
+        pair = start + index
+        local = local_expert(
+            topk_ids_ptr, pair, pair < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
         )
-        earlier = other_index[None, :] < index[:, None]
-        rank += tl.sum(((other[None, :] == local[:, None]) & earlier).to(tl.int32), 1)
-    base = tl.gather(first_block * BLOCK_SIZE + before, tl.maximum(local, 0), 0)
-    tl.store(sorted_token_ids_ptr + base + rank, pair, mask=local >= 0)
+        rank = tl.sum(((local[:, None] == local[None, :]) & earlier).to(tl.int32), 0)
+        place = tl.gather(following, tl.maximum(local, 0), 0) + rank
+        tl.store(sorted_token_ids_ptr + place, pair, mask=local >= 0)
+        # The first pair of a block names its expert.
+        first = (local >= 0) & (place % BLOCK_SIZE == 0)
+        tl.store(expert_ids_ptr + place // BLOCK_SIZE, local, mask=first)
+        if CHUNK > AT_ONCE:
+            following += _counts(local, EXPERTS)
 
 
 def moe_align_block_size(
@@ -138,25 +154,22 @@ def moe_align_block_size(
     num_pairs = topk_ids.numel()
     num_active = min(num_local_experts, num_pairs)
     max_blocks = num_active + (num_pairs - num_active) // block_size
-    # Every pair of a chunk is compared with every other one; every program reads all counts.
-    chunk = 256 if num_pairs <= 16384 else 512
+    size = max_blocks * block_size
+    chunk = max(_AT_ONCE, triton.next_power_of_2(triton.cdiv(num_pairs, _MOST_CHUNKS)))
     num_chunks = triton.cdiv(num_pairs, chunk)
-    experts = triton.next_power_of_2(num_local_experts + 1)
-    counts = topk_ids.new_empty(num_chunks, experts, dtype=torch.int32)
-    sorted_token_ids = topk_ids.new_empty(max_blocks * block_size, dtype=torch.int32)
+    experts = max(2, triton.next_power_of_2(num_local_experts))
+    sorted_token_ids = topk_ids.new_empty(size, dtype=torch.int32)
     expert_ids = topk_ids.new_empty(max_blocks, dtype=torch.int32)
     num_tokens_post_padded = topk_ids.new_empty(1, dtype=torch.int32)
-    options: dict[str, Any] = {"HAS_EXPERT_MAP": expert_map is not None, "num_warps": 8}
+    options: dict[str, Any] = {"HAS_EXPERT_MAP": expert_map is not None, "num_warps": 4}
     options |= {"EXPERTS": experts, "CHUNK": chunk} | launch_options(topk_ids.device)
-    _count_kernel[(num_chunks,)](
-        topk_ids,
-        expert_map,
-        counts,
-        num_pairs,
-        global_num_experts,
-        num_local_experts,
-        **options,
-    )
+    sizes = (num_pairs, global_num_experts, num_chunks, size)
+    counts = None
+    if num_chunks > 1:
+        counts = topk_ids.new_empty(num_chunks, experts, dtype=torch.int32)
+        _count_kernel[(num_chunks,)](
+            topk_ids, expert_map, counts, sorted_token_ids, *sizes, **options
+        )
     _scatter_kernel[(num_chunks,)](
         topk_ids,
         expert_map,
@@ -164,13 +177,11 @@ def moe_align_block_size(
         sorted_token_ids,
         expert_ids,
         num_tokens_post_padded,
-        num_pairs,
-        global_num_experts,
-        num_local_experts,
-        num_chunks,
+        *sizes,
         BLOCK_SIZE=block_size,
-        ROWS=max(1, 8192 // experts),
-        COLUMNS=32,
+        AT_ONCE=_AT_ONCE,
+        ROWS=max(1, 4096 // experts),
+        COUNTED=counts is not None,
         **options,
     )
     return SortedPairs(sorted_token_ids, expert_ids, num_tokens_post_padded)
