@@ -66,7 +66,7 @@ def moe_sum(
     num_tokens, top_k = topk_ids.shape
     width = x.shape[1]
     out = x.new_empty(num_tokens, width)
-    block = min(triton.next_power_of_2(width), 256 if num_tokens < 512 else 1024)
+    block = min(triton.next_power_of_2(width), 512)
     _moe_sum_kernel[(num_tokens, triton.cdiv(width, block))](
         x,
         out,
@@ -80,6 +80,7 @@ def moe_sum(
         HAS_WEIGHTS=topk_weights is not None,
         HAS_EXPERT_MAP=expert_map is not None,
         BLOCK=block,
+        num_warps=2,  # with as many columns as one load of each thread has
         **launch_options(x.device),
     )
     return out

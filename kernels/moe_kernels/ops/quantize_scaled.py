@@ -141,7 +141,7 @@ def quantize_scaled(
     if num_groups == 0:
         return out, scale
     block_columns = triton.next_power_of_2(group)
-    block_groups = max(1, 1024 // block_columns)
+    block_groups = max(1, 2048 // block_columns)
     _quantize_groups_kernel[(triton.cdiv(num_groups, block_groups),)](
         x,
         out,
@@ -155,7 +155,7 @@ def quantize_scaled(
         GROUP=group,
         BLOCK_GROUPS=block_groups,
         BLOCK_COLUMNS=block_columns,
-        num_warps=4 if block_columns <= 4096 else 8,
+        num_warps=2 if block_columns <= 2048 else 8,
         **launch_options(x.device),
     )
     return out, scale
