@@ -19,13 +19,6 @@ MAX_UNSORTED_PAIRS = 64
 It takes them as long as the two launches of a sort do with twice as many.
 """
 
-MAX_PACKED_BLOCK_M = 64
-"""The most rows of a tile on packed weights.
-
-128 would be up to a fifth faster, but Triton 3.6 then leaves products unfinished from one iteration
-to the next, and INT4's were seen to read what is overwritten.
-"""
-
 _CACHE_BYTES = 50 << 20  # of Hopper's L2
 
 
@@ -69,7 +62,7 @@ def layer_config(
     """
     load = num_local_pairs / w13.shape[0]
     if weight_format is not None:
-        block_m = 16 if load <= 12 else 32 if load <= 24 else MAX_PACKED_BLOCK_M
+        block_m = 16 if load <= 12 else 32 if load <= 24 else 64
         tiles = [_packed_tile(block_m, num_local_pairs, w, dtype) for w in (w13, w2)]
         return LayerConfig(*tiles)
     block_m = _block_m(load, w13.dtype, block_shape is not None)
@@ -137,7 +130,7 @@ def _packed_tile(
     group_m = _group_m(num_local_pairs / weight.shape[0], block_m, weight)
     if dtype == torch.float32:
         return TileConfig(min(block_m, 64), 64, 64, group_m, 4, 2)
-    if block_m == MAX_PACKED_BLOCK_M:
+    if block_m == 64:
         return TileConfig(block_m, 128, 64, group_m, 4, 4)
     if num_local_pairs <= 16:
         # A single token's experts have too few wide tiles to fill the multiprocessors.

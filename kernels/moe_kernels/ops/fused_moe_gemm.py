@@ -8,17 +8,30 @@ import torch
 import triton
 import triton.language as tl
 
-from moe_kernels.ops.activation import activate
 from moe_kernels.ops.gemm_programs import (
     FusedActivation,
     Pairs,
     activation_arguments,
+    pairs_of_tile,
     routing_arguments,
+    store_result,
     tile_of_program,
+    weight_rows,
 )
-from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
-from moe_kernels.ops.routing import pairs_of_ranks, pairs_of_slot
+from moe_kernels.ops.programmatic_launch import launch_options, prefetch_rows, wait_for_previous
 from moe_kernels.tuning import TileConfig
+
+
+@triton.jit
+def _along_rows(x, TRANSPOSED: tl.constexpr):
+    """A number for each row of A, as the sums have rows."""
+    return x[None, :] if TRANSPOSED else x[:, None]
+
+
+@triton.jit
+def _outer(x, y, TRANSPOSED: tl.constexpr):
+    """The products of a number for each row of A and one for each of B."""
+    return y[:, None] * x[None, :] if TRANSPOSED else x[:, None] * y[None, :]
 
 
 @triton.jit(do_not_specialize=["num_pairs", "num_experts"])
@@ -37,6 +50,7 @@ def _fused_moe_gemm_kernel(
     num_experts,
     N,
     K,
+    width,
     num_pairs,
     top_k,
     stride_am,
@@ -65,6 +79,9 @@ def _fused_moe_gemm_kernel(
     ONE_B_SCALE: tl.constexpr,
     HAS_BIAS: tl.constexpr,
     MASK_K: tl.constexpr,
+    RUNS_OF_8: tl.constexpr,
+    TRANSPOSED: tl.constexpr,
+    LINES: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
     FORM: tl.constexpr,
     GATED: tl.constexpr,
@@ -78,72 +95,61 @@ def _fused_moe_gemm_kernel(
     GROUP_SIZE_M: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    if SORTED:
+    tile_n, expert, num_rows, where = tile_of_program(
+        sorted_token_ids_ptr,
+        expert_ids_ptr,
+        num_tokens_post_padded_ptr,
+        topk_ids_ptr,
+        expert_map_ptr,
+        num_experts,
+        num_pairs,
+        N,
+        SORTED,
+        HAS_EXPERT_MAP,
+        SLOTS_ARE_EXPERTS,
+        PAIRS,
+        FORM != "",
+        PROGRAMMATIC,
+        BLOCK_SIZE_M,
+        BLOCK_SIZE_N,
+        GROUP_SIZE_M,
+    )
+    if num_rows == 0:
+        return
+    SPLIT: tl.constexpr = GATED and not INTERLEAVED
+    n = weight_rows(tile_n, N, width, SPLIT, RUNS_OF_8, BLOCK_SIZE_N)
+    b_columns = b_ptr + expert * stride_be + n.to(tl.int64) * stride_bn
+    if FORM == "" and not SORTED:
+        # What was asked for comes while the first GEMM ends.
+        if PROGRAMMATIC:
+            prefetch_rows(b_columns, K * b_ptr.dtype.element_ty.primitive_bitwidth // 8, LINES)
         wait_for_previous(PROGRAMMATIC)
-        tile_m, tile_n, exists = tile_of_program(
-            num_tokens_post_padded_ptr, N, BLOCK_SIZE_M, BLOCK_SIZE_N, GROUP_SIZE_M
-        )
-        if not exists:
-            return
-        expert = tl.load(expert_ids_ptr + tile_m)
-        num_rows = BLOCK_SIZE_M
-    else:
-        tile_n = tl.program_id(0)
-        # The ids were there before the first GEMM started; it wrote A if this is the second.
-        if FORM != "":
-            wait_for_previous(PROGRAMMATIC)
-        expert, num_rows, rank = pairs_of_slot(
-            tl.program_id(1),
-            topk_ids_ptr,
-            num_pairs,
-            expert_map_ptr,
-            num_experts,
-            HAS_EXPERT_MAP,
-            SLOTS_ARE_EXPERTS,
-            PAIRS,
-        )
-        if FORM == "":
-            wait_for_previous(PROGRAMMATIC)
-
-    # Columns of the tile. Those of a gate and its up alternate, so that both are in one thread.
-    n = tile_n * BLOCK_SIZE_N + tl.arange(0, BLOCK_SIZE_N)
-    # Out-of-range columns read column 0; their results are not stored.
-    b_row = tl.where(n < N, n, 0)
-    ALTERNATE: tl.constexpr = GATED and not INTERLEAVED
-    if ALTERNATE:
-        b_row = b_row % 2 * (N // 2) + b_row // 2
-    b_row = b_row.to(tl.int64)
-    b_ptr += expert.to(tl.int64) * stride_be
-    b_columns = b_ptr + b_row[None, :] * stride_bn
     offsets_k = tl.arange(0, BLOCK_SIZE_K)
     num_tiles_k = tl.cdiv(K, BLOCK_SIZE_K)
     if SCALES != "none":
-        b_scale_columns = b_scale_ptr + expert.to(tl.int64) * stride_bse
+        b_scale_columns = b_scale_ptr + expert * stride_bse
     if SCALES == "block":
         # K tiles never straddle two groups, so one scale holds for a row of a tile.
         tiles_per_group: tl.constexpr = (GROUP_K + BLOCK_SIZE_K - 1) // BLOCK_SIZE_K
         num_tiles_k = tl.cdiv(K, GROUP_K) * tiles_per_group
         if ONE_B_SCALE:
             first = tile_n * BLOCK_SIZE_N
-            if ALTERNATE:
+            if SPLIT:
                 first = first // 2
-                up_scale_ptr = b_scale_columns + (first + N // 2) // GROUP_N * stride_bsn
+                up_scale_ptr = b_scale_columns + (first + width) // GROUP_N * stride_bsn
             b_scale_columns += first // GROUP_N * stride_bsn
         else:
-            b_scale_columns += b_row // GROUP_N * stride_bsn
+            b_scale_columns += n // GROUP_N * stride_bsn
 
-    for start in range(0, num_rows, BLOCK_SIZE_M):
-        rows = start + tl.arange(0, BLOCK_SIZE_M)
-        if SORTED:
-            pair = tl.load(sorted_token_ids_ptr + tile_m * BLOCK_SIZE_M + rows)
-            pair_mask = pair < num_pairs
-        else:
-            pair = pairs_of_ranks(rank, rows, PAIRS)
-            pair_mask = rows < num_rows
+    for start in range(0, BLOCK_SIZE_M if SORTED else num_rows, BLOCK_SIZE_M):
+        pair, pair_mask = pairs_of_tile(
+            start, num_rows, where, sorted_token_ids_ptr, num_pairs, SORTED, PAIRS, BLOCK_SIZE_M
+        )
         row = (pair // top_k).to(tl.int64)
         a_rows = a_ptr + row[:, None] * stride_am
         accumulator = tl.zeros(
-            (BLOCK_SIZE_M, BLOCK_SIZE_N), dtype=tl.int32 if INTEGERS else tl.float32
+            (BLOCK_SIZE_N, BLOCK_SIZE_M) if TRANSPOSED else (BLOCK_SIZE_M, BLOCK_SIZE_N),
+            dtype=tl.int32 if INTEGERS else tl.float32,
         )
         # The number of stages is given so that the loads of scales are pipelined too.
         for tile_k in tl.range(0, num_tiles_k, num_stages=STAGES):
@@ -155,72 +161,65 @@ def _fused_moe_gemm_kernel(
                 k = tile_k * BLOCK_SIZE_K + offsets_k
                 k_end = K
             a_ptrs = a_rows + k[None, :] * stride_ak
-            b_ptrs = b_columns + k[:, None] * stride_bk
+            b_ptrs = b_columns[None, :] + k[:, None] * stride_bk
             if MASK_K:
                 a = tl.load(a_ptrs, mask=pair_mask[:, None] & (k < k_end)[None, :], other=0.0)
                 b = tl.load(b_ptrs, mask=(k < k_end)[:, None], other=0.0)
             else:
                 a = tl.load(a_ptrs, mask=pair_mask[:, None], other=0.0)
                 b = tl.load(b_ptrs)
+            left = tl.trans(b) if TRANSPOSED else a
+            right = tl.trans(a) if TRANSPOSED else b
             if SCALES == "block":
                 a_scale_ptrs = a_scale_ptr + row * stride_asm + k_group * stride_ask
                 a_scale = tl.load(a_scale_ptrs, mask=pair_mask, other=0.0)
                 b_scale = tl.load(b_scale_columns + k_group * stride_bsk)
-                if ONE_B_SCALE and not ALTERNATE:
-                    accumulator += tl.dot(a, b) * (a_scale * b_scale)[:, None]
+                if ONE_B_SCALE and not SPLIT:
+                    scale = _along_rows(a_scale * b_scale, TRANSPOSED)
                 else:
                     if ONE_B_SCALE:
                         up_scale = tl.load(up_scale_ptr + k_group * stride_bsk)
-                        b_scale = tl.where(tl.arange(0, BLOCK_SIZE_N) % 2 == 0, b_scale, up_scale)
-                    accumulator += tl.dot(a, b) * (a_scale[:, None] * b_scale[None, :])
+                        is_gate = tl.arange(0, BLOCK_SIZE_N) % 16 < 8
+                        b_scale = tl.where(is_gate, b_scale, up_scale)
+                    scale = _outer(a_scale, b_scale, TRANSPOSED)
+                accumulator += tl.dot(left, right) * scale
             elif INTEGERS:
-                accumulator = tl.dot(a, b, accumulator, out_dtype=tl.int32)
+                accumulator = tl.dot(left, right, accumulator, out_dtype=tl.int32)
             elif SCALES == "outer":
                 # Hopper's fp8 units keep about 14 bits while they accumulate: move each tile's
                 # sum into float32 registers.
-                accumulator = tl.dot(a, b, accumulator, max_num_imprecise_acc=BLOCK_SIZE_K)
+                accumulator = tl.dot(left, right, accumulator, max_num_imprecise_acc=BLOCK_SIZE_K)
             else:
-                accumulator = tl.dot(a, b, accumulator, input_precision=INPUT_PRECISION)
+                accumulator = tl.dot(left, right, accumulator, input_precision=INPUT_PRECISION)
 
+        if TRANSPOSED:
+            accumulator = tl.trans(accumulator)
         if SCALES == "outer":
             a_scale = tl.load(a_scale_ptr + row * stride_asm, mask=pair_mask, other=0.0)
-            b_scale = tl.load(b_scale_columns + b_row * stride_bsn)
+            b_scale = tl.load(b_scale_columns + n * stride_bsn)
             accumulator = accumulator.to(tl.float32) * (a_scale[:, None] * b_scale[None, :])
         if HAS_BIAS:
-            bias = tl.load(bias_ptr + expert.to(tl.int64) * N + b_row)
-            accumulator += bias.to(tl.float32)[None, :]
-        if FORM == "":
-            value = accumulator
-        else:
-            if SCALES != "none":
-                # Which fp8 number the result becomes depends on what the GEMM's is stored as.
-                accumulator = accumulator.to(out_ptr.dtype.element_ty).to(tl.float32)
-            if GATED:
-                pieces = tl.reshape(accumulator, (BLOCK_SIZE_M, BLOCK_SIZE_N // 2, 2))
-                gate, up = tl.split(pieces)
-            else:
-                gate = accumulator
-                up = accumulator
-            value = activate(
-                gate,
-                up,
-                limit,
-                alpha,
-                beta,
-                situ_beta,
-                situ_linear_beta,
-                FORM,
-                GATED,
-                HAS_LIMIT,
-                HAS_SITU_LINEAR_BETA,
-            )
-        parts: tl.constexpr = 2 if GATED else 1
-        width = N // parts
-        column = tile_n * (BLOCK_SIZE_N // parts) + tl.arange(0, BLOCK_SIZE_N // parts)
-        tl.store(
-            out_ptr + pair[:, None].to(tl.int64) * width + column[None, :],
-            value.to(out_ptr.dtype.element_ty),
-            mask=pair_mask[:, None] & (column < width)[None, :],
+            accumulator += tl.load(bias_ptr + expert * N + n).to(tl.float32)[None, :]
+        store_result(
+            accumulator,
+            out_ptr,
+            pair,
+            pair_mask,
+            tile_n,
+            width,
+            limit,
+            alpha,
+            beta,
+            situ_beta,
+            situ_linear_beta,
+            FORM,
+            GATED,
+            INTERLEAVED,
+            HAS_LIMIT,
+            HAS_SITU_LINEAR_BETA,
+            SCALES != "none",
+            BLOCK_SIZE_M,
+            BLOCK_SIZE_N,
         )
 
 
@@ -256,8 +255,9 @@ def fused_moe_gemm(
     num_local_experts, n, k = b.shape
     launch = activation_arguments(activation)
     gated = launch.constants["GATED"]
+    width = n // 2 if gated else n
     if out is None:
-        out = torch.empty(num_pairs, n // 2 if gated else n, dtype=out_dtype, device=a.device)
+        out = torch.empty(num_pairs, width, dtype=out_dtype, device=a.device)
     num_tiles_n = triton.cdiv(n, config.block_n)
     routing = routing_arguments(pairs, num_pairs, num_local_experts, num_tiles_n)
     scales, strides = _scales(a_scale, b_scale, block_shape)
@@ -266,8 +266,8 @@ def fused_moe_gemm(
     if group_k:
         block_k = min(block_k, max(32, triton.next_power_of_2(group_k)))
     block_n = config.block_n
-    alternate = gated and not launch.constants["INTERLEAVED"]
-    part_n, columns = (block_n // 2, n // 2) if alternate else (block_n, 0)
+    split = gated and not launch.constants["INTERLEAVED"]
+    part_n, columns = (block_n // 2, width) if split else (block_n, 0)
     _fused_moe_gemm_kernel[routing.grid](
         a,
         b,
@@ -278,6 +278,7 @@ def fused_moe_gemm(
         *routing.positional,
         n,
         k,
+        width,
         num_pairs,
         top_k,
         *a.stride(),
@@ -292,6 +293,10 @@ def fused_moe_gemm(
         ONE_B_SCALE=group_n != 0 and group_n % part_n == 0 and columns % part_n == 0,
         HAS_BIAS=bias is not None,
         MASK_K=k % block_k != 0 or (group_k != 0 and group_k % block_k != 0),
+        RUNS_OF_8=width % 8 == 0,
+        # Matrix units take 64 rows on the left: where there are fewer, the weight has them.
+        TRANSPOSED=config.block_m < 64,
+        LINES=min(16, triton.next_power_of_2(triton.cdiv(k * b.element_size(), 128))),
         INPUT_PRECISION="ieee" if a.dtype == torch.float32 else "tf32",
         **launch.constants,
         BLOCK_SIZE_M=config.block_m,

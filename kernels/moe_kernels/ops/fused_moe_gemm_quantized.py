@@ -18,24 +18,26 @@ import torch
 import triton
 import triton.language as tl
 
-from moe_kernels.ops.activation import activate
 from moe_kernels.ops.gemm_programs import (
     FusedActivation,
     Pairs,
     activation_arguments,
+    pairs_of_tile,
     routing_arguments,
+    store_result,
     tile_of_program,
+    weight_rows,
 )
-from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
-from moe_kernels.ops.routing import pairs_of_ranks, pairs_of_slot
+from moe_kernels.ops.programmatic_launch import launch_options, prefetch_rows, wait_for_previous
 from moe_kernels.ops.unpack_weights import (
+    raised_e8m0,
     scale_values,
     unpack_bytes,
     unpack_words,
     unpack_words_bf16x2,
 )
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS
-from moe_kernels.tuning import MAX_PACKED_BLOCK_M, TileConfig
+from moe_kernels.tuning import TileConfig
 
 
 class WeightTensors(NamedTuple):
@@ -45,6 +47,16 @@ class WeightTensors(NamedTuple):
     scale: torch.Tensor
     zero_point: torch.Tensor | None = None
     scale_2: torch.Tensor | None = None
+
+
+@triton.jit
+def _finished(product):
+    """``product``, by way of nothing that the compiler knows, so that it is waited for.
+
+    Hopper's matrix units work while the program goes on. Triton lets them do so into the next
+    iteration, where the registers that they read weights from may be written already.
+    """
+    return tl.inline_asm_elementwise("", "=r,0", [product], tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit(do_not_specialize=["num_pairs", "num_experts"])
@@ -105,6 +117,7 @@ def _fused_moe_gemm_quantized_kernel(
     HAS_BIAS: tl.constexpr,
     MASK_K: tl.constexpr,
     RUNS_OF_8: tl.constexpr,
+    LINES: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
     FORM: tl.constexpr,
     GATED: tl.constexpr,
@@ -119,58 +132,42 @@ def _fused_moe_gemm_quantized_kernel(
     GROUP_SIZE_M: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    if SORTED:
+    tile_n, expert, num_rows, where = tile_of_program(
+        sorted_token_ids_ptr,
+        expert_ids_ptr,
+        num_tokens_post_padded_ptr,
+        topk_ids_ptr,
+        expert_map_ptr,
+        num_experts,
+        num_pairs,
+        N,
+        SORTED,
+        HAS_EXPERT_MAP,
+        SLOTS_ARE_EXPERTS,
+        PAIRS,
+        FORM != "",
+        PROGRAMMATIC,
+        BLOCK_SIZE_M,
+        BLOCK_SIZE_N,
+        GROUP_SIZE_M,
+    )
+    if num_rows == 0:
+        return
+    n = weight_rows(tile_n, N, width, GATED and not INTERLEAVED, RUNS_OF_8, BLOCK_SIZE_N)
+    b_rows = b_ptr + expert * stride_be + n.to(tl.int64) * stride_bn
+    if FORM == "" and not SORTED:
+        # What was asked for comes while the first GEMM ends.
+        if PROGRAMMATIC:
+            prefetch_rows(b_rows, stored_columns * (2 if IN_WORDS else 1), LINES)
         wait_for_previous(PROGRAMMATIC)
-        tile_m, tile_n, exists = tile_of_program(
-            num_tokens_post_padded_ptr, N, BLOCK_SIZE_M, BLOCK_SIZE_N, GROUP_SIZE_M
-        )
-        if not exists:
-            return
-        expert = tl.load(expert_ids_ptr + tile_m)
-        num_rows = BLOCK_SIZE_M
-    else:
-        tile_n = tl.program_id(0)
-        # The ids were there before the first GEMM started; it wrote A if this is the second.
-        if FORM != "":
-            wait_for_previous(PROGRAMMATIC)
-        expert, num_rows, rank = pairs_of_slot(
-            tl.program_id(1),
-            topk_ids_ptr,
-            num_pairs,
-            expert_map_ptr,
-            num_experts,
-            HAS_EXPERT_MAP,
-            SLOTS_ARE_EXPERTS,
-            PAIRS,
-        )
-        if FORM == "":
-            wait_for_previous(PROGRAMMATIC)
-    expert = expert.to(tl.int64)
-
-    # Rows of the weight. Where gate and up are apart, of 16 rows 8 are a gate's and 8 the up's of
-    # the same columns, which one thread has both of. Rows come in runs of 8; those out of range
-    # read the first run, and their results are not stored.
-    index = tl.arange(0, BLOCK_SIZE_N)
-    if GATED and not INTERLEAVED:
-        column = tile_n * (BLOCK_SIZE_N // 2) + index // 16 * 8 + index % 8
-        n = index % 16 // 8 * width + tl.where(column < width, column, index % 8)
-    else:
-        column = tile_n * BLOCK_SIZE_N + index
-        n = tl.where(column < N, column, index % 8)
-    n = tl.max_contiguous(tl.multiple_of(n, 8), 8) if RUNS_OF_8 else tl.where(n < N, n, 0)
-    b_rows = b_ptr + expert * stride_be + n[:, None].to(tl.int64) * stride_bn
     scale_units = expert * stride_bse + n
     num_tiles_k = tl.cdiv(K, BLOCK_SIZE_K * BLOCKS)
     MIDDLE: tl.constexpr = 8.0 if FORMAT == "int4" else 128.0
 
-    for start in range(0, num_rows, BLOCK_SIZE_M):
-        rows = start + tl.arange(0, BLOCK_SIZE_M)
-        if SORTED:
-            pair = tl.load(sorted_token_ids_ptr + tile_m * BLOCK_SIZE_M + rows)
-            pair_mask = pair < num_pairs
-        else:
-            pair = pairs_of_ranks(rank, rows, PAIRS)
-            pair_mask = rows < num_rows
+    for start in range(0, BLOCK_SIZE_M if SORTED else num_rows, BLOCK_SIZE_M):
+        pair, pair_mask = pairs_of_tile(
+            start, num_rows, where, sorted_token_ids_ptr, num_pairs, SORTED, PAIRS, BLOCK_SIZE_M
+        )
         row = (pair // top_k).to(tl.int64)
         a_columns = a_ptr + row[None, :] * stride_am
         accumulator = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
@@ -190,9 +187,9 @@ def _fused_moe_gemm_quantized_kernel(
                 stored = first // 4 + tl.arange(0, BLOCK_SIZE_K // 4) if IN_WORDS else k
                 if MASK_K:
                     b_mask = (stored < stored_columns)[None, :]
-                    b = tl.load(b_rows + stored[None, :], mask=b_mask, other=0)
+                    b = tl.load(b_rows[:, None] + stored[None, :], mask=b_mask, other=0)
                 else:
-                    b = tl.load(b_rows + stored[None, :])
+                    b = tl.load(b_rows[:, None] + stored[None, :])
 
                 if NATIVE_MX:
                     group = first // 32 + tl.arange(0, BLOCK_SIZE_K // 32)
@@ -222,7 +219,10 @@ def _fused_moe_gemm_quantized_kernel(
                             if HAS_ZERO_POINT:
                                 packed_zero_points = tl.load(zero_point_ptr + scale_units + unit)
                         shift = group % PER_UNIT * (32 // PER_UNIT)
-                        scale = scale_values(packed_scales >> shift, SCALE)
+                        if PACKED_ARITHMETIC and FORMAT == "mxfp4":
+                            scale = scale_values(raised_e8m0(packed_scales) >> shift, SCALE)
+                        else:
+                            scale = scale_values(packed_scales >> shift, SCALE)
                         if HAS_ZERO_POINT:
                             zero_point = scale_values(packed_zero_points >> shift, SCALE)
                         else:
@@ -237,53 +237,39 @@ def _fused_moe_gemm_quantized_kernel(
                     else:
                         weight = unpack_bytes(b, scale, zero_point, FORMAT, DTYPE)
                     accumulator = tl.dot(weight, a, accumulator, input_precision=INPUT_PRECISION)
+                    if PROGRAMMATIC:
+                        accumulator = _finished(accumulator)
 
+        accumulator = tl.trans(accumulator)
         if HAS_A_SCALE:
             accumulator *= tl.load(a_scale_ptr)
         if PACKED_ARITHMETIC and FORMAT == "mxfp4":
-            accumulator *= 18446744073709551616.0  # 2^64, which its scales lack
+            accumulator *= 18446744073709551616.0  # 2^64, which numbers and raised scales lack
         if HAS_ROW_SCALE:
             row_scale = tl.load(row_scale_ptr + expert * stride_rse + n * stride_rsn)
-            accumulator *= row_scale[:, None]
+            accumulator *= row_scale[None, :]
         if HAS_BIAS:
-            accumulator += tl.load(bias_ptr + expert * N + n).to(tl.float32)[:, None]
-        if FORM != "":
-            # What the result is quantized to depends on what the GEMM's is stored as.
-            accumulator = accumulator.to(out_ptr.dtype.element_ty).to(tl.float32)
-        if GATED:
-            if INTERLEAVED:
-                pieces = tl.reshape(accumulator, (BLOCK_SIZE_N // 2, 2, BLOCK_SIZE_M))
-                gate, up = tl.split(tl.permute(pieces, (0, 2, 1)))
-            else:
-                halves = tl.reshape(accumulator, (BLOCK_SIZE_N // 16, 2, 8, BLOCK_SIZE_M))
-                gate, up = tl.split(tl.permute(halves, (0, 2, 3, 1)))
-            gate = tl.reshape(gate, (BLOCK_SIZE_N // 2, BLOCK_SIZE_M))
-            up = tl.reshape(up, (BLOCK_SIZE_N // 2, BLOCK_SIZE_M))
-        else:
-            gate = accumulator
-            up = accumulator
-        if FORM == "":
-            value = gate
-        else:
-            value = activate(
-                gate,
-                up,
-                limit,
-                alpha,
-                beta,
-                situ_beta,
-                situ_linear_beta,
-                FORM,
-                GATED,
-                HAS_LIMIT,
-                HAS_SITU_LINEAR_BETA,
-            )
-        part_n: tl.constexpr = BLOCK_SIZE_N // 2 if GATED else BLOCK_SIZE_N
-        out_column = tile_n * part_n + tl.arange(0, part_n)
-        tl.store(
-            out_ptr + pair[None, :].to(tl.int64) * width + out_column[:, None],
-            value.to(out_ptr.dtype.element_ty),
-            mask=pair_mask[None, :] & (out_column < width)[:, None],
+            accumulator += tl.load(bias_ptr + expert * N + n).to(tl.float32)[None, :]
+        store_result(
+            accumulator,
+            out_ptr,
+            pair,
+            pair_mask,
+            tile_n,
+            width,
+            limit,
+            alpha,
+            beta,
+            situ_beta,
+            situ_linear_beta,
+            FORM,
+            GATED,
+            INTERLEAVED,
+            HAS_LIMIT,
+            HAS_SITU_LINEAR_BETA,
+            True,
+            BLOCK_SIZE_M,
+            BLOCK_SIZE_N,
         )
 
 
@@ -317,12 +303,8 @@ def fused_moe_gemm_quantized(
 
     Returns [num_pairs, N] in ``out_dtype``, accumulated in float32; [num_pairs, N / 2] after a
     gated activation. Rows of pairs without an expert are not written. Raises ValueError for groups
-    of other sizes, and tiles of more than MAX_PACKED_BLOCK_M rows.
+    of other sizes.
     """
-    if config.block_m > MAX_PACKED_BLOCK_M:
-        raise ValueError(
-            f"a tile on packed weights has at most {MAX_PACKED_BLOCK_M} rows, got {config.block_m}"
-        )
     values, scale, zero_point, row_scale = b
     num_local_experts, n, stored_columns = values.shape
     k = a.shape[1]
@@ -387,6 +369,10 @@ def fused_moe_gemm_quantized(
         HAS_BIAS=bias is not None,
         MASK_K=k % (block_k * blocks) != 0,
         RUNS_OF_8=width % 8 == 0,
+        LINES=min(
+            16,
+            triton.next_power_of_2(triton.cdiv(b.values.shape[2] * b.values.element_size(), 128)),
+        ),
         INPUT_PRECISION="ieee" if out_dtype == torch.float32 else "tf32",
         **launch.constants,
         BLOCK_SIZE_M=config.block_m,

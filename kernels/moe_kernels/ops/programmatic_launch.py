@@ -26,6 +26,24 @@ def wait_for_previous(PROGRAMMATIC: tl.constexpr):
         gdc_launch_dependents()
 
 
+@triton.jit
+def prefetch_rows(rows, num_bytes, LINES: tl.constexpr):
+    """Ask for the first LINES cache lines of each row (pointers [N]) of so many bytes, for L2.
+
+    For what is known to be there before :func:`wait_for_previous`; NVIDIA GPUs only.
+    """
+    line = tl.arange(0, LINES) * 128
+    address = rows.to(tl.int64)[:, None] + tl.where(line < num_bytes, line, 0)[None, :]
+    tl.inline_asm_elementwise(
+        "prefetch.global.L2 [$1]; mov.b32 $0, 0;",
+        "=r,l",
+        [address],
+        dtype=tl.int32,
+        is_pure=False,
+        pack=1,
+    )
+
+
 @functools.cache
 def launch_options(device: torch.device) -> dict[str, Any]:
     """Keyword arguments of a launch on ``device``; PROGRAMMATIC is the kernel's own parameter.

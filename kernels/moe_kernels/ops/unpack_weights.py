@@ -50,6 +50,12 @@ def scale_values(bits, KIND: tl.constexpr):
 
 
 @triton.jit
+def raised_e8m0(bits):
+    """Four e8m0 in an int32 times 2^62. They are 2^65 at most."""
+    return bits + 0x3E3E3E3E
+
+
+@triton.jit
 def unpack_bytes(stored, scale, zero_point, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
     """``stored`` [N, K] uint8 (of e4m3 the bits) with float32 scales and zero points [N]."""
     if FORMAT == "uint8":
@@ -75,7 +81,7 @@ def _code(word, FORMAT: tl.constexpr, RUN: tl.constexpr):
     if FORMAT != "mxfp4":
         return (word >> (4 * RUN)) & 15
     if RUN == 3:
-        return ((word >> 11) & 8) | ((word >> 11) & 4) | ((word >> 10) & 3)
+        return ((word >> 8) & 12) | ((word >> 13) & 3)
     return ((word >> (12 - 3 * RUN)) & 8) | ((word >> (6 - 3 * RUN)) & 7)
 
 
@@ -102,7 +108,8 @@ def unpack_words_bf16x2(word, scales, zero_points, FORMAT: tl.constexpr):
     """The same to bfloat16, two at a time, on NVIDIA GPUs from compute capability 8.0 on.
 
     For runs of which the first two share a scale and zero point, and the last two. Numbers of
-    mxfp4 are less by a factor of 2^64.
+    mxfp4 are less by a factor of 2^126: 2^62 should be in the scale, which is all that its exponent
+    has room for (:func:`raised_e8m0`), and the rest be applied to the sum.
     """
     # Unrolled: inline assembly takes no loops. A product with -0.0 added is a product.
     if FORMAT == "int4":
@@ -139,15 +146,15 @@ def unpack_words_bf16x2(word, scales, zero_points, FORMAT: tl.constexpr):
             pack=2,
         )
     else:
-        # Read as bfloat16, the bits of a code are the number times 2^-126. Of that, 2^62 come with
-        # the scale, which is all there is room for in its exponent, and 2^64 with the sum.
-        power_0 = ((scales[0].to(tl.int32, bitcast=True) >> 16) + (62 << 7)).to(tl.int16)
-        power_1 = ((scales[2].to(tl.int32, bitcast=True) >> 16) + (62 << 7)).to(tl.int16)
+        # Read as bfloat16, the bits of a code are the number times 2^-126; those of the last run
+        # are brought there by a product with 2^0 + 2^5 + 2^11.
+        power_0 = (scales[0].to(tl.int32, bitcast=True) >> 16).to(tl.int16)
+        power_1 = (scales[2].to(tl.int32, bitcast=True) >> 16).to(tl.int16)
         power_0 = power_0.to(tl.bfloat16, bitcast=True)
         power_1 = power_1.to(tl.bfloat16, bitcast=True)
         first, second, third, fourth = tl.inline_asm_elementwise(
             """{
-            .reg .b32 t, u, nothing;
+            .reg .b32 t, nothing;
             mov.b32 nothing, 0x80008000;
             and.b32 t, $4, 0x81C081C0;
             fma.rn.bf16x2 $0, t, $5, nothing;
@@ -157,12 +164,10 @@ def unpack_words_bf16x2(word, scales, zero_points, FORMAT: tl.constexpr):
             shl.b32 t, $4, 6;
             and.b32 t, t, 0x81C081C0;
             fma.rn.bf16x2 $2, t, $6, nothing;
-            shl.b32 t, $4, 1;
-            and.b32 t, t, 0x80008000;
-            shr.b32 u, $4, 5;
-            lop3.b32 t, u, 0x01000100, t, 0xEA;
-            shr.b32 u, $4, 4;
-            lop3.b32 t, u, 0x00C000C0, t, 0xEA;
+            shr.b32 t, $4, 7;
+            and.b32 t, t, 0x00D800D8;
+            mul.lo.u32 t, t, 0x821;
+            and.b32 t, t, 0x81C081C0;
             fma.rn.bf16x2 $3, t, $6, nothing;
             }""",
             "=&r,=&r,=&r,=&r,r,r,r",

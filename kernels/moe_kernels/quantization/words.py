@@ -6,7 +6,8 @@ each by one shift and one mask of two words at a time. Where its bits are depend
 
 - nibbles: column 16 q + j in bits 4 q to 4 q + 3
 - e2m1 (MXFP4): sign and magnitude of the first three where a shift by 0, 3 and 6 brings them to
-  the bits that bfloat16 has them in (15, and 8 to 6), those of the last one in the bits left over
+  the bits that bfloat16 has them in (15, and 8 to 6), those of the last one in the bits left over,
+  so that one shift and one product bring them there
 
 Words are stored as bytes, little-endian: [..., N, 64 ceil(K / 64) / 2] uint8.
 """
@@ -22,7 +23,7 @@ WORD_FORMATS = ("int4", "mxfp4", "nvfp4")
 BLOCK = 64
 """Columns that share 16 words."""
 _RUN = 16
-_E2M1_BITS = ((6, 7, 8, 15), (3, 4, 5, 12), (0, 1, 2, 9), (10, 11, 13, 14))
+_E2M1_BITS = ((6, 7, 8, 15), (3, 4, 5, 12), (0, 1, 2, 9), (13, 14, 10, 11))
 """Where the four bits of each of a word's columns are, lowest first."""
 _NIBBLE_BITS = tuple(tuple(range(4 * q, 4 * q + 4)) for q in range(4))
 
