@@ -62,8 +62,10 @@ def layer_config(
     """
     load = num_local_pairs / w13.shape[0]
     if weight_format is not None:
-        block_m = 16 if load <= 12 else 32 if load <= 24 else 64
-        tiles = [_packed_tile(block_m, num_local_pairs, w, dtype) for w in (w13, w2)]
+        block_m = 16 if load <= 12 else 32 if load <= 24 else 64 if load <= 160 else 128
+        # A single token's experts have too few wide tiles to fill the multiprocessors.
+        few = num_local_pairs * w13.shape[1] < 128 * _multiprocessors(w13.device)
+        tiles = (_packed_tile(block_m, few, num_local_pairs, w, dtype) for w in (w13, w2))
         return LayerConfig(*tiles)
     block_m = _block_m(load, w13.dtype, block_shape is not None)
     up, down = (_tile(block_m, num_local_pairs, weight) for weight in (w13, w2))
@@ -74,7 +76,7 @@ def _block_m(load: float, dtype: torch.dtype, scaled: bool) -> int:
     """Rows for ``load`` pairs per expert."""
     if load <= 12:
         return 16
-    if load <= 24 and dtype.itemsize == 2:
+    if load <= 24 and dtype.itemsize <= 2:
         return 32
     if load <= 48 or scaled or dtype.itemsize == 4:
         # Sums that are scaled on the way, or not done by the matrix units, take registers.
@@ -112,7 +114,7 @@ def _tile(block_m: int, num_local_pairs: float, weight: torch.Tensor) -> TileCon
         # A single token's experts have too few wide tiles to fill the multiprocessors.
         tile = TileConfig(16, 64 if num_local_pairs <= 16 else 128, 2 * block_k, group_m, 4, 4)
     elif block_m == 32:
-        tile = TileConfig(32, 128, 2 * block_k, group_m, 4, 3)
+        tile = TileConfig(32, 128, max(128, block_k), group_m, 4, 3)
     elif block_m == 64:
         tile = TileConfig(64, 128, block_k, group_m, 4, 4)
     elif k < 512:
@@ -124,19 +126,20 @@ def _tile(block_m: int, num_local_pairs: float, weight: torch.Tensor) -> TileCon
 
 
 def _packed_tile(
-    block_m: int, num_local_pairs: float, weight: torch.Tensor, dtype: torch.dtype
+    block_m: int, few: bool, num_local_pairs: float, weight: torch.Tensor, dtype: torch.dtype
 ) -> TileConfig:
-    """The tiling of the GEMM with packed ``weight`` [E, N, ...], given its blocks of rows."""
+    """The tiling of the GEMM with packed ``weight`` [E, N, ...], given its blocks of rows.
+
+    few: whether there are few tiles.
+    """
     group_m = _group_m(num_local_pairs / weight.shape[0], block_m, weight)
     if dtype == torch.float32:
         return TileConfig(min(block_m, 64), 64, 64, group_m, 4, 2)
-    if block_m == 64:
-        return TileConfig(block_m, 128, 64, group_m, 4, 4)
-    if num_local_pairs <= 16:
-        # A single token's experts have too few wide tiles to fill the multiprocessors.
+    if block_m >= 64:
+        return TileConfig(block_m, 128, 64, group_m, 4, 4 if block_m == 64 else 3)
+    if few:
         return TileConfig(block_m, 32, 128, group_m, 1, 4)
-    # Few rows need no warp groups, and without them more programs fit.
-    return TileConfig(block_m, 64, 128, group_m, 2, 3)
+    return TileConfig(block_m, 128, 128, group_m, 4, 3)
 
 
 def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConfig:
@@ -145,6 +148,14 @@ def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConf
     stage = (tile.block_m + tile.block_n) * tile.block_k * dtype.itemsize
     room = _shared_memory(device) - 4096  # scales, and what the compiler adds
     return tile._replace(num_stages=max(1, min(tile.num_stages, room // stage)))
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    """How many there are; of no GPU, as many as an H200 has."""
+    if device.type != "cuda":
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 @functools.cache

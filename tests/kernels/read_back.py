@@ -32,7 +32,8 @@ def values(weights, name, kernel=None, dtype=torch.float32):
     if kernel is not None and unpacks_in_triton(kernel):
         fmt = quantization_format(key)
         if fmt in WORD_FORMATS:
-            stored = pack_nibbles(from_words(stored, fmt, columns))
+            codes = from_words(stored, fmt, columns)
+            stored = codes if fmt == "uint8" else pack_nibbles(codes)
         scale, zeros = (_of_units(groups, fmt, columns) for groups in (scale, zeros))
     weight = QuantizedWeight(stored, scale, zeros, scale_2)
     return dequantize_weight(weight, key, torch.float64)

@@ -1,4 +1,4 @@
-"""4-bit weights as the Triton kernels unpack them: every code stays, and its bits have a place."""
+"""Weights as the Triton kernels unpack them: every code stays, and its bits have a place."""
 
 import pytest
 import torch
@@ -21,9 +21,11 @@ from moe_rules.quant_keys import NAMED_KEYS
 )
 def test_words_hold_every_code(fmt, experts, rows, half, seed):
     generator = torch.Generator().manual_seed(seed)
-    codes = torch.randint(0, 16, (experts, rows, 2 * half), generator=generator).to(torch.uint8)
-    words = to_words(pack_nibbles(codes), fmt)
-    assert words.shape == (experts, rows, word_columns(2 * half))
+    largest = 256 if fmt == "uint8" else 16
+    codes = torch.randint(0, largest, (experts, rows, 2 * half), generator=generator)
+    codes = codes.to(torch.uint8)
+    words = to_words(codes if fmt == "uint8" else pack_nibbles(codes), fmt)
+    assert words.shape == (experts, rows, word_columns(2 * half, fmt))
     assert torch.equal(from_words(words, fmt, 2 * half), codes)
     # What fills the last block up is zero, in every format the code of the number zero or a value
     # that meets no activation.
@@ -42,12 +44,19 @@ def test_runs_of_nibbles_are_a_shift_apart():
     assert _word("int4", [1, 2, 3, 4]) == 0x4321
 
 
-@pytest.mark.parametrize("run", [0, 1, 2])
+def test_words_of_bytes_have_two_runs():
+    row = torch.arange(128, dtype=torch.uint8).view(1, 1, 128)
+    words = to_words(row, "uint8")[0, 0].view(4, 16, 2).tolist()
+    assert [block[3] for block in words] == [[3, 19], [35, 51], [67, 83], [99, 115]]
+
+
+@pytest.mark.parametrize("run", range(4))
 @pytest.mark.parametrize("code", range(16))
-def test_a_shift_moves_e2m1_to_where_bfloat16_has_its_bits(run, code):
-    codes = [0, 0, 0, 0]
+def test_e2m1_comes_to_where_bfloat16_has_its_bits(run, code):
+    codes = [15, 15, 15, 15]
     codes[run] = code
-    bits = _word("mxfp4", codes) << 3 * run & 0x81C0
+    word = _word("mxfp4", codes)
+    bits = (word << 3 * run if run < 3 else (word >> 7 & 0xD8) * 0x821) & 0x81C0
     number = torch.tensor([bits - (bits >> 15 << 16)], dtype=torch.int16).view(torch.bfloat16)
     magnitudes = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
     expected = magnitudes[code & 7] * (-1 if code & 8 else 1)

@@ -140,7 +140,7 @@ class QuantizedTritonExperts(FusedMoEExperts):
     """The common part: what the layer's config says, handed to the operator.
 
     Layers in bf16, fp16 or fp32; w13 and w2 as :func:`moe_kernels.layouts.convert_to_kernel_format`
-    has them: 4-bit formats in the words of :mod:`moe_kernels.quantization.words`.
+    has them: all but MXFP8 in the words of :mod:`moe_kernels.quantization.words`.
     """
 
     weight_formats: ClassVar[tuple[str, ...]]
@@ -177,7 +177,7 @@ class QuantizedTritonExperts(FusedMoEExperts):
     def weight_columns(self, columns: int) -> int:
         """See :meth:`moe_kernels.modular_kernel.FusedMoEExperts.weight_columns`."""
         if self.weight_format in WORD_FORMATS:
-            return word_columns(columns)
+            return word_columns(columns, self.weight_format)
         return super().weight_columns(columns)
 
     def quantize_input(

@@ -1,9 +1,9 @@
 """Quantized weights as the Triton kernels that unpack them in registers read them fastest.
 
-4-bit codes are in words (:mod:`moe_kernels.quantization.words`). Scales, and zero points in their
-dtype, are in units of 32 bits, which is the least that GPUs copy on their own: 4 e8m0 or e4m3, 2
-bf16 or fp16, 1 float32. A unit has neighbouring groups of one row, and the units of many rows are
-neighbours, since that is what a tile reads: [E, units, N, groups of a unit].
+Codes are in words (:mod:`moe_kernels.quantization.words`), but for MXFP8's. Scales, and zero points
+in their dtype, are in units of 32 bits, which is the least that GPUs copy on their own: 4 e8m0 or
+e4m3, 2 bf16 or fp16, 1 float32. A unit has neighbouring groups of one row, and the units of many
+rows are neighbours, since that is what a tile reads: [E, units, N, groups of a unit].
 """
 
 from __future__ import annotations

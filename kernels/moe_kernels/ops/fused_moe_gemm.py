@@ -81,7 +81,6 @@ def _fused_moe_gemm_kernel(
     MASK_K: tl.constexpr,
     RUNS_OF_8: tl.constexpr,
     TRANSPOSED: tl.constexpr,
-    LINES: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
     FORM: tl.constexpr,
     GATED: tl.constexpr,
@@ -122,7 +121,7 @@ def _fused_moe_gemm_kernel(
     if FORM == "" and not SORTED:
         # What was asked for comes while the first GEMM ends.
         if PROGRAMMATIC:
-            prefetch_rows(b_columns, K * b_ptr.dtype.element_ty.primitive_bitwidth // 8, LINES)
+            prefetch_rows(b_columns, K * b_ptr.dtype.element_ty.primitive_bitwidth // 8)
         wait_for_previous(PROGRAMMATIC)
     offsets_k = tl.arange(0, BLOCK_SIZE_K)
     num_tiles_k = tl.cdiv(K, BLOCK_SIZE_K)
@@ -296,7 +295,6 @@ def fused_moe_gemm(
         RUNS_OF_8=width % 8 == 0,
         # Matrix units take 64 rows on the left: where there are fewer, the weight has them.
         TRANSPOSED=config.block_m < 64,
-        LINES=min(16, triton.next_power_of_2(triton.cdiv(k * b.element_size(), 128))),
         INPUT_PRECISION="ieee" if a.dtype == torch.float32 else "tf32",
         **launch.constants,
         BLOCK_SIZE_M=config.block_m,

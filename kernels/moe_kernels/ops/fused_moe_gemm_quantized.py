@@ -32,11 +32,11 @@ from moe_kernels.ops.programmatic_launch import launch_options, prefetch_rows, w
 from moe_kernels.ops.unpack_weights import (
     raised_e8m0,
     scale_values,
-    unpack_bytes,
+    unpack_mxfp8,
     unpack_words,
     unpack_words_bf16x2,
 )
-from moe_kernels.quantization.words import BLOCK, WORD_FORMATS
+from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
 from moe_kernels.tuning import TileConfig
 
 
@@ -102,7 +102,7 @@ def _fused_moe_gemm_quantized_kernel(
     SLOTS_ARE_EXPERTS: tl.constexpr,
     PAIRS: tl.constexpr,
     FORMAT: tl.constexpr,
-    IN_WORDS: tl.constexpr,
+    WORDS: tl.constexpr,
     PACKED_ARITHMETIC: tl.constexpr,
     NATIVE_MX: tl.constexpr,
     SCALE: tl.constexpr,
@@ -117,7 +117,6 @@ def _fused_moe_gemm_quantized_kernel(
     HAS_BIAS: tl.constexpr,
     MASK_K: tl.constexpr,
     RUNS_OF_8: tl.constexpr,
-    LINES: tl.constexpr,
     INPUT_PRECISION: tl.constexpr,
     FORM: tl.constexpr,
     GATED: tl.constexpr,
@@ -158,7 +157,7 @@ def _fused_moe_gemm_quantized_kernel(
     if FORM == "" and not SORTED:
         # What was asked for comes while the first GEMM ends.
         if PROGRAMMATIC:
-            prefetch_rows(b_rows, stored_columns * (2 if IN_WORDS else 1), LINES)
+            prefetch_rows(b_rows, stored_columns * (2 if WORDS else 1))
         wait_for_previous(PROGRAMMATIC)
     scale_units = expert * stride_bse + n
     num_tiles_k = tl.cdiv(K, BLOCK_SIZE_K * BLOCKS)
@@ -183,13 +182,21 @@ def _fused_moe_gemm_quantized_kernel(
                 mask = pair_mask[None, :]
                 if MASK_K:
                     mask = mask & (k < K)[:, None]
-                a = tl.load(a_columns + k[:, None] * stride_ak, mask=mask, other=0)
-                stored = first // 4 + tl.arange(0, BLOCK_SIZE_K // 4) if IN_WORDS else k
+                a = tl.load(a_columns + k[:, None] * stride_ak, mask=mask, other=0.0)
+                stored = first // BLOCK_SIZE_K * WORDS + tl.arange(0, 16) if WORDS else k
                 if MASK_K:
                     b_mask = (stored < stored_columns)[None, :]
                     b = tl.load(b_rows[:, None] + stored[None, :], mask=b_mask, other=0)
+                    other = b
+                    if WORDS == 32:
+                        other = tl.load(
+                            b_rows[:, None] + stored[None, :] + 16, mask=b_mask, other=0
+                        )
                 else:
                     b = tl.load(b_rows[:, None] + stored[None, :])
+                    other = b
+                    if WORDS == 32:
+                        other = tl.load(b_rows[:, None] + stored[None, :] + 16)
 
                 if NATIVE_MX:
                     group = first // 32 + tl.arange(0, BLOCK_SIZE_K // 32)
@@ -231,11 +238,13 @@ def _fused_moe_gemm_quantized_kernel(
                             scales = scales + (scale,)  # type: ignore[assignment] # noqa: RUF005
                             zero_points = zero_points + (zero_point,)  # type: ignore[assignment] # noqa: RUF005
                     if PACKED_ARITHMETIC:
-                        weight = unpack_words_bf16x2(b, scales, zero_points, FORMAT)
-                    elif IN_WORDS:
-                        weight = unpack_words(b, scales, zero_points, FORMAT, DTYPE)
+                        weight = unpack_words_bf16x2(
+                            b, other, scales, zero_points, FORMAT, HAS_ZERO_POINT
+                        )
+                    elif WORDS:
+                        weight = unpack_words(b, other, scales, zero_points, FORMAT, DTYPE)
                     else:
-                        weight = unpack_bytes(b, scale, zero_point, FORMAT, DTYPE)
+                        weight = unpack_mxfp8(b, scale, DTYPE)
                     accumulator = tl.dot(weight, a, accumulator, input_precision=INPUT_PRECISION)
                     if PROGRAMMATIC:
                         accumulator = _finished(accumulator)
@@ -294,9 +303,10 @@ def fused_moe_gemm_quantized(
     a: [rows, K], any strides; a row per token (``top_k`` pairs each), or per pair (``top_k`` 1).
     Of ``out_dtype``, a_scale None or float32 [1]; or, with ``native_mx``, which multiplies mxfp8
     by mxfp8 with the hardware's scaled products, e4m3 with a_scale e8m0 [rows, ceil(K / 32)].
-    b: of ``weight_format`` (int4, mxfp4, nvfp4: words; uint8, mxfp8: bytes), contiguous in the last
-    dimension. Scales and zero points in units of 32 bits, [E, units, N, groups of a unit],
-    contiguous. Groups of a multiple of 16 columns, or one of all. scale_2: [E], or [E, N, 1].
+    b: of ``weight_format``, in the words of :mod:`moe_kernels.quantization.words`, mxfp8 as bytes,
+    contiguous in the last dimension. Scales and zero points in units of 32 bits,
+    [E, units, N, groups of a unit], contiguous. Groups of a multiple of 16 columns, or one of all.
+    scale_2: [E], or [E, N, 1].
     pairs, config, activation, out: as for :func:`moe_kernels.ops.fused_moe_gemm.fused_moe_gemm`;
     ``config.block_k`` counts columns, ``config.block_n`` rows of the weight.
     bias: [E, N], contiguous.
@@ -348,9 +358,9 @@ def fused_moe_gemm_quantized(
         *launch.positional,
         **routing.constants,
         FORMAT=weight_format,
-        IN_WORDS=in_words,
+        WORDS=words_of_block(weight_format) if in_words else 0,
         PACKED_ARITHMETIC=(
-            weight_format in ("int4", "mxfp4")
+            weight_format in ("int4", "mxfp4", "uint8")
             and out_dtype == torch.bfloat16
             and scales_per_block <= 2
             and _has_packed_arithmetic(a.device)
@@ -369,10 +379,6 @@ def fused_moe_gemm_quantized(
         HAS_BIAS=bias is not None,
         MASK_K=k % (block_k * blocks) != 0,
         RUNS_OF_8=width % 8 == 0,
-        LINES=min(
-            16,
-            triton.next_power_of_2(triton.cdiv(b.values.shape[2] * b.values.element_size(), 128)),
-        ),
         INPUT_PRECISION="ieee" if out_dtype == torch.float32 else "tf32",
         **launch.constants,
         BLOCK_SIZE_M=config.block_m,

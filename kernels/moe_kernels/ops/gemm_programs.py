@@ -1,4 +1,4 @@
-"""What the grouped GEMMs share: which tile a program computes, what becomes of its sums, launches."""
+"""What the grouped GEMMs share: a program's tile, what becomes of its sums, and launches."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 

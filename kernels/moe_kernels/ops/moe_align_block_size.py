@@ -30,7 +30,7 @@ _MOST_CHUNKS = 128
 
 @triton.jit
 def _fill(ptr, value, size, step, NUMBER: tl.constexpr):
-    """Write ``value`` to this program's share of ``size`` elements; ``step``: all programs' at once."""
+    """Write ``value`` to a program's share of ``size`` elements; ``step``: how many all take."""
     for start in range(tl.program_id(0) * NUMBER, size, step):
         index = start + tl.arange(0, NUMBER)
         tl.store(ptr + index, tl.full((NUMBER,), 0, tl.int32) + value, mask=index < size)

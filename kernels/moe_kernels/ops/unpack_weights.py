@@ -1,8 +1,8 @@
 """Tiles of quantized weights to numbers, in registers.
 
 Values, zero points and group scales are exact before one rounding to the dtype of the products
-(scales wider than that dtype are rounded to it first). 4-bit codes come in the words of
-:mod:`moe_kernels.quantization.words`.
+(scales wider than that dtype are rounded to it first). Codes come in the words of
+:mod:`moe_kernels.quantization.words`, but for MXFP8's.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -56,15 +56,9 @@ def raised_e8m0(bits):
 
 
 @triton.jit
-def unpack_bytes(stored, scale, zero_point, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
-    """``stored`` [N, K] uint8 (of e4m3 the bits) with float32 scales and zero points [N]."""
-    if FORMAT == "uint8":
-        # With an exponent of 23 the lowest bits of a float32 count ones: no conversion is needed.
-        counted = (stored.to(tl.int32) | 0x4B000000).to(tl.float32, bitcast=True)
-        value = counted - (zero_point + 8388608.0)[:, None]
-    else:
-        value = _e4m3(stored)
-    return (value * scale[:, None]).to(DTYPE)
+def unpack_mxfp8(stored, scale, DTYPE: tl.constexpr):
+    """``stored`` [N, K] uint8, the bits of e4m3, with float32 scales [N]."""
+    return (_e4m3(stored) * scale[:, None]).to(DTYPE)
 
 
 @triton.jit
@@ -78,6 +72,8 @@ def _join(first, second, third, fourth):
 def _code(word, FORMAT: tl.constexpr, RUN: tl.constexpr):
     """The codes of one of the four runs, int32."""
     word = word.to(tl.int32) & 0xFFFF
+    if FORMAT == "uint8":
+        return (word >> (8 * (RUN % 2))) & 255
     if FORMAT != "mxfp4":
         return (word >> (4 * RUN)) & 15
     if RUN == 3:
@@ -88,96 +84,115 @@ def _code(word, FORMAT: tl.constexpr, RUN: tl.constexpr):
 @triton.jit
 def _run(word, scale, zero_point, FORMAT: tl.constexpr, DTYPE: tl.constexpr, RUN: tl.constexpr):
     code = _code(word, FORMAT, RUN)
-    value = code.to(tl.float32) - zero_point[:, None] if FORMAT == "int4" else _e2m1(code)
+    if FORMAT == "int4" or FORMAT == "uint8":
+        value = code.to(tl.float32) - zero_point[:, None]
+    else:
+        value = _e2m1(code)
     return (value * scale[:, None]).to(DTYPE)
 
 
 @triton.jit
-def unpack_words(word, scales, zero_points, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
-    """``word`` [N, 16] int16 to [N, 64]; a float32 scale and zero point [N] for each run."""
+def unpack_words(word, other, scales, zero_points, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
+    """Words [N, 16] int16 to [N, 64]; a float32 scale and zero point [N] for each run.
+
+    ``other``: the words of the last two runs, if ``word`` has only the first two.
+    """
     return _join(
         _run(word, scales[0], zero_points[0], FORMAT, DTYPE, 0),
         _run(word, scales[1], zero_points[1], FORMAT, DTYPE, 1),
-        _run(word, scales[2], zero_points[2], FORMAT, DTYPE, 2),
-        _run(word, scales[3], zero_points[3], FORMAT, DTYPE, 3),
+        _run(other, scales[2], zero_points[2], FORMAT, DTYPE, 2),
+        _run(other, scales[3], zero_points[3], FORMAT, DTYPE, 3),
     )
 
 
+def _assembly(*runs: str) -> tl.constexpr:
+    """Inline assembly that leaves each of the four runs in t, then times its scale in $0 to $3.
+
+    Operands: the outputs, word, other word, scales of the first and of the last two runs, zero
+    points likewise.
+    """
+    # A product with -0.0 added is a product.
+    product = "fma.rn.bf16x2 ${}, t, ${}, nothing;"
+    lines = [run + product.format(i, 6 + i // 2) for i, run in enumerate(runs)]
+    registers = ".reg .b32 t, u, one, minus_one, nothing;"
+    values = "mov.b32 one, 0x3F803F80; mov.b32 minus_one, 0xBF80BF80; mov.b32 nothing, 0x80008000;"
+    return tl.constexpr("{" + registers + values + "".join(lines) + "}")
+
+
+def _nibbles(shift: int) -> str:
+    # 0x4300 is 128, whose lowest bits count ones; the zero point comes with 128.
+    return f"""
+        shr.b32 t, $4, {shift};
+        lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;
+        fma.rn.bf16x2 t, t, one, ${8 + shift // 8};
+    """
+
+
+def _e2m1_bits(run: int) -> str:
+    # Read as bfloat16, the bits of a code are the number times 2^-126; those of the last run are
+    # brought there by a product with 2^0 + 2^5 + 2^11.
+    if run < 3:
+        return f"shl.b32 t, $4, {3 * run}; and.b32 t, t, 0x81C081C0;"
+    return """
+        shr.b32 t, $4, 7;
+        and.b32 t, t, 0x00D800D8;
+        mul.lo.u32 t, t, 0x821;
+        and.b32 t, t, 0x81C081C0;
+    """
+
+
+def _bytes(run: int, zero_points: bool) -> str:
+    # The lower seven bits and 128, less 128 or 256, which the highest bit says; of that, 128 less
+    # the zero point.
+    return f"""
+        shr.b32 u, ${4 + run // 2}, {8 * (run % 2)};
+        lop3.b32 t, u, 0x007F007F, 0x43004300, 0xEA;
+        lop3.b32 u, u, 0x00800080, 0x43804380, 0x6A;
+        fma.rn.bf16x2 t, u, minus_one, t;
+    """ + (f"fma.rn.bf16x2 t, t, one, ${8 + run // 2};" if zero_points else "")
+
+
+# Unrolled: inline assembly takes no loops.
+_INT4 = _assembly(*(_nibbles(4 * run) for run in range(4)))
+_MXFP4 = _assembly(*(_e2m1_bits(run) for run in range(4)))
+_UINT8 = _assembly(*(_bytes(run, False) for run in range(4)))
+_UINT8_WITH_ZERO_POINTS = _assembly(*(_bytes(run, True) for run in range(4)))
+
+
 @triton.jit
-def unpack_words_bf16x2(word, scales, zero_points, FORMAT: tl.constexpr):
+def unpack_words_bf16x2(
+    word, other, scales, zero_points, FORMAT: tl.constexpr, HAS_ZERO_POINT: tl.constexpr
+):
     """The same to bfloat16, two at a time, on NVIDIA GPUs from compute capability 8.0 on.
 
     For runs of which the first two share a scale and zero point, and the last two. Numbers of
     mxfp4 are less by a factor of 2^126: 2^62 should be in the scale, which is all that its exponent
     has room for (:func:`raised_e8m0`), and the rest be applied to the sum.
     """
-    # Unrolled: inline assembly takes no loops. A product with -0.0 added is a product.
-    if FORMAT == "int4":
-        # 0x4300 is 128, whose lowest bits count ones.
-        zero_0 = tl.broadcast_to((-128.0 - zero_points[0]).to(tl.bfloat16)[:, None], word.shape)
-        zero_1 = tl.broadcast_to((-128.0 - zero_points[2]).to(tl.bfloat16)[:, None], word.shape)
-        scale_0 = tl.broadcast_to(scales[0].to(tl.bfloat16)[:, None], word.shape)
-        scale_1 = tl.broadcast_to(scales[2].to(tl.bfloat16)[:, None], word.shape)
-        first, second, third, fourth = tl.inline_asm_elementwise(
-            """{
-            .reg .b32 t, one, nothing;
-            mov.b32 one, 0x3F803F80;
-            mov.b32 nothing, 0x80008000;
-            lop3.b32 t, $4, 0x000F000F, 0x43004300, 0xEA;
-            fma.rn.bf16x2 t, t, one, $5;
-            fma.rn.bf16x2 $0, t, $7, nothing;
-            shr.b32 t, $4, 4;
-            lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;
-            fma.rn.bf16x2 t, t, one, $5;
-            fma.rn.bf16x2 $1, t, $7, nothing;
-            shr.b32 t, $4, 8;
-            lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;
-            fma.rn.bf16x2 t, t, one, $6;
-            fma.rn.bf16x2 $2, t, $8, nothing;
-            shr.b32 t, $4, 12;
-            lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;
-            fma.rn.bf16x2 t, t, one, $6;
-            fma.rn.bf16x2 $3, t, $8, nothing;
-            }""",
-            "=&r,=&r,=&r,=&r,r,r,r,r,r",
-            [word, zero_0, zero_1, scale_0, scale_1],
-            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
-            is_pure=True,
-            pack=2,
-        )
-    else:
-        # Read as bfloat16, the bits of a code are the number times 2^-126; those of the last run
-        # are brought there by a product with 2^0 + 2^5 + 2^11.
-        power_0 = (scales[0].to(tl.int32, bitcast=True) >> 16).to(tl.int16)
-        power_1 = (scales[2].to(tl.int32, bitcast=True) >> 16).to(tl.int16)
-        power_0 = power_0.to(tl.bfloat16, bitcast=True)
-        power_1 = power_1.to(tl.bfloat16, bitcast=True)
-        first, second, third, fourth = tl.inline_asm_elementwise(
-            """{
-            .reg .b32 t, nothing;
-            mov.b32 nothing, 0x80008000;
-            and.b32 t, $4, 0x81C081C0;
-            fma.rn.bf16x2 $0, t, $5, nothing;
-            shl.b32 t, $4, 3;
-            and.b32 t, t, 0x81C081C0;
-            fma.rn.bf16x2 $1, t, $5, nothing;
-            shl.b32 t, $4, 6;
-            and.b32 t, t, 0x81C081C0;
-            fma.rn.bf16x2 $2, t, $6, nothing;
-            shr.b32 t, $4, 7;
-            and.b32 t, t, 0x00D800D8;
-            mul.lo.u32 t, t, 0x821;
-            and.b32 t, t, 0x81C081C0;
-            fma.rn.bf16x2 $3, t, $6, nothing;
-            }""",
-            "=&r,=&r,=&r,=&r,r,r,r",
-            [
-                word,
-                tl.broadcast_to(power_0[:, None], word.shape),
-                tl.broadcast_to(power_1[:, None], word.shape),
-            ],
-            dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
-            is_pure=True,
-            pack=2,
-        )
+    ASSEMBLY: tl.constexpr = (
+        _INT4
+        if FORMAT == "int4"
+        else _MXFP4
+        if FORMAT == "mxfp4"
+        else _UINT8_WITH_ZERO_POINTS
+        if HAS_ZERO_POINT
+        else _UINT8
+    )
+    # What is subtracted is 128 and the zero point of a nibble, the zero point less 128 of a byte.
+    OFFSET: tl.constexpr = -128.0 if FORMAT == "int4" else 128.0
+    first, second, third, fourth = tl.inline_asm_elementwise(
+        ASSEMBLY,
+        "=&r,=&r,=&r,=&r,r,r,r,r,r,r",
+        [
+            word,
+            other,
+            tl.broadcast_to(scales[0].to(tl.bfloat16)[:, None], word.shape),
+            tl.broadcast_to(scales[2].to(tl.bfloat16)[:, None], word.shape),
+            tl.broadcast_to((OFFSET - zero_points[0]).to(tl.bfloat16)[:, None], word.shape),
+            tl.broadcast_to((OFFSET - zero_points[2]).to(tl.bfloat16)[:, None], word.shape),
+        ],
+        dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
+        is_pure=True,
+        pack=2,
+    )
     return _join(first, second, third, fourth)

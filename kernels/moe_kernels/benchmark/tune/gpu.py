@@ -18,7 +18,7 @@ from moe_kernels.benchmark.tune.measurer import DeviceError, Progress
 from moe_kernels.benchmark.tune.record import Measured, Tiling
 from moe_kernels.benchmark.tune.search import ROUNDS, Search, tiles_for
 from moe_kernels.reference import relative_error
-from moe_kernels.registry import KernelUnavailableError
+from moe_kernels.registry import KernelUnavailableError, unpacks_in_triton
 from moe_kernels.tuned_configs import Asked, trial, versions
 from moe_kernels.tuning import LayerConfig, TileConfig
 from moe_rules.layer import FusedMoEConfig
@@ -156,4 +156,6 @@ def _tiles(layer: TuneLayer, contender: Contender, num_tokens: int) -> list[Tile
         group = 0 if key is None else key.scale.group_shape[1]
         columns = min(columns, group) if group > 1 else columns
     rows = min(config.hidden_dim, 2 * config.intermediate_size_per_partition)
-    return tiles_for(num_tokens * layer.load_per_token, activation_bytes, rows, columns)
+    load = num_tokens * layer.load_per_token
+    packed = unpacks_in_triton(contender.kernel)
+    return tiles_for(load, activation_bytes, rows, columns, packed)

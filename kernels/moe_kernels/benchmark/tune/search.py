@@ -20,19 +20,23 @@ WORTH = 0.99
 LARGEST_STAGES = 224 * 1024
 """Bytes of shared memory for a pipeline; those that a device has no room for do not run."""
 
-_TILES: dict[int, tuple[tuple[int, int, int, int], ...]] = {
+_Tiles = dict[int, tuple[tuple[int, int, int, int], ...]]
+"""By rows of a tile: columns, bytes of a row of activations, warps, stages; likely ones first."""
+
+_TILES: _Tiles = {
     # Few rows: bytes of weights in flight count.
     16: (
         (128, 256, 4, 4),
         (64, 256, 4, 4),
         (64, 128, 4, 6),
         (128, 128, 4, 4),
+        (128, 128, 4, 6),
         (32, 256, 4, 4),
-        (128, 256, 8, 3),
-        (32, 512, 4, 3),
+        (64, 128, 4, 8),
+        (128, 128, 4, 3),
     ),
-    32: ((128, 256, 4, 3), (64, 256, 4, 4), (128, 128, 4, 4), (64, 128, 4, 5)),
-    64: ((128, 128, 4, 4), (256, 128, 8, 3), (64, 128, 4, 4), (128, 256, 8, 3), (128, 128, 8, 4)),
+    32: ((128, 256, 4, 3), (128, 128, 4, 4), (64, 256, 4, 4), (128, 128, 4, 3)),
+    64: ((128, 128, 4, 4), (256, 128, 8, 3), (64, 128, 4, 4), (128, 128, 4, 3)),
     # Many rows: products count.
     128: (
         (256, 128, 8, 4),
@@ -40,29 +44,47 @@ _TILES: dict[int, tuple[tuple[int, int, int, int], ...]] = {
         (256, 128, 8, 3),
         (128, 128, 4, 3),
         (128, 128, 8, 4),
-        (64, 128, 4, 4),
     ),
 }
-"""By rows of a tile: columns, bytes of a row of activations, warps, stages; likely ones first."""
+
+_PACKED_TILES: _Tiles = {
+    # Few rows: unpacking counts.
+    16: (
+        (128, 256, 4, 3),
+        (128, 128, 4, 6),
+        (64, 256, 2, 3),
+        (128, 256, 4, 4),
+        (32, 256, 1, 4),
+        (128, 512, 4, 2),
+    ),
+    32: ((128, 256, 4, 3), (128, 128, 4, 4), (64, 256, 2, 3)),
+    64: ((128, 128, 4, 4), (128, 256, 4, 3)),
+    128: ((128, 128, 4, 3), (128, 128, 4, 4)),
+}
+"""Of weights that are unpacked as they are loaded."""
 
 _LOADS = {16: (0, 24), 32: (2, 64), 64: (6, 256), 128: (24, math.inf)}
 """By rows of a tile: the pairs per expert for which it may be good."""
 
-_GROUPS = (1, 8)
+_GROUPS = (1, 2, 4, 8)
 _GROUPED_LOAD = 64
 """From so many pairs per expert on, blocks of one expert take turns over its weight."""
 
 
-def tiles_for(load: float, activation_bytes: int, rows: int, columns: int) -> list[TileConfig]:
+def tiles_for(
+    load: float, activation_bytes: int, rows: int, columns: int, packed: bool = False
+) -> list[TileConfig]:
     """Tilings of one GEMM that may be good, for ``load`` pairs per expert.
 
     activation_bytes: of a number of A. rows, columns: the least of both GEMMs' weights. Tiles have
-    no more columns, and no more rows unless all have.
+    no more columns, and no more rows unless all have. packed: weights are unpacked as they are
+    loaded.
     """
     found = []
+    tiles = _PACKED_TILES if packed else _TILES
     most_k = 1 << (columns.bit_length() - 1)
     for block_m, (least, most) in _LOADS.items():
-        for block_n, row_bytes, warps, stages in _TILES[block_m] if least <= load <= most else ():
+        for block_n, row_bytes, warps, stages in tiles[block_m] if least <= load <= most else ():
             block_k = min(row_bytes // activation_bytes, most_k)
             room = LARGEST_STAGES // ((block_m + block_n) * block_k * activation_bytes)
             for group in _GROUPS if load >= _GROUPED_LOAD else _GROUPS[:1]:
