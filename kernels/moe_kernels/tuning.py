@@ -65,8 +65,10 @@ def layer_config(
         block_m = 16 if load <= 12 else 32 if load <= 24 else 64 if load <= 160 else 128
         # A single token's experts have too few wide tiles to fill the multiprocessors.
         few = num_local_pairs * w13.shape[1] < 128 * _multiprocessors(w13.device)
-        tiles = (_packed_tile(block_m, few, num_local_pairs, w, dtype) for w in (w13, w2))
-        return LayerConfig(*tiles)
+        narrow = 32 if few else 64 if weight_format == "uint8" else 128
+        group_m = _group_m(load, block_m, w13)
+        tile = _packed_tile(block_m, narrow, group_m, dtype)
+        return LayerConfig(tile, tile)
     block_m = _block_m(load, w13.dtype, block_shape is not None)
     up, down = (_tile(block_m, num_local_pairs, weight) for weight in (w13, w2))
     return LayerConfig(up, down)
@@ -78,7 +80,7 @@ def _block_m(load: float, dtype: torch.dtype, scaled: bool) -> int:
         return 16
     if load <= 24 and dtype.itemsize <= 2:
         return 32
-    if load <= 48 or scaled or dtype.itemsize == 4:
+    if load <= (48 if dtype.itemsize == 2 else 64) or scaled or dtype.itemsize == 4:
         # Sums that are scaled on the way, or not done by the matrix units, take registers.
         return 64
     return 128
@@ -109,12 +111,11 @@ def _tile(block_m: int, num_local_pairs: float, weight: torch.Tensor) -> TileCon
         n, stages = (64, 6) if k >= 1024 else (128, 3)
         tile = TileConfig(16, n, block_k, group_m, 4, stages)
     elif dtype.itemsize == 1 and block_m == 128:
-        tile = TileConfig(128, 128, block_k, group_m, 8, 3)
+        tile = TileConfig(128, 128, block_k, group_m, 4, 3)
     elif block_m == 16:
-        # A single token's experts have too few wide tiles to fill the multiprocessors.
-        tile = TileConfig(16, 64 if num_local_pairs <= 16 else 128, 2 * block_k, group_m, 4, 4)
+        tile = TileConfig(16, 64, block_k, group_m, 4, 8)
     elif block_m == 32:
-        tile = TileConfig(32, 128, max(128, block_k), group_m, 4, 3)
+        tile = TileConfig(32, 128, block_k, group_m, 4, 3)
     elif block_m == 64:
         tile = TileConfig(64, 128, block_k, group_m, 4, 4)
     elif k < 512:
@@ -125,21 +126,16 @@ def _tile(block_m: int, num_local_pairs: float, weight: torch.Tensor) -> TileCon
     return _fit(tile, dtype, weight.device)
 
 
-def _packed_tile(
-    block_m: int, few: bool, num_local_pairs: float, weight: torch.Tensor, dtype: torch.dtype
-) -> TileConfig:
-    """The tiling of the GEMM with packed ``weight`` [E, N, ...], given its blocks of rows.
+def _packed_tile(block_m: int, narrow: int, group_m: int, dtype: torch.dtype) -> TileConfig:
+    """The tiling of GEMMs with packed weights, given its blocks of rows.
 
-    few: whether there are few tiles.
+    narrow: how many columns a tile of few rows has.
     """
-    group_m = _group_m(num_local_pairs / weight.shape[0], block_m, weight)
     if dtype == torch.float32:
         return TileConfig(min(block_m, 64), 64, 64, group_m, 4, 2)
     if block_m >= 64:
         return TileConfig(block_m, 128, 64, group_m, 4, 4 if block_m == 64 else 3)
-    if few:
-        return TileConfig(block_m, 32, 128, group_m, 1, 4)
-    return TileConfig(block_m, 128, 128, group_m, 4, 3)
+    return TileConfig(block_m, narrow, 128, group_m, narrow // 32, 4 if narrow == 32 else 3)
 
 
 def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConfig:

@@ -143,7 +143,7 @@ def test_every_scheme_and_activation(scheme, activation):
 @pytest.mark.parametrize("activation", ["silu", "swigluoai", "relu2_no_mul"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_compiled(scheme, activation):
-    layer = make(scheme, activation, (33, 8, 2, 256, 128), bias=True, mapped=True)
+    layer = make(scheme, activation, (129, 8, 2, 256, 128), bias=True, mapped=True)
     kernel = bind("TritonExperts", layer.moe_config, layer.quant_config)
 
     def block(hidden_states, **arguments):

@@ -113,6 +113,23 @@ def test_sorted_and_unsorted_pairs_give_the_same(activation, num_experts):
     assert torch.equal(outputs[0].isnan().any(dim=1), ids.flatten() < 0)
 
 
+@pytest.mark.parametrize("last_block", [1, 64, 65, 128])
+def test_blocks_with_an_empty_half_give_the_same(last_block):
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    counts = [128 + last_block, last_block]
+    ids = torch.arange(2, device=DEVICE).repeat_interleave(torch.tensor(counts, device=DEVICE))
+    ids = ids[torch.randperm(len(ids), generator=generator, device=DEVICE)][:, None]
+    x = torch.randn(len(ids), 32, generator=generator, device=DEVICE)
+    w = torch.randn(2, 48, 32, generator=generator, device=DEVICE)
+    outputs = []
+    for rows in (16, 128):
+        pairs = moe_align_block_size(ids, rows, 2, 2)
+        config = TileConfig(rows, 32, 32, 1, 4, 2)
+        out = torch.full((len(ids), 48), float("nan"), device=DEVICE)
+        outputs.append(fused_moe_gemm(x, w, pairs, len(ids), 1, config, x.dtype, out=out))
+    torch.testing.assert_close(*outputs)
+
+
 def test_sum_ignores_what_is_not_local():
     x = torch.randn(6, 5, device=DEVICE)
     x[1] = float("nan")

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
@@ -11,15 +13,36 @@ import triton.language as tl
 from moe_kernels.ops.gemm_programs import (
     FusedActivation,
     Pairs,
+    Settings,
     activation_arguments,
     pairs_of_tile,
     routing_arguments,
+    settings_of,
     store_result,
     tile_of_program,
+    tile_settings,
     weight_rows,
 )
-from moe_kernels.ops.programmatic_launch import launch_options, prefetch_rows, wait_for_previous
+from moe_kernels.ops.programmatic_launch import (
+    is_programmatic,
+    launch_attributes,
+    prefetch_rows,
+    wait_for_previous,
+)
 from moe_kernels.tuning import TileConfig
+
+
+@dataclass(frozen=True, eq=False)
+class _Settings(Settings):
+    """What the kernel is compiled for."""
+
+    scales: str
+    """How they are applied: "none", "outer" (after the sum) or "block" (within)."""
+    integers: bool
+    group_n: int
+    group_k: int
+    one_b_scale: bool
+    """Whether a tile's gates have one scale for all, and its ups."""
 
 
 @triton.jit
@@ -32,6 +55,81 @@ def _along_rows(x, TRANSPOSED: tl.constexpr):
 def _outer(x, y, TRANSPOSED: tl.constexpr):
     """The products of a number for each row of A and one for each of B."""
     return y[:, None] * x[None, :] if TRANSPOSED else x[:, None] * y[None, :]
+
+
+@triton.jit
+def _rows_of_tile(start, tile, tokens, weights, result, K, S: tl.constexpr, ROWS: tl.constexpr):
+    """Compute and store the ROWS rows of a tile from ``start`` on."""
+    where, num_rows, sorted_token_ids_ptr, num_pairs, top_k = tile
+    a_ptr, stride_am, stride_ak, a_scale_ptr, stride_asm, stride_ask = tokens
+    b_columns, stride_bk, b_scale_columns, up_scale_ptr, stride_bsk, bias_columns = weights
+    # Matrix units take 64 rows on the left: where there are fewer, the weight has them.
+    TRANSPOSED: tl.constexpr = ROWS < 64
+    pair, pair_mask = pairs_of_tile(
+        start, num_rows, where, sorted_token_ids_ptr, num_pairs, S, ROWS
+    )
+    row = (pair // top_k).to(tl.int64)
+    a_rows = a_ptr + row[:, None] * stride_am
+    accumulator = tl.zeros(
+        (S.block_n, ROWS) if TRANSPOSED else (ROWS, S.block_n),
+        dtype=tl.int32 if S.integers else tl.float32,
+    )
+    offsets_k = tl.arange(0, S.block_k)
+    num_tiles_k = tl.cdiv(K, S.block_k)
+    if S.scales == "block":
+        # K tiles never straddle two groups, so one scale holds for a row of a tile.
+        tiles_per_group: tl.constexpr = (S.group_k + S.block_k - 1) // S.block_k
+        num_tiles_k = tl.cdiv(K, S.group_k) * tiles_per_group
+    # The number of stages is given so that the loads of scales are pipelined too.
+    for tile_k in tl.range(0, num_tiles_k, num_stages=S.stages):
+        if S.scales == "block":
+            k_group = tile_k // tiles_per_group
+            k = k_group * S.group_k + tile_k % tiles_per_group * S.block_k + offsets_k
+            k_end = tl.minimum((k_group + 1) * S.group_k, K)
+        else:
+            k = tile_k * S.block_k + offsets_k
+            k_end = K
+        a_ptrs = a_rows + k[None, :] * stride_ak
+        b_ptrs = b_columns[None, :] + k[:, None] * stride_bk
+        if S.mask_k:
+            a = tl.load(a_ptrs, mask=pair_mask[:, None] & (k < k_end)[None, :], other=0.0)
+            b = tl.load(b_ptrs, mask=(k < k_end)[:, None], other=0.0)
+        else:
+            a = tl.load(a_ptrs, mask=pair_mask[:, None], other=0.0)
+            b = tl.load(b_ptrs)
+        left = tl.trans(b) if TRANSPOSED else a
+        right = tl.trans(a) if TRANSPOSED else b
+        if S.scales == "block":
+            a_scale_ptrs = a_scale_ptr + row * stride_asm + k_group * stride_ask
+            a_scale = tl.load(a_scale_ptrs, mask=pair_mask, other=0.0)
+            b_scale = tl.load(b_scale_columns + k_group * stride_bsk)
+            if S.one_b_scale and not S.split:
+                scale = _along_rows(a_scale * b_scale, TRANSPOSED)
+            else:
+                if S.one_b_scale:
+                    up_scale = tl.load(up_scale_ptr + k_group * stride_bsk)
+                    is_gate = tl.arange(0, S.block_n) % 16 < 8
+                    b_scale = tl.where(is_gate, b_scale, up_scale)
+                scale = _outer(a_scale, b_scale, TRANSPOSED)
+            accumulator += tl.dot(left, right) * scale
+        elif S.integers:
+            accumulator = tl.dot(left, right, accumulator, out_dtype=tl.int32)
+        elif S.scales == "outer":
+            # Hopper's fp8 units keep about 14 bits while they accumulate: move each tile's
+            # sum into float32 registers.
+            accumulator = tl.dot(left, right, accumulator, max_num_imprecise_acc=S.block_k)
+        else:
+            accumulator = tl.dot(left, right, accumulator, input_precision=S.input_precision)
+
+    if TRANSPOSED:
+        accumulator = tl.trans(accumulator)
+    if S.scales == "outer":
+        a_scale = tl.load(a_scale_ptr + row * stride_asm, mask=pair_mask, other=0.0)
+        b_scale = tl.load(b_scale_columns)
+        accumulator = accumulator.to(tl.float32) * (a_scale[:, None] * b_scale[None, :])
+    if S.has_bias:
+        accumulator += tl.load(bias_columns).to(tl.float32)[None, :]
+    store_result(accumulator, pair, pair_mask, result, S, ROWS)
 
 
 @triton.jit(do_not_specialize=["num_pairs", "num_experts"])
@@ -68,31 +166,7 @@ def _fused_moe_gemm_kernel(
     beta,
     situ_beta,
     situ_linear_beta,
-    SORTED: tl.constexpr,
-    HAS_EXPERT_MAP: tl.constexpr,
-    SLOTS_ARE_EXPERTS: tl.constexpr,
-    PAIRS: tl.constexpr,
-    SCALES: tl.constexpr,
-    INTEGERS: tl.constexpr,
-    GROUP_N: tl.constexpr,
-    GROUP_K: tl.constexpr,
-    ONE_B_SCALE: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    MASK_K: tl.constexpr,
-    RUNS_OF_8: tl.constexpr,
-    TRANSPOSED: tl.constexpr,
-    INPUT_PRECISION: tl.constexpr,
-    FORM: tl.constexpr,
-    GATED: tl.constexpr,
-    INTERLEAVED: tl.constexpr,
-    HAS_LIMIT: tl.constexpr,
-    HAS_SITU_LINEAR_BETA: tl.constexpr,
-    PROGRAMMATIC: tl.constexpr,
-    BLOCK_SIZE_M: tl.constexpr,
-    BLOCK_SIZE_N: tl.constexpr,
-    BLOCK_SIZE_K: tl.constexpr,
-    GROUP_SIZE_M: tl.constexpr,
-    STAGES: tl.constexpr,
+    S: tl.constexpr,
 ):
     tile_n, expert, num_rows, where = tile_of_program(
         sorted_token_ids_ptr,
@@ -103,123 +177,49 @@ def _fused_moe_gemm_kernel(
         num_experts,
         num_pairs,
         N,
-        SORTED,
-        HAS_EXPERT_MAP,
-        SLOTS_ARE_EXPERTS,
-        PAIRS,
-        FORM != "",
-        PROGRAMMATIC,
-        BLOCK_SIZE_M,
-        BLOCK_SIZE_N,
-        GROUP_SIZE_M,
+        S,
     )
     if num_rows == 0:
         return
-    SPLIT: tl.constexpr = GATED and not INTERLEAVED
-    n = weight_rows(tile_n, N, width, SPLIT, RUNS_OF_8, BLOCK_SIZE_N)
+    n = weight_rows(tile_n, N, width, S)
     b_columns = b_ptr + expert * stride_be + n.to(tl.int64) * stride_bn
-    if FORM == "" and not SORTED:
+    if S.form == "" and not S.sorted:
         # What was asked for comes while the first GEMM ends.
-        if PROGRAMMATIC:
+        if S.programmatic:
             prefetch_rows(b_columns, K * b_ptr.dtype.element_ty.primitive_bitwidth // 8)
-        wait_for_previous(PROGRAMMATIC)
-    offsets_k = tl.arange(0, BLOCK_SIZE_K)
-    num_tiles_k = tl.cdiv(K, BLOCK_SIZE_K)
-    if SCALES != "none":
+        wait_for_previous(S.programmatic)
+    # What there is not is another pointer: tuples hold no None.
+    a_scales = a_ptr if S.scales == "none" else a_scale_ptr
+    b_scale_columns = b_ptr
+    up_scale_ptr = b_ptr
+    bias_columns = b_ptr
+    if S.scales != "none":
         b_scale_columns = b_scale_ptr + expert * stride_bse
-    if SCALES == "block":
-        # K tiles never straddle two groups, so one scale holds for a row of a tile.
-        tiles_per_group: tl.constexpr = (GROUP_K + BLOCK_SIZE_K - 1) // BLOCK_SIZE_K
-        num_tiles_k = tl.cdiv(K, GROUP_K) * tiles_per_group
-        if ONE_B_SCALE:
-            first = tile_n * BLOCK_SIZE_N
-            if SPLIT:
-                first = first // 2
-                up_scale_ptr = b_scale_columns + (first + width) // GROUP_N * stride_bsn
-            b_scale_columns += first // GROUP_N * stride_bsn
+        up_scale_ptr = b_scale_columns
+    if S.scales == "outer":
+        b_scale_columns += n * stride_bsn
+    elif S.one_b_scale:
+        first = tile_n * (S.block_n // 2 if S.split else S.block_n)
+        up_scale_ptr += (first + width) // S.group_n * stride_bsn
+        b_scale_columns += first // S.group_n * stride_bsn
+    elif S.scales == "block":
+        b_scale_columns += n // S.group_n * stride_bsn
+    if S.has_bias:
+        bias_columns = bias_ptr + expert * N + n
+
+    tile = (where, num_rows, sorted_token_ids_ptr, num_pairs, top_k)
+    tokens = (a_ptr, stride_am, stride_ak, a_scales, stride_asm, stride_ask)
+    weights = (b_columns, stride_bk, b_scale_columns, up_scale_ptr, stride_bsk, bias_columns)
+    result = (out_ptr, tile_n, width, limit, alpha, beta, situ_beta, situ_linear_beta)
+    HALF: tl.constexpr = S.block_m // 2
+    if S.halves:
+        if tl.load(sorted_token_ids_ptr + where + HALF) >= num_pairs:
+            _rows_of_tile(0, tile, tokens, weights, result, K, S, HALF)
         else:
-            b_scale_columns += n // GROUP_N * stride_bsn
-
-    for start in range(0, BLOCK_SIZE_M if SORTED else num_rows, BLOCK_SIZE_M):
-        pair, pair_mask = pairs_of_tile(
-            start, num_rows, where, sorted_token_ids_ptr, num_pairs, SORTED, PAIRS, BLOCK_SIZE_M
-        )
-        row = (pair // top_k).to(tl.int64)
-        a_rows = a_ptr + row[:, None] * stride_am
-        accumulator = tl.zeros(
-            (BLOCK_SIZE_N, BLOCK_SIZE_M) if TRANSPOSED else (BLOCK_SIZE_M, BLOCK_SIZE_N),
-            dtype=tl.int32 if INTEGERS else tl.float32,
-        )
-        # The number of stages is given so that the loads of scales are pipelined too.
-        for tile_k in tl.range(0, num_tiles_k, num_stages=STAGES):
-            if SCALES == "block":
-                k_group = tile_k // tiles_per_group
-                k = k_group * GROUP_K + tile_k % tiles_per_group * BLOCK_SIZE_K + offsets_k
-                k_end = tl.minimum((k_group + 1) * GROUP_K, K)
-            else:
-                k = tile_k * BLOCK_SIZE_K + offsets_k
-                k_end = K
-            a_ptrs = a_rows + k[None, :] * stride_ak
-            b_ptrs = b_columns[None, :] + k[:, None] * stride_bk
-            if MASK_K:
-                a = tl.load(a_ptrs, mask=pair_mask[:, None] & (k < k_end)[None, :], other=0.0)
-                b = tl.load(b_ptrs, mask=(k < k_end)[:, None], other=0.0)
-            else:
-                a = tl.load(a_ptrs, mask=pair_mask[:, None], other=0.0)
-                b = tl.load(b_ptrs)
-            left = tl.trans(b) if TRANSPOSED else a
-            right = tl.trans(a) if TRANSPOSED else b
-            if SCALES == "block":
-                a_scale_ptrs = a_scale_ptr + row * stride_asm + k_group * stride_ask
-                a_scale = tl.load(a_scale_ptrs, mask=pair_mask, other=0.0)
-                b_scale = tl.load(b_scale_columns + k_group * stride_bsk)
-                if ONE_B_SCALE and not SPLIT:
-                    scale = _along_rows(a_scale * b_scale, TRANSPOSED)
-                else:
-                    if ONE_B_SCALE:
-                        up_scale = tl.load(up_scale_ptr + k_group * stride_bsk)
-                        is_gate = tl.arange(0, BLOCK_SIZE_N) % 16 < 8
-                        b_scale = tl.where(is_gate, b_scale, up_scale)
-                    scale = _outer(a_scale, b_scale, TRANSPOSED)
-                accumulator += tl.dot(left, right) * scale
-            elif INTEGERS:
-                accumulator = tl.dot(left, right, accumulator, out_dtype=tl.int32)
-            elif SCALES == "outer":
-                # Hopper's fp8 units keep about 14 bits while they accumulate: move each tile's
-                # sum into float32 registers.
-                accumulator = tl.dot(left, right, accumulator, max_num_imprecise_acc=BLOCK_SIZE_K)
-            else:
-                accumulator = tl.dot(left, right, accumulator, input_precision=INPUT_PRECISION)
-
-        if TRANSPOSED:
-            accumulator = tl.trans(accumulator)
-        if SCALES == "outer":
-            a_scale = tl.load(a_scale_ptr + row * stride_asm, mask=pair_mask, other=0.0)
-            b_scale = tl.load(b_scale_columns + n * stride_bsn)
-            accumulator = accumulator.to(tl.float32) * (a_scale[:, None] * b_scale[None, :])
-        if HAS_BIAS:
-            accumulator += tl.load(bias_ptr + expert * N + n).to(tl.float32)[None, :]
-        store_result(
-            accumulator,
-            out_ptr,
-            pair,
-            pair_mask,
-            tile_n,
-            width,
-            limit,
-            alpha,
-            beta,
-            situ_beta,
-            situ_linear_beta,
-            FORM,
-            GATED,
-            INTERLEAVED,
-            HAS_LIMIT,
-            HAS_SITU_LINEAR_BETA,
-            SCALES != "none",
-            BLOCK_SIZE_M,
-            BLOCK_SIZE_N,
-        )
+            _rows_of_tile(0, tile, tokens, weights, result, K, S, S.block_m)
+    else:
+        for start in range(0, S.block_m if S.sorted else num_rows, S.block_m):
+            _rows_of_tile(start, tile, tokens, weights, result, K, S, S.block_m)
 
 
 def fused_moe_gemm(
@@ -253,7 +253,7 @@ def fused_moe_gemm(
     """
     num_local_experts, n, k = b.shape
     launch = activation_arguments(activation)
-    gated = launch.constants["GATED"]
+    gated = launch.settings["gated"]
     width = n // 2 if gated else n
     if out is None:
         out = torch.empty(num_pairs, width, dtype=out_dtype, device=a.device)
@@ -264,9 +264,26 @@ def fused_moe_gemm(
     group_n, group_k = block_shape if scales == "block" and block_shape else (0, 0)
     if group_k:
         block_k = min(block_k, max(32, triton.next_power_of_2(group_k)))
-    block_n = config.block_n
-    split = gated and not launch.constants["INTERLEAVED"]
-    part_n, columns = (block_n // 2, width) if split else (block_n, 0)
+    split = gated and not launch.settings["interleaved"]
+    part_n, columns = (config.block_n // 2, width) if split else (config.block_n, 0)
+    settings = settings_of(
+        _Settings,
+        **routing.settings,
+        **launch.settings,
+        **tile_settings(config, a.dtype),
+        programmatic=is_programmatic(a.device),
+        has_bias=bias is not None,
+        runs_of_8=width % 8 == 0,
+        mask_k=k % block_k != 0 or (group_k != 0 and group_k % block_k != 0),
+        halves=config.block_m >= 128 and routing.settings["sorted"],
+        quantized=scales != "none",
+        block_k=block_k,
+        scales=scales,
+        integers=a.dtype == torch.int8,
+        group_n=group_n,
+        group_k=group_k,
+        one_b_scale=group_n != 0 and group_n % part_n == 0 and columns % part_n == 0,
+    )
     _fused_moe_gemm_kernel[routing.grid](
         a,
         b,
@@ -284,27 +301,10 @@ def fused_moe_gemm(
         *b.stride(),
         *strides,
         *launch.positional,
-        **routing.constants,
-        SCALES=scales,
-        INTEGERS=a.dtype == torch.int8,
-        GROUP_N=group_n,
-        GROUP_K=group_k,
-        ONE_B_SCALE=group_n != 0 and group_n % part_n == 0 and columns % part_n == 0,
-        HAS_BIAS=bias is not None,
-        MASK_K=k % block_k != 0 or (group_k != 0 and group_k % block_k != 0),
-        RUNS_OF_8=width % 8 == 0,
-        # Matrix units take 64 rows on the left: where there are fewer, the weight has them.
-        TRANSPOSED=config.block_m < 64,
-        INPUT_PRECISION="ieee" if a.dtype == torch.float32 else "tf32",
-        **launch.constants,
-        BLOCK_SIZE_M=config.block_m,
-        BLOCK_SIZE_N=block_n,
-        BLOCK_SIZE_K=block_k,
-        GROUP_SIZE_M=config.group_m,
-        STAGES=config.num_stages,
+        S=settings,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        **launch_options(a.device),
+        **launch_attributes(a.device),
     )
     return out
 
@@ -314,7 +314,7 @@ def _scales(
     b_scale: torch.Tensor | None,
     block_shape: tuple[int, int] | None,
 ) -> tuple[str, list[int]]:
-    """How scales are applied ("none", "outer": after the sum, "block": within), their strides."""
+    """How scales are applied, as :class:`_Settings` have it, and their strides."""
     if a_scale is None or b_scale is None:
         return "none", [0] * 5
     if block_shape is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -21,21 +22,23 @@ import triton.language as tl
 from moe_kernels.ops.gemm_programs import (
     FusedActivation,
     Pairs,
+    Settings,
     activation_arguments,
     pairs_of_tile,
     routing_arguments,
+    settings_of,
     store_result,
     tile_of_program,
+    tile_settings,
     weight_rows,
 )
-from moe_kernels.ops.programmatic_launch import launch_options, prefetch_rows, wait_for_previous
-from moe_kernels.ops.unpack_weights import (
-    raised_e8m0,
-    scale_values,
-    unpack_mxfp8,
-    unpack_words,
-    unpack_words_bf16x2,
+from moe_kernels.ops.programmatic_launch import (
+    is_programmatic,
+    launch_attributes,
+    prefetch_rows,
+    wait_for_previous,
 )
+from moe_kernels.ops.unpack_weights import unpack_tile
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
 from moe_kernels.tuning import TileConfig
 
@@ -57,6 +60,114 @@ def _finished(product):
     iteration, where the registers that they read weights from may be written already.
     """
     return tl.inline_asm_elementwise("", "=r,0", [product], tl.float32, is_pure=True, pack=1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Settings(Settings):
+    """What the kernel is compiled for. ``block_k``: columns of one product."""
+
+    blocks: int
+    """Products of an iteration."""
+    format: str
+    words: int
+    """Words of a row in a product, 0 if values are in bytes."""
+    packed_arithmetic: bool
+    """Whether two numbers are unpacked at a time."""
+    native_mx: bool
+    scale: str
+    """The scales' dtype."""
+    per_unit: int
+    """Scales of a unit."""
+    one_unit: bool
+    """Whether all columns of an iteration have their scales in one unit."""
+    group: int
+    scales_per_block: int
+    dtype: tl.dtype
+    """Of A."""
+    has_a_scale: bool
+    has_zero_point: bool
+    has_row_scale: bool
+
+
+@triton.jit
+def _rows_of_tile(
+    start,
+    tile,
+    tokens,
+    weights,
+    weight_scales,
+    result,
+    sizes,
+    S: tl.constexpr,
+    ROWS: tl.constexpr,
+):
+    """Compute and store the ROWS rows of a tile from ``start`` on."""
+    K, stored_columns, num_groups = sizes
+    where, num_rows, sorted_token_ids_ptr, num_pairs, top_k = tile
+    a_ptr, stride_am, stride_ak, a_scale_ptr, stride_asm, stride_ask = tokens
+    b_rows, row_scales, bias_columns = weights
+    b_scale_ptr, zero_point_ptr, scale_units, stride_bsg = weight_scales
+    pair, pair_mask = pairs_of_tile(
+        start, num_rows, where, sorted_token_ids_ptr, num_pairs, S, ROWS
+    )
+    row = (pair // top_k).to(tl.int64)
+    a_columns = a_ptr + row[None, :] * stride_am
+    accumulator = tl.zeros((S.block_n, ROWS), dtype=tl.float32)
+    for tile_k in tl.range(0, tl.cdiv(K, S.block_k * S.blocks), num_stages=S.stages):
+        unit = 0
+        if S.one_unit:
+            unit = tile_k * (S.blocks * S.block_k) // (S.group * S.per_unit) * stride_bsg
+        scale_unit = tl.load(b_scale_ptr + scale_units + unit) if S.one_unit else 0
+        zero_unit = 0
+        if S.one_unit and S.has_zero_point:
+            zero_unit = tl.load(zero_point_ptr + scale_units + unit)
+        for block in tl.static_range(S.blocks):
+            first = (tile_k * S.blocks + block) * S.block_k
+            k = first + tl.arange(0, S.block_k)
+            mask = pair_mask[None, :]
+            if S.mask_k:
+                mask = mask & (k < K)[:, None]
+            a = tl.load(a_columns + k[:, None] * stride_ak, mask=mask, other=0.0)
+            stored = first // S.block_k * S.words + tl.arange(0, 16) if S.words else k
+            b_ptrs = b_rows[:, None] + stored[None, :]
+            b_mask = (stored < stored_columns)[None, :] if S.mask_k else None
+            b = tl.load(b_ptrs, mask=b_mask, other=0 if S.mask_k else None)
+            other = b
+            if S.words == 32:
+                other = tl.load(b_ptrs + 16, mask=b_mask, other=0 if S.mask_k else None)
+            if S.native_mx:
+                group = first // 32 + tl.arange(0, S.block_k // 32)
+                inside = group < num_groups
+                a_scale = tl.load(
+                    a_scale_ptr + row[:, None] * stride_asm + group[None, :] * stride_ask,
+                    mask=pair_mask[:, None] & inside[None, :],
+                    other=0,
+                )
+                b_scale_ptrs = (
+                    b_scale_ptr
+                    + (scale_units[:, None] + group[None, :] // 4 * stride_bsg) * 4
+                    + group[None, :] % 4
+                )
+                b_scale = tl.load(b_scale_ptrs, mask=inside[None, :], other=0)
+                accumulator = tl.dot_scaled(b, b_scale, "e4m3", a, a_scale, "e4m3", accumulator)
+            else:
+                weight = unpack_tile(
+                    first, b, other, (scale_unit, zero_unit), weight_scales, num_groups, S
+                )
+                accumulator = tl.dot(weight, a, accumulator, input_precision=S.input_precision)
+                if S.programmatic:
+                    accumulator = _finished(accumulator)
+
+    accumulator = tl.trans(accumulator)
+    if S.has_a_scale:
+        accumulator *= tl.load(a_scale_ptr)
+    if S.packed_arithmetic and S.format == "mxfp4":
+        accumulator *= 18446744073709551616.0  # 2^64, which numbers and raised scales lack
+    if S.has_row_scale:
+        accumulator *= tl.load(row_scales)[None, :]
+    if S.has_bias:
+        accumulator += tl.load(bias_columns).to(tl.float32)[None, :]
+    store_result(accumulator, pair, pair_mask, result, S, ROWS)
 
 
 @triton.jit(do_not_specialize=["num_pairs", "num_experts"])
@@ -97,39 +208,7 @@ def _fused_moe_gemm_quantized_kernel(
     beta,
     situ_beta,
     situ_linear_beta,
-    SORTED: tl.constexpr,
-    HAS_EXPERT_MAP: tl.constexpr,
-    SLOTS_ARE_EXPERTS: tl.constexpr,
-    PAIRS: tl.constexpr,
-    FORMAT: tl.constexpr,
-    WORDS: tl.constexpr,
-    PACKED_ARITHMETIC: tl.constexpr,
-    NATIVE_MX: tl.constexpr,
-    SCALE: tl.constexpr,
-    PER_UNIT: tl.constexpr,
-    ONE_UNIT: tl.constexpr,
-    GROUP: tl.constexpr,
-    SCALES_PER_BLOCK: tl.constexpr,
-    DTYPE: tl.constexpr,
-    HAS_A_SCALE: tl.constexpr,
-    HAS_ZERO_POINT: tl.constexpr,
-    HAS_ROW_SCALE: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    MASK_K: tl.constexpr,
-    RUNS_OF_8: tl.constexpr,
-    INPUT_PRECISION: tl.constexpr,
-    FORM: tl.constexpr,
-    GATED: tl.constexpr,
-    INTERLEAVED: tl.constexpr,
-    HAS_LIMIT: tl.constexpr,
-    HAS_SITU_LINEAR_BETA: tl.constexpr,
-    PROGRAMMATIC: tl.constexpr,
-    BLOCK_SIZE_M: tl.constexpr,
-    BLOCK_SIZE_N: tl.constexpr,
-    BLOCK_SIZE_K: tl.constexpr,
-    BLOCKS: tl.constexpr,
-    GROUP_SIZE_M: tl.constexpr,
-    STAGES: tl.constexpr,
+    S: tl.constexpr,
 ):
     tile_n, expert, num_rows, where = tile_of_program(
         sorted_token_ids_ptr,
@@ -140,146 +219,38 @@ def _fused_moe_gemm_quantized_kernel(
         num_experts,
         num_pairs,
         N,
-        SORTED,
-        HAS_EXPERT_MAP,
-        SLOTS_ARE_EXPERTS,
-        PAIRS,
-        FORM != "",
-        PROGRAMMATIC,
-        BLOCK_SIZE_M,
-        BLOCK_SIZE_N,
-        GROUP_SIZE_M,
+        S,
     )
     if num_rows == 0:
         return
-    n = weight_rows(tile_n, N, width, GATED and not INTERLEAVED, RUNS_OF_8, BLOCK_SIZE_N)
+    n = weight_rows(tile_n, N, width, S)
     b_rows = b_ptr + expert * stride_be + n.to(tl.int64) * stride_bn
-    if FORM == "" and not SORTED:
+    if S.form == "" and not S.sorted:
         # What was asked for comes while the first GEMM ends.
-        if PROGRAMMATIC:
-            prefetch_rows(b_rows, stored_columns * (2 if WORDS else 1))
-        wait_for_previous(PROGRAMMATIC)
-    scale_units = expert * stride_bse + n
-    num_tiles_k = tl.cdiv(K, BLOCK_SIZE_K * BLOCKS)
-    MIDDLE: tl.constexpr = 8.0 if FORMAT == "int4" else 128.0
+        if S.programmatic:
+            prefetch_rows(b_rows, stored_columns * (2 if S.words else 1))
+        wait_for_previous(S.programmatic)
+    # What there is not is another pointer: tuples hold no None.
+    a_scales = a_scale_ptr if S.has_a_scale or S.native_mx else a_ptr
+    zero_points = zero_point_ptr if S.has_zero_point else b_scale_ptr
+    row_scales = row_scale_ptr + expert * stride_rse + n * stride_rsn if S.has_row_scale else a_ptr
+    bias_columns = bias_ptr + expert * N + n if S.has_bias else a_ptr
 
-    for start in range(0, BLOCK_SIZE_M if SORTED else num_rows, BLOCK_SIZE_M):
-        pair, pair_mask = pairs_of_tile(
-            start, num_rows, where, sorted_token_ids_ptr, num_pairs, SORTED, PAIRS, BLOCK_SIZE_M
-        )
-        row = (pair // top_k).to(tl.int64)
-        a_columns = a_ptr + row[None, :] * stride_am
-        accumulator = tl.zeros((BLOCK_SIZE_N, BLOCK_SIZE_M), dtype=tl.float32)
-        for tile_k in tl.range(0, num_tiles_k, num_stages=STAGES):
-            if ONE_UNIT:
-                unit = tile_k * (BLOCKS * BLOCK_SIZE_K) // (GROUP * PER_UNIT) * stride_bsg
-                packed_scales = tl.load(b_scale_ptr + scale_units + unit)
-                if HAS_ZERO_POINT:
-                    packed_zero_points = tl.load(zero_point_ptr + scale_units + unit)
-            for block in tl.static_range(BLOCKS):
-                first = (tile_k * BLOCKS + block) * BLOCK_SIZE_K
-                k = first + tl.arange(0, BLOCK_SIZE_K)
-                mask = pair_mask[None, :]
-                if MASK_K:
-                    mask = mask & (k < K)[:, None]
-                a = tl.load(a_columns + k[:, None] * stride_ak, mask=mask, other=0.0)
-                stored = first // BLOCK_SIZE_K * WORDS + tl.arange(0, 16) if WORDS else k
-                if MASK_K:
-                    b_mask = (stored < stored_columns)[None, :]
-                    b = tl.load(b_rows[:, None] + stored[None, :], mask=b_mask, other=0)
-                    other = b
-                    if WORDS == 32:
-                        other = tl.load(
-                            b_rows[:, None] + stored[None, :] + 16, mask=b_mask, other=0
-                        )
-                else:
-                    b = tl.load(b_rows[:, None] + stored[None, :])
-                    other = b
-                    if WORDS == 32:
-                        other = tl.load(b_rows[:, None] + stored[None, :] + 16)
-
-                if NATIVE_MX:
-                    group = first // 32 + tl.arange(0, BLOCK_SIZE_K // 32)
-                    inside = group < num_groups
-                    a_scale = tl.load(
-                        a_scale_ptr + row[:, None] * stride_asm + group[None, :] * stride_ask,
-                        mask=pair_mask[:, None] & inside[None, :],
-                        other=0,
-                    )
-                    b_scale_ptrs = (
-                        b_scale_ptr
-                        + (scale_units[:, None] + group[None, :] // 4 * stride_bsg) * 4
-                        + group[None, :] % 4
-                    )
-                    b_scale = tl.load(b_scale_ptrs, mask=inside[None, :], other=0)
-                    accumulator = tl.dot_scaled(b, b_scale, "e4m3", a, a_scale, "e4m3", accumulator)
-                else:
-                    scales = ()
-                    zero_points = ()
-                    for part_k in tl.static_range(SCALES_PER_BLOCK):
-                        group = (first + part_k * (BLOCK_SIZE_K // SCALES_PER_BLOCK)) // GROUP
-                        if MASK_K:
-                            group = tl.minimum(group, num_groups - 1)
-                        if not ONE_UNIT:
-                            unit = group // PER_UNIT * stride_bsg
-                            packed_scales = tl.load(b_scale_ptr + scale_units + unit)
-                            if HAS_ZERO_POINT:
-                                packed_zero_points = tl.load(zero_point_ptr + scale_units + unit)
-                        shift = group % PER_UNIT * (32 // PER_UNIT)
-                        if PACKED_ARITHMETIC and FORMAT == "mxfp4":
-                            scale = scale_values(raised_e8m0(packed_scales) >> shift, SCALE)
-                        else:
-                            scale = scale_values(packed_scales >> shift, SCALE)
-                        if HAS_ZERO_POINT:
-                            zero_point = scale_values(packed_zero_points >> shift, SCALE)
-                        else:
-                            zero_point = tl.full((BLOCK_SIZE_N,), MIDDLE, tl.float32)
-                        for _ in tl.static_range(4 // SCALES_PER_BLOCK):
-                            scales = scales + (scale,)  # type: ignore[assignment] # noqa: RUF005
-                            zero_points = zero_points + (zero_point,)  # type: ignore[assignment] # noqa: RUF005
-                    if PACKED_ARITHMETIC:
-                        weight = unpack_words_bf16x2(
-                            b, other, scales, zero_points, FORMAT, HAS_ZERO_POINT
-                        )
-                    elif WORDS:
-                        weight = unpack_words(b, other, scales, zero_points, FORMAT, DTYPE)
-                    else:
-                        weight = unpack_mxfp8(b, scale, DTYPE)
-                    accumulator = tl.dot(weight, a, accumulator, input_precision=INPUT_PRECISION)
-                    if PROGRAMMATIC:
-                        accumulator = _finished(accumulator)
-
-        accumulator = tl.trans(accumulator)
-        if HAS_A_SCALE:
-            accumulator *= tl.load(a_scale_ptr)
-        if PACKED_ARITHMETIC and FORMAT == "mxfp4":
-            accumulator *= 18446744073709551616.0  # 2^64, which numbers and raised scales lack
-        if HAS_ROW_SCALE:
-            row_scale = tl.load(row_scale_ptr + expert * stride_rse + n * stride_rsn)
-            accumulator *= row_scale[None, :]
-        if HAS_BIAS:
-            accumulator += tl.load(bias_ptr + expert * N + n).to(tl.float32)[None, :]
-        store_result(
-            accumulator,
-            out_ptr,
-            pair,
-            pair_mask,
-            tile_n,
-            width,
-            limit,
-            alpha,
-            beta,
-            situ_beta,
-            situ_linear_beta,
-            FORM,
-            GATED,
-            INTERLEAVED,
-            HAS_LIMIT,
-            HAS_SITU_LINEAR_BETA,
-            True,
-            BLOCK_SIZE_M,
-            BLOCK_SIZE_N,
-        )
+    tile = (where, num_rows, sorted_token_ids_ptr, num_pairs, top_k)
+    tokens = (a_ptr, stride_am, stride_ak, a_scales, stride_asm, stride_ask)
+    weights = (b_rows, row_scales, bias_columns)
+    scales = (b_scale_ptr, zero_points, expert * stride_bse + n, stride_bsg)
+    result = (out_ptr, tile_n, width, limit, alpha, beta, situ_beta, situ_linear_beta)
+    sizes = (K, stored_columns, num_groups)
+    HALF: tl.constexpr = S.block_m // 2
+    if S.halves:
+        if tl.load(sorted_token_ids_ptr + where + HALF) >= num_pairs:
+            _rows_of_tile(0, tile, tokens, weights, scales, result, sizes, S, HALF)
+        else:
+            _rows_of_tile(0, tile, tokens, weights, scales, result, sizes, S, S.block_m)
+    else:
+        for start in range(0, S.block_m if S.sorted else num_rows, S.block_m):
+            _rows_of_tile(start, tile, tokens, weights, scales, result, sizes, S, S.block_m)
 
 
 def fused_moe_gemm_quantized(
@@ -319,7 +290,7 @@ def fused_moe_gemm_quantized(
     num_local_experts, n, stored_columns = values.shape
     k = a.shape[1]
     launch = activation_arguments(activation)
-    width = n // 2 if launch.constants["GATED"] else n
+    width = n // 2 if launch.settings["gated"] else n
     if out is None:
         out = torch.empty(num_pairs, width, dtype=out_dtype, device=a.device)
     _, units, _, per_unit = scale.shape
@@ -332,6 +303,38 @@ def fused_moe_gemm_quantized(
         values, stored_columns = values.view(torch.int16), stored_columns // 2
     num_tiles_n = triton.cdiv(n, config.block_n)
     routing = routing_arguments(pairs, num_pairs, num_local_experts, num_tiles_n)
+    settings = settings_of(
+        _Settings,
+        **routing.settings,
+        **launch.settings,
+        **tile_settings(config, out_dtype),
+        programmatic=is_programmatic(a.device),
+        has_bias=bias is not None,
+        runs_of_8=width % 8 == 0,
+        mask_k=k % (block_k * blocks) != 0,
+        halves=config.block_m >= 64 and routing.settings["sorted"],
+        quantized=True,
+        block_k=block_k,
+        blocks=blocks,
+        format=weight_format,
+        words=words_of_block(weight_format) if in_words else 0,
+        packed_arithmetic=(
+            weight_format in ("int4", "mxfp4", "uint8")
+            and out_dtype == torch.bfloat16
+            and scales_per_block <= 2
+            and _has_packed_arithmetic(a.device)
+        ),
+        native_mx=native_mx,
+        scale=_SCALES[scale.dtype],
+        per_unit=per_unit,
+        one_unit=not native_mx and (num_groups == 1 or per_unit * group % (block_k * blocks) == 0),
+        group=group,
+        scales_per_block=scales_per_block,
+        dtype=_TRITON_DTYPES[out_dtype],
+        has_a_scale=a_scale is not None and not native_mx,
+        has_zero_point=zero_point is not None,
+        has_row_scale=row_scale is not None,
+    )
     _fused_moe_gemm_quantized_kernel[routing.grid](
         a,
         _bits(values),
@@ -356,40 +359,10 @@ def fused_moe_gemm_quantized(
         n,
         *_row_strides(row_scale),
         *launch.positional,
-        **routing.constants,
-        FORMAT=weight_format,
-        WORDS=words_of_block(weight_format) if in_words else 0,
-        PACKED_ARITHMETIC=(
-            weight_format in ("int4", "mxfp4", "uint8")
-            and out_dtype == torch.bfloat16
-            and scales_per_block <= 2
-            and _has_packed_arithmetic(a.device)
-        ),
-        NATIVE_MX=native_mx,
-        SCALE=_SCALES[scale.dtype],
-        PER_UNIT=per_unit,
-        # Whether all columns of an iteration have their scales in one unit.
-        ONE_UNIT=not native_mx and (num_groups == 1 or per_unit * group % (block_k * blocks) == 0),
-        GROUP=group,
-        SCALES_PER_BLOCK=scales_per_block,
-        DTYPE=_TRITON_DTYPES[out_dtype],
-        HAS_A_SCALE=a_scale is not None and not native_mx,
-        HAS_ZERO_POINT=zero_point is not None,
-        HAS_ROW_SCALE=row_scale is not None,
-        HAS_BIAS=bias is not None,
-        MASK_K=k % (block_k * blocks) != 0,
-        RUNS_OF_8=width % 8 == 0,
-        INPUT_PRECISION="ieee" if out_dtype == torch.float32 else "tf32",
-        **launch.constants,
-        BLOCK_SIZE_M=config.block_m,
-        BLOCK_SIZE_N=config.block_n,
-        BLOCK_SIZE_K=block_k,
-        BLOCKS=blocks,
-        GROUP_SIZE_M=config.group_m,
-        STAGES=config.num_stages,
+        S=settings,
         num_warps=config.num_warps,
         num_stages=config.num_stages,
-        **launch_options(a.device),
+        **launch_attributes(a.device),
     )
     return out
 

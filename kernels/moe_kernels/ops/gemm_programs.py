@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import triton
@@ -15,31 +18,81 @@ from moe_kernels.ops.activation import activate
 from moe_kernels.ops.moe_align_block_size import SortedPairs
 from moe_kernels.ops.programmatic_launch import wait_for_previous
 from moe_kernels.ops.routing import pairs_of_ranks, pairs_of_slot
-from moe_kernels.tuning import MAX_UNSORTED_PAIRS
+from moe_kernels.tuning import MAX_UNSORTED_PAIRS, TileConfig
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What a GEMM's kernel is compiled for, as far as both have it; passed as one constexpr.
+
+    Made by :func:`settings_of`: Triton asks at every launch whether it has compiled for these, and
+    for the same object that is a matter of its address.
+    """
+
+    sorted: bool
+    has_expert_map: bool
+    slots_are_experts: bool
+    pairs: int
+    """At least as many as there are, where they are not sorted."""
+    form: str
+    """Of the activation (:mod:`moe_kernels.activation`), "" for the layer's second GEMM."""
+    gated: bool
+    interleaved: bool
+    has_limit: bool
+    has_situ_linear_beta: bool
+    programmatic: bool
+    has_bias: bool
+    runs_of_8: bool
+    """Whether 8 divides the width of the result."""
+    mask_k: bool
+    """Whether the last tile of columns is not full."""
+    halves: bool
+    """Whether the last block of an expert is computed in half the time if half of it is empty."""
+    quantized: bool
+    """Whether the result is quantized, which depends on what it is stored as before."""
+    input_precision: str
+    block_m: int
+    block_n: int
+    block_k: int
+    group_m: int
+    stages: int
+
+    def __post_init__(self) -> None:
+        # Within kernels, shapes take nothing else.
+        for field in fields(self):
+            object.__setattr__(self, field.name, tl.constexpr(getattr(self, field.name)))
+
+    @property
+    def split(self) -> tl.constexpr:
+        """Whether rows of gates come first in the weight, and then as many of ups."""
+        return tl.constexpr(bool(self.gated) and not bool(self.interleaved))
+
+
+_S = TypeVar("_S", bound=Settings)
+
+
+@functools.cache
+def settings_of(kind: Callable[..., _S], **values: Any) -> _S:
+    """The settings with these values, the same object every time."""
+    return kind(**values)
 
 
 @triton.jit
-def _sorted_tile(
-    num_tokens_post_padded_ptr,
-    N,
-    BLOCK_SIZE_M: tl.constexpr,
-    BLOCK_SIZE_N: tl.constexpr,
-    GROUP_SIZE_M: tl.constexpr,
-):
+def _sorted_tile(num_tokens_post_padded_ptr, N, S: tl.constexpr):
     """(tile_m, tile_n, whether there is such a tile) of this program, for sorted pairs.
 
     Tiles are numbered over the blocks that exist, not those the grid allows for; neighbours share
     rows of A within a group, and an expert's weights.
     """
-    num_tiles_m = tl.load(num_tokens_post_padded_ptr) // BLOCK_SIZE_M
-    num_tiles_n = tl.cdiv(N, BLOCK_SIZE_N)
+    num_tiles_m = tl.load(num_tokens_post_padded_ptr) // S.block_m
+    num_tiles_n = tl.cdiv(N, S.block_n)
     tile = tl.program_id(0)
-    group = tile // (GROUP_SIZE_M * num_tiles_n)
-    group_size = tl.minimum(num_tiles_m - group * GROUP_SIZE_M, GROUP_SIZE_M)
-    in_group = tile % (GROUP_SIZE_M * num_tiles_n)
+    group = tile // (S.group_m * num_tiles_n)
+    group_size = tl.minimum(num_tiles_m - group * S.group_m, S.group_m)
+    in_group = tile % (S.group_m * num_tiles_n)
     # Past the last tile there is no group.
     group_size = tl.maximum(group_size, 1)
-    tile_m = group * GROUP_SIZE_M + in_group % group_size
+    tile_m = group * S.group_m + in_group % group_size
     return tile_m, in_group // group_size, tile < num_tiles_m * num_tiles_n
 
 
@@ -53,30 +106,20 @@ def tile_of_program(
     num_experts,
     num_pairs,
     N,
-    SORTED: tl.constexpr,
-    HAS_EXPERT_MAP: tl.constexpr,
-    SLOTS_ARE_EXPERTS: tl.constexpr,
-    PAIRS: tl.constexpr,
-    FIRST: tl.constexpr,
-    PROGRAMMATIC: tl.constexpr,
-    BLOCK_SIZE_M: tl.constexpr,
-    BLOCK_SIZE_N: tl.constexpr,
-    GROUP_SIZE_M: tl.constexpr,
+    S: tl.constexpr,
 ):
     """(tile_n, expert (int64), number of rows, where :func:`pairs_of_tile` finds the pairs).
 
-    No rows: there is nothing to do. FIRST: of the layer's GEMMs. It waits for the kernel before
-    this one, unless this is the second one and pairs are not sorted: then that is left to do.
+    No rows: there is nothing to do. It waits for the kernel before this one, unless this is the
+    second GEMM and pairs are not sorted: then that is left to do.
     """
-    if SORTED or FIRST:
-        wait_for_previous(PROGRAMMATIC)
-    if SORTED:
-        tile_m, tile_n, exists = _sorted_tile(
-            num_tokens_post_padded_ptr, N, BLOCK_SIZE_M, BLOCK_SIZE_N, GROUP_SIZE_M
-        )
+    if S.sorted or S.form != "":
+        wait_for_previous(S.programmatic)
+    if S.sorted:
+        tile_m, tile_n, exists = _sorted_tile(num_tokens_post_padded_ptr, N, S)
         expert = tl.load(expert_ids_ptr + tile_m, mask=exists, other=0)
-        num_rows = tl.where(exists, BLOCK_SIZE_M, 0)
-        where = tile_m * BLOCK_SIZE_M
+        num_rows = tl.where(exists, S.block_m, 0)
+        where = tile_m * S.block_m
     else:
         tile_n = tl.program_id(0)
         expert, num_rows, where = pairs_of_slot(
@@ -85,100 +128,69 @@ def tile_of_program(
             num_pairs,
             expert_map_ptr,
             num_experts,
-            HAS_EXPERT_MAP,
-            SLOTS_ARE_EXPERTS,
-            PAIRS,
+            S.has_expert_map,
+            S.slots_are_experts,
+            S.pairs,
         )
     return tile_n, expert.to(tl.int64), num_rows, where
 
 
 @triton.jit
 def pairs_of_tile(
-    start,
-    num_rows,
-    where,
-    sorted_token_ids_ptr,
-    num_pairs,
-    SORTED: tl.constexpr,
-    PAIRS: tl.constexpr,
-    BLOCK_SIZE_M: tl.constexpr,
+    start, num_rows, where, sorted_token_ids_ptr, num_pairs, S: tl.constexpr, ROWS: tl.constexpr
 ):
-    """The pairs [BLOCK_SIZE_M] of the rows from ``start`` on, and which of them there are."""
-    rows = start + tl.arange(0, BLOCK_SIZE_M)
-    if SORTED:
+    """The pairs [ROWS] of the rows from ``start`` on, and which of them there are."""
+    rows = start + tl.arange(0, ROWS)
+    if S.sorted:
         pair = tl.load(sorted_token_ids_ptr + where + rows)
         mask = pair < num_pairs
     else:
-        pair = pairs_of_ranks(where, rows, PAIRS)
+        pair = pairs_of_ranks(where, rows, S.pairs)
         mask = rows < num_rows
     return pair, mask
 
 
 @triton.jit
-def weight_rows(
-    tile_n,
-    N,
-    width,
-    SPLIT: tl.constexpr,
-    RUNS_OF_8: tl.constexpr,
-    BLOCK_SIZE_N: tl.constexpr,
-):
-    """The rows [BLOCK_SIZE_N] of the weight that a tile has; those out of range are others.
+def weight_rows(tile_n, N, width, S: tl.constexpr):
+    """The rows [block_n] of the weight that a tile has; those out of range are others.
 
-    SPLIT: gates come first and then the ups, ``width`` each: of 16 rows 8 are gates and 8 the ups
-    of the same columns of the result, so that one thread has both. RUNS_OF_8: 8 divides the width.
+    If gates come first and then the ups, of 16 rows 8 are gates and 8 the ups of the same columns
+    of the result, so that one thread has both.
     """
-    index = tl.arange(0, BLOCK_SIZE_N)
-    spare = index % 8 if RUNS_OF_8 else index * 0
-    if SPLIT:
-        column = tile_n * (BLOCK_SIZE_N // 2) + index // 16 * 8 + index % 8
+    index = tl.arange(0, S.block_n)
+    spare = index % 8 if S.runs_of_8 else index * 0
+    if S.split:
+        column = tile_n * (S.block_n // 2) + index // 16 * 8 + index % 8
         n = index % 16 // 8 * width + tl.where(column < width, column, spare)
     else:
-        column = tile_n * BLOCK_SIZE_N + index
+        column = tile_n * S.block_n + index
         n = tl.where(column < N, column, spare)
-    if RUNS_OF_8:
+    if S.runs_of_8:
         n = tl.max_contiguous(tl.multiple_of(n, 8), 8)
     return n
 
 
 @triton.jit
-def store_result(
-    accumulator,
-    out_ptr,
-    pair,
-    pair_mask,
-    tile_n,
-    width,
-    limit,
-    alpha,
-    beta,
-    situ_beta,
-    situ_linear_beta,
-    FORM: tl.constexpr,
-    GATED: tl.constexpr,
-    INTERLEAVED: tl.constexpr,
-    HAS_LIMIT: tl.constexpr,
-    HAS_SITU_LINEAR_BETA: tl.constexpr,
-    QUANTIZED: tl.constexpr,
-    BLOCK_SIZE_M: tl.constexpr,
-    BLOCK_SIZE_N: tl.constexpr,
-):
-    """Store the sums [BLOCK_SIZE_M, BLOCK_SIZE_N], through the activation if there is one."""
-    part_n: tl.constexpr = BLOCK_SIZE_N // 2 if GATED else BLOCK_SIZE_N
+def store_result(accumulator, pair, pair_mask, result, S: tl.constexpr, ROWS: tl.constexpr):
+    """Store the sums [ROWS, block_n], through the activation if there is one.
+
+    result: out_ptr, tile_n, the width, and the parameters of the activation.
+    """
+    out_ptr, tile_n, width, limit, alpha, beta, situ_beta, situ_linear_beta = result
+    part_n: tl.constexpr = S.block_n // 2 if S.gated else S.block_n
     value = accumulator
-    if FORM != "":
-        if QUANTIZED:
-            # What the result is quantized to depends on what the GEMM's is stored as.
+    if S.form != "":
+        if S.quantized:
             accumulator = accumulator.to(out_ptr.dtype.element_ty).to(tl.float32)
         gate = accumulator
         up = accumulator
-        if GATED and INTERLEAVED:
-            gate, up = tl.split(tl.reshape(accumulator, (BLOCK_SIZE_M, part_n, 2)))
-        elif GATED:
-            halves = tl.reshape(accumulator, (BLOCK_SIZE_M, BLOCK_SIZE_N // 16, 2, 8))
+        if S.interleaved:
+            gate, up = tl.split(tl.reshape(accumulator, (ROWS, part_n, 2)))
+        elif S.gated:
+            halves = tl.reshape(accumulator, (ROWS, part_n // 8, 2, 8))
             gate, up = tl.split(tl.permute(halves, (0, 1, 3, 2)))
-            gate = tl.reshape(gate, (BLOCK_SIZE_M, part_n))
-            up = tl.reshape(up, (BLOCK_SIZE_M, part_n))
+            gate = tl.reshape(gate, (ROWS, part_n))
+            up = tl.reshape(up, (ROWS, part_n))
         value = activate(
             gate,
             up,
@@ -187,10 +199,10 @@ def store_result(
             beta,
             situ_beta,
             situ_linear_beta,
-            FORM,
-            GATED,
-            HAS_LIMIT,
-            HAS_SITU_LINEAR_BETA,
+            S.form,
+            S.gated,
+            S.has_limit,
+            S.has_situ_linear_beta,
         )
     column = tile_n * part_n + tl.arange(0, part_n)
     tl.store(
@@ -224,7 +236,8 @@ class RoutingArguments(NamedTuple):
     grid: tuple[int, ...]
     positional: tuple[torch.Tensor | int | None, ...]
     """sorted_token_ids, expert_ids, num_tokens_post_padded, topk_ids, expert_map, num_experts."""
-    constants: dict[str, Any]
+    settings: dict[str, Any]
+    """Of :class:`Settings`."""
 
 
 def routing_arguments(
@@ -234,18 +247,18 @@ def routing_arguments(
     slots_are_experts = num_pairs > num_local_experts
     if isinstance(pairs, SortedPairs):
         grid: tuple[int, ...] = (pairs.expert_ids.shape[0] * num_tiles_n,)
-        constants = {"SORTED": True, "HAS_EXPERT_MAP": False, "SLOTS_ARE_EXPERTS": True, "PAIRS": 1}
-        return RoutingArguments(grid, (*pairs, None, None, 0), constants)
+        settings = {"sorted": True, "has_expert_map": False, "slots_are_experts": True, "pairs": 1}
+        return RoutingArguments(grid, (*pairs, None, None, 0), settings)
     grid = (num_tiles_n, num_local_experts if slots_are_experts else num_pairs)
     return RoutingArguments(
         grid,
         (None, None, None, pairs.topk_ids, pairs.expert_map, pairs.global_num_experts),
         {
-            "SORTED": False,
-            "HAS_EXPERT_MAP": pairs.expert_map is not None,
-            "SLOTS_ARE_EXPERTS": slots_are_experts,
+            "sorted": False,
+            "has_expert_map": pairs.expert_map is not None,
+            "slots_are_experts": slots_are_experts,
             # Few sizes, so that few kernels are compiled.
-            "PAIRS": 16 if num_pairs <= 16 else MAX_UNSORTED_PAIRS,
+            "pairs": 16 if num_pairs <= 16 else MAX_UNSORTED_PAIRS,
         },
     )
 
@@ -255,7 +268,8 @@ class ActivationArguments(NamedTuple):
 
     positional: tuple[float, ...]
     """limit, alpha, beta, situ_beta, situ_linear_beta."""
-    constants: dict[str, Any]
+    settings: dict[str, Any]
+    """Of :class:`Settings`."""
 
 
 def activation_arguments(activation: FusedActivation | None) -> ActivationArguments:
@@ -274,10 +288,21 @@ def activation_arguments(activation: FusedActivation | None) -> ActivationArgume
             parameters.situ_linear_beta or 0.0,
         ),
         {
-            "FORM": form,
-            "GATED": gated,
-            "INTERLEAVED": interleaved,
-            "HAS_LIMIT": parameters.limit is not None,
-            "HAS_SITU_LINEAR_BETA": parameters.situ_linear_beta is not None,
+            "form": form,
+            "gated": gated,
+            "interleaved": interleaved,
+            "has_limit": parameters.limit is not None,
+            "has_situ_linear_beta": parameters.situ_linear_beta is not None,
         },
     )
+
+
+def tile_settings(config: TileConfig, dtype: torch.dtype) -> dict[str, Any]:
+    """What :class:`Settings` have of a tiling, and of the dtype of the products."""
+    return {
+        "block_m": config.block_m,
+        "block_n": config.block_n,
+        "group_m": config.group_m,
+        "stages": config.num_stages,
+        "input_precision": "ieee" if dtype == torch.float32 else "tf32",
+    }

@@ -46,14 +46,20 @@ def prefetch_rows(rows, num_bytes):
 
 
 @functools.cache
-def launch_options(device: torch.device) -> dict[str, Any]:
-    """Keyword arguments of a launch on ``device``; PROGRAMMATIC is the kernel's own parameter.
-
-    NVIDIA GPUs have it from compute capability 9.0 on.
-    """
-    programmatic = (
+def is_programmatic(device: torch.device) -> bool:
+    """Whether kernels on ``device`` are launched this way: NVIDIA's from compute capability 9.0."""
+    return (
         device.type == "cuda"
         and torch.version.hip is None
         and torch.cuda.get_device_capability(device) >= (9, 0)
     )
-    return {"PROGRAMMATIC": programmatic} | ({"launch_pdl": True} if programmatic else {})
+
+
+def launch_attributes(device: torch.device) -> dict[str, Any]:
+    """Keyword arguments of a launch on ``device``."""
+    return {"launch_pdl": True} if is_programmatic(device) else {}
+
+
+def launch_options(device: torch.device) -> dict[str, Any]:
+    """The same for a kernel that has a parameter PROGRAMMATIC."""
+    return {"PROGRAMMATIC": is_programmatic(device), **launch_attributes(device)}

@@ -35,7 +35,7 @@ def _e4m3(bits):
 
 
 @triton.jit
-def scale_values(bits, KIND: tl.constexpr):
+def _scale_values(bits, KIND: tl.constexpr):
     """The float32 that the lowest bits of an int32 are as e8m0 (2^-127: 0), e4m3, bf16, ..."""
     if KIND == "e8m0":
         return ((bits & 0xFF) << 23).to(tl.float32, bitcast=True)
@@ -50,13 +50,13 @@ def scale_values(bits, KIND: tl.constexpr):
 
 
 @triton.jit
-def raised_e8m0(bits):
+def _raised_e8m0(bits):
     """Four e8m0 in an int32 times 2^62. They are 2^65 at most."""
     return bits + 0x3E3E3E3E
 
 
 @triton.jit
-def unpack_mxfp8(stored, scale, DTYPE: tl.constexpr):
+def _unpack_mxfp8(stored, scale, DTYPE: tl.constexpr):
     """``stored`` [N, K] uint8, the bits of e4m3, with float32 scales [N]."""
     return (_e4m3(stored) * scale[:, None]).to(DTYPE)
 
@@ -92,7 +92,7 @@ def _run(word, scale, zero_point, FORMAT: tl.constexpr, DTYPE: tl.constexpr, RUN
 
 
 @triton.jit
-def unpack_words(word, other, scales, zero_points, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
+def _unpack_words(word, other, scales, zero_points, FORMAT: tl.constexpr, DTYPE: tl.constexpr):
     """Words [N, 16] int16 to [N, 64]; a float32 scale and zero point [N] for each run.
 
     ``other``: the words of the last two runs, if ``word`` has only the first two.
@@ -160,14 +160,14 @@ _UINT8_WITH_ZERO_POINTS = _assembly(*(_bytes(run, True) for run in range(4)))
 
 
 @triton.jit
-def unpack_words_bf16x2(
+def _unpack_words_bf16x2(
     word, other, scales, zero_points, FORMAT: tl.constexpr, HAS_ZERO_POINT: tl.constexpr
 ):
     """The same to bfloat16, two at a time, on NVIDIA GPUs from compute capability 8.0 on.
 
     For runs of which the first two share a scale and zero point, and the last two. Numbers of
     mxfp4 are less by a factor of 2^126: 2^62 should be in the scale, which is all that its exponent
-    has room for (:func:`raised_e8m0`), and the rest be applied to the sum.
+    has room for (:func:`_raised_e8m0`), and the rest be applied to the sum.
     """
     ASSEMBLY: tl.constexpr = (
         _INT4
@@ -196,3 +196,46 @@ def unpack_words_bf16x2(
         pack=2,
     )
     return _join(first, second, third, fourth)
+
+
+@triton.jit
+def unpack_tile(first, b, other, units, weight_scales, num_groups, S: tl.constexpr):
+    """The weights [block_n, block_k] of the columns from ``first`` on, as numbers.
+
+    b, other: as stored. units: of scales and zero points, if one holds for all columns of an
+    iteration. weight_scales: where they are. S: the settings of
+    :mod:`moe_kernels.ops.fused_moe_gemm_quantized`.
+    """
+    b_scale_ptr, zero_point_ptr, scale_units, stride_bsg = weight_scales
+    packed_scales, packed_zero_points = units
+    MIDDLE: tl.constexpr = 8.0 if S.format == "int4" else 128.0
+    scales = ()
+    zero_points = ()
+    for part_k in tl.static_range(S.scales_per_block):
+        group = (first + part_k * (S.block_k // S.scales_per_block)) // S.group
+        if S.mask_k:
+            group = tl.minimum(group, num_groups - 1)
+        if not S.one_unit:
+            unit = group // S.per_unit * stride_bsg
+            packed_scales = tl.load(b_scale_ptr + scale_units + unit)
+            if S.has_zero_point:
+                packed_zero_points = tl.load(zero_point_ptr + scale_units + unit)
+        shift = group % S.per_unit * (32 // S.per_unit)
+        if S.packed_arithmetic and S.format == "mxfp4":
+            scale = _scale_values(_raised_e8m0(packed_scales) >> shift, S.scale)
+        else:
+            scale = _scale_values(packed_scales >> shift, S.scale)
+        if S.has_zero_point:
+            zero_point = _scale_values(packed_zero_points >> shift, S.scale)
+        else:
+            zero_point = tl.full((S.block_n,), MIDDLE, tl.float32)
+        for _ in tl.static_range(4 // S.scales_per_block):
+            scales = scales + (scale,)  # type: ignore[assignment] # noqa: RUF005
+            zero_points = zero_points + (zero_point,)  # type: ignore[assignment] # noqa: RUF005
+    if S.packed_arithmetic:
+        weight = _unpack_words_bf16x2(b, other, scales, zero_points, S.format, S.has_zero_point)
+    elif S.words:
+        weight = _unpack_words(b, other, scales, zero_points, S.format, S.dtype)
+    else:
+        weight = _unpack_mxfp8(b, scale, S.dtype)
+    return weight
