@@ -111,7 +111,9 @@ def _tile(block_m: int, num_local_pairs: float, weight: torch.Tensor) -> TileCon
         n, stages = (64, 6) if k >= 1024 else (128, 3)
         tile = TileConfig(16, n, block_k, group_m, 4, stages)
     elif dtype.itemsize == 1 and block_m == 128:
-        tile = TileConfig(128, 128, block_k, group_m, 4, 3)
+        # FP8 has two sums, which are too many for four warps.
+        warps, stages = (4, 3) if dtype == torch.int8 else (8, 4)
+        tile = TileConfig(128, 128, block_k, group_m, warps, stages)
     elif block_m == 16:
         tile = TileConfig(16, 64, block_k, group_m, 4, 8)
     elif block_m == 32:

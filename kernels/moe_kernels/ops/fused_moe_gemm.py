@@ -80,6 +80,11 @@ def _rows_of_tile(start, tile, tokens, weights, result, K, S: tl.constexpr, ROWS
         # K tiles never straddle two groups, so one scale holds for a row of a tile.
         tiles_per_group: tl.constexpr = (S.group_k + S.block_k - 1) // S.block_k
         num_tiles_k = tl.cdiv(K, S.group_k) * tiles_per_group
+    if S.scales == "outer" and not S.integers:
+        # Hopper's fp8 units keep about 14 bits while they accumulate: every now and then their sum
+        # is moved into float32 registers.
+        TILES_PER_PART: tl.constexpr = max(1, 512 // S.block_k)
+        part = tl.zeros_like(accumulator)
     # The number of stages is given so that the loads of scales are pipelined too.
     for tile_k in tl.range(0, num_tiles_k, num_stages=S.stages):
         if S.scales == "block":
@@ -115,12 +120,15 @@ def _rows_of_tile(start, tile, tokens, weights, result, K, S: tl.constexpr, ROWS
         elif S.integers:
             accumulator = tl.dot(left, right, accumulator, out_dtype=tl.int32)
         elif S.scales == "outer":
-            # Hopper's fp8 units keep about 14 bits while they accumulate: move each tile's
-            # sum into float32 registers.
-            accumulator = tl.dot(left, right, accumulator, max_num_imprecise_acc=S.block_k)
+            part = tl.dot(left, right, part)
+            if (tile_k + 1) % TILES_PER_PART == 0:
+                accumulator += part
+                part = tl.zeros_like(part)
         else:
             accumulator = tl.dot(left, right, accumulator, input_precision=S.input_precision)
 
+    if S.scales == "outer" and not S.integers:
+        accumulator += part
     if TRANSPOSED:
         accumulator = tl.trans(accumulator)
     if S.scales == "outer":
