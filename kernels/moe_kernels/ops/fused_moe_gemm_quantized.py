@@ -155,7 +155,7 @@ def _rows_of_tile(
                     first, b, other, (scale_unit, zero_unit), weight_scales, num_groups, S
                 )
                 accumulator = tl.dot(weight, a, accumulator, input_precision=S.input_precision)
-                if S.programmatic:
+                if S.programmatic:  # the GPUs that have it multiply while the program goes on
                     accumulator = _finished(accumulator)
 
     accumulator = tl.trans(accumulator)
