@@ -18,6 +18,9 @@ from moe_rules.models.tables import merged
 REQUIRED = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
 """Layer facts without which there is no layer."""
 
+MAX_LAYERS = 10_000
+"""A hundred times as many as the deepest models have."""
+
 
 def row_for(name: str | None, table: Mapping[str, Any], device: Any) -> dict[str, Any]:
     """The row of an architecture, with what differs on the device laid over it.
@@ -51,6 +54,10 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
     count = said("count")
     if count is None:
         count = len(types or ())
+    if count > MAX_LAYERS:
+        raise CheckpointRefusedError(
+            f"config.json says {count} decoder layers; expected at most {MAX_LAYERS}", "model"
+        )
     if every == 0:
         return []
     return [

@@ -230,6 +230,7 @@ def test_a_field_that_the_file_lacks_is_named() -> None:
         (qwen3(mlp_only_layers=["a"]), H100, {}, "no list of layer indices"),
         (qwen3(dtype="bf17"), H100, {}, "bf17"),
         (qwen3(num_hidden_layers="many"), H100, {}, "config.json is malformed"),
+        (qwen3(num_hidden_layers=10**9), H100, {}, "1000000000 decoder layers; expected at most"),
         ([qwen3()], H100, {}, "config.json must be a mapping, not list"),
     ],
 )
