@@ -114,13 +114,13 @@ def _rows_of_tile(
     a_columns = a_ptr + row[None, :] * stride_am
     accumulator = tl.zeros((S.block_n, ROWS), dtype=tl.float32)
     for tile_k in tl.range(0, tl.cdiv(K, S.block_k * S.blocks), num_stages=S.stages):
-        unit = 0
+        scale_unit = 0
+        zero_unit = 0
         if S.one_unit:
             unit = tile_k * (S.blocks * S.block_k) // (S.group * S.per_unit) * stride_bsg
-        scale_unit = tl.load(b_scale_ptr + scale_units + unit) if S.one_unit else 0
-        zero_unit = 0
-        if S.one_unit and S.has_zero_point:
-            zero_unit = tl.load(zero_point_ptr + scale_units + unit)
+            scale_unit = tl.load(b_scale_ptr + scale_units + unit)
+            if S.has_zero_point:
+                zero_unit = tl.load(zero_point_ptr + scale_units + unit)
         for block in tl.static_range(S.blocks):
             first = (tile_k * S.blocks + block) * S.block_k
             k = first + tl.arange(0, S.block_k)
@@ -395,7 +395,7 @@ def _block(group: int, num_groups: int, in_words: bool, wanted: int) -> tuple[in
 
 @functools.cache
 def _has_packed_arithmetic(device: torch.device) -> bool:
-    """Whether the device has the instructions of ``unpack_words_bf16x2``."""
+    """Whether the device has the instructions that unpack two numbers at a time."""
     if device.type != "cuda" or torch.version.hip is not None:
         return False
     return torch.cuda.get_device_capability(device) >= (8, 0)

@@ -29,11 +29,11 @@ _MOST_CHUNKS = 128
 
 
 @triton.jit
-def _fill(ptr, value, size, step, NUMBER: tl.constexpr):
-    """Write ``value`` to a program's share of ``size`` elements; ``step``: how many all take."""
-    for start in range(tl.program_id(0) * NUMBER, size, step):
+def _fill(ptr, value, size, NUMBER: tl.constexpr):
+    """Write ``value`` to a program's share of ``size`` elements, NUMBER at a time."""
+    for start in range(tl.program_id(0) * NUMBER, size, tl.num_programs(0) * NUMBER):
         index = start + tl.arange(0, NUMBER)
-        tl.store(ptr + index, tl.full((NUMBER,), 0, tl.int32) + value, mask=index < size)
+        tl.store(ptr + index, value, mask=index < size)
 
 
 @triton.jit
@@ -42,7 +42,7 @@ def _counts(local, EXPERTS: tl.constexpr):
     return tl.histogram(tl.maximum(local, 0), EXPERTS, mask=local >= 0)
 
 
-@triton.jit(do_not_specialize=["num_pairs", "num_experts", "num_chunks", "size"])
+@triton.jit(do_not_specialize=["num_pairs", "num_experts", "size"])
 def _count_kernel(
     topk_ids_ptr,
     expert_map_ptr,
@@ -50,7 +50,6 @@ def _count_kernel(
     sorted_token_ids_ptr,
     num_pairs,
     num_experts,
-    num_chunks,
     size,
     HAS_EXPERT_MAP: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
@@ -65,10 +64,10 @@ def _count_kernel(
     counts = _counts(local, EXPERTS)
     tl.store(counts_ptr + tl.program_id(0) * EXPERTS + tl.arange(0, EXPERTS), counts)
     # What no pair is written to is padding.
-    _fill(sorted_token_ids_ptr, num_pairs, size, num_chunks * CHUNK, CHUNK)
+    _fill(sorted_token_ids_ptr, num_pairs, size, CHUNK)
 
 
-@triton.jit(do_not_specialize=["num_pairs", "num_experts", "num_chunks", "size"])
+@triton.jit(do_not_specialize=["num_pairs", "num_experts", "size"])
 def _scatter_kernel(
     topk_ids_ptr,
     expert_map_ptr,
@@ -78,7 +77,6 @@ def _scatter_kernel(
     num_tokens_post_padded_ptr,
     num_pairs,
     num_experts,
-    num_chunks,
     size,
     HAS_EXPERT_MAP: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
@@ -95,6 +93,7 @@ def _scatter_kernel(
     before = tl.zeros((EXPERTS,), dtype=tl.int32)
     if COUNTED:
         total = tl.zeros((EXPERTS,), dtype=tl.int32)
+        num_chunks = tl.num_programs(0)
         for start in range(0, num_chunks, ROWS):
             chunk = start + tl.arange(0, ROWS)
             counts_ptrs = counts_ptr + chunk[:, None] * EXPERTS + expert[None, :]
@@ -107,7 +106,7 @@ def _scatter_kernel(
             topk_ids_ptr, pair, pair < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
         )
         total = _counts(local, EXPERTS)
-        _fill(sorted_token_ids_ptr, num_pairs, size, CHUNK, CHUNK)
+        _fill(sorted_token_ids_ptr, num_pairs, size, CHUNK)
         tl.debug_barrier()  # pairs are written over it
     blocks = tl.cdiv(total, BLOCK_SIZE)
     if this_chunk == 0:
@@ -163,7 +162,7 @@ def moe_align_block_size(
     num_tokens_post_padded = topk_ids.new_empty(1, dtype=torch.int32)
     options: dict[str, Any] = {"HAS_EXPERT_MAP": expert_map is not None, "num_warps": 4}
     options |= {"EXPERTS": experts, "CHUNK": chunk} | launch_options(topk_ids.device)
-    sizes = (num_pairs, global_num_experts, num_chunks, size)
+    sizes = (num_pairs, global_num_experts, size)
     counts = None
     if num_chunks > 1:
         counts = topk_ids.new_empty(num_chunks, experts, dtype=torch.int32)
