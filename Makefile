@@ -30,7 +30,7 @@ schemas: $(VENV)/.installed  ## Write schemas/ anew from the models.
 	$(BIN)/moe-rules schema --write schemas
 
 docs: $(VENV)/.installed  ## Write docs/quirks.md anew from the tables.
-	$(BIN)/python -m moe_rules.quirks --write
+	$(BIN)/python -m moe_rules.reporting.quirks --write
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache

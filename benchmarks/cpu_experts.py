@@ -32,7 +32,7 @@ from moe_kernels.testing import RandomLayer, random_layer
 
 from benchmarks.cpu_peers import OURS, PEERS
 from benchmarks.cpu_timing import Call, Ceilings, Ratio, interleaved, ratio
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 TOKENS = (1, 4, 16, 64, 256, 1024)
 

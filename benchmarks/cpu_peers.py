@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import torch
 from moe_kernels.benchmark.peers import Adapter, Run
-from moe_kernels.bind import bind
 from moe_kernels.experts.cpu_packed import PackedUnquantized, packed_where_possible
 from moe_kernels.layouts import LayerWeights
 from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_weight
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import RandomLayer
 
 GATHERED_BYTES = 4 << 30

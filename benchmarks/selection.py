@@ -12,8 +12,8 @@ import time
 from collections.abc import Iterator
 
 from moe_rules.engine.selector import Selector, as_machine, selector_for
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import NAMED_KEYS, QuantKey
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
 CALLS = 3000
 FIRST = """

@@ -22,23 +22,23 @@ __version__ = "0.1.0"
 _HOME = {
     "Candidate": "moe_rules.engine.decision",
     "Decision": "moe_rules.engine.decision",
-    "FactError": "moe_rules.fact_values",
-    "FusedMoEConfig": "moe_rules.layer",
-    "FusedMoEParallelConfig": "moe_rules.layer",
+    "FactError": "moe_rules.vocabulary.fact_values",
+    "FusedMoEConfig": "moe_rules.vocabulary.layer",
+    "FusedMoEParallelConfig": "moe_rules.vocabulary.layer",
     "InvalidRequestError": "moe_rules.engine.selector",
-    "Machine": "moe_rules.machine",
-    "MachineError": "moe_rules.machine",
+    "Machine": "moe_rules.machines.machine",
+    "MachineError": "moe_rules.machines.machine",
     "MoEKernelOracle": "moe_rules.oracles.base",
-    "NAMED_KEYS": "moe_rules.quant_keys",
+    "NAMED_KEYS": "moe_rules.vocabulary.quant_keys",
     "NotSupportedError": "moe_rules.engine.selector",
-    "QuantKey": "moe_rules.quant_keys",
-    "RuleFileError": "moe_rules.problems",
-    "Scale": "moe_rules.quant_keys",
+    "QuantKey": "moe_rules.vocabulary.quant_keys",
+    "RuleFileError": "moe_rules.files.problems",
+    "Scale": "moe_rules.vocabulary.quant_keys",
     "SelectionError": "moe_rules.engine.selector",
     "Selector": "moe_rules.engine.selector",
-    "detect": "moe_rules.machine",
-    "load_machine": "moe_rules.machine",
-    "load_platform": "moe_rules.ruleset",
+    "detect": "moe_rules.machines.machine",
+    "load_machine": "moe_rules.machines.machine",
+    "load_platform": "moe_rules.language.ruleset",
     "select_backend": "moe_rules.engine.selector",
 }
 
@@ -75,13 +75,13 @@ if TYPE_CHECKING:
         Selector,
         select_backend,
     )
-    from moe_rules.fact_values import FactError
-    from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
-    from moe_rules.machine import Machine, MachineError, detect, load_machine
+    from moe_rules.files.problems import RuleFileError
+    from moe_rules.language.ruleset import load_platform
+    from moe_rules.machines.machine import Machine, MachineError, detect, load_machine
     from moe_rules.oracles.base import MoEKernelOracle
-    from moe_rules.problems import RuleFileError
-    from moe_rules.quant_keys import NAMED_KEYS, QuantKey, Scale
-    from moe_rules.ruleset import load_platform
+    from moe_rules.vocabulary.fact_values import FactError
+    from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
+    from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
 
 def __getattr__(name: str) -> Any:

@@ -14,7 +14,7 @@ from hypothesis import settings
 
 if TYPE_CHECKING:
     from moe_rules.engine.selector import Selector
-    from moe_rules.fact_values import FactValue
+    from moe_rules.vocabulary.fact_values import FactValue
 
 
 # Without a GPU, Triton kernels run in Triton's interpreter. Triton reads this when it is imported,
@@ -71,7 +71,7 @@ def small(write: Callable[[str, str], Path], tmp_path: Path) -> MakeRules:
     """A selector over a small rule set on a 9.0 device, with overlays and other constants."""
     # Imported here: the tests of kernels also run where pydantic is not installed.
     from moe_rules.engine.selector import Selector
-    from moe_rules.ruleset import load_platform
+    from moe_rules.language.ruleset import load_platform
 
     def make(*overlays: str, rules: str = SMALL, **constants: FactValue) -> Selector:
         write("packaged/cuda.yaml", rules)

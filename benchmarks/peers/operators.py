@@ -14,7 +14,7 @@ import triton.language as tl
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size
 from moe_kernels.ops.quantize_scaled import quantize_scaled
 
-from moe_rules.quant_keys import TENSOR, TOKEN
+from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 
 
 @triton.jit

@@ -19,7 +19,7 @@ from moe_kernels.testing import RandomLayer
 from benchmarks.peers import operators
 from benchmarks.peers.partial import PartialPackage
 from benchmarks.peers.sources import Quiet, hopper, source_of
-from moe_rules.quant_keys import CHANNEL
+from moe_rules.vocabulary.quant_keys import CHANNEL
 
 _UTILS = "srt.layers.moe.moe_runner.triton_utils"
 _KERNELS = "kernels.ops.moe.fused_moe_triton_kernels"

@@ -24,7 +24,7 @@ from moe_kernels.testing import RandomLayer
 from benchmarks.peers import operators
 from benchmarks.peers.partial import PartialPackage
 from benchmarks.peers.sources import Quiet, extension_of, hopper, source_of
-from moe_rules.quant_keys import CHANNEL
+from moe_rules.vocabulary.quant_keys import CHANNEL
 
 _MOE = "model_executor.layers.fused_moe"
 _QUANT = "model_executor.layers.quantization.utils"

@@ -1,4 +1,4 @@
-"""The dtype names of :mod:`moe_rules.layer` and :mod:`moe_rules.quant_keys` as torch dtypes."""
+"""The dtype names of :mod:`moe_rules.vocabulary` as torch dtypes."""
 
 from __future__ import annotations
 

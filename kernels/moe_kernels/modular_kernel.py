@@ -21,7 +21,7 @@ from moe_kernels.activation import ActivationParameters, activation_form, activa
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.schemes import packing_ratio
 from moe_kernels.routing import CustomRoutingFunction, route
-from moe_rules.layer import FusedMoEConfig
+from moe_rules.vocabulary.layer import FusedMoEConfig
 
 
 class FusedMoEActivationFormat(Enum):

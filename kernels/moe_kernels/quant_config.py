@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from moe_kernels.quantization.schemes import quantization_format
-from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
+from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
 
 if TYPE_CHECKING:
     from moe_kernels.experts.cpu_packed import PackedWeights

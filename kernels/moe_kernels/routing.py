@@ -15,7 +15,7 @@ vLLM's functions of this kind fit once their last argument, ``renormalize``, is 
 """
 
 ROUTED = ("Default", "Renormalize", "RenormalizeNaive")
-"""The routing methods (of :data:`moe_rules.layer.ROUTING_METHODS`) that :func:`route` knows."""
+"""Those of :data:`moe_rules.vocabulary.layer.ROUTING_METHODS` that :func:`route` knows."""
 
 
 def route(

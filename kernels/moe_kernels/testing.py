@@ -14,8 +14,8 @@ from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.minifloat import E2M1
 from moe_kernels.quantization.schemes import quantize_weight
 from moe_kernels.reference import error_bound, reference_moe
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import QuantKey, Scale
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import QuantKey, Scale
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

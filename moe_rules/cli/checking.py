@@ -15,19 +15,19 @@ from typing import Any
 from pydantic import BaseModel
 
 from moe_rules.cli.errors import UserError
+from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.problems import Location, Problem, RuleFileError
+from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.files import PlatformFile, VocabularyFile
 from moe_rules.language.link import Part, link
+from moe_rules.language.ruleset import PLATFORMS, platform_files
 from moe_rules.language.validate import validate
-from moe_rules.machine import record_problems
-from moe_rules.machine_schema import MachinesFile
+from moe_rules.machines.machine import record_problems
+from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.errors import TableError
 from moe_rules.models.schema import ArchitecturesFile, QuantizationFile
 from moe_rules.models.tables import load_tables
-from moe_rules.packaged import packaged_rules
-from moe_rules.problems import Location, Problem, RuleFileError
 from moe_rules.reporting import Report
-from moe_rules.ruleset import PLATFORMS, platform_files
-from moe_rules.yaml_source import YamlSource, read_yaml
 
 VOCABULARY = "vocabulary.yaml"
 OVERLAYS = "overlays"
@@ -194,7 +194,7 @@ def schema_problems(kind: str, source: YamlSource) -> list[Problem]:
 def _schema_errors(kind: str) -> Callable[[Any], Iterable[Any]]:
     from jsonschema import Draft7Validator
 
-    from moe_rules.schema import schema_for
+    from moe_rules.json_schemas import schema_for
 
     return Draft7Validator(schema_for(kind)).iter_errors
 

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
     from moe_rules.engine.ranges import TokenRange
     from moe_rules.engine.selector import Selector
-    from moe_rules.fact_values import FactValue
-    from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
-    from moe_rules.machine import Machine
+    from moe_rules.machines.machine import Machine
     from moe_rules.models import Deployment, ModelLayer
-    from moe_rules.quant_keys import QuantKey
+    from moe_rules.vocabulary.fact_values import FactValue
+    from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
+    from moe_rules.vocabulary.quant_keys import QuantKey
 
 REQUIRED_FACTS = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
 """What a layer without a model has to state."""
@@ -117,7 +117,7 @@ class Question:
         return self._key("activation_key")
 
     def _key(self, name: str) -> QuantKey | None:
-        from moe_rules.quant_keys import QuantKey
+        from moe_rules.vocabulary.quant_keys import QuantKey
 
         key = self.facts[name]
         assert key is None or isinstance(key, QuantKey)
@@ -169,7 +169,7 @@ class Asked:
 def ask(args: argparse.Namespace) -> Asked:
     """What the options ask. Raises UserError, or an error of the libraries for wrong input."""
     from moe_rules.engine.selector import Selector
-    from moe_rules.ruleset import load_platform, overlay_paths
+    from moe_rules.language.ruleset import load_platform, overlay_paths
 
     stated = Stated.read(args)
     machine = machine_of(args.platform, args.software, stated)
@@ -196,7 +196,7 @@ def parallelism_in_words(args: argparse.Namespace) -> str:
 
 def machine_of(name: str | None, preset: str | None, stated: Stated) -> Machine:
     """The machine called ``name`` (this one if None) with the facts that are stated."""
-    from moe_rules.machine import detect, load_machine
+    from moe_rules.machines.machine import detect, load_machine
 
     if name is not None:
         machine = load_machine(name, preset)
@@ -262,8 +262,8 @@ def _question_of(layer: ModelLayer, stated: Stated) -> Question:
 
 def _deployment_of(args: argparse.Namespace, stated: Stated) -> Deployment:
     """The engine arguments of a model."""
-    from moe_rules.fact_values import in_words
     from moe_rules.models import Deployment
+    from moe_rules.vocabulary.fact_values import in_words
 
     return Deployment(
         tensor_parallel_size=args.tp,
@@ -297,8 +297,8 @@ def _overrides(args: argparse.Namespace, stated: Stated) -> dict[str, Any]:
 
 
 def _all2all(args: argparse.Namespace) -> str:
-    from moe_rules.fact_values import did_you_mean
-    from moe_rules.facts import ALL2ALL_BACKENDS
+    from moe_rules.vocabulary.fact_values import did_you_mean
+    from moe_rules.vocabulary.facts import ALL2ALL_BACKENDS
 
     name: str = args.all2all or "allgather_reducescatter"
     if name not in ALL2ALL_BACKENDS:
@@ -312,7 +312,7 @@ def _all2all(args: argparse.Namespace) -> str:
 def _stated_question(args: argparse.Namespace, stated: Stated) -> Question:
     """The question about a layer that is stated fact by fact."""
     from moe_rules.engine.selector import layer_facts
-    from moe_rules.layer import FusedMoEConfig
+    from moe_rules.vocabulary.layer import FusedMoEConfig
 
     layer: dict[str, Any] = dict(stated.groups["layer"])
     missing = [f"--set {name}=..." for name in REQUIRED_FACTS if name not in layer]
@@ -335,7 +335,7 @@ def _stated_question(args: argparse.Namespace, stated: Stated) -> Question:
 
 
 def _parallel(args: argparse.Namespace, stated: Stated) -> FusedMoEParallelConfig:
-    from moe_rules.layer import FusedMoEParallelConfig
+    from moe_rules.vocabulary.layer import FusedMoEParallelConfig
 
     parallel = FusedMoEParallelConfig.make(
         tp_size=args.tp,

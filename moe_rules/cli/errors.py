@@ -16,10 +16,10 @@ def message_of(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}"
     from moe_rules.conformance.cases import CaseError
-    from moe_rules.fact_values import FactError
-    from moe_rules.machine import MachineError
+    from moe_rules.files.problems import RuleFileError
+    from moe_rules.machines.machine import MachineError
     from moe_rules.models.errors import CheckpointRefusedError, TableError, UnknownModelError
-    from moe_rules.problems import RuleFileError
+    from moe_rules.vocabulary.fact_values import FactError
 
     if isinstance(error, UnknownModelError) and error.missing:
         return f"{error}\n  state it instead: {_sets(error.missing)}"

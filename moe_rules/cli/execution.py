@@ -16,8 +16,8 @@ from moe_rules.cli.errors import UserError
 
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
-    from moe_rules.layer import FusedMoEConfig
-    from moe_rules.quant_keys import QuantKey
+    from moe_rules.vocabulary.layer import FusedMoEConfig
+    from moe_rules.vocabulary.quant_keys import QuantKey
 
 GIGABYTE = 10**9
 WARM_UPS = 2
@@ -92,9 +92,9 @@ def execute(
         import torch
     except ImportError:
         raise UserError("running needs torch: pip install 'moe-rules[kernels]'", 1) from None
-    from moe_kernels.bind import bind
     from moe_kernels.reference import relative_error
     from moe_kernels.registry import KernelUnavailableError, resolve
+    from moe_kernels.registry.bind import bind
     from moe_kernels.testing import random_layer
 
     try:
@@ -149,7 +149,7 @@ def execute(
 
 def _key(decision: Decision, name: str) -> QuantKey | None:
     """A quantization key that the selected kernel was asked with."""
-    from moe_rules.quant_keys import QuantKey
+    from moe_rules.vocabulary.quant_keys import QuantKey
 
     key = decision.kernel_facts.get(name)
     return key if isinstance(key, QuantKey) else None
@@ -211,7 +211,7 @@ def _software(device: str) -> str:
 
         name = torch.cuda.get_device_name()
         return f"{name}, torch {torch.__version__}, triton {triton.__version__}"
-    from moe_rules.machine import detect
+    from moe_rules.machines.machine import detect
 
     name = detect().name
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from moe_rules.cli.deployment import Asked
     from moe_rules.cli.tuning import TunedQuestion
-    from moe_rules.fact_values import FactValue
+    from moe_rules.vocabulary.fact_values import FactValue
 
 NOISE = 0.97
 """A backend passes another one if it takes less than so much of its time."""
@@ -85,8 +85,8 @@ def _conditions(facts: Mapping[str, FactValue]) -> dict[str, Any]:
 
 def _plain(value: FactValue) -> Any:
     """A condition that only this value meets."""
-    from moe_rules.fact_values import plain
-    from moe_rules.quant_keys import QuantKey, Scale
+    from moe_rules.vocabulary.fact_values import plain
+    from moe_rules.vocabulary.quant_keys import QuantKey, Scale
 
     def scale(of: Scale | None) -> Any:
         if of is None:

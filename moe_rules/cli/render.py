@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from moe_rules.engine.decision import Candidate, Decision
+    from moe_rules.files.problems import Location
     from moe_rules.language.conditions import Failure
     from moe_rules.language.rules import Adjustment
-    from moe_rules.problems import Location
 
 PIPED_WIDTH = 160
 """Columns of output that no terminal limits."""

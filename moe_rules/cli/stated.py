@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from moe_rules.cli.errors import UserError
 
 if TYPE_CHECKING:
-    from moe_rules.fact_values import FactValue
+    from moe_rules.vocabulary.fact_values import FactValue
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Stated:
     @classmethod
     def read(cls, args: argparse.Namespace) -> Stated:
         """Raises FactError or UserError for what is no fact, or not a value of it."""
-        from moe_rules.fact_values import parse_value
-        from moe_rules.facts import FACTS, switches_from_environ
+        from moe_rules.vocabulary.fact_values import parse_value
+        from moe_rules.vocabulary.facts import FACTS, switches_from_environ
 
         pairs = [_pair(text) for text in args.set]
         options = {
@@ -72,9 +72,9 @@ def _raw(name: str, text: str) -> object:
 
 
 def _no_such_fact(name: str) -> UserError:
-    from moe_rules.fact_values import did_you_mean
-    from moe_rules.facts import FACTS
-    from moe_rules.ruleset import vocabulary
+    from moe_rules.language.ruleset import vocabulary
+    from moe_rules.vocabulary.fact_values import did_you_mean
+    from moe_rules.vocabulary.facts import FACTS
 
     if name in vocabulary().derived:
         return UserError(f"{name} follows from other facts (moe-rules facts); state those")

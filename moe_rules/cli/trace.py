@@ -11,14 +11,14 @@ from rich.tree import Tree
 
 from moe_rules.cli.render import adjustment_in_words, answer, because, failure_lines
 from moe_rules.cli.render import verdict_in_words as verdict
-from moe_rules.fact_values import in_words
+from moe_rules.vocabulary.fact_values import in_words
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from moe_rules.engine.decision import Candidate, Decision
     from moe_rules.language.conditions import Failure
-    from moe_rules.machine import Machine
+    from moe_rules.machines.machine import Machine
 
 _STYLES = {"selected": "green", "eligible": "yellow", "rejected": "red"}
 _MARKS = {"selected": "✓", "eligible": "○", "rejected": "✗"}

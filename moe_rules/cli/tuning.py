@@ -57,7 +57,7 @@ def ask(args: argparse.Namespace) -> Iterator[Asked]:
             raise UserError(f"--shape and --{name.replace('_', '-')} exclude each other")
     from moe_kernels.benchmark.shapes import SCHEMES, SHAPES
 
-    from moe_rules.fact_values import in_words
+    from moe_rules.vocabulary.fact_values import in_words
 
     for scheme_name in args.scheme or ["bf16"]:
         for shape_name in args.shape:
@@ -136,7 +136,7 @@ def _contender(decision: Decision, candidate: Candidate) -> Contender:
     from moe_kernels.benchmark.tune.layers import Contender
 
     from moe_rules.engine.plan import with_assumed
-    from moe_rules.quant_keys import QuantKey
+    from moe_rules.vocabulary.quant_keys import QuantKey
 
     assumed = decision.declared_backends[candidate.backend].assume
     facts = with_assumed(decision.facts, assumed)

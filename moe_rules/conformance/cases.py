@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from moe_rules.engine.selector import layer_facts
-from moe_rules.fact_values import FactValue
-from moe_rules.facts import switches_from_environ
-from moe_rules.layer import FusedMoEConfig
 from moe_rules.models.options import option_facts
-from moe_rules.quant_keys import QuantKey
+from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.vocabulary.facts import switches_from_environ
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 DEVICES = {"oot": "out_of_tree"}
 

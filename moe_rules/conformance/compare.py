@@ -10,8 +10,8 @@ from moe_rules.conformance.cases import Case
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import with_assumed
 from moe_rules.engine.selector import ERRORS, Selector
-from moe_rules.fact_values import FactError, FactValue
 from moe_rules.language.rules import Backend, Kernel
+from moe_rules.vocabulary.fact_values import FactError, FactValue
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,10 +15,10 @@ from typing import Any
 
 from moe_rules.conformance.cases import platform_facts, read_lines, recorded_key
 from moe_rules.conformance.count import Count
-from moe_rules.layer import FusedMoEConfig
 from moe_rules.models.deployment import Deployment
 from moe_rules.models.derive import ModelLayer, derive_layers
 from moe_rules.models.errors import CheckpointRefusedError
+from moe_rules.vocabulary.layer import FusedMoEConfig
 
 WHATS = ("facts", "scheme", "refused")
 _SITUATION = ("platform", "software", "deployment", "env")

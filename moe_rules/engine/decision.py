@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, with_assumed
 from moe_rules.engine.selection import How, Outcome
-from moe_rules.fact_values import FactValue, plain
+from moe_rules.files.problems import Location
 from moe_rules.language.conditions import Failure
 from moe_rules.language.rules import Adjustment, Backend, Reason
-from moe_rules.problems import Location
+from moe_rules.vocabulary.fact_values import FactValue, plain
 
 FORMAT_VERSION = 1
 """Version of :meth:`Decision.to_dict`; it grows when a key changes its meaning or goes."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from moe_rules.fact_values import FactValue
 from moe_rules.language.conditions import ALWAYS, NEVER, Condition, Constant
 from moe_rules.language.fact_tests import Predicate
 from moe_rules.language.rules import (
@@ -24,6 +23,7 @@ from moe_rules.language.rules import (
     Step,
     ValueOf,
 )
+from moe_rules.vocabulary.fact_values import FactValue
 
 FactMap = dict[str, FactValue]
 Assume = Callable[[FactMap], FactMap]

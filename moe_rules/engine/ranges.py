@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.selector import Selector
-from moe_rules.fact_values import FactValue
 from moe_rules.language.conditions import Condition
 from moe_rules.language.fact_tests import Compare
 from moe_rules.language.rules import Oracle
+from moe_rules.vocabulary.fact_values import FactValue
 
 _AFTER = {">=": 0, "<": 0, ">": 1, "<=": 1}
 """How far behind a compared number the next range begins."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe_rules.fact_values import did_you_mean, in_words
+from moe_rules.vocabulary.fact_values import did_you_mean, in_words
 
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Candidate, Decision

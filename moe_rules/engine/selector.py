@@ -15,13 +15,13 @@ from typing import Any
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import FactMap, OraclePlan, specialise
 from moe_rules.engine.selection import run
-from moe_rules.fact_values import FactError, FactValue, did_you_mean, parse_value
-from moe_rules.facts import FACTS, REQUEST_DEFAULTS, switches_from_environ
 from moe_rules.language.rules import PlatformRules
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.machine import Machine, detect, load_machine
-from moe_rules.quant_keys import QuantKey
-from moe_rules.ruleset import load_platform, overlay_paths
+from moe_rules.language.ruleset import load_platform, overlay_paths
+from moe_rules.machines.machine import Machine, detect, load_machine
+from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean, parse_value
+from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS, switches_from_environ
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 MAX_REMEMBERED = 8192
 PER_CALL = frozenset(fact.name for fact in FACTS.values() if fact.per_call)
@@ -196,10 +196,10 @@ def select_backend(
 ) -> Decision:
     """Select the backend and kernel of one layer.
 
-    ``machine`` is a :class:`~moe_rules.machine.Machine`, a named machine or a recorded file; this
-    machine if absent. ``rules`` are overlays, after those of ``MOE_RULES_PATH``. ``environ`` is
-    where ``VLLM_*`` switches are read (``os.environ`` if absent). ``others`` are further facts:
-    options of the quantization method, ``model_type``, switches.
+    ``machine`` is a :class:`~moe_rules.machines.machine.Machine`, a named machine or a recorded
+    file; this machine if absent. ``rules`` are overlays, after those of ``MOE_RULES_PATH``.
+    ``environ`` is where ``VLLM_*`` switches are read (``os.environ`` if absent). ``others`` are
+    further facts: options of the quantization method, ``model_type``, switches.
 
     Raises InvalidRequestError (a ValueError) for a request that cannot be served,
     NotSupportedError (a NotImplementedError) where no backend serves, FactError, MachineError or

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from moe_rules.fact_values import in_words
+from moe_rules.files.problems import Location
 from moe_rules.language.fact_tests import Facts, FactTest, Predicate
-from moe_rules.problems import Location
+from moe_rules.vocabulary.fact_values import in_words
 
 
 @dataclass(frozen=True, slots=True)

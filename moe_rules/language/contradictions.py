@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from moe_rules.files.problems import Problem
 from moe_rules.language.rules import Adjustment
-from moe_rules.problems import Problem
 
 _OPPOSITE = {"first": "last", "last": "first"}
 

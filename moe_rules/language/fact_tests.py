@@ -21,8 +21,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from moe_rules.fact_values import FactValue, in_words
-from moe_rules.quant_keys import QuantKey, Scale
+from moe_rules.vocabulary.fact_values import FactValue, in_words
+from moe_rules.vocabulary.quant_keys import QuantKey, Scale
 
 Facts = Mapping[str, FactValue]
 Predicate = Callable[[Facts], bool]

@@ -11,14 +11,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from moe_rules.fact_values import Fact, FactValue, did_you_mean
-from moe_rules.facts import FACTS
+from moe_rules.files.problems import Location, Problem, RuleFileError
+from moe_rules.files.yaml_source import KeyPath, YamlSource
 from moe_rules.language import files as raw
 from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, Condition, all_of
 from moe_rules.language.parse import Parser
-from moe_rules.problems import Location, Problem, RuleFileError
-from moe_rules.yaml_source import KeyPath, YamlSource
+from moe_rules.vocabulary.fact_values import Fact, FactValue, did_you_mean
+from moe_rules.vocabulary.facts import FACTS
 
 PartT = TypeVar("PartT")
 

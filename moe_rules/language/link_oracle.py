@@ -6,15 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from moe_rules.fact_values import Fact, FactError, FactValue, did_you_mean, parse_value
+from moe_rules.files.problems import Problem
+from moe_rules.files.yaml_source import KeyPath
 from moe_rules.language import files as raw
 from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, all_of
 from moe_rules.language.contradictions import contradictions
 from moe_rules.language.parse import Parser
 from moe_rules.language.rules import AUTO
-from moe_rules.problems import Problem
-from moe_rules.yaml_source import KeyPath
+from moe_rules.vocabulary.fact_values import Fact, FactError, FactValue, did_you_mean, parse_value
 
 if TYPE_CHECKING:
     from moe_rules.language.link import Part

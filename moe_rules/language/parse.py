@@ -9,15 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any as AnyValue
 
-from moe_rules.fact_values import (
-    Fact,
-    FactError,
-    FactValue,
-    did_you_mean,
-    in_words,
-    parse_value,
-    parse_version,
-)
+from moe_rules.files.problems import Problem
+from moe_rules.files.yaml_source import KeyPath, YamlSource
 from moe_rules.language.conditions import (
     ALWAYS,
     Any,
@@ -45,9 +38,16 @@ from moe_rules.language.fact_tests import (
 )
 from moe_rules.language.reasons import reason_code
 from moe_rules.language.schemes import Scheme, Schemes
-from moe_rules.problems import Problem
-from moe_rules.quant_keys import QuantKey
-from moe_rules.yaml_source import KeyPath, YamlSource
+from moe_rules.vocabulary.fact_values import (
+    Fact,
+    FactError,
+    FactValue,
+    did_you_mean,
+    in_words,
+    parse_value,
+    parse_version,
+)
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 JOINERS = ("any", "all", "not", "is")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from moe_rules.fact_values import Fact
+from moe_rules.vocabulary.fact_values import Fact
 
 ReasonCode = Literal[
     "device",

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from moe_rules.fact_values import Fact, FactValue
+from moe_rules.files.problems import Location, Problem
 from moe_rules.language.conditions import ALWAYS, Condition
-from moe_rules.problems import Location, Problem
+from moe_rules.vocabulary.fact_values import Fact, FactValue
 
 ErrorKind = Literal["not_supported", "invalid_request"]
 

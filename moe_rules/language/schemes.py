@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
-from moe_rules.fact_values import FactValue, in_words
+from moe_rules.files.problems import Location
 from moe_rules.language.conditions import (
     ALWAYS,
     NEVER,
@@ -15,7 +15,7 @@ from moe_rules.language.conditions import (
     Failure,
 )
 from moe_rules.language.fact_tests import Facts, FactTest, Predicate
-from moe_rules.problems import Location
+from moe_rules.vocabulary.fact_values import FactValue, in_words
 
 
 @dataclass(frozen=True, slots=True)

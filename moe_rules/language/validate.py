@@ -6,9 +6,9 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from moe_rules.fact_values import did_you_mean
-from moe_rules.problems import Problem, RuleFileError
-from moe_rules.yaml_source import KeyPath, YamlSource
+from moe_rules.files.problems import Problem, RuleFileError
+from moe_rules.files.yaml_source import KeyPath, YamlSource
+from moe_rules.vocabulary.fact_values import did_you_mean
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from moe_rules.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.models.conditions import Context, holds
 from moe_rules.models.deployment import Deployment
 from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
@@ -14,6 +13,7 @@ from moe_rules.models.routing import routing_method
 from moe_rules.models.sources import value_of
 from moe_rules.models.suggest import unknown_name
 from moe_rules.models.tables import merged
+from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
 
 REQUIRED = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
 """Layer facts without which there is no layer."""

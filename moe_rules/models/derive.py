@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from moe_rules.layer import FusedMoEConfig
 from moe_rules.models.architectures import (
     REQUIRED,
     layer_facts,
@@ -23,7 +22,8 @@ from moe_rules.models.place import Place
 from moe_rules.models.quantization import UNQUANTIZED, Quantization, Question, quantization_of
 from moe_rules.models.sources import value_of
 from moe_rules.models.tables import Tables, load_tables
-from moe_rules.quant_keys import QuantKey
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from moe_rules.layer import FusedMoEConfig
+from moe_rules.vocabulary.layer import FusedMoEConfig
 
 
 class CheckpointRefusedError(ValueError):

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moe_rules.layer import dtype_name
 from moe_rules.models.conditions import descend
 from moe_rules.models.errors import CheckpointRefusedError
+from moe_rules.vocabulary.layer import dtype_name
 
 
 class HfConfig:

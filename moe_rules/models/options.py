@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moe_rules.fact_values import FactValue
+from moe_rules.vocabulary.fact_values import FactValue
 
 
 def option_facts(options: Mapping[str, Any]) -> dict[str, FactValue]:

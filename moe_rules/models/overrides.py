@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.models.quantization import Question
 from moe_rules.models.suggest import unknown_name
-from moe_rules.quant_keys import NAMED_KEYS, QuantKey
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
 LAYER = frozenset(one.name for one in fields(FusedMoEConfig)) - {"moe_parallel_config"}
 PARALLEL = frozenset(f"parallel.{one.name}" for one in fields(FusedMoEParallelConfig))

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from moe_rules.layer import FusedMoEConfig
 from moe_rules.models.conditions import Context, holds
 from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError, reading
 from moe_rules.models.formats import FORMATS
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
 from moe_rules.models.shard_checks import COMPUTED_KEYS, shape_checks
 from moe_rules.models.suggest import unknown_name
-from moe_rules.quant_keys import NAMED_KEYS, QuantKey
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from moe_rules.models.formats import FORMATS
 from moe_rules.models.names import SKIP_RULES
 from moe_rules.models.shard_checks import COMPUTED_KEYS
 from moe_rules.models.suggest import unknown_name
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 Scalar = bool | int | float | str | None
 Device = Literal["cuda", "rocm", "xpu", "cpu", "tpu", "out_of_tree", "unspecified"]

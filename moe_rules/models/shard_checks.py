@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from math import gcd
 from typing import Any
 
-from moe_rules.layer import FusedMoEConfig
 from moe_rules.models.conditions import Context
 from moe_rules.models.errors import CheckpointRefusedError
-from moe_rules.quant_keys import CHANNEL, QuantKey, Scale
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import CHANNEL, QuantKey, Scale
 
 SMALLEST_REFINED_BLOCK = 32
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from moe_rules.fact_values import did_you_mean
+from moe_rules.vocabulary.fact_values import did_you_mean
 
 
 def unknown_name(what: str, name: str, names: Iterable[str]) -> str:

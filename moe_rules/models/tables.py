@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
+from moe_rules.files.packaged import packaged_rules
 from moe_rules.models.errors import TableError
-from moe_rules.packaged import packaged_rules
 
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

@@ -22,12 +22,12 @@ from moe_rules.engine.selector import (
     select_backend,
     selector_for,
 )
-from moe_rules.fact_values import FactValue, did_you_mean
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.machine import Machine
+from moe_rules.language.ruleset import overlay_paths
+from moe_rules.machines.machine import Machine
 from moe_rules.oracles import provider
-from moe_rules.quant_keys import QuantKey
-from moe_rules.ruleset import overlay_paths
+from moe_rules.vocabulary.fact_values import FactValue, did_you_mean
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +42,8 @@ BackendT = TypeVar("BackendT", bound=Enum)
 class MoEKernelOracle(ABC, Generic[BackendT]):
     """Selects and builds the kernels of one kind of MoE layer.
 
-    ``machine`` is a :class:`~moe_rules.machine.Machine`, a name or a recorded file (this machine
-    if absent), ``rules`` are overlays on the packaged tables.
+    ``machine`` is a :class:`~moe_rules.machines.machine.Machine`, a name or a recorded file (this
+    machine if absent), ``rules`` are overlays on the packaged tables.
     """
 
     name: ClassVar[str]
@@ -173,7 +173,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         class that is neither vLLM's nor made for this package, ValueError for arguments that the
         kernel does not take.
         """
-        from moe_kernels.bind import bind
+        from moe_kernels.registry.bind import bind
 
         if provider.is_vllms(experts_cls):
             arguments = (backend, moe_config, quant_config, experts_cls, routing_tables)

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from moe_rules.fact_values import did_you_mean
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import CHANNEL, NAMED_KEYS, TOKEN, QuantKey
+from moe_rules.vocabulary.fact_values import did_you_mean
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import CHANNEL, NAMED_KEYS, TOKEN, QuantKey
 
 if TYPE_CHECKING:
     from moe_kernels.layouts import LayerWeights
@@ -279,7 +279,7 @@ def _require_vllms(moe_config: Any) -> None:
     if isinstance(moe_config, FusedMoEConfig):
         raise ValueError(
             "kernels of vLLM take its own FusedMoEConfig (moe_config of its layer), which knows "
-            "ranks and device, got moe_rules.layer.FusedMoEConfig"
+            "ranks and device, got moe_rules.vocabulary.layer.FusedMoEConfig"
         )
 
 

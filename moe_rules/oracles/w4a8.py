@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from moe_rules.fact_values import FactValue
-from moe_rules.layer import FusedMoEConfig
 from moe_rules.oracles.backends import W4A8MoeBackend
 from moe_rules.oracles.base import MoEKernelOracle
-from moe_rules.quant_keys import NAMED_KEYS, QuantKey
+from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
 if TYPE_CHECKING:
     from moe_kernels.modular_kernel import FusedMoEExperts

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from moe_rules.problems import Problem
+from moe_rules.files.problems import Problem
 
 
 @dataclass(frozen=True)

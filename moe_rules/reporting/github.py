@@ -5,7 +5,7 @@ Source: https://docs.github.com/actions/reference/workflow-commands-for-github-a
 
 from __future__ import annotations
 
-from moe_rules.problems import Problem
+from moe_rules.files.problems import Problem
 from moe_rules.reporting.base import Report, Reporter
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from moe_rules import __version__
-from moe_rules.problems import Location, Problem
+from moe_rules.files.problems import Location, Problem
 from moe_rules.reporting.base import Report, Reporter
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

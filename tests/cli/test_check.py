@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moe_rules.cli.checking import check, kind_of
-from moe_rules.packaged import packaged_rules
+from moe_rules.files.packaged import packaged_rules
 from tests.cli.conftest import Command
 
 Write = Callable[[str, str | bytes], Path]

@@ -16,7 +16,7 @@ import pytest
 
 from moe_rules.cli import INTERRUPTED
 from moe_rules.conformance.cases import Case, CaseError, read_lines
-from moe_rules.machine import load_machine
+from moe_rules.machines.machine import load_machine
 from tests.cli.conftest import Command
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from moe_rules.facts import FACTS
-from moe_rules.machine import load_machine, named_machines
-from moe_rules.ruleset import PLATFORMS, load_platform, vocabulary
-from moe_rules.schema import schemas
+from moe_rules.json_schemas import schemas
+from moe_rules.language.ruleset import PLATFORMS, load_platform, vocabulary
+from moe_rules.machines.machine import load_machine, named_machines
+from moe_rules.vocabulary.facts import FACTS
 from tests.cli.conftest import Command
 
 

@@ -11,7 +11,7 @@ import pytest
 from moe_rules.cli.commands.matrix import PLATFORMS
 from moe_rules.cli.render import PIPED_WIDTH
 from moe_rules.cli.schemes import SCHEMES
-from moe_rules.machine import load_machine
+from moe_rules.machines.machine import load_machine
 from tests.cli.conftest import MODELS, Command
 
 

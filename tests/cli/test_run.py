@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 from tests.cli.conftest import LAYER, MODELS, Command
 
 CPU = ["run", "--platform", "x86", "--oracle", "unquantized", *LAYER]

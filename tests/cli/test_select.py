@@ -13,7 +13,7 @@ from moe_rules.cli.deployment import Question
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.model_files import read_object
 from moe_rules.engine.selector import select_backend
-from moe_rules.layer import FusedMoEConfig
+from moe_rules.vocabulary.layer import FusedMoEConfig
 from tests.cli.conftest import LAYER, MODELS, Command
 
 

@@ -24,8 +24,8 @@ from moe_rules.cli import build_parser
 from moe_rules.cli.measured_rules import measured_order, moves
 from moe_rules.cli.tuning import ORACLES, ask, tuned_questions
 from moe_rules.engine.selection import adjusted
+from moe_rules.files.problems import Location
 from moe_rules.language.rules import Adjustment, Reason
-from moe_rules.problems import Location
 from tests.cli.conftest import LAYER, Command
 
 FP8 = [

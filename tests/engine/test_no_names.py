@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 import moe_rules
-from moe_rules.facts import FACTS
-from moe_rules.quant_keys import NAMED_KEYS
-from moe_rules.ruleset import PLATFORMS, load_platform, vocabulary
+from moe_rules.language.ruleset import PLATFORMS, load_platform, vocabulary
+from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 PACKAGE = Path(moe_rules.__file__).parent
 SOURCES = sorted([*PACKAGE.glob("engine/*.py"), *PACKAGE.glob("language/*.py")])

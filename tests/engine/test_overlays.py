@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from moe_rules.engine.selector import InvalidRequestError
-from moe_rules.problems import RuleFileError
+from moe_rules.files.problems import RuleFileError
 from tests.conftest import SMALL, MakeRules
 from tests.engine.test_selection import LAYER, layer, select
 

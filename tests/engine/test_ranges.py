@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from moe_rules.engine.ranges import decide_by_num_tokens
 from moe_rules.engine.selector import Selector, layer_facts
-from moe_rules.problems import RuleFileError
+from moe_rules.files.problems import RuleFileError
 from tests.conftest import SMALL, MakeRules
 from tests.engine.test_selection import LAYER, select, with_section
 
@@ -66,12 +66,12 @@ def test_every_call_lies_in_one_range_and_gets_its_decision(
 
 
 def _selector(text: str) -> Selector:
+    from moe_rules.files.packaged import packaged_rules
+    from moe_rules.files.yaml_source import parse_yaml, read_yaml
     from moe_rules.language.files import PlatformFile
     from moe_rules.language.link import Part, link
+    from moe_rules.language.ruleset import vocabulary
     from moe_rules.language.validate import validate
-    from moe_rules.packaged import packaged_rules
-    from moe_rules.ruleset import vocabulary
-    from moe_rules.yaml_source import parse_yaml, read_yaml
 
     source = parse_yaml(text, "cuda.yaml")
     part = Part(source, validate(PlatformFile, source))

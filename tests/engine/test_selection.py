@@ -8,9 +8,9 @@ import pytest
 
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.selector import InvalidRequestError, NotSupportedError, Selector, layer_facts
-from moe_rules.fact_values import FactError, FactValue
-from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.fact_values import FactError, FactValue
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 from tests.conftest import SMALL, MakeRules
 
 LAYER = FusedMoEConfig(

@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moe_kernels.bind import bind
 from moe_kernels.prepare_finalize.batched import batch_rows, combine_rows, scatter_rows
 from moe_kernels.reference import relative_error
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
-from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 
 pytest.importorskip("triton")
 

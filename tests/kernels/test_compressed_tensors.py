@@ -18,8 +18,8 @@ from moe_kernels.quantization.schemes import (
 from moe_kernels.testing import random_layer
 from read_back import values
 
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 # Importing it imports transformers.
 pytestmark = pytest.mark.slow

@@ -6,14 +6,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moe_kernels.bind import bind
 from moe_kernels.experts.cpu_packed import packed_where_possible
 from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
 from moe_kernels.reference import relative_error
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
-from moe_rules.layer import ACTIVATIONS, DTYPES, FusedMoEConfig, FusedMoEParallelConfig
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.layer import ACTIVATIONS, DTYPES, FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 UNQUANTIZED = (
     "CPUUnquantizedExperts",

@@ -7,12 +7,12 @@ from functools import partial
 
 import pytest
 import torch
-from moe_kernels.bind import bind
 from moe_kernels.reference import relative_error
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
-from moe_rules.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
-from moe_rules.quant_keys import NAMED_KEYS, QuantKey, Scale
+from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 import torch
 from checkpoints import checkpoint, converted
-from moe_kernels.bind import bind
 from moe_kernels.layouts import convert_to_kernel_format
 from moe_kernels.layouts.unpacked_in_triton import in_units
 from moe_kernels.ops.fused_moe_gemm_quantized import WeightTensors, fused_moe_gemm_quantized
@@ -20,11 +19,12 @@ from moe_kernels.quantization.schemes import (
     quantize_weight,
 )
 from moe_kernels.reference import relative_error
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
-from moe_kernels.tuning import TileConfig
+from moe_kernels.tiling.tuning import TileConfig
 
-from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 pytestmark = [
     pytest.mark.gpu,

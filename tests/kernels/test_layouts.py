@@ -13,8 +13,8 @@ from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_weight
 from moe_kernels.testing import random_layer
 from read_back import values
 
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import CHANNEL, NAMED_KEYS, TENSOR
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import CHANNEL, NAMED_KEYS, TENSOR
 
 TENSOR_KEY = NAMED_KEYS["kFp8StaticTensorSym"]
 

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from moe_kernels.bind import bind
 from moe_kernels.modular_kernel import FusedMoEActivationFormat, FusedMoEKernel
 from moe_kernels.prepare_finalize.no_ep import MoEPrepareAndFinalizeNoEP
 from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 CONFIG = FusedMoEConfig(4, 2, 16, 8)
 LAYER = random_layer(CONFIG, num_tokens=3)

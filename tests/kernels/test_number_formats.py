@@ -21,7 +21,7 @@ from moe_kernels.quantization.schemes import (
     quantize_weight,
 )
 
-from moe_rules.quant_keys import CHANNEL, NAMED_KEYS, TENSOR, TOKEN
+from moe_rules.vocabulary.quant_keys import CHANNEL, NAMED_KEYS, TENSOR, TOKEN
 
 MX = {
     "mxfp4": ("kMxfp4Static", "kMxfp4Dynamic", "even"),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_kernels.quantization.fp8 import amax_scale, dequantize, quantize, widen_e4m3
 
-from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN
+from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN
 
 GROUPS = [TENSOR, TOKEN, CHANNEL, (1, 8), (4, 8), (3, 5), (128, 128)]
 

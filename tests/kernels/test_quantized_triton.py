@@ -9,12 +9,12 @@ import dataclasses
 import pytest
 import torch
 from checkpoints import converted
-from moe_kernels.bind import bind
 from moe_kernels.reference import relative_error
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
-from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 pytest.importorskip("triton")
 

@@ -6,8 +6,8 @@ import torch.nn.functional as F  # noqa: N812
 from moe_kernels.reference import relative_error
 from moe_kernels.testing import random_layer
 
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 
 def test_against_a_loop_over_tokens():

@@ -18,9 +18,9 @@ from moe_kernels.registry import our_names
 from moe_kernels.testing import random_layer
 from read_back import values
 
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import TOKEN
-from moe_rules.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import TOKEN
 
 CONFIG = FusedMoEConfig(2, 2, 128, 128)
 DTYPE = torch.bfloat16

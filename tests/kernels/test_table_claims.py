@@ -20,13 +20,13 @@ pytest.importorskip("triton")
 
 from checkpoints import checkpoint
 from claims import claims
-from moe_kernels.bind import bind
 from moe_kernels.dtypes import torch_dtype
 from moe_kernels.layouts import convert_to_kernel_format
 from moe_kernels.reference import relative_error
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
-from moe_rules.quant_keys import TOKEN
+from moe_rules.vocabulary.quant_keys import TOKEN
 
 ON_GPU = torch.cuda.is_available()
 GROUP_SIZES = (32, 64, 128, -1)

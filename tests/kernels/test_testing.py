@@ -4,8 +4,8 @@ import pytest
 import torch
 from moe_kernels.testing import random_layer
 
-from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 
 def test_same_seed_same_layer():

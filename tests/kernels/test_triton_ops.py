@@ -12,11 +12,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moe_kernels.bind import bind
 from moe_kernels.reference import relative_error
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
-from moe_rules.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
 
 triton = pytest.importorskip("triton")
 
@@ -25,7 +25,7 @@ from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm  # noqa: E402
 from moe_kernels.ops.gemm_programs import FusedActivation, UnsortedPairs  # noqa: E402
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size  # noqa: E402
 from moe_kernels.ops.moe_sum import moe_sum  # noqa: E402
-from moe_kernels.tuning import TileConfig  # noqa: E402
+from moe_kernels.tiling.tuning import TileConfig  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CONSTANTS = {"swiglu_limit": 1.5, "activation_situ_beta": 1.3, "activation_situ_linear_beta": 2.0}
@@ -198,8 +198,8 @@ def test_wrong_dtype_is_named():
 
 def test_cpu_tensors_are_refused_unless_interpreted():
     program = (
-        "from moe_kernels.bind import bind; from moe_kernels.testing import random_layer\n"
-        "from moe_rules.layer import FusedMoEConfig\n"
+        "from moe_kernels.registry.bind import bind; from moe_kernels.testing import random_layer\n"
+        "from moe_rules.vocabulary.layer import FusedMoEConfig\n"
         "layer = random_layer(FusedMoEConfig(4, 2, 32, 16))\n"
         "try: bind('TritonExperts', layer.moe_config).apply(**layer.arguments())\n"
         "except ValueError as error: print(error)"

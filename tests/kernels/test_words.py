@@ -9,7 +9,7 @@ from moe_kernels.layouts.weights import LayerWeights
 from moe_kernels.quantization.packing import pack_nibbles
 from moe_kernels.quantization.words import WORD_FORMATS, from_words, to_words, word_columns
 
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 
 @given(

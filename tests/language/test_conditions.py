@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_rules.fact_values import FactValue
-from moe_rules.facts import FACTS
+from moe_rules.files.yaml_source import parse_yaml
 from moe_rules.language.conditions import ALWAYS, NEVER, UNKNOWN, Condition, Constant
 from moe_rules.language.parse import Parser
-from moe_rules.yaml_source import parse_yaml
+from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.vocabulary.facts import FACTS
 
 SETS = {"gated": ["silu", "gelu"], "blocks": ["uint4", "uint4b8"]}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from moe_rules.problems import RuleFileError
-from moe_rules.ruleset import load_platform
+from moe_rules.files.problems import RuleFileError
+from moe_rules.language.ruleset import load_platform
 from tests.conftest import SMALL, MakeRules
 
 Write = Callable[[str, str | bytes], Path]
@@ -155,7 +155,7 @@ def test_all_errors_of_all_files_come_at_once(write: Write, tmp_path: Path) -> N
 
 
 def test_missing_file_directory_and_permission(write: Write, tmp_path: Path) -> None:
-    from moe_rules.yaml_source import read_yaml
+    from moe_rules.files.yaml_source import read_yaml
 
     with pytest.raises(RuleFileError, match="there is no file"):
         read_yaml(tmp_path / "none.yaml")

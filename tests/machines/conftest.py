@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moe_rules.detection import System
+from moe_rules.machines.detection import System
 
 CPUINFO = {
     "epyc": (

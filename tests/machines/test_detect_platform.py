@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from moe_rules.detection import probe
-from moe_rules.machine import Machine, detect
+from moe_rules.machines.detection import probe
+from moe_rules.machines.machine import Machine, detect
 
 H100 = ("NVIDIA H100 80GB HBM3", "GPU-aaaa0000-1111", (9, 0))
 L40S = ("NVIDIA L40S", "GPU-bbbb0000-2222", (8, 9))
@@ -252,7 +252,7 @@ class TestChoice:
 
 
 def test_every_fact_has_one_finding(fake):
-    from moe_rules.machine import facts_of
+    from moe_rules.machines.machine import facts_of
 
     findings = [finding.fact for finding in probe(fake.system()).findings]
     assert len(findings) == len(set(findings))
@@ -262,7 +262,7 @@ def test_every_fact_has_one_finding(fake):
 
 def test_this_machine_is_detected_without_heavy_imports():
     code = (
-        "import sys; from moe_rules.machine import detect; m = detect();"
+        "import sys; from moe_rules.machines.machine import detect; m = detect();"
         "heavy = {'torch', 'triton', 'pydantic', 'rich', 'vllm', 'flashinfer'} & set(sys.modules);"
         "assert not heavy, heavy; print(m.device)"
     )
@@ -272,7 +272,7 @@ def test_this_machine_is_detected_without_heavy_imports():
 
 
 def test_a_detected_machine_can_be_recorded_and_read_back(fake, tmp_path):
-    from moe_rules.machine import load_machine
+    from moe_rules.machines.machine import load_machine
 
     fake.nvml(H100)
     machine = probe(fake.system()).machine

@@ -2,9 +2,9 @@ import dataclasses
 
 import pytest
 
-from moe_rules.detection import probe
-from moe_rules.detection.packages import Packages, Presence
-from moe_rules.machine import facts_of
+from moe_rules.machines.detection import probe
+from moe_rules.machines.detection.packages import Packages, Presence
+from moe_rules.machines.machine import facts_of
 
 FLASHINFER = """
 raise RuntimeError("imported")
@@ -240,7 +240,7 @@ class TestPackages:
         """What the source of a real package says is what importing it shows."""
         import importlib
 
-        from moe_rules.detection import System
+        from moe_rules.machines.detection import System
 
         packages = Packages(System())
         for module in ("json", "concurrent.futures", "email", "yaml"):

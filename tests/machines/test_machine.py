@@ -7,8 +7,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_rules.facts import FACTS
-from moe_rules.machine import DEVICE_OF, Machine, MachineError, facts_of, load_machine
+from moe_rules.machines.machine import DEVICE_OF, Machine, MachineError, facts_of, load_machine
+from moe_rules.vocabulary.facts import FACTS
 
 WORDS = st.text(min_size=1, max_size=20).filter(
     lambda t: t.lower() not in ("none", "null", "unset")

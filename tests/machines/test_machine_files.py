@@ -2,7 +2,7 @@
 
 import pytest
 
-from moe_rules.machine import MachineError, load_machine
+from moe_rules.machines.machine import MachineError, load_machine
 
 GOOD = 'name: m\nplatform:\n  device: cuda\n  compute_capability: "9.0"\nsoftware:\n  hpc: true\n'
 BOMB = "a0: &a0 [x, x]\n" + "".join(

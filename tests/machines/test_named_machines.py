@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from moe_rules.facts import FACTS
-from moe_rules.machine import (
+from moe_rules.files.yaml_source import read_yaml
+from moe_rules.machines.machine import (
     DEVICE_OF,
     MachineError,
     facts_of,
@@ -16,8 +16,8 @@ from moe_rules.machine import (
     normalized_name,
     software_preset,
 )
-from moe_rules.machine_schema import MachinesFile
-from moe_rules.yaml_source import read_yaml
+from moe_rules.machines.schema import MachinesFile
+from moe_rules.vocabulary.facts import FACTS
 
 # What the products are, written down once more: vendor, and capability or target.
 EXPECTED = {

@@ -12,7 +12,7 @@ from moe_rules.models import (
     UnknownModelError,
     derive_layers,
 )
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 from tests.models.checkpoints import CPU, FP8_BLOCKS, H100, XPU, qwen3
 
 

@@ -12,7 +12,7 @@ from moe_rules.models import (
     derive_layers,
 )
 from moe_rules.models.compressed_tensors import quantization_arguments
-from moe_rules.quant_keys import NAMED_KEYS, QuantKey, Scale
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 from tests.models.checkpoints import (
     A100,
     CPU,

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.models.shard_checks import fp8_block_for_shard, marlin_takes_shape
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 
 CUDA = {"device": "cuda"}
 

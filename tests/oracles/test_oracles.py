@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.machine import load_machine
+from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.machines.machine import load_machine
 from moe_rules.oracles import (
     fp8,
     int8,
@@ -25,8 +25,8 @@ from moe_rules.oracles.backends import (
     UnquantizedMoeBackend,
 )
 from moe_rules.oracles.base import MoEKernelOracle
-from moe_rules.quant_keys import NAMED_KEYS
-from moe_rules.ruleset import PLATFORMS, load_platform
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 ORACLES: list[type[MoEKernelOracle[Any]]] = [
     unquantized.UnquantizedMoEKernelOracle,

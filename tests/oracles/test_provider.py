@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from moe_rules.layer import FusedMoEConfig
 from moe_rules.oracles import (
     fp8,
     int8,
@@ -24,7 +23,8 @@ from moe_rules.oracles import (
     w4a8_int8,
 )
 from moe_rules.oracles.provider import FUNCTIONS
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 from tests.oracles import fake_vllm
 
 torch = pytest.importorskip("torch")

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_rules.fact_values import FactError, did_you_mean, in_words, parse_value, plain
-from moe_rules.facts import FACTS, switches_from_environ
-from moe_rules.layer import FusedMoEConfig, FusedMoEParallelConfig, dtype_name
-from moe_rules.quant_keys import NAMED_KEYS, QuantKey, Scale
+from moe_rules.vocabulary.fact_values import FactError, did_you_mean, in_words, parse_value, plain
+from moe_rules.vocabulary.facts import FACTS, switches_from_environ
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig, dtype_name
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
 SIZES = {
     "num_experts": 8,
@@ -78,7 +78,7 @@ def test_keys_survive_their_plain_form(name: str) -> None:
 def test_a_pickled_key_is_found_in_another_process() -> None:
     key = NAMED_KEYS["kFp8Static128BlockSym"]
     code = (
-        "import pickle, sys; from moe_rules.quant_keys import NAMED_KEYS;"
+        "import pickle, sys; from moe_rules.vocabulary.quant_keys import NAMED_KEYS;"
         f"key = pickle.loads({pickle.dumps(key)!r});"
         "sys.exit(0 if key in set(NAMED_KEYS.values()) else 1)"
     )

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from moe_kernels.activation import activation_parameters, apply_activation
-from moe_kernels.bind import bind
 from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import RandomLayer
 
 OURS = "moe_rules"

@@ -7,7 +7,7 @@ import torch
 from moe_kernels.experts.triton_experts import TritonExperts
 from moe_kernels.modular_kernel import FusedMoEActivationFormat
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_rules.layer import FusedMoEConfig
+from moe_rules.vocabulary.layer import FusedMoEConfig
 
 
 class BatchedTritonExperts(TritonExperts):

@@ -10,11 +10,11 @@ import torch
 from moe_kernels.activation import ActivationParameters, apply_activation
 from moe_kernels.experts.cpu_packed import PACKED, stands_for_packed
 from moe_kernels.experts.cpu_products import ExpertLinear
-from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEExpertsMonolithic
+from moe_kernels.ops.library import register_operator
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import TENSOR
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import TENSOR
 
 
 def _fake_cpu_experts(hidden_states: torch.Tensor, *_: object) -> torch.Tensor:

@@ -23,7 +23,7 @@ from moe_kernels.quantization.schemes import (
     dequantize_weight,
     quantization_format,
 )
-from moe_rules.quant_keys import QuantKey
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 if TYPE_CHECKING:
     from moe_kernels.layouts.weights import LayerWeights

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moe_kernels.experts.triton_experts import TritonExperts
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_rules.layer import FusedMoEConfig
+from moe_rules.vocabulary.layer import FusedMoEConfig
 
 
 class Int4EmulationTritonExperts(TritonExperts):

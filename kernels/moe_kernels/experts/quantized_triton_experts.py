@@ -15,21 +15,21 @@ import triton
 
 from moe_kernels.activation import ActivationParameters, activation_form
 from moe_kernels.dtypes import torch_dtype
-from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEExpertsMonolithic
 from moe_kernels.ops.fused_moe_gemm_quantized import (
     WeightTensors,
     fused_moe_gemm_quantized,
 )
 from moe_kernels.ops.gemm_programs import FusedActivation, Pairs, UnsortedPairs
+from moe_kernels.ops.library import register_operator
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size
 from moe_kernels.ops.moe_sum import moe_sum
 from moe_kernels.ops.quantize_activations import quantize_activations
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.words import WORD_FORMATS, word_columns
-from moe_kernels.tuning import MAX_UNSORTED_PAIRS, layer_config
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import TENSOR
+from moe_kernels.tiling.tuning import MAX_UNSORTED_PAIRS, layer_config
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import TENSOR
 
 
 def _fake_quantized_triton_experts(

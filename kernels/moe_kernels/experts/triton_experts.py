@@ -7,17 +7,17 @@ import triton
 
 from moe_kernels.activation import ActivationParameters
 from moe_kernels.dtypes import torch_dtype
-from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import FusedMoEExperts
 from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm
 from moe_kernels.ops.gemm_programs import FusedActivation, Pairs, UnsortedPairs
+from moe_kernels.ops.library import register_operator
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size
 from moe_kernels.ops.moe_sum import moe_sum
 from moe_kernels.ops.quantize_scaled import quantize_scaled
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_kernels.tuning import MAX_UNSORTED_PAIRS, layer_config
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
+from moe_kernels.tiling.tuning import MAX_UNSORTED_PAIRS, layer_config
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
 
 
 def _require_gpu(x: torch.Tensor) -> None:

@@ -18,7 +18,7 @@ from moe_kernels.layouts.unpacked_in_triton import unpacked_in_triton
 from moe_kernels.layouts.weights import LayerWeights
 from moe_kernels.quantization.schemes import quantization_format
 from moe_kernels.registry import our_names, runs_on_cpu, unpacks_in_triton
-from moe_rules.quant_keys import QuantKey
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 __all__ = ["LayerWeights", "convert_to_kernel_format"]
 

@@ -25,7 +25,7 @@ from moe_kernels.quantization.packing import (
     unpack_words,
 )
 from moe_kernels.quantization.schemes import quantization_format
-from moe_rules.quant_keys import QuantKey
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 CheckpointFormat = Literal["compressed_tensors", "moe_wna16", "auto_gptq", "auto_awq"]
 _DTYPES = {

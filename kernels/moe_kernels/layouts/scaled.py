@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from moe_kernels.layouts.weights import LayerWeights
-from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
+from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
 
 
 def canonical_scales(weights: LayerWeights, key: QuantKey) -> LayerWeights:

@@ -8,7 +8,7 @@ from moe_kernels.layouts.scaled import largest
 from moe_kernels.layouts.weights import LayerWeights
 from moe_kernels.quantization.minifloat import MINIFLOATS, decode
 from moe_kernels.quantization.packing import unpack_sextets
-from moe_rules.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 
 def _as(scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

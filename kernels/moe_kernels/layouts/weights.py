@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from moe_rules.quant_keys import QuantKey
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 if TYPE_CHECKING:
     from moe_kernels.experts.cpu_packed import PackedWeights

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from moe_kernels.library import register_operator
+from moe_kernels.ops.library import register_operator
 from moe_kernels.quantization.schemes import quantize_mx, round_to_grid
 
 

@@ -10,7 +10,7 @@ import triton.language as tl
 
 from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
 from moe_kernels.quantization.fp8 import MIN_AMAX
-from moe_rules.quant_keys import TENSOR, TOKEN
+from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 
 _PARTIALS = 1024
 """How many partial maxima a per-tensor scale is taken from."""

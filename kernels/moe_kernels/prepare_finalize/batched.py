@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from moe_kernels.library import register_operator
 from moe_kernels.modular_kernel import (
     FusedMoEActivationFormat,
     FusedMoEExperts,
     FusedMoEPrepareAndFinalize,
     PrepareResult,
 )
+from moe_kernels.ops.library import register_operator
 from moe_kernels.prepare_finalize.no_ep import weigh_input
 
 

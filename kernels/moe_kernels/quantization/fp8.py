@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN
+from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN
 
 MIN_AMAX = 1e-10
 """Absolute maxima below this count as this, so that all-zero groups have a usable scale."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 
-from moe_rules.quant_keys import CHANNEL, TENSOR, TOKEN
+from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN
 
 MIN_RANGE = 1e-10
 """Groups that span less count as spanning this, so that they have a usable scale."""

@@ -1,6 +1,6 @@
 """Quantization by key: weights of every scheme to and from values, activations to their grid.
 
-What :class:`moe_rules.quant_keys.QuantKey` says in general is here one of a few formats:
+What :class:`moe_rules.vocabulary.quant_keys.QuantKey` says in general is here one of a few formats:
 
 ==========  ==============================  ==========================  =========================
 format      values [..., N, K]              scale                       also
@@ -46,7 +46,7 @@ from moe_kernels.quantization.packing import (
     unpack_nibbles,
     unpack_sextets,
 )
-from moe_rules.quant_keys import TENSOR, TOKEN, QuantKey
+from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN, QuantKey
 
 _SCALE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.conformance.cases import case_files
     from moe_rules.conformance.models import run_models
     from moe_rules.conformance.run import run_files
-    from moe_rules.ruleset import overlay_paths
+    from moe_rules.language.ruleset import overlay_paths
 
     if not args.paths and args.models is None:
         raise UserError("nothing to compare: give case files, or --models DIR")
@@ -75,8 +75,8 @@ def run(args: argparse.Namespace) -> int:
 def _check_oracles(names: list[str]) -> None:
     from typing import get_args
 
-    from moe_rules.fact_values import did_you_mean
     from moe_rules.language.files import OracleName
+    from moe_rules.vocabulary.fact_values import did_you_mean
 
     known = get_args(OracleName)
     for name in names:

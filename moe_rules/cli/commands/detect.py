@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from moe_rules.cli.options import Subparsers, add_format, command
 
 if TYPE_CHECKING:
-    from moe_rules.detection import Detection
+    from moe_rules.machines.detection import Detection
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -31,7 +31,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Look, print, record."""
-    from moe_rules.detection import probe
+    from moe_rules.machines.detection import probe
 
     detection = probe()
     print(json.dumps(_plain(detection), indent=2) if args.format == "json" else _text(detection))
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _plain(detection: Detection) -> dict[str, Any]:
-    from moe_rules.fact_values import plain
+    from moe_rules.vocabulary.fact_values import plain
 
     findings = [
         {"fact": f.fact, "known": f.known, "value": plain(f.value), "how": f.how}
@@ -54,7 +54,7 @@ def _plain(detection: Detection) -> dict[str, Any]:
 
 def _text(detection: Detection) -> str:
     from moe_rules.cli.render import columns
-    from moe_rules.fact_values import in_words
+    from moe_rules.vocabulary.fact_values import in_words
 
     rows = [["fact", "value", "how it is known"]]
     rows += [

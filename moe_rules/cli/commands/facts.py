@@ -10,7 +10,7 @@ from moe_rules.cli.errors import UserError
 from moe_rules.cli.options import Subparsers, add_format, command
 
 if TYPE_CHECKING:
-    from moe_rules.fact_values import Fact
+    from moe_rules.vocabulary.fact_values import Fact
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -47,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _facts(group: str | None) -> list[Fact]:
-    from moe_rules.fact_values import did_you_mean
-    from moe_rules.facts import FACTS
     from moe_rules.language.link import derived_facts
-    from moe_rules.ruleset import vocabulary
+    from moe_rules.language.ruleset import vocabulary
+    from moe_rules.vocabulary.fact_values import did_you_mean
+    from moe_rules.vocabulary.facts import FACTS
 
     facts = [*FACTS.values(), *derived_facts(vocabulary()).values()]
     groups = list(dict.fromkeys(fact.group for fact in facts))

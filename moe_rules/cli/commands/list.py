@@ -68,8 +68,8 @@ def _cell(value: Any) -> str:
 
 def _rules(args: argparse.Namespace) -> Iterator[PlatformRules]:
     """The rules of the platform asked about, or of every one."""
-    from moe_rules.machine import load_machine
-    from moe_rules.ruleset import PLATFORMS, load_platform, overlay_paths
+    from moe_rules.language.ruleset import PLATFORMS, load_platform, overlay_paths
+    from moe_rules.machines.machine import load_machine
 
     overlays = overlay_paths(args.rules)
     name = args.platform
@@ -91,7 +91,7 @@ def _oracles_of(args: argparse.Namespace) -> Iterator[tuple[PlatformRules, Oracl
                 found = True
                 yield rules, oracle
     if not found:
-        from moe_rules.fact_values import did_you_mean
+        from moe_rules.vocabulary.fact_values import did_you_mean
 
         raise UserError(
             f"there is no oracle {args.oracle!r}{did_you_mean(args.oracle or '', known)} "
@@ -161,9 +161,9 @@ def _kernels(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def _machines(args: argparse.Namespace) -> Iterator[Row]:
-    from moe_rules.fact_values import plain
-    from moe_rules.machine import load_machine, named_machines
-    from moe_rules.ruleset import PLATFORMS
+    from moe_rules.language.ruleset import PLATFORMS
+    from moe_rules.machines.machine import load_machine, named_machines
+    from moe_rules.vocabulary.fact_values import plain
 
     wanted = args.platform
     if wanted is not None and wanted not in PLATFORMS:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from moe_rules.cli.matrix import Cell
     from moe_rules.cli.stated import Stated
     from moe_rules.engine.selector import Selector
-    from moe_rules.machine import Machine
+    from moe_rules.machines.machine import Machine
 
 PLATFORMS = ("a100", "l40s", "h100", "b200", "rtx5090", "mi300x", "mi350x", "xpu", "x86-amx", "arm")
 """Machines that are compared if none is named."""
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.cli.model_files import read_model
     from moe_rules.cli.stated import Stated
     from moe_rules.engine.selector import Selector
-    from moe_rules.ruleset import load_platform, overlay_paths
+    from moe_rules.language.ruleset import load_platform, overlay_paths
 
     config, _ = read_model(args.model)
     stated = Stated.read(args)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _schemes(names: list[str] | None) -> dict[str, dict[str, Any] | None]:
     from moe_rules.cli.schemes import SCHEMES
-    from moe_rules.fact_values import did_you_mean
+    from moe_rules.vocabulary.fact_values import did_you_mean
 
     for name in names or ():
         if name not in SCHEMES:

@@ -30,7 +30,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print or write."""
-    from moe_rules.schema import schema_for, schemas
+    from moe_rules.json_schemas import schema_for, schemas
 
     chosen = schemas()
     if args.name is not None:

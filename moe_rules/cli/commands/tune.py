@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("tuning needs torch: pip install 'moe-rules[kernels]'", 1) from None
     from moe_kernels.benchmark.tune.record import Record, RecordError
     from moe_kernels.benchmark.tune.session import CONFIGS, RECORD, command_of, tune
-    from moe_kernels.tuned_configs import TunedConfigError
+    from moe_kernels.tiling.tuned_configs import TunedConfigError
 
     from moe_rules.cli.tuning import TuningProgress, ask, tuned_questions
 

@@ -68,7 +68,7 @@ def _answer(asked: Asked, question: Question, word: str) -> dict[str, Any]:
 
 def backend_name(decision: Decision, word: str) -> str:
     """The declared backend that ``word`` means; case and "-" do not matter. Raises UserError."""
-    from moe_rules.fact_values import did_you_mean
+    from moe_rules.vocabulary.fact_values import did_you_mean
 
     declared = list(decision.declared_backends)
     name = word.upper().replace("-", "_")

@@ -21,12 +21,12 @@ from triton.runtime.jit import JITFunction
 
 from moe_kernels.benchmark.peers import converted
 from moe_kernels.benchmark.tune.layers import Contender, draw
-from moe_kernels.bind import bind
 from moe_kernels.modular_kernel import FusedMoEKernel
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import RandomLayer
-from moe_kernels.tuned_configs import trial
-from moe_kernels.tuning import MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
-from moe_rules.layer import FusedMoEConfig
+from moe_kernels.tiling.tuned_configs import trial
+from moe_kernels.tiling.tuning import MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
+from moe_rules.vocabulary.layer import FusedMoEConfig
 
 Call = tuple[FusedMoEConfig, int]
 """A layer and its number of tokens."""

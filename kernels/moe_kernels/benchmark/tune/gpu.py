@@ -19,9 +19,9 @@ from moe_kernels.benchmark.tune.record import Measured, Tiling
 from moe_kernels.benchmark.tune.search import ROUNDS, Search, tiles_for
 from moe_kernels.reference import relative_error
 from moe_kernels.registry import KernelUnavailableError, unpacks_in_triton
-from moe_kernels.tuned_configs import Asked, trial, versions
-from moe_kernels.tuning import LayerConfig, TileConfig
-from moe_rules.layer import FusedMoEConfig
+from moe_kernels.tiling.tuned_configs import Asked, trial, versions
+from moe_kernels.tiling.tuning import LayerConfig, TileConfig
+from moe_rules.vocabulary.layer import FusedMoEConfig
 
 COMPILING = 0.4
 """The share of the time that compiling may take."""

@@ -10,12 +10,12 @@ import torch
 from moe_kernels.benchmark.layers import draw_routing
 from moe_kernels.benchmark.peers import converted
 from moe_kernels.benchmark.shapes import Scheme, Shape
-from moe_kernels.bind import bind
 from moe_kernels.modular_kernel import FusedMoEKernel
 from moe_kernels.reference import relative_error
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import RandomLayer, random_layer
-from moe_rules.layer import FusedMoEConfig
-from moe_rules.quant_keys import QuantKey
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 CHECKED_TOKENS = 48
 """With so many tokens a contender's result is compared with the reference before it is timed."""

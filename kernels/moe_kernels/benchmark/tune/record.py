@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from moe_kernels.tuned_configs import (
+from moe_kernels.tiling.tuned_configs import (
     LayerKey,
     TunedConfig,
     TunedFile,
@@ -19,7 +19,7 @@ from moe_kernels.tuned_configs import (
     read,
     write,
 )
-from moe_kernels.tuning import LayerConfig, TileConfig
+from moe_kernels.tiling.tuning import LayerConfig, TileConfig
 
 
 @dataclass(frozen=True)

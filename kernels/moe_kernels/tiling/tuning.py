@@ -1,0 +1,165 @@
+"""How the two GEMMs of a layer are cut into programs.
+
+The rules of thumb are what a search over tilings (``docs/tuning.md``) found on an H200 with
+Triton 3.6, for the shapes in :mod:`moe_kernels.benchmark.shapes`, put as simply as costs little.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import torch
+
+from moe_kernels.tiling.tuned_configs import prefer_measured
+
+MAX_UNSORTED_PAIRS = 64
+"""Up to so many (token, expert) pairs of a call, the programs of a GEMM find theirs themselves.
+
+It takes them as long as the two launches of a sort do with twice as many.
+"""
+
+_CACHE_BYTES = 50 << 20  # of Hopper's L2
+
+
+class TileConfig(NamedTuple):
+    """How one GEMM is cut into programs."""
+
+    block_m: int
+    """Pairs of a program; also what sorted pairs are aligned to."""
+    block_n: int
+    """Rows of the weight of a program: two per output column of a gated activation."""
+    block_k: int
+    group_m: int
+    """How many blocks of pairs take turns over the same rows of the weight."""
+    num_warps: int
+    num_stages: int
+
+
+class LayerConfig(NamedTuple):
+    """The tilings of both GEMMs, with the same ``block_m``."""
+
+    up: TileConfig
+    down: TileConfig
+
+
+@prefer_measured
+def layer_config(
+    num_local_pairs: float,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    block_shape: tuple[int, int] | None = None,
+    *,
+    weight_format: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> LayerConfig:
+    """Tilings for so many pairs spread evenly over the experts of w13 [E, 2I, H], w2 [E, H, I].
+
+    ``num_local_pairs`` counts the pairs of these experts, as far as known without a look at the
+    routing. ``block_shape``: of scales that are applied within the products.
+    ``weight_format``: of weights that are dequantized to ``dtype`` as they are loaded. What was
+    measured for the layer (:mod:`~moe_kernels.tiling.tuned_configs`) comes before rules of thumb.
+    """
+    load = num_local_pairs / w13.shape[0]
+    if weight_format is not None:
+        block_m = 16 if load <= 12 else 32 if load <= 24 else 64 if load <= 160 else 128
+        # A single token's experts have too few wide tiles to fill the multiprocessors.
+        few = num_local_pairs * w13.shape[1] < 128 * _multiprocessors(w13.device)
+        narrow = 32 if few else 64 if weight_format == "uint8" else 128
+        group_m = _group_m(load, block_m, w13)
+        tile = _packed_tile(block_m, narrow, group_m, dtype)
+        return LayerConfig(tile, tile)
+    block_m = _block_m(load, w13.dtype, block_shape is not None)
+    up, down = (_tile(block_m, num_local_pairs, weight) for weight in (w13, w2))
+    return LayerConfig(up, down)
+
+
+def _block_m(load: float, dtype: torch.dtype, scaled: bool) -> int:
+    """Rows for ``load`` pairs per expert."""
+    if load <= 12:
+        return 16
+    if load <= 24 and dtype.itemsize <= 2:
+        return 32
+    if load <= (48 if dtype.itemsize == 2 else 64) or scaled or dtype.itemsize == 4:
+        # Sums that are scaled on the way, or not done by the matrix units, take registers.
+        return 64
+    return 128
+
+
+def _group_m(load: float, block_m: int, weight: torch.Tensor) -> int:
+    """``group_m`` for ``load`` pairs per expert.
+
+    The blocks of an expert take turns over its weight: other experts among them cost cache. But a
+    weight that no cache holds is read anew for every group that has blocks of its expert, so
+    there groups are large.
+    """
+    expert_bytes = weight[0].numel() * weight.element_size()
+    if load > block_m and expert_bytes > _CACHE_BYTES:
+        return 8
+    return max(1, min(8, round(load / block_m)))
+
+
+def _tile(block_m: int, num_local_pairs: float, weight: torch.Tensor) -> TileConfig:
+    """The tiling of the GEMM with ``weight`` [E, N, K], given its blocks of rows."""
+    dtype, k = weight.dtype, weight.shape[2]
+    group_m = _group_m(num_local_pairs / weight.shape[0], block_m, weight)
+    block_k = 128 // dtype.itemsize  # a cache line
+    if dtype == torch.float32:
+        tile = TileConfig(block_m, 64, block_k, group_m, 4, 3)
+    elif dtype.itemsize == 1 and block_m == 16:
+        # Long sums need a deep pipeline, short ones few programs.
+        n, stages = (64, 6) if k >= 1024 else (128, 3)
+        tile = TileConfig(16, n, block_k, group_m, 4, stages)
+    elif dtype.itemsize == 1 and block_m == 128:
+        # FP8 has two sums, which are too many for four warps.
+        warps, stages = (4, 3) if dtype == torch.int8 else (8, 4)
+        tile = TileConfig(128, 128, block_k, group_m, warps, stages)
+    elif block_m == 16:
+        tile = TileConfig(16, 64, block_k, group_m, 4, 8)
+    elif block_m == 32:
+        tile = TileConfig(32, 128, block_k, group_m, 4, 3)
+    elif block_m == 64:
+        tile = TileConfig(64, 128, block_k, group_m, 4, 4)
+    elif k < 512:
+        # Little to sum: a short tail counts more than few bytes per product.
+        tile = TileConfig(128, 128, block_k, group_m, 8, 3)
+    else:
+        tile = TileConfig(128, 256, block_k, group_m, 8, 4)
+    return _fit(tile, dtype, weight.device)
+
+
+def _packed_tile(block_m: int, narrow: int, group_m: int, dtype: torch.dtype) -> TileConfig:
+    """The tiling of GEMMs with packed weights, given its blocks of rows.
+
+    narrow: how many columns a tile of few rows has.
+    """
+    if dtype == torch.float32:
+        return TileConfig(min(block_m, 64), 64, 64, group_m, 4, 2)
+    if block_m >= 64:
+        return TileConfig(block_m, 128, 64, group_m, 4, 4 if block_m == 64 else 3)
+    return TileConfig(block_m, narrow, 128, group_m, narrow // 32, 4 if narrow == 32 else 3)
+
+
+def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConfig:
+    """``tile`` with no more stages than shared memory has room for."""
+    # A pipeline of s stages holds s tiles of A and of B.
+    stage = (tile.block_m + tile.block_n) * tile.block_k * dtype.itemsize
+    room = _shared_memory(device) - 4096  # scales, and what the compiler adds
+    return tile._replace(num_stages=max(1, min(tile.num_stages, room // stage)))
+
+
+@functools.cache
+def _multiprocessors(device: torch.device) -> int:
+    """How many there are; of no GPU, as many as an H200 has."""
+    if device.type != "cuda":
+        return 132
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+@functools.cache
+def _shared_memory(device: torch.device) -> int:
+    """Bytes of shared memory that one program may have."""
+    if device.type != "cuda":
+        return 64 * 1024
+    properties = torch.cuda.get_device_properties(device)
+    return int(getattr(properties, "shared_memory_per_block_optin", 64 * 1024))

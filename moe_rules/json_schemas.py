@@ -1,0 +1,237 @@
+"""JSON Schemas (draft-07) of every kind of file, generated from the models and the vocabulary.
+
+Draft-07 is what yaml-language-server reads. The files in ``schemas/`` are written by
+``moe-rules schema --write schemas``; a test compares them with what is generated.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel
+
+from moe_rules.language.files import (
+    KernelChoice,
+    PlatformFile,
+    RequestCase,
+    VocabularyFile,
+)
+from moe_rules.language.link import derived_facts
+from moe_rules.language.ruleset import vocabulary
+from moe_rules.machines.schema import MachinesFile
+from moe_rules.models.schema import ArchitecturesFile, QuantizationFile
+from moe_rules.vocabulary.fact_values import Fact, did_you_mean
+from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
+
+Schema = dict[str, Any]
+
+DRAFT = "http://json-schema.org/draft-07/schema#"
+
+_REFERENCE = "#/definitions/{model}"
+_COMPARISON = r"^\s*(>=|<=|>|<)\s*[0-9.]+(\s*,?\s*(>=|<=|>|<)\s*[0-9.]+)*\s*$"
+_VERSION = r"^[0-9]+\.([0-9]+|\*)$"
+
+
+@functools.cache
+def schemas() -> dict[str, Schema]:
+    """Every schema by the name of its file."""
+    conditions = _condition_definitions()
+    return {
+        "platform.schema.json": _schema(PlatformFile, "moe_rules platform file", conditions),
+        "vocabulary.schema.json": _schema(VocabularyFile, "moe_rules vocabulary", conditions),
+        "machines.schema.json": _schema(MachinesFile, "moe_rules named machines", {}),
+        "architectures.schema.json": _schema(
+            ArchitecturesFile, "moe_rules model architectures", {}
+        ),
+        "quantization.schema.json": _schema(QuantizationFile, "moe_rules quantization methods", {}),
+    }
+
+
+def schema_for(name: str) -> Schema:
+    """One schema, by file name or by its first word ("platform").
+
+    Raises ValueError with the nearest name for one that does not exist.
+    """
+    known = {file.partition(".")[0]: schema for file, schema in schemas().items()}
+    word = name.partition(".")[0]
+    if word not in known:
+        hint = did_you_mean(word, known)
+        raise ValueError(f"there is no schema {name!r}{hint} (known: {', '.join(known)})")
+    return known[word]
+
+
+def _schema(model: type[BaseModel], title: str, definitions: Mapping[str, Schema]) -> Schema:
+    generated = model.model_json_schema(by_alias=True, ref_template=_REFERENCE)
+    collected = {**generated.pop("$defs", {}), **definitions}
+    for part in (KernelChoice, RequestCase) if definitions else ():
+        inner = part.model_json_schema(by_alias=True, ref_template=_REFERENCE)
+        collected |= inner.pop("$defs", {})
+        collected[part.__name__] = inner
+    tidy: Schema = _tidy({**generated, "definitions": collected})
+    return {"$schema": DRAFT, **tidy, "title": title}
+
+
+def _tidy(node: Any) -> Any:
+    """Resolve our own references; drop the titles and defaults made from field names."""
+    if isinstance(node, dict):
+        if "x-definition" in node:
+            reference = {"$ref": _REFERENCE.format(model=node["x-definition"])}
+            text = node.get("description")
+            # Draft-07 ignores everything beside $ref.
+            return {"description": text, "allOf": [reference]} if text else reference
+        return {
+            key: _tidy_map(value) if key in ("properties", "definitions") else _tidy(value)
+            for key, value in node.items()
+            if key not in ("title", "default")
+        }
+    return [_tidy(item) for item in node] if isinstance(node, list) else node
+
+
+def _tidy_map(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: _tidy(value) for key, value in node.items()}
+
+
+def _condition_definitions() -> dict[str, Schema]:
+    words = vocabulary()
+    facts = {**FACTS, **derived_facts(words)}
+    shared = {
+        "Set": {"enum": [f"${name}" for name in words.sets]},
+        "IntFact": {"enum": [fact.name for fact in facts.values() if fact.type == "int"]},
+        "QuantKeyName": {"enum": list(NAMED_KEYS)},
+        "QuantKey": _quant_key(),
+    }
+    # Facts of one type share the schema of their tests; enums have their own words.
+    tests = {_test_name(fact): _test(fact) for fact in facts.values()}
+    condition: Schema = {
+        "type": "object",
+        "description": "Facts and the test each has to pass; all of them must hold.",
+        "additionalProperties": False,
+        "properties": {
+            "any": {
+                "type": "array",
+                "items": _ref("Condition"),
+                "minItems": 1,
+                "description": "At least one of these conditions holds.",
+            },
+            "all": {
+                "type": "array",
+                "items": _ref("Condition"),
+                "minItems": 1,
+                "description": "All of these conditions hold.",
+            },
+            "not": _ref("Condition"),
+            "is": {
+                "type": ["string", "array"],
+                "items": {"type": "string"},
+                "description": "Shared conditions by name; all of them hold.",
+            },
+            **{
+                name: {
+                    "description": f"{fact.meaning} ({fact.domain})",
+                    "allOf": [_ref(_test_name(fact))],
+                }
+                for name, fact in facts.items()
+            },
+        },
+    }
+    values: Schema = {
+        "type": "object",
+        "description": "Facts and their values; {value_of: FACT} copies another fact.",
+        "additionalProperties": False,
+        "properties": {name: _assumed(fact) for name, fact in facts.items()},
+    }
+    key_test = _ref(_test_name(facts["weight_key"]))
+    return {**shared, **tests, "Condition": condition, "Test": key_test, "Values": values}
+
+
+def _ref(name: str) -> Schema:
+    return {"$ref": _REFERENCE.format(model=name)}
+
+
+def _test_name(fact: Fact) -> str:
+    if fact.values:
+        return f"Test.{fact.name}"
+    return f"Test.{fact.type}{'.nullable' if fact.nullable else ''}"
+
+
+def _value(fact: Fact) -> list[Schema]:
+    """Schemas of one value of a fact."""
+    none: list[Schema] = [{"const": "none"}] if fact.nullable else []
+    match fact.type:
+        case "bool":
+            return [{"type": "boolean"}, *none]
+        case "switch":
+            return [{"type": "boolean"}, {"enum": ["set", "unset"]}]
+        case "int" | "float":
+            kind = "integer" if fact.type == "int" else "number"
+            return [{"type": kind}, {"type": "string", "pattern": _COMPARISON}, *none]
+        case "version":
+            pattern = f"({_VERSION})|({_COMPARISON})"
+            return [{"type": "string", "pattern": pattern}, {"type": "number"}, *none]
+        case "enum":
+            return [{"enum": list(fact.values)}, *none]
+        case "string":
+            known: list[Schema] = [{"enum": list(fact.values)}] if fact.values else []
+            return [*known, {"type": "string"}]
+        case "quant_key":
+            return [_ref("QuantKeyName"), _ref("QuantKey"), *none]
+
+
+def _test(fact: Fact) -> Schema:
+    single = [*_value(fact), _ref("Set"), {"const": "any"}]
+    if fact.type in ("string", "enum"):
+        single.append({"type": "string", "pattern": r"^.+\*$"})
+    several: Schema = {"type": "array", "items": {"anyOf": single}, "minItems": 1}
+    structured: Schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+        "properties": {
+            "not": _ref(_test_name(fact)),
+            "same_as": {"type": "string", "description": "Another fact of the same type."},
+        },
+    }
+    if fact.type == "int":
+        structured["properties"]["multiple_of"] = {
+            "anyOf": [{"type": "integer", "minimum": 1}, _ref("IntFact")]
+        }
+    return {"anyOf": [*single, several, structured]}
+
+
+def _assumed(fact: Fact) -> Schema:
+    copied: Schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["value_of"],
+        "properties": {"value_of": {"type": "string"}},
+    }
+    return {"anyOf": [*_value(fact), copied]}
+
+
+def _quant_key() -> Schema:
+    extent: Schema = {"type": ["integer", "string"]}
+    scale: Schema = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "dtype": {"type": "string"},
+            "static": {"type": "boolean"},
+            "rows": extent,
+            "columns": extent,
+        },
+    }
+    return {
+        "type": "object",
+        "description": "A quantization key by its parts; parts not given may be anything.",
+        "additionalProperties": False,
+        "properties": {
+            "dtype": {"type": ["string", "array"], "items": {"type": "string"}},
+            "scale": scale,
+            "scale2": {"anyOf": [scale, {"const": "none"}]},
+            "symmetric": {"type": "boolean"},
+        },
+    }

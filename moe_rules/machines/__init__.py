@@ -1,0 +1,1 @@
+"""Machines: detected, recorded or named, and the facts that they settle."""

@@ -1,0 +1,99 @@
+"""The form of ``rules/machines.yaml`` as pydantic models, for validation and its JSON schema.
+
+The facts in it are checked by the vocabulary itself (:mod:`moe_rules.vocabulary.facts`), as those
+of a recorded machine are; their schema is derived from it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
+
+from moe_rules.machines.machine import Machine, MachineError, facts_of, normalized_name
+from moe_rules.vocabulary.fact_values import Fact, did_you_mean
+from moe_rules.vocabulary.facts import FACTS
+
+
+def _schema_of(fact: Fact) -> dict[str, Any]:
+    schema: dict[str, Any] = {"description": fact.meaning}
+    match fact.type:
+        case "bool":
+            return {**schema, "type": "boolean"}
+        case "enum":
+            return {**schema, "enum": list(fact.values)}
+        case "version":
+            return {**schema, "type": "string", "pattern": r"^[0-9]+\.[0-9]+$"}
+        case _:
+            examples = {"examples": list(fact.values)} if fact.values else {}
+            return {**schema, "type": "string", "minLength": 1, **examples}
+
+
+def _check_platform(platform: dict[str, Any]) -> dict[str, Any]:
+    try:
+        Machine("", platform, {}, "")
+    except MachineError as error:
+        raise ValueError("; ".join(error.problems)) from None
+    return platform
+
+
+def _one_of(known: tuple[str, ...]) -> tuple[AfterValidator, WithJsonSchema]:
+    def check(name: str) -> str:
+        if name not in known:
+            raise ValueError(f"unknown {name!r}{did_you_mean(name, known)}")
+        return name
+
+    return AfterValidator(check), WithJsonSchema({"enum": list(known)})
+
+
+Text = Annotated[str, Field(min_length=1)]
+Device = Annotated[str, *_one_of(FACTS["device"].values)]
+SoftwareFact = Annotated[str, *_one_of(facts_of("software"))]
+Platform = Annotated[
+    dict[str, Any],
+    AfterValidator(_check_platform),
+    WithJsonSchema(
+        {
+            "type": "object",
+            "properties": {name: _schema_of(FACTS[name]) for name in facts_of("platform")},
+            "required": ["device"],
+            "additionalProperties": False,
+        }
+    ),
+]
+
+
+class MachineEntry(BaseModel):
+    """One named machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    product: Text = Field(description="The product, as its vendor calls it.")
+    aliases: list[Text] = Field(default=[], description="Further names of the same machine.")
+    platform: Platform = Field(description="Its platform facts.")
+    memory_gb: float | None = Field(None, gt=0, description="Memory in 10^9 bytes.")
+    memory_bandwidth_gb_per_s: float | None = Field(
+        None, gt=0, description="Memory bandwidth in 10^9 bytes per second."
+    )
+    source: Text = Field(description="Where the facts come from.")
+
+
+class MachinesFile(BaseModel):
+    """``machines.yaml``: machines by name, and software presets by kind of device."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    software: dict[Text, dict[Device, list[SoftwareFact]]] = Field(
+        description="Presets: the facts that are true on each kind of device; others are false."
+    )
+    machines: dict[Text, MachineEntry] = Field(description="Machines by name.")
+
+    @model_validator(mode="after")
+    def _unique_names(self) -> MachinesFile:
+        owner: dict[str, str] = {}
+        for name, entry in self.machines.items():
+            for alias in (name, *entry.aliases):
+                other = owner.setdefault(normalized_name(alias), name)
+                if other != name:
+                    raise ValueError(f"{alias!r} names both {other} and {name}")
+        return self

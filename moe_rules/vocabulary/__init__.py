@@ -1,0 +1,1 @@
+"""The closed vocabulary: facts, their values, the layer, the quantization keys."""

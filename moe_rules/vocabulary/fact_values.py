@@ -1,0 +1,166 @@
+"""What a fact is, and its values: from YAML, JSON or text, and back in words."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
+
+FactValue = bool | int | float | str | tuple[int, int] | QuantKey | None
+FactType = Literal["bool", "switch", "int", "float", "enum", "string", "version", "quant_key"]
+Group = Literal["platform", "software", "layer", "parallel", "quantization", "request", "derived"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """One thing a rule may test.
+
+    ``values`` are the words a rule may use for it (enum), or known examples (string: any value
+    may occur). ``nullable`` facts may be ``none``. A ``switch`` is an environment variable that
+    is on, off or unset; ``default`` is what unset means. A ``per_call`` fact differs from call to
+    call of a selected kernel: rules may only compare it, and a decision lists the ranges.
+    """
+
+    name: str
+    group: Group
+    type: FactType
+    meaning: str
+    values: tuple[str, ...] = ()
+    nullable: bool = False
+    default: bool | None = None
+    per_call: bool = False
+
+    @property
+    def domain(self) -> str:
+        """The possible values in words."""
+        match self.type:
+            case "bool":
+                text = "true, false"
+            case "switch":
+                unset = "true" if self.default else "false"
+                text = f"true, false, set, unset (unset means {unset})"
+            case "int":
+                text = "an integer"
+            case "float":
+                text = "a number"
+            case "version":
+                text = 'a version, as "9.0"'
+            case "quant_key":
+                text = "a quantization key"
+            case "enum":
+                text = ", ".join(self.values)
+            case "string":
+                text = f"text, as {', '.join(self.values)}" if self.values else "text"
+        return f"{text}, none" if self.nullable else text
+
+
+class FactError(ValueError):
+    """A fact's name or value is not one of the vocabulary's."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that looks most like ``name``, or None if none is close."""
+    names = list(known)
+    folded = {candidate.lower(): candidate for candidate in names}
+    matches = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)
+    # Of equally close names, one with the same letters is a slip of the fingers.
+    matches.sort(key=lambda match: sorted(match) != sorted(name.lower()))
+    return folded[matches[0]] if matches else None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'x'?"``, or an empty string where nothing is close."""
+    match = nearest(name, known)
+    return f"; did you mean {match!r}?" if match else ""
+
+
+def parse_version(text: object) -> tuple[int, int]:
+    """A version as (major, minor) from "9.0", 9.0 or [9, 0]. Raises FactError."""
+    if isinstance(text, tuple | list) and len(text) == 2 and all(type(n) is int for n in text):
+        return (text[0], text[1])
+    major, dot, minor = str(text).partition(".")
+    if not (dot and major.isdigit() and minor.isdigit()):
+        raise FactError(f'{text!r} is not a version; write it as "9.0"')
+    return (int(major), int(minor))
+
+
+def parse_value(fact: Fact, raw: object) -> FactValue:
+    """The typed value of ``fact`` from its YAML, JSON or command-line form.
+
+    Raises FactError with the domain when ``raw`` is not in it.
+    """
+    if raw is None or (isinstance(raw, str) and raw.lower() in ("none", "null", "unset")):
+        if fact.nullable or fact.type == "switch":
+            return None
+        raise FactError(f"{fact.name} cannot be none; it is {fact.domain}")
+    match fact.type:
+        case "bool" | "switch":
+            if isinstance(raw, bool):
+                return raw
+            words = {"true": True, "1": True, "false": False, "0": False}
+            if str(raw).lower() in words:
+                return words[str(raw).lower()]
+        case "int":
+            if type(raw) is int:
+                return raw
+            if isinstance(raw, str) and raw.lstrip("-").isdigit():
+                return int(raw)
+        case "float":
+            try:
+                if not isinstance(raw, bool):
+                    return float(raw)  # type: ignore[arg-type]
+            except (TypeError, ValueError):
+                pass
+        case "version":
+            return parse_version(raw)
+        case "string":
+            if isinstance(raw, str):
+                return raw
+        case "enum":
+            if isinstance(raw, str) and raw in fact.values:
+                return raw
+            hint = did_you_mean(str(raw), fact.values)
+            raise FactError(f"{fact.name} cannot be {raw!r}{hint} (one of {fact.domain})")
+        case "quant_key":
+            return parse_quant_key(raw)
+    raise FactError(f"{fact.name} cannot be {raw!r}; it is {fact.domain}")
+
+
+def parse_quant_key(raw: object) -> QuantKey:
+    """A quantization key from its name or its plain form. Raises FactError."""
+    if isinstance(raw, QuantKey):
+        return raw
+    if isinstance(raw, Mapping):
+        try:
+            return QuantKey.from_dict(dict(raw))
+        except (KeyError, TypeError, ValueError) as error:
+            raise FactError(f"malformed quantization key {dict(raw)!r}: {error}") from None
+    name = str(raw)
+    if name not in NAMED_KEYS:
+        raise FactError(f"unknown quantization key {name!r}{did_you_mean(name, NAMED_KEYS)}")
+    return NAMED_KEYS[name]
+
+
+def plain(value: FactValue) -> Any:
+    """The YAML and JSON form of a fact's value."""
+    if isinstance(value, tuple):
+        return f"{value[0]}.{value[1]}"
+    if isinstance(value, QuantKey):
+        return value.name or value.to_dict()
+    return value
+
+
+def in_words(value: object) -> str:
+    """A fact's value as a person writes it in a rule file."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, tuple):
+        return f"{value[0]}.{value[1]}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:g}" if isinstance(value, float) else str(value)
+    return str(value)
