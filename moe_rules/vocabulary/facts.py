@@ -3,8 +3,8 @@
 A deployment is a flat mapping from fact name to value. Layer and parallel facts have the field
 names of :mod:`moe_rules.vocabulary.layer` (which are vLLM's), switches the names of vLLM's
 environment variables. A fact that is missing from the mapping is *unknown*; ``None`` is a value,
-written ``none``. What follows from other facts (``all2all``, ``activation_format``, ...) is defined in
-``rules/vocabulary.yaml``.
+written ``none``. What follows from other facts (``all2all``, ``activation_format``, ...) is defined
+in ``rules/vocabulary.yaml``.
 """
 
 from __future__ import annotations
