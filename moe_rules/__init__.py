@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "Candidate": "moe_rules.engine.decision",
+    "Candidate": "moe_rules.engine.explanation",
     "Decision": "moe_rules.engine.decision",
     "FactError": "moe_rules.vocabulary.fact_values",
     "FusedMoEConfig": "moe_rules.vocabulary.layer",
@@ -36,7 +36,7 @@ _HOME = {
     "Scale": "moe_rules.vocabulary.quant_keys",
     "SelectionError": "moe_rules.engine.selector",
     "Selector": "moe_rules.engine.selector",
-    "detect": "moe_rules.machines.machine",
+    "detect": "moe_rules.machines.detection",
     "load_machine": "moe_rules.machines.machine",
     "load_platform": "moe_rules.language.ruleset",
     "select_backend": "moe_rules.engine.selector",
@@ -67,7 +67,8 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from moe_rules.engine.decision import Candidate, Decision
+    from moe_rules.engine.decision import Decision
+    from moe_rules.engine.explanation import Candidate
     from moe_rules.engine.selector import (
         InvalidRequestError,
         NotSupportedError,
@@ -77,7 +78,8 @@ if TYPE_CHECKING:
     )
     from moe_rules.files.problems import RuleFileError
     from moe_rules.language.ruleset import load_platform
-    from moe_rules.machines.machine import Machine, MachineError, detect, load_machine
+    from moe_rules.machines.detection import detect
+    from moe_rules.machines.machine import Machine, MachineError, load_machine
     from moe_rules.oracles.base import MoEKernelOracle
     from moe_rules.vocabulary.fact_values import FactError
     from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig

@@ -196,7 +196,8 @@ def parallelism_in_words(args: argparse.Namespace) -> str:
 
 def machine_of(name: str | None, preset: str | None, stated: Stated) -> Machine:
     """The machine called ``name`` (this one if None) with the facts that are stated."""
-    from moe_rules.machines.machine import detect, load_machine
+    from moe_rules.machines.detection import detect
+    from moe_rules.machines.machine import load_machine
 
     if name is not None:
         machine = load_machine(name, preset)

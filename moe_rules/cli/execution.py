@@ -211,7 +211,7 @@ def _software(device: str) -> str:
 
         name = torch.cuda.get_device_name()
         return f"{name}, torch {torch.__version__}, triton {triton.__version__}"
-    from moe_rules.machines.machine import detect
+    from moe_rules.machines.detection import detect
 
     name = detect().name
     return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from moe_rules.engine.decision import Candidate, Decision
+    from moe_rules.engine.decision import Decision
+    from moe_rules.engine.explanation import Candidate
     from moe_rules.files.problems import Location
     from moe_rules.language.conditions import Failure
     from moe_rules.language.rules import Adjustment

@@ -16,7 +16,8 @@ from moe_rules.vocabulary.fact_values import in_words
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from moe_rules.engine.decision import Candidate, Decision
+    from moe_rules.engine.decision import Decision
+    from moe_rules.engine.explanation import Candidate
     from moe_rules.language.conditions import Failure
     from moe_rules.machines.machine import Machine
 

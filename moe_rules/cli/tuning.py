@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from moe_rules.cli.deployment import Asked, Question
-    from moe_rules.engine.decision import Candidate, Decision
+    from moe_rules.engine.decision import Decision
+    from moe_rules.engine.explanation import Candidate
 
 ORACLES = {
     "bf16": "unquantized",

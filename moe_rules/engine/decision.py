@@ -1,257 +1,27 @@
-"""A decision and its explanation: what was selected, and for everything else why not."""
+"""A decision: an explanation that can also say what went wrong, and its plain form."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, with_assumed
-from moe_rules.engine.selection import How, Outcome
-from moe_rules.files.problems import Location
-from moe_rules.language.conditions import Failure
-from moe_rules.language.rules import Adjustment, Backend, Reason
-from moe_rules.vocabulary.fact_values import FactValue, plain
+from moe_rules.engine.explanation import Explanation
+from moe_rules.engine.report import error_text
+from moe_rules.vocabulary.fact_values import plain
 
 FORMAT_VERSION = 1
 """Version of :meth:`Decision.to_dict`; it grows when a key changes its meaning or goes."""
 
-Verdict = Literal["selected", "rejected", "eligible"]
 
+class Decision(Explanation):
+    """What serves one layer, and why. A decision without a backend has an ``error``."""
 
-@dataclass(frozen=True)
-class Candidate:
-    """One kernel of one backend, and what speaks against it.
-
-    ``reached``: it was asked before the decision fell. ``failures`` are all clauses that failed,
-    the backend's own requirements first; ``unknown`` the facts nobody supplied.
-    """
-
-    backend: str
-    kernel: str
-    verdict: Verdict
-    reached: bool
-    backend_failures: tuple[Failure, ...]
-    kernel_failures: tuple[Failure, ...]
-    unknown: tuple[str, ...]
-    location: Location
-
-    @property
-    def failures(self) -> tuple[Failure, ...]:
-        """Every clause that failed."""
-        return (*self.backend_failures, *self.kernel_failures)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain form."""
-        return {
-            "backend": self.backend,
-            "kernel": self.kernel,
-            "verdict": self.verdict,
-            "reached": self.reached,
-            "failures": [failure.to_dict() for failure in self.failures],
-            "unknown": list(self.unknown),
-            "at": str(self.location),
-        }
-
-
-@dataclass(frozen=True)
-class Removed:
-    """A backend that a rule took out of the order, and that rule's reason."""
-
-    backend: str
-    because: str | None
-    location: Location
-
-
-class Decision:
-    """What serves one layer, and why.
-
-    ``backend`` and ``kernel`` are names; ``kernel`` is None where the platform's own code takes
-    over. ``how`` says how it was reached: "auto", "requested", "switch", "shortcut" or
-    "fallback". ``order`` is the order of backends when the decision fell. A decision without a
-    backend has an ``error``. Everything but that is computed when it is asked for.
-    """
-
-    __slots__ = ("__dict__", "_outcome", "_plan", "fingerprint", "oracle", "platform")
-
-    def __init__(self, platform: str, fingerprint: str, plan: OraclePlan, outcome: Outcome) -> None:
-        self.platform = platform
-        self.oracle = plan.oracle.name
-        self.fingerprint = fingerprint
-        self._plan = plan
-        self._outcome = outcome
-
-    @property
-    def backend(self) -> str | None:
-        """Name of the backend, or None where the selection failed."""
-        return self._outcome.backend
-
-    @property
-    def kernel(self) -> str | None:
-        """Class name of the kernel, or None."""
-        kernel = self._outcome.kernel
-        return None if kernel is None else kernel.class_name
-
-    @property
-    def how(self) -> How:
-        """How the decision was reached."""
-        return self._outcome.how
-
-    @property
-    def order(self) -> tuple[str, ...]:
-        """Backends in the order in which they stood when the decision fell."""
-        return self._outcome.order
-
-    @property
-    def reason(self) -> Reason | None:
-        """The shortcut, switch, request or fallback that decided, if one did."""
-        return self._outcome.reason
-
-    @property
-    def failed(self) -> bool:
-        """No backend was selected."""
-        return self._outcome.refusal is not None
-
-    @functools.cached_property
-    def facts(self) -> FactMap:
-        """The facts as the kernels were asked with them, before a backend's own assumptions."""
-        return {**self._plan.known, **self._outcome.facts}
-
-    @functools.cached_property
-    def kernel_facts(self) -> FactMap:
-        """The facts as the selected kernel was asked with them, its backend's assumptions too."""
-        for plan in self._outcome.attempts:
-            if plan.backend.name == self.backend:
-                return self._assumed(plan)
-        return self.facts
+    __slots__ = ()
 
     @functools.cached_property
     def error(self) -> str | None:
         """What went wrong, in full, or None."""
-        from moe_rules.engine.report import error_text
-
         return error_text(self) if self.failed else None
-
-    @functools.cached_property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Every kernel that was asked, in that order, then those of the rest of the order."""
-        asked = self._outcome.attempts
-        names = {plan.backend.name for plan in asked}
-        rest = [self._plan.backends[name] for name in self.order if name not in names]
-        found = [c for plan in asked for c in self._explain(plan, reached=True)]
-        return tuple(found + [c for plan in rest for c in self._explain(plan, reached=False)])
-
-    def explain_backend(self, name: str) -> tuple[Candidate, ...]:
-        """What speaks for and against the kernels of any backend that the oracle declares.
-
-        Raises KeyError for one that it does not declare.
-        """
-        reached = any(plan.backend.name == name for plan in self._outcome.attempts)
-        return tuple(self._explain(self._plan.backends[name], reached=reached))
-
-    def _explain(self, plan: BackendPlan, *, reached: bool) -> Iterator[Candidate]:
-        backend, facts = plan.backend, self._assumed(plan)
-        against = tuple(backend.requires.failures(facts))
-        selected = self._outcome.kernel
-        is_selected_backend = reached and backend.name == self._outcome.backend
-        done = False
-        for choice in backend.choices:
-            if choice.when.holds(facts) is not True:
-                continue
-            condition = choice.kernel.condition
-            failures = tuple(condition.failures(facts))
-            chosen = is_selected_backend and choice.kernel is selected and not done
-            verdict: Verdict = "rejected" if against or failures else "eligible"
-            yield Candidate(
-                backend=backend.name,
-                kernel=choice.kernel.class_name,
-                verdict="selected" if chosen else verdict,
-                reached=reached and not done,
-                backend_failures=against,
-                kernel_failures=failures,
-                unknown=tuple(dict.fromkeys(n for n in condition.fact_names() if n not in facts)),
-                location=choice.kernel.location,
-            )
-            done = done or chosen
-
-    def _assumed(self, plan: BackendPlan) -> FactMap:
-        return with_assumed(self.facts, plan.assumed)
-
-    @property
-    def priority(self) -> tuple[str, ...]:
-        """The priority list as the table has it, before adjustments."""
-        return self._plan.oracle.priority
-
-    @functools.cached_property
-    def adjustments(self) -> tuple[Adjustment, ...]:
-        """The adjustments of the priority list that apply here, in the order in which they do."""
-        facts = self._outcome.facts
-        return tuple(change for applies, change in self._plan.adjustments if applies(facts))
-
-    @functools.cached_property
-    def removed(self) -> tuple[Removed, ...]:
-        """Backends that adjustments and switches took out of the order."""
-        return tuple(
-            Removed(name, reason.text, reason.location) for name, reason in self._outcome.removed
-        )
-
-    @property
-    def variants_by(self) -> str | None:
-        """The fact by which backends of the oracle are variants of each other, if any."""
-        variants = self._plan.oracle.variants
-        return None if variants is None else variants.fact
-
-    @functools.cached_property
-    def other_variants(self) -> tuple[tuple[str, FactValue], ...]:
-        """Backends left out for their own value of :attr:`variants_by`, with that value."""
-        if self.variants_by is None:
-            return ()
-        gone = {removed.backend for removed in self.removed}
-        left = [name for name in self.priority if name not in gone and name not in self.order]
-        backends = self._plan.backends
-        return tuple((b, backends[b].value_of(self.variants_by, self.facts)) for b in left)
-
-    @functools.cached_property
-    def warnings(self) -> tuple[str, ...]:
-        """What a user should know although a backend was found."""
-        found = [
-            f"{name} was tried first and cannot serve; another backend was selected "
-            f"({reason.location.short}{f': {reason.text}' if reason.text else ''})"
-            for name, reason in self._outcome.fell_through
-        ]
-        fact, backend = self.variants_by, self.backend
-        if fact is not None and backend is not None and backend in self._plan.backends:
-            wanted = self.facts.get(fact)
-            own = self._plan.backends[backend].value_of(fact, self.facts)
-            if own != wanted:
-                found.append(
-                    f"no backend serves {fact} {plain(wanted)}; {backend} computes with "
-                    f"{plain(own) or 'none'} instead"
-                )
-        return tuple(found)
-
-    @functools.cached_property
-    def unknown_facts(self) -> tuple[str, ...]:
-        """Facts that a clause asked about and nobody supplied."""
-        names = [name for candidate in self.candidates for name in candidate.unknown]
-        return tuple(dict.fromkeys(names))
-
-    @property
-    def request_names(self) -> tuple[str, ...]:
-        """What ``moe_backend`` may be for this oracle on this platform."""
-        return tuple(self._plan.oracle.requests)
-
-    @property
-    def declared_backends(self) -> Mapping[str, Backend]:
-        """Every backend that the oracle declares on this platform."""
-        return self._plan.oracle.backends
-
-    def nearest(self) -> tuple[Candidate, ...]:
-        """Rejected candidates with the fewest failed clauses: the least that has to change."""
-        rejected = [c for c in self.candidates if c.verdict == "rejected"]
-        fewest = min((len(c.failures) for c in rejected), default=0)
-        return tuple(c for c in rejected if len(c.failures) == fewest)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain, JSON-serialisable form; see :data:`FORMAT_VERSION`."""

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from moe_rules.engine.explanation import Candidate, Explanation
 from moe_rules.vocabulary.fact_values import did_you_mean, in_words
 
-if TYPE_CHECKING:
-    from moe_rules.engine.decision import Candidate, Decision
 
-
-def error_text(decision: Decision) -> str:
+def error_text(decision: Explanation) -> str:
     """Say in several lines why no backend was selected."""
     refusal = decision._outcome.refusal
     assert refusal is not None
@@ -41,7 +37,7 @@ def error_text(decision: Decision) -> str:
     return "\n".join(lines)
 
 
-def _unknown_request(decision: Decision, name: str, where: str) -> str:
+def _unknown_request(decision: Explanation, name: str, where: str) -> str:
     names = decision.request_names
     if name in names:
         return (
@@ -52,12 +48,12 @@ def _unknown_request(decision: Decision, name: str, where: str) -> str:
     return f"moe_backend={name!r} is no backend of {where}{did_you_mean(name, names)}; {known}"
 
 
-def _request_conditions(decision: Decision, name: str) -> str:
+def _request_conditions(decision: Explanation, name: str) -> str:
     cases = decision._plan.oracle.requests[name]
     return " | ".join(f"{case.when.words()} ({case.reason.location})" for case in cases)
 
 
-def _layer(decision: Decision) -> list[str]:
+def _layer(decision: Explanation) -> list[str]:
     facts = decision.facts
     shown = ("weight_key", "activation_key", "activation", "in_dtype", "all2all", "num_experts")
     words = [f"{name}={in_words(facts[name])}" for name in shown if name in facts]
@@ -70,7 +66,7 @@ def _candidate(candidate: Candidate) -> list[str]:
     return lines
 
 
-def _nearest(decision: Decision) -> list[str]:
+def _nearest(decision: Explanation) -> list[str]:
     nearest = decision.nearest()
     if not nearest:
         return []

@@ -17,7 +17,7 @@ from moe_rules.engine.plan import FactMap, OraclePlan, specialise
 from moe_rules.engine.selection import run
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform, overlay_paths
-from moe_rules.machines.machine import Machine, detect, load_machine
+from moe_rules.machines.machine import Machine, load_machine
 from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean, parse_value
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS, switches_from_environ
 from moe_rules.vocabulary.layer import FusedMoEConfig
@@ -168,6 +168,8 @@ def selector_for(
 
 @functools.cache
 def _this_machine() -> Machine:
+    from moe_rules.machines.detection import detect
+
     return detect()
 
 

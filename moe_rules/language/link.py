@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from moe_rules.files.problems import Location, Problem, RuleFileError
@@ -16,20 +15,13 @@ from moe_rules.files.yaml_source import KeyPath, YamlSource
 from moe_rules.language import files as raw
 from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, Condition, all_of
+from moe_rules.language.link_oracle import OracleLinker
 from moe_rules.language.parse import Parser
+from moe_rules.language.parts import Part
 from moe_rules.vocabulary.fact_values import Fact, FactValue, did_you_mean
 from moe_rules.vocabulary.facts import FACTS
 
 PartT = TypeVar("PartT")
-
-
-@dataclass(frozen=True)
-class Part:
-    """One file of a platform."""
-
-    source: YamlSource
-    file: raw.PlatformFile
-    overlay: bool = False
 
 
 def derived_facts(vocabulary: raw.VocabularyFile) -> dict[str, Fact]:
@@ -290,8 +282,6 @@ class _Linker:
     # Oracles ----------------------------------------------------------------------------------
 
     def oracles(self, kernels: Mapping[str, rules.Kernel]) -> dict[str, rules.Oracle]:
-        from moe_rules.language.link_oracle import OracleLinker
-
         declared = self._declared("oracles", lambda part: part.file.oracles)
         linked = {}
         for name, entries in declared.items():

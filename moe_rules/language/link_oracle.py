@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from moe_rules.files.problems import Problem
 from moe_rules.files.yaml_source import KeyPath
@@ -13,11 +13,9 @@ from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, all_of
 from moe_rules.language.contradictions import contradictions
 from moe_rules.language.parse import Parser
+from moe_rules.language.parts import Part
 from moe_rules.language.rules import AUTO
 from moe_rules.vocabulary.fact_values import Fact, FactError, FactValue, did_you_mean, parse_value
-
-if TYPE_CHECKING:
-    from moe_rules.language.link import Part
 
 EntryT = TypeVar("EntryT")
 

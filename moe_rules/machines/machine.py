@@ -1,9 +1,9 @@
 """The machine a decision is for: its platform and software facts, detected, recorded or named.
 
-A machine is data. :func:`detect` looks at this one, :meth:`Machine.to_yaml` records it, and
-:func:`load_machine` reads a record back or takes one of the machines named in
-``rules/machines.yaml``, so that any computer can answer for any other. Nothing here imports
-torch.
+A machine is data. :func:`moe_rules.machines.detection.detect` looks at this one,
+:meth:`Machine.to_yaml` records it, and :func:`load_machine` reads a record back or takes one of
+the machines named in ``rules/machines.yaml``, so that any computer can answer for any other.
+Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -192,13 +192,6 @@ class NamedMachine:
 def facts_of(group: str) -> tuple[str, ...]:
     """The names of the facts of ``group`` ("platform", "software"), in the vocabulary's order."""
     return tuple(name for name, fact in FACTS.items() if fact.group == group)
-
-
-def detect() -> Machine:
-    """Look at this machine; :func:`moe_rules.machines.detection.probe` also says how it knows."""
-    from moe_rules.machines.detection import probe
-
-    return probe().machine
 
 
 def load_machine(name_or_path: str | os.PathLike[str], preset: str | None = None) -> Machine:

@@ -69,7 +69,8 @@ def _selector(text: str) -> Selector:
     from moe_rules.files.packaged import packaged_rules
     from moe_rules.files.yaml_source import parse_yaml, read_yaml
     from moe_rules.language.files import PlatformFile
-    from moe_rules.language.link import Part, link
+    from moe_rules.language.link import link
+    from moe_rules.language.parts import Part
     from moe_rules.language.ruleset import vocabulary
     from moe_rules.language.validate import validate
 

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 
-from moe_rules.machines.detection import probe
-from moe_rules.machines.machine import Machine, detect
+from moe_rules.machines.detection import detect, probe
+from moe_rules.machines.machine import Machine
 
 H100 = ("NVIDIA H100 80GB HBM3", "GPU-aaaa0000-1111", (9, 0))
 L40S = ("NVIDIA L40S", "GPU-bbbb0000-2222", (8, 9))
@@ -262,7 +262,7 @@ def test_every_fact_has_one_finding(fake):
 
 def test_this_machine_is_detected_without_heavy_imports():
     code = (
-        "import sys; from moe_rules.machines.machine import detect; m = detect();"
+        "import sys; from moe_rules.machines.detection import detect; m = detect();"
         "heavy = {'torch', 'triton', 'pydantic', 'rich', 'vllm', 'flashinfer'} & set(sys.modules);"
         "assert not heavy, heavy; print(m.device)"
     )

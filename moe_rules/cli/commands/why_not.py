@@ -12,7 +12,8 @@ from moe_rules.cli.options import Subparsers, add_format, command
 
 if TYPE_CHECKING:
     from moe_rules.cli.deployment import Asked, Question
-    from moe_rules.engine.decision import Candidate, Decision
+    from moe_rules.engine.decision import Decision
+    from moe_rules.engine.explanation import Candidate
 
 
 def add_parser(subparsers: Subparsers) -> None:

@@ -18,7 +18,7 @@ from moe_rules.machines.detection.system import System
 from moe_rules.machines.machine import Machine, facts_of
 from moe_rules.vocabulary.fact_values import FactValue
 
-__all__ = ["Detection", "Finding", "System", "probe"]
+__all__ = ["Detection", "Finding", "System", "detect", "probe"]
 
 _PLUGINS = "vllm.platform_plugins"
 
@@ -53,6 +53,11 @@ def probe(system: System | None = None) -> Detection:
         source=f"detected: {findings[0].how}",
     )
     return Detection(machine, tuple(findings), tuple(notes))
+
+
+def detect() -> Machine:
+    """Look at this machine; :func:`probe` also says how it knows each fact."""
+    return probe().machine
 
 
 def _name(system: System, facts: dict[str, FactValue]) -> str:

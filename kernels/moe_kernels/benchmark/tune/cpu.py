@@ -13,7 +13,7 @@ from moe_kernels.benchmark.tune.layers import Loaded, TuneLayer, load, with_toke
 from moe_kernels.benchmark.tune.measurer import Progress
 from moe_kernels.benchmark.tune.record import Measured
 from moe_kernels.registry import KernelUnavailableError
-from moe_rules.machines.machine import detect
+from moe_rules.machines.detection import detect
 
 INPUTS = 3
 MIN_ROUNDS, MAX_ROUNDS = 5, 31
