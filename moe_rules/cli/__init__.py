@@ -16,8 +16,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from moe_rules import __version__
 from moe_rules.cli.errors import UserError, message_of
+from moe_rules.version import __version__
 
 COMMANDS = (
     "select",

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from moe_rules import __version__
 from moe_rules.files.problems import Location, Problem
 from moe_rules.reporting.base import Report, Reporter
+from moe_rules.version import __version__
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
