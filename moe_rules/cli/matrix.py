@@ -63,6 +63,10 @@ MEANINGS = {
 """What cells without a kernel mean, by outcome or by how they came about."""
 
 
+WIDEST = 160
+"""Columns of a table of text; on a terminal its width, where that is less."""
+
+
 def as_text(matrix: Matrix) -> str:
     """Two lines a row: backend, and kernel below it. Platforms that do not fit go below."""
     rows = matrix.rows()
@@ -74,7 +78,7 @@ def as_text(matrix: Matrix) -> str:
         width = 2 + max(map(len, words))
         if width > room:
             blocks.append([])
-            room = console().width - titles
+            room = min(console().width, WIDEST) - titles
         blocks[-1].append(index)
         room -= width
     met = {cell.outcome for cell in matrix.cells} | {cell.how for cell in matrix.cells}

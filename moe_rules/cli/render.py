@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from moe_rules.language.conditions import Failure
     from moe_rules.language.rules import Adjustment
 
-PIPED_WIDTH = 160
-"""Columns of output that no terminal limits."""
+UNLIMITED = 1_000_000
+"""Columns where no terminal limits them: more than any line has, so that none is cut or wrapped."""
 
 
 def console(stream: TextIO | None = None) -> Console:
-    """A rich console: colours and the terminal's width on a terminal only."""
+    """A rich console: colours and lines that wrap at the terminal's width, on a terminal only."""
     from rich.console import Console
 
     stream = stream or sys.stdout
@@ -29,7 +29,7 @@ def console(stream: TextIO | None = None) -> Console:
     return Console(
         file=stream,
         highlight=False,
-        width=None if terminal else PIPED_WIDTH,
+        width=None if terminal else UNLIMITED,
         no_color=not terminal or "NO_COLOR" in os.environ,
         force_terminal=terminal,
         soft_wrap=not terminal,

@@ -73,7 +73,9 @@ def facts_table(decision: Decision) -> Table:
         for failure in candidate.failures:
             for name in _names(failure):
                 used.setdefault(name, []).append(candidate.kernel)
-    table = Table("fact", "value", "decided about", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in ("fact", "value", "decided about"):
+        table.add_column(title, overflow="fold")
     for name in [fact for fact in decision.facts if fact in used]:
         about = ", ".join(dict.fromkeys(used[name]))
         table.add_row(name, escape(in_words(decision.facts[name])), escape(about))

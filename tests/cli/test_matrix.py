@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from moe_rules.cli.commands.matrix import PLATFORMS
-from moe_rules.cli.render import PIPED_WIDTH
+from moe_rules.cli.matrix import WIDEST
 from moe_rules.cli.schemes import SCHEMES
 from moe_rules.machines.machine import load_machine
 from tests.cli.conftest import MODELS, Command
@@ -79,7 +79,7 @@ def test_every_form_has_platforms_schemes_and_kernels(cli: Command, model: Path,
 
 def test_text_fits_the_page_and_says_what_is_no_kernel(cli: Command, model: Path) -> None:
     out = cli("matrix", "--model", model).out
-    assert max(map(len, out.splitlines())) <= PIPED_WIDTH
+    assert max(map(len, out.splitlines())) <= WIDEST
     headings = [line.split() for line in out.splitlines() if line.startswith("  ")]
     assert [word for line in headings for word in line if word in PLATFORMS] == list(PLATFORMS)
     assert out.count("\nnvfp4 ") > 1

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
+from moe_rules.cli import build_parser, deployment
 from moe_rules.cli.deployment import Question
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.model_files import read_object
+from moe_rules.cli.trace import print_trace
 from moe_rules.engine.selector import select_backend
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from tests.cli.conftest import LAYER, MODELS, Command
@@ -255,6 +260,37 @@ def test_explain_shows_the_whole_trace(cli: Command, model: Path) -> None:
     assert f"order: {', '.join(decision['order'])}" in answer.out
     assert decision["rules"] in answer.out
     assert "compute_capability" in answer.out
+
+
+@pytest.mark.parametrize("columns", [None, "40", "400"])
+@pytest.mark.parametrize("command", [("explain",), ("why-not", "marlin")])
+def test_nothing_is_cut_off_a_terminal(
+    cli: Command, monkeypatch: pytest.MonkeyPatch, columns: str | None, command: tuple[str, ...]
+) -> None:
+    if columns is not None:
+        monkeypatch.setenv("COLUMNS", columns)
+    words = ["--model", MODELS / "Qwen3-30B-A3B-FP8.json", "--platform", "h100", "--tp", "4"]
+    lines = cli(*command, *words).out.splitlines()
+    clauses = [line for line in lines if "quantization_scheme: " in line]
+    assert clauses
+    assert all(re.search(r"\(cuda/kernels\w*\.yaml:\d+\)$", line) for line in clauses)
+    assert max(map(len, clauses)) > 160
+
+
+def test_lines_wrap_on_a_terminal(cli: Command) -> None:
+    words = ["--model", MODELS / "Qwen3-30B-A3B-FP8.json", "--platform", "h100", "--tp", "4"]
+    asked = deployment.ask(build_parser().parse_args(["explain", *map(str, words)]))
+    decision = asked.decide(asked.questions[0])
+    terminal = Console(file=io.StringIO(), width=60)
+    print_trace(terminal, "model", asked.machine, (), decision)
+    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert max(map(len, shown.splitlines())) <= 60
+    assert "…" not in shown
+
+    def candidates(text: str) -> str:
+        return re.sub(r"[\s│├└─]", "", text.partition("\nCandidates\n")[2])
+
+    assert candidates(shown) == candidates(cli("explain", *words).out)
 
 
 def test_explain_says_what_is_not_in_the_order_and_nests_alternatives(cli: Command) -> None:
