@@ -61,7 +61,10 @@ def add_software(parser: Options) -> None:
 def add_model(parser: Options, *, required: bool = False) -> None:
     """``--model`` and how it is deployed."""
     parser.add_argument(
-        "--model", metavar="PATH", required=required, help="config.json, or the folder it is in"
+        "--model",
+        metavar="MODEL",
+        required=required,
+        help="config.json, the folder it is in, or ORG/NAME in the Hugging Face cache",
     )
     parser.add_argument(
         "--layer",
@@ -176,11 +179,13 @@ def ask(args: argparse.Namespace) -> Asked:
     if args.model:
         from moe_rules.cli.model_files import read_model
 
-        questions = questions_of(args, machine, stated, *read_model(args.model))
+        model = read_model(args.model)
+        name = model.name
+        questions = questions_of(args, machine, stated, model.config, model.hf_quant_config)
     else:
+        name = None
         questions = (_stated_question(args, stated),)
     rules = load_platform(machine.device, overlay_paths(args.rules))
-    name = args.model and model_name(args.model)
     selector = Selector(rules, machine.facts())
     return Asked(machine, selector, name, questions, parallelism_in_words(args))
 
@@ -357,11 +362,3 @@ def _with_layer(questions: tuple[Question, ...], index: int) -> tuple[Question, 
         kinds = "; ".join(question.layers_in_words for question in questions)
         raise UserError(f"--layer {index}: no MoE layer has this index ({kinds})")
     return found
-
-
-def model_name(path: str) -> str:
-    """What to call a model: its folder's name, or its file's."""
-    from pathlib import Path
-
-    name = Path(path).resolve()
-    return name.parent.name if name.name == "config.json" else name.stem

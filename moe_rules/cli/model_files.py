@@ -1,37 +1,143 @@
-"""Reads a model's config.json, and hf_quant_config.json beside it."""
+"""A model's config.json, and hf_quant_config.json beside it: found, and read.
+
+A model is given as a file, as its folder, or by its name ``ORG/NAME`` on the Hugging Face Hub, of
+which only the local cache is asked.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moe_rules.cli.errors import UserError
 
+CONFIG = "config.json"
+QUANTIZATION = "hf_quant_config.json"
+WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".safetensors.index.json")
+"""How names of files end that hold weights, or list them, and no configuration."""
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+CACHED = "models--"
+"""How the name of a repository's folder in the cache begins; "--" stands for "/" in it."""
 
-def read_model(path: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """config.json at ``path`` (a file, or its folder) and the quantization file, if there is one.
 
-    Raises UserError with ``file:line:column`` for what is not a JSON object.
+@dataclass(frozen=True)
+class ModelFiles:
+    """What a model is called, its config.json, and its hf_quant_config.json if it has one."""
+
+    name: str
+    config: dict[str, Any]
+    hf_quant_config: dict[str, Any] | None
+
+
+def read_model(given: str) -> ModelFiles:
+    """The files of the model that ``--model`` names.
+
+    Raises UserError where there is no such model, with ``file:line:column`` for what is not a JSON
+    object.
     """
-    given = Path(path)
-    config = given / "config.json" if given.is_dir() else given
-    if not config.exists():
-        what = "the folder has no config.json" if given.is_dir() else "there is no such file"
-        raise UserError(f"--model {path}: {what}")
-    beside = config.with_name("hf_quant_config.json")
-    has_quantization = config.name == "config.json" and beside.is_file()
-    return read_object(config), read_object(beside) if has_quantization else None
+    path = _config_file(given)
+    beside = path.with_name(QUANTIZATION)
+    has_quantization = path.name == CONFIG and beside.is_file()
+    return ModelFiles(
+        _name_of(path), read_object(path), read_object(beside) if has_quantization else None
+    )
+
+
+def _config_file(given: str) -> Path:
+    """The file that holds the configuration. Raises UserError."""
+    path = Path(given)
+    if path.is_dir():
+        return _in_folder(path)
+    if given.endswith(WEIGHTS):
+        raise UserError(f"--model {given}: {_instead_of_weights(path)}")
+    if path.exists():
+        return path
+    if REPOSITORY.fullmatch(given) and not given.endswith(".json"):
+        return _in_cache(given)
+    raise UserError(f"--model {given}: there is no such file or folder")
+
+
+def _in_folder(folder: Path) -> Path:
+    if (folder / CONFIG).is_file():
+        return folder / CONFIG
+    name = folder.absolute().name
+    if name.startswith(CACHED):
+        return _in_cache(name.removeprefix(CACHED).replace("--", "/"), folder.absolute().parent)
+    message = f"--model {folder}: the folder has no {CONFIG}"
+    weights = next((file for file in sorted(folder.iterdir()) if file.name.endswith(WEIGHTS)), None)
+    if weights is not None:
+        message += f"; {weights.name} is in it, but {_instead_of_weights(weights)}"
+    raise UserError(message)
+
+
+def _instead_of_weights(path: Path) -> str:
+    """What to give in place of a file of weights."""
+    if path.suffix == ".gguf":
+        return (
+            "a GGUF file holds no config.json, and vLLM 0.33.0 has no GGUF quantization; give the "
+            "config.json, the folder or ORG/NAME of the model that it was converted from"
+        )
+    beside = path.with_name(CONFIG)
+    where = f"give {beside}" if beside.is_file() else f"give the {CONFIG} that belongs to it"
+    return f"it holds weights and no configuration; {where}, its folder, or ORG/NAME"
+
+
+def _in_cache(repository: str, cache: Path | None = None) -> Path:
+    """config.json of a repository in the Hugging Face cache. Nothing is fetched."""
+    try:
+        from huggingface_hub import constants, try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+    except ImportError:
+        raise UserError(
+            f"--model {repository}: there is no such file or folder; to find it in the Hugging "
+            "Face cache, install huggingface_hub: pip install 'moe-rules[hub]'"
+        ) from None
+    try:
+        found = try_to_load_from_cache(repository, CONFIG, cache_dir=cache)
+    except HFValidationError as error:
+        raise UserError(f"--model {repository}: there is no such file or folder; {error}") from None
+    if isinstance(found, str):
+        return Path(found)
+    raise UserError(
+        f"--model {repository}: there is no such file or folder, and the Hugging Face cache "
+        f"({cache or constants.HF_HUB_CACHE}) has no {CONFIG} of a repository of that name\n"
+        f"  this fetches it alone, without the weights: hf download {repository} {CONFIG}\n"
+        f"  a checkpoint made by ModelOpt needs {QUANTIZATION} as well"
+    )
+
+
+def _name_of(path: Path) -> str:
+    """What to call the model of a file: its repository, its folder if it is config.json, its name.
+
+    Links are not followed: those of the Hugging Face cache lead to files named by a hash.
+    """
+    path = Path(os.path.abspath(path))
+    for part in path.parts:
+        if part.startswith(CACHED):
+            return part.removeprefix(CACHED).rpartition("--")[2]
+    return path.parent.name if path.name == CONFIG else path.name.removesuffix(".json")
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError."""
+    """A JSON object from a file; of a key given twice the last value, as transformers reads it.
+
+    Raises UserError.
+    """
     try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        if not text.strip():
+            raise UserError(f"{path}: the file is empty; a JSON object was expected")
+        data = json.loads(text)
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: byte {error.start} is not UTF-8") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    except ValueError as error:  # a number that Python does not take
+        raise UserError(f"{path}: {error}") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply") from None
     except OSError as error:

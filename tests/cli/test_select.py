@@ -8,14 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from moe_rules.cli import build_parser, deployment
 from moe_rules.cli.deployment import Question
-from moe_rules.cli.errors import UserError
-from moe_rules.cli.model_files import read_object
 from moe_rules.cli.trace import print_trace
 from moe_rules.engine.selector import select_backend
 from moe_rules.vocabulary.layer import FusedMoEConfig
@@ -189,25 +187,6 @@ def test_missing_facts_are_listed(cli: Command) -> None:
     assert "num_experts" not in answer.err
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"{", "config.json:1:2: not JSON"),
-        (b"[]", "a JSON object was expected, not list"),
-        (b"\xff\xfe", "not UTF-8"),
-        (b"{}", "architecture"),
-        (b'{"architectures": ["NopeForCausalLM"]}', "NopeForCausalLM"),
-        (b"[" * 100_000, "nested too deeply"),
-    ],
-    ids=["broken", "list", "encoding", "empty", "unknown", "deep"],
-)
-def test_wrong_model_files(cli: Command, tmp_path: Path, content: bytes, message: str) -> None:
-    (tmp_path / "config.json").write_bytes(content)
-    answer = cli("select", "--model", tmp_path, "--platform", "h100")
-    assert answer.code == 2
-    assert message in answer.err
-
-
 def test_an_unknown_model_can_be_stated(cli: Command, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["NopeForCausalLM"]}')
     words = ["select", "--model", tmp_path, "--platform", "h100"]
@@ -216,30 +195,10 @@ def test_an_unknown_model_can_be_stated(cli: Command, tmp_path: Path) -> None:
     assert "--set num_experts=..." in answer.err
 
 
-def test_a_model_that_is_not_there(cli: Command, tmp_path: Path) -> None:
-    assert "there is no such file" in cli("select", "--model", tmp_path / "x.json").err
-    assert "the folder has no config.json" in cli("select", "--model", tmp_path).err
-
-
 def test_tensor_parallel_size_that_does_not_divide(cli: Command, model: Path) -> None:
     answer = cli("select", "--model", model, "--platform", "h100", "--tp", "5")
     assert answer.code == 2
     assert "5" in answer.err
-
-
-@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_an_object_or_an_error(tmp_path: Path, content: bytes) -> None:
-    file = tmp_path / "config.json"
-    file.write_bytes(content)
-    try:
-        data = read_object(file)
-    except UserError as wrong:
-        message = str(wrong)
-    else:
-        message = str(file)
-        assert isinstance(data, dict)
-    assert str(file) in message
 
 
 # explain ------------------------------------------------------------------------------------------

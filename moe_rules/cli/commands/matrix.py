@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.engine.selector import Selector
     from moe_rules.language.ruleset import load_platform, overlay_paths
 
-    config, _ = read_model(args.model)
+    model = read_model(args.model)
     stated = Stated.read(args)
     names = list(dict.fromkeys(args.platform or PLATFORMS))
     machines = {name: deployment.machine_of(name, args.software, stated) for name in names}
@@ -67,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
     }
     schemes = _schemes(args.scheme)
     cells = [
-        _cell(args, stated, _in_scheme(config, block), scheme, name, machines[name], selector)
+        _cell(args, stated, _in_scheme(model.config, block), scheme, name, machines[name], selector)
         for scheme, block in schemes.items()
         for name, selector in selectors.items()
     ]
-    title = f"{deployment.model_name(args.model)}{deployment.parallelism_in_words(args)}"
+    title = f"{model.name}{deployment.parallelism_in_words(args)}"
     matrix = Matrix(title, tuple(names), tuple(schemes), tuple(cells))
     print(FORMATS[args.format](matrix))
     return 0

@@ -1,0 +1,192 @@
+"""Which files --model finds, what a model is called, and what is said of files that are none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.model_files import read_model, read_object
+from tests.cli.conftest import Command
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+REPOSITORY = "Some-Org/Some-Model-0.6B"
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: Path) -> Path:
+    """A Hugging Face cache with config.json of one repository, laid out as the library does."""
+    repository = tmp_path / "hub" / "models--Some-Org--Some-Model-0.6B"
+    snapshot = repository / "snapshots" / COMMIT
+    for folder in (snapshot, repository / "blobs", repository / "refs"):
+        folder.mkdir(parents=True)
+    (repository / "refs" / "main").write_text(COMMIT)
+    shutil.copy(model, repository / "blobs" / "aa11")
+    (snapshot / "config.json").symlink_to("../../blobs/aa11")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_name_is_found_in_the_cache(cli: Command, cache: Path, model: Path) -> None:
+    found = read_model(REPOSITORY)
+    assert found.config == json.loads(model.read_bytes())
+    assert (found.name, found.hf_quant_config) == ("Some-Model-0.6B", None)
+    answer = cli("select", "--model", REPOSITORY, "--platform", "h100")
+    assert answer.out.startswith("Some-Model-0.6B, layers 0-47, on h100:")
+
+
+@pytest.mark.parametrize("below", ["", f"snapshots/{COMMIT}", f"snapshots/{COMMIT}/config.json"])
+def test_a_folder_of_the_cache_has_the_name_of_its_repository(cache: Path, below: str) -> None:
+    given = cache / "models--Some-Org--Some-Model-0.6B" / below
+    assert read_model(str(given)) == read_model(REPOSITORY)
+
+
+def test_the_quantization_file_beside_is_read(cache: Path) -> None:
+    snapshot = cache / "models--Some-Org--Some-Model-0.6B" / "snapshots" / COMMIT
+    (snapshot / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "FP8"}}')
+    assert read_model(REPOSITORY).hf_quant_config == {"quantization": {"quant_algo": "FP8"}}
+
+
+def test_a_folder_of_that_name_comes_before_the_cache(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / REPOSITORY
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert read_model(REPOSITORY).config == {}
+
+
+COMMANDS = [
+    ("select",), ("explain",), ("why-not", "TRITON"), ("run",), ("tune", "--out", "tuned"),
+    ("bench",), ("matrix",),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda words: words[0])
+def test_what_is_not_in_the_cache_is_said_with_the_command_that_fetches_it(
+    cli: Command, cache: Path, command: tuple[str, ...]
+) -> None:
+    answer = cli(*command, "--model", "Some-Org/Other")
+    assert answer.code == 2
+    assert f"the Hugging Face cache ({cache}) has no config.json" in answer.err
+    assert "hf download Some-Org/Other config.json\n" in answer.err
+
+
+def test_the_cache_needs_huggingface_hub(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    answer = cli("select", "--model", REPOSITORY)
+    assert answer.code == 2
+    assert "pip install 'moe-rules[hub]'" in answer.err
+
+
+@pytest.mark.parametrize("given", ["Some-Org/-bad-", "Some--Org/x", "a/b..c"])
+def test_a_name_that_no_repository_can_have(cli: Command, cache: Path, given: str) -> None:
+    answer = cli("select", "--model", given)
+    assert answer.code == 2
+    assert f"--model {given}: there is no such file or folder; " in answer.err
+
+
+def test_a_model_that_is_not_there(cli: Command, tmp_path: Path) -> None:
+    assert "there is no such file" in cli("select", "--model", tmp_path / "x.json").err
+    assert "there is no such file" in cli("select", "--model", "models/x.json").err
+    assert "the folder has no config.json" in cli("select", "--model", tmp_path).err
+
+
+@pytest.mark.parametrize(
+    "name", ["model-00001-of-00002.safetensors", "model.safetensors.index.json"]
+)
+def test_weights_are_no_configuration(cli: Command, tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    assert "give the config.json that belongs to it" in cli("select", "--model", file).err
+    file.write_bytes(b"\x08\0\0\0\0\0\0\0{}      ")
+    assert f"{name} is in it, but it holds weights" in cli("select", "--model", tmp_path).err
+    (tmp_path / "config.json").write_text("{}")
+    assert f"give {tmp_path}/config.json" in cli("select", "--model", file).err
+
+
+def test_a_gguf_file_is_no_configuration(cli: Command, tmp_path: Path) -> None:
+    sentence = (
+        "give the config.json, the folder or ORG/NAME of the model that it was converted from"
+    )
+    file = tmp_path / "model-Q4_K_M.gguf"
+    assert sentence in cli("select", "--model", file).err
+    file.write_bytes(b"GGUF")
+    assert sentence in cli("select", "--model", tmp_path).err
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("Qwen3-30B-A3B.json", "Qwen3-30B-A3B"),
+        ("Qwen3-0.6B/config.json", "Qwen3-0.6B"),
+        ("Qwen3-0.6B", "Qwen3-0.6B"),
+        ("Qwen3-0.6B/../Qwen3-0.6B", "Qwen3-0.6B"),
+        ("saved.v2", "saved.v2"),
+    ],
+)
+def test_what_a_model_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, name: str
+) -> None:
+    (tmp_path / "Qwen3-0.6B").mkdir()
+    for file in ("Qwen3-30B-A3B.json", "Qwen3-0.6B/config.json", "saved.v2"):
+        (tmp_path / file).write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    assert read_model(given).name == name
+    monkeypatch.chdir(tmp_path / "Qwen3-0.6B")
+    assert read_model(".").name == "Qwen3-0.6B"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"{", "config.json:1:2: not JSON"),
+        (b"[]", "a JSON object was expected, not list"),
+        (b"\xff\xfe", "not UTF-8"),
+        (b"", "the file is empty"),
+        (b" \n", "the file is empty"),
+        (b'"text"', "a JSON object was expected, not str"),
+        (b"{} {}", "config.json:1:4: not JSON"),
+        (b'{"num_experts": 1' + b"0" * 5000 + b"}", "4300"),
+        (b"{}", "architecture"),
+        (b'{"architectures": ["NopeForCausalLM"]}', "NopeForCausalLM"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+    ids=[
+        "broken", "list", "encoding", "empty", "blank", "text", "two", "digits", "no fields",
+        "unknown", "deep",
+    ],
+)  # fmt: skip
+def test_wrong_model_files(cli: Command, tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    answer = cli("select", "--model", tmp_path, "--platform", "h100")
+    assert answer.code == 2
+    assert message in answer.err
+
+
+def test_of_a_key_given_twice_the_last_value_counts(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text('{"num_experts": 8, "num_experts": 16}')
+    assert read_object(file) == {"num_experts": 16}
+
+
+@given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_an_object_or_an_error(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes(content)
+    try:
+        data = read_object(file)
+    except UserError as wrong:
+        message = str(wrong)
+    else:
+        message = str(file)
+        assert isinstance(data, dict)
+    assert str(file) in message
