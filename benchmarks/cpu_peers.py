@@ -12,8 +12,9 @@ from dataclasses import replace
 
 import torch
 from moe_kernels.benchmark.peers import Adapter, Run
-from moe_kernels.experts.cpu_packed import PackedUnquantized, packed_where_possible
+from moe_kernels.cpu.packed_weights import PackedUnquantized
 from moe_kernels.layouts import LayerWeights
+from moe_kernels.layouts.packed_for_cpu import packed_where_possible
 from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_weight
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import RandomLayer

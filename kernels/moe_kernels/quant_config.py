@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
+from moe_kernels.cpu.packed_weights import PackedWeights
 from moe_kernels.quantization.schemes import quantization_format
 from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
-
-if TYPE_CHECKING:
-    from moe_kernels.experts.cpu_packed import PackedWeights
 
 _HALF_OR_FLOAT = (torch.float16, torch.bfloat16, torch.float32)
 _SCALE_DTYPES: dict[str, tuple[torch.dtype, ...]] = {

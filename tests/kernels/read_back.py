@@ -1,7 +1,7 @@
 """Converted weights as values again, whatever layout a kernel has them in."""
 
 import torch
-from moe_kernels.experts.cpu_packed import PackedInt8, Tokens
+from moe_kernels.cpu.packed_weights import PackedInt8, Tokens
 from moe_kernels.quantization.packing import pack_nibbles
 from moe_kernels.quantization.schemes import (
     QuantizedWeight,

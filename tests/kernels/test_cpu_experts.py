@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from moe_kernels.experts.cpu_packed import packed_where_possible
 from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
+from moe_kernels.layouts.packed_for_cpu import packed_where_possible
 from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer

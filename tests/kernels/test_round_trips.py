@@ -11,7 +11,7 @@ pytest.importorskip("pydantic", reason="the tables are read with pydantic")
 
 from checkpoints import FORMATS, checkpoint
 from claims import claims
-from moe_kernels.experts.cpu_packed import PackedInt4, PackedInt8
+from moe_kernels.cpu.packed_weights import PackedInt4, PackedInt8
 from moe_kernels.layouts import convert_to_kernel_format
 from moe_kernels.quantization.schemes import quantization_format
 from moe_kernels.registry import our_names

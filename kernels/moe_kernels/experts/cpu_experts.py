@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from moe_kernels.activation import ActivationParameters, apply_activation
-from moe_kernels.experts.cpu_packed import PACKED, stands_for_packed
+from moe_kernels.cpu.packed_weights import PACKED, stands_for_packed
 from moe_kernels.experts.cpu_products import ExpertLinear
 from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEExpertsMonolithic
 from moe_kernels.ops.library import register_operator
@@ -53,7 +53,7 @@ def cpu_experts(
     Weights in ``weight_format`` (:mod:`moe_kernels.quantization.schemes`) are dequantized to the
     dtype of ``hidden_states``. With ``activation_format`` the inputs of both GEMMs are rounded to
     its grid. ``topk_weights`` None: the tokens are weighed already. ``packed``: the key in
-    :data:`moe_kernels.experts.cpu_packed.PACKED` of the weights for which w13 and w2 only stand.
+    :data:`moe_kernels.cpu.packed_weights.PACKED` of the weights for which w13 and w2 only stand.
     """
     top_k, dtype = topk_ids.shape[1], hidden_states.dtype
     num_experts, n13 = w13.shape[:2]

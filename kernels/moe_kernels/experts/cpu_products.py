@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from moe_kernels.experts.cpu_packed import PackedInt8, PackedProduct, Tokens
+from moe_kernels.cpu.packed_weights import PackedInt8, PackedProduct, Tokens
 from moe_kernels.quantization.fp8 import scale_in_place, widen_e4m3
 from moe_kernels.quantization.microscaling import decode_e8m0
 from moe_kernels.quantization.minifloat import E2M1, decode

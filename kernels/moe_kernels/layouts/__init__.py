@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import torch
 
-from moe_kernels.experts.cpu_packed import packed_where_possible
 from moe_kernels.layouts.grouped_integers import CheckpointFormat, dequantized, rows_of_groups
+from moe_kernels.layouts.packed_for_cpu import packed_where_possible
 from moe_kernels.layouts.scaled import canonical_scales
 from moe_kernels.layouts.small_floats import mx, mxfp6_to_mxfp8, nvfp4
 from moe_kernels.layouts.unpacked_in_triton import unpacked_in_triton
@@ -40,9 +40,9 @@ def convert_to_kernel_format(
     [E, N] or [E, N, 1] (channel), blocks as they are.
 
     Weights for CPU kernels are packed where torch has products for that
-    (:mod:`moe_kernels.experts.cpu_packed`): w13 and w2 then have their shapes but no values, which
-    are in ``packed``, and the kernel's quant_config needs that. The same kernels take weights that
-    were not packed. FP8 and MXFP4 have no such products: with ``dequantize_for_cpu`` they are
+    (:mod:`moe_kernels.layouts.packed_for_cpu`): w13 and w2 then have their shapes but no values,
+    which are in ``packed``, and the kernel's quant_config needs that. The same kernels take weights
+    that were not packed. FP8 and MXFP4 have no such products: with ``dequantize_for_cpu`` they are
     packed as ``dtype``, which takes two and four times the memory, and a fraction of the time.
 
     Weights for Triton kernels that unpack them in registers are laid out as these read them

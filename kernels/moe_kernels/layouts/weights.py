@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from moe_kernels.cpu.packed_weights import PackedWeights
 from moe_rules.vocabulary.quant_keys import QuantKey
-
-if TYPE_CHECKING:
-    from moe_kernels.experts.cpu_packed import PackedWeights
 
 
 class LayerWeights(NamedTuple):

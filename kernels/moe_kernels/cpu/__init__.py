@@ -1,0 +1,1 @@
+"""What torch multiplies fast on a CPU, and weights packed for that."""

@@ -1,0 +1,125 @@
+"""Weights packed for torch's CPU products (:mod:`moe_kernels.cpu.packed_weights`) when loaded.
+
+Packed weights take no more memory than they came with: formats that torch has no product for stay
+as they are (:mod:`moe_kernels.experts.cpu_products` converts them block by block in every call),
+unless they may be dequantized when they are loaded.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from moe_kernels.cpu import onednn
+from moe_kernels.cpu.packed_weights import (
+    PackedInt4,
+    PackedInt8,
+    PackedProduct,
+    PackedUnquantized,
+    PackedWeights,
+    stand_in,
+)
+from moe_kernels.layouts.weights import LayerWeights
+from moe_kernels.quantization.packing import unpack_nibbles
+from moe_kernels.quantization.schemes import (
+    QuantizedWeight,
+    dequantize_weight,
+    quantization_format,
+)
+from moe_rules.vocabulary.quant_keys import QuantKey
+
+
+def packed_where_possible(
+    kernel_name: str, weights: LayerWeights, dtype: torch.dtype, dequantize: bool = False
+) -> LayerWeights:
+    """``weights`` with their values packed, if torch multiplies these on this CPU, else themselves.
+
+    ``weights``: of ``kernel_name``, in the layout of :mod:`moe_kernels.quantization.schemes`.
+    ``dtype``: the layer's. ``dequantize``: what else cannot be packed may be dequantized to
+    ``dtype``, if the kernel leaves activations as they are. w13 and w2 of the result only stand
+    for the packed weights (:func:`moe_kernels.cpu.packed_weights.stands_for_packed`).
+    """
+    if weights.w13.device.type != "cpu":
+        return weights
+    fmt = None if weights.weight_key is None else quantization_format(weights.weight_key)
+    if (kernel_name, fmt) == ("CPUExpertsInt4", "int8"):
+        return weights  # INT4 stored as INT8: whether activations are quantized is not known here
+    key = weights.weight_key if dequantize and kernel_name != "CPUExpertsFp8W8A8" else None
+
+    def pack(
+        w: torch.Tensor, scale: torch.Tensor | None, zero_point: torch.Tensor | None
+    ) -> PackedProduct | None:
+        product = _pack(w.detach(), scale, zero_point, fmt, dtype)
+        if product is None and key is not None and fmt != "int8" and onednn.multiplies(dtype):
+            product = _pack_dequantized(w.detach(), scale, zero_point, key, dtype)
+        return product
+
+    w13 = pack(weights.w13, weights.w13_scale, weights.w13_zp)
+    w2 = None if w13 is None else pack(weights.w2, weights.w2_scale, weights.w2_zp)
+    if w13 is None or w2 is None:
+        return weights
+    return weights._replace(
+        w13=stand_in(weights.w13), w2=stand_in(weights.w2), packed=PackedWeights(w13, w2)
+    )
+
+
+_PACKED_FOR_TOKENS = 16
+"""The tokens per expert that oneDNN is asked to choose a layout for; any number is multiplied."""
+
+_INT4_GROUPS = (32, 64, 128, 256)
+_INT4_ROWS = 16
+"""What torch's INT4 product takes: these group sizes, and multiples of so many rows."""
+
+
+def _pack(
+    w: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero_point: torch.Tensor | None,
+    fmt: str | None,
+    dtype: torch.dtype,
+) -> PackedProduct | None:
+    """The weights [E, N, K] of one GEMM, or None if torch does not multiply them fast."""
+    if fmt is None and onednn.multiplies(w.dtype):
+        return PackedUnquantized([_reordered(e) for e in w])
+    if fmt == "int8" and scale is not None and zero_point is None:
+        if not onednn.multiplies(w.dtype) or scale.shape != (*w.shape[:2], 1):
+            return None
+        prepack = torch.ops.onednn.qlinear_prepack
+        zeros = torch.zeros(w.shape[1], dtype=torch.int32)
+        return PackedInt8([prepack(e, None) for e in w], scale[..., 0].float().contiguous(), zeros)
+    if fmt == "int4" and scale is not None and dtype == torch.bfloat16:
+        # Only its product in bf16 has vectors.
+        group_size = 2 * w.shape[2] // scale.shape[2]
+        if group_size not in _INT4_GROUPS or w.shape[1] % _INT4_ROWS:
+            return None
+        zero = 0.0 if zero_point is None else (8.0 - zero_point.float()) * scale.float()
+        both = torch.stack([scale.float(), torch.zeros_like(scale.float()) + zero], dim=-1)
+        pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
+        return PackedInt4(
+            [pack(unpack_nibbles(e).int(), 1) for e in w],
+            both.transpose(1, 2).to(dtype).contiguous(),
+            group_size,
+        )
+    return None
+
+
+def _pack_dequantized(
+    w: torch.Tensor,
+    scale: torch.Tensor | None,
+    zero_point: torch.Tensor | None,
+    key: QuantKey,
+    dtype: torch.dtype,
+) -> PackedUnquantized:
+    assert scale is not None
+
+    def dequantized(e: int) -> torch.Tensor:
+        zero = None if zero_point is None else zero_point[e]
+        return dequantize_weight(QuantizedWeight(w[e], scale[e], zero), key, dtype)
+
+    return PackedUnquantized([_reordered(dequantized(e)) for e in range(len(w))])
+
+
+def _reordered(w: torch.Tensor) -> torch.Tensor:
+    """``w`` [N, K] in the layout of oneDNN."""
+    reorder = torch.ops.mkldnn._reorder_linear_weight
+    packed: torch.Tensor = reorder(w.contiguous(), _PACKED_FOR_TOKENS)
+    return packed
