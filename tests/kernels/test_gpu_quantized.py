@@ -21,7 +21,7 @@ from moe_kernels.quantization.schemes import (
 from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
-from moe_kernels.tiling.tuning import TileConfig
+from moe_kernels.tiling.tile_config import TileConfig
 
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS

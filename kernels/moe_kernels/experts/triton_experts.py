@@ -15,7 +15,8 @@ from moe_kernels.ops.moe_align_block_size import moe_align_block_size
 from moe_kernels.ops.moe_sum import moe_sum
 from moe_kernels.ops.quantize_scaled import quantize_scaled
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_kernels.tiling.tuning import MAX_UNSORTED_PAIRS, layer_config
+from moe_kernels.tiling.layer_config import layer_config
+from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
 

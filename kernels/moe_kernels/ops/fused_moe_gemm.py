@@ -29,7 +29,7 @@ from moe_kernels.ops.programmatic_launch import (
     prefetch_rows,
     wait_for_previous,
 )
-from moe_kernels.tiling.tuning import TileConfig
+from moe_kernels.tiling.tile_config import TileConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -40,7 +40,7 @@ from moe_kernels.ops.programmatic_launch import (
 )
 from moe_kernels.ops.unpack_weights import unpack_tile
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
-from moe_kernels.tiling.tuning import TileConfig
+from moe_kernels.tiling.tile_config import TileConfig
 
 
 class WeightTensors(NamedTuple):

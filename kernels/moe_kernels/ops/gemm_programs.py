@@ -18,7 +18,7 @@ from moe_kernels.ops.activation import activate
 from moe_kernels.ops.moe_align_block_size import SortedPairs
 from moe_kernels.ops.programmatic_launch import wait_for_previous
 from moe_kernels.ops.routing import pairs_of_ranks, pairs_of_slot
-from moe_kernels.tiling.tuning import MAX_UNSORTED_PAIRS, TileConfig
+from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS, TileConfig
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,18 +14,14 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec
+from typing import Any, NamedTuple
 
 import torch
 
-if TYPE_CHECKING:
-    from moe_kernels.tiling.tuning import LayerConfig, TileConfig
-
-P = ParamSpec("P")
+from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
 
 PATH_VARIABLE = "MOE_RULES_TUNED_CONFIGS"
 PACKAGED = Path(__file__).parent / "configs"
@@ -87,59 +83,22 @@ class TunedFile:
     layers: Mapping[LayerKey, Sequence[TunedConfig]]
 
 
-def prefer_measured(rules_of_thumb: Callable[P, LayerConfig]) -> Callable[P, LayerConfig]:
-    """Decorate a function that gives a layer's tilings: what was measured near comes before it.
-
-    Its arguments: the number of pairs of local experts, w13, w2, and where it has them
-    ``block_shape`` (of scales that are applied within the products) and ``weight_format`` (of
-    weights that are dequantized to ``dtype`` as they are loaded). What it returns raises
-    TunedConfigError the first time that a file is wrong.
-    """
-
-    @functools.wraps(rules_of_thumb)
-    def choose(*args: P.args, **others: P.kwargs) -> LayerConfig:
-        if _trial is not None:
-            config = rules_of_thumb(*args, **others)
-            _trial.asked.append(Asked(*_arguments(*args, **others), config))  # type: ignore[arg-type]
-            return _trial.config or config
-        found = _tuned_config(*args, **others)  # type: ignore[arg-type]
-        return rules_of_thumb(*args, **others) if found is None else found
-
-    return choose
-
-
-def _arguments(
-    num_local_pairs: float,
-    w13: torch.Tensor,
-    w2: torch.Tensor,
+@functools.cache
+def scheme_name(
+    weight_dtype: torch.dtype,
     block_shape: tuple[int, int] | None = None,
     weight_format: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
-) -> tuple[LayerKey, float]:
-    scheme = scheme_name(w13.dtype, block_shape, weight_format)
-    if dtype == torch.float32:
-        scheme += "_fp32"  # products of another kind
-    return LayerKey(scheme, w13.shape[0], w13.shape[1], w2.shape[1]), num_local_pairs
-
-
-def _tuned_config(
-    num_local_pairs: float, w13: torch.Tensor, *others: Any, **named: Any
-) -> LayerConfig | None:
-    device = device_name(w13.device)
-    if device is None:
-        return None
-    return _nearest(device, *_arguments(num_local_pairs, w13, *others, **named))
-
-
-@functools.cache
-def scheme_name(
-    dtype: torch.dtype, block_shape: tuple[int, int] | None, weight_format: str | None
 ) -> str:
-    """What tilings depend on in how a layer is quantized, as a word: ``fp8-128x128``."""
-    words = [weight_format or _SHORT_DTYPES.get(dtype, str(dtype).removeprefix("torch."))]
+    """What tilings depend on in how a layer is quantized, as a word: ``fp8-128x128``.
+
+    ``weight_format``, ``dtype``: of weights that are dequantized to ``dtype`` as they are loaded.
+    """
+    stored = _SHORT_DTYPES.get(weight_dtype, str(weight_dtype).removeprefix("torch."))
+    name = weight_format or stored
     if block_shape is not None:
-        words.append("x".join(map(str, block_shape)))
-    return "-".join(words)
+        name += "-" + "x".join(map(str, block_shape))
+    return name + "_fp32" if dtype == torch.float32 else name  # products of another kind
 
 
 @functools.cache
@@ -156,40 +115,15 @@ def versions() -> tuple[str, str]:
     return torch.__version__.partition("+")[0], triton.__version__
 
 
-class Asked(NamedTuple):
-    """A layer that asked for its tilings during a trial, and what the rules of thumb give it."""
-
-    layer: LayerKey
-    pairs: float
-    config: LayerConfig
-
-
-class _Trial(NamedTuple):
-    config: LayerConfig | None
-    asked: list[Asked]
-
-
-_trial: _Trial | None = None
-
-
-@contextmanager
-def trial(config: LayerConfig | None) -> Iterator[list[Asked]]:
-    """Within, every layer takes ``config``, or what the rules of thumb give, never a file's.
-
-    Gives the list of what was asked for. Not for several threads.
-    """
-    global _trial
-    before = _trial
-    _trial = _Trial(config, [])
-    try:
-        yield _trial.asked
-    finally:
-        _trial = before
-
-
 @functools.lru_cache(maxsize=8192)
-def _nearest(device: str, layer: LayerKey, num_local_pairs: float) -> LayerConfig | None:
-    return nearest(_table(device, layer.scheme).get(layer, ()), num_local_pairs)
+def measured_config(
+    device: torch.device, layer: LayerKey, num_local_pairs: float
+) -> LayerConfig | None:
+    """What was measured near on ``device``; None: nothing. Raises TunedConfigError."""
+    name = device_name(device)
+    if name is None:
+        return None
+    return nearest(_table(name, layer.scheme).get(layer, ()), num_local_pairs)
 
 
 def nearest(measured: Sequence[TunedConfig], num_local_pairs: float) -> LayerConfig | None:
@@ -254,7 +188,7 @@ def file_name(device: str, scheme: str) -> str:
 
 def forget() -> None:
     """Read files anew when they are next needed."""
-    _nearest.cache_clear()
+    measured_config.cache_clear()
     _table.cache_clear()
 
 
@@ -330,9 +264,6 @@ class _Reader:
         return float(raw)
 
     def configs(self, raw: Any, key: str) -> tuple[TunedConfig, ...]:
-        # Tilings take their types from the module that asks this one for them.
-        from moe_kernels.tiling.tuning import LayerConfig
-
         found = []
         for i, entry in enumerate(self.items(raw, key)):
             at = f"{key}[{i}]"
@@ -348,8 +279,6 @@ class _Reader:
         return tuple(found)
 
     def tile(self, raw: Any, key: str) -> TileConfig:
-        from moe_kernels.tiling.tuning import TileConfig
-
         sizes = [self.size(size, key) for size in self.items(raw, key)]
         if len(sizes) != len(TileConfig._fields):
             raise self.error(key, f"expected {', '.join(TileConfig._fields)}, got {raw}")

@@ -25,7 +25,7 @@ from moe_kernels.benchmark.tune.layers import (  # noqa: E402
 )
 from moe_kernels.benchmark.tune.measurer import DeviceError  # noqa: E402
 from moe_kernels.benchmark.tune.session import Lines  # noqa: E402
-from moe_kernels.tiling import tuned_configs  # noqa: E402
+from moe_kernels.tiling import layer_config  # noqa: E402
 from moe_kernels.tiling.tuned_configs import LayerKey  # noqa: E402
 from tilings import START, separable  # noqa: E402
 
@@ -141,7 +141,7 @@ def gpu_measurer(monkeypatch):
     monkeypatch.setattr(tune_layers, "CHECKED_TOKENS", 4)
 
     def graph_us(calls, replays):
-        config = tuned_configs._trial.config
+        config = layer_config._trial.config
         return 100.0 if config is None else separable(config)
 
     def compile_jobs(jobs, workers, seconds, done):

@@ -12,7 +12,7 @@ pytest.importorskip("triton")
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from moe_kernels.benchmark.tune.search import Search, tiles_for  # noqa: E402
-from moe_kernels.tiling.tuning import LayerConfig  # noqa: E402
+from moe_kernels.tiling.tile_config import LayerConfig  # noqa: E402
 from tilings import START, separable  # noqa: E402
 
 

@@ -3,7 +3,7 @@
 import math
 
 from moe_kernels.tiling import tuned_configs
-from moe_kernels.tiling.tuning import LayerConfig, TileConfig
+from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
 
 TORCH, TRITON = tuned_configs.versions()
 FACTS = {"device": "Test GPU", "date": "2026-11-27", "torch": TORCH, "triton": TRITON}

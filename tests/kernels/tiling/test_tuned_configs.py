@@ -14,6 +14,8 @@ pytest.importorskip("triton")
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from moe_kernels.tiling import tuned_configs  # noqa: E402
+from moe_kernels.tiling.layer_config import layer_config, trial  # noqa: E402
+from moe_kernels.tiling.tile_config import LayerConfig, TileConfig  # noqa: E402
 from moe_kernels.tiling.tuned_configs import (  # noqa: E402
     LayerKey,
     TunedConfig,
@@ -22,10 +24,8 @@ from moe_kernels.tiling.tuned_configs import (  # noqa: E402
     nearest,
     read,
     scheme_name,
-    trial,
     write,
 )
-from moe_kernels.tiling.tuning import LayerConfig, TileConfig, layer_config  # noqa: E402
 
 DEVICE = "Test GPU (80 GB)"
 LAYER = LayerKey("bf16", 8, 1024, 512)
@@ -246,9 +246,10 @@ def test_a_trial_comes_before_any_file_and_notes_what_was_asked(folders):
 
 
 def test_schemes_are_words():
-    assert scheme_name(torch.float16, None, None) == scheme_name(torch.bfloat16, None, None)
-    assert scheme_name(torch.float8_e4m3fn, (128, 128), None) == "fp8-128x128"
+    assert scheme_name(torch.float16) == scheme_name(torch.bfloat16)
+    assert scheme_name(torch.float8_e4m3fn, (128, 128)) == "fp8-128x128"
     assert scheme_name(torch.uint8, None, "mxfp4") == "mxfp4"
+    assert scheme_name(torch.uint8, None, "mxfp4", torch.float32) == "mxfp4_fp32"
 
 
 @pytest.mark.parametrize("path", sorted(tuned_configs.PACKAGED.glob("*.json")), ids=str)

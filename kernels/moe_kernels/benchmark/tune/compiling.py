@@ -24,8 +24,8 @@ from moe_kernels.benchmark.tune.layers import Contender, draw
 from moe_kernels.modular_kernel import FusedMoEKernel
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import RandomLayer
-from moe_kernels.tiling.tuned_configs import trial
-from moe_kernels.tiling.tuning import MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
+from moe_kernels.tiling.layer_config import trial
+from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
 Call = tuple[FusedMoEConfig, int]

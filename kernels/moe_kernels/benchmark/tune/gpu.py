@@ -19,8 +19,9 @@ from moe_kernels.benchmark.tune.record import Measured, Tiling
 from moe_kernels.benchmark.tune.search import ROUNDS, Search, tiles_for
 from moe_kernels.reference import relative_error
 from moe_kernels.registry import KernelUnavailableError, unpacks_in_triton
-from moe_kernels.tiling.tuned_configs import Asked, trial, versions
-from moe_kernels.tiling.tuning import LayerConfig, TileConfig
+from moe_kernels.tiling.layer_config import Asked, trial
+from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
+from moe_kernels.tiling.tuned_configs import versions
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
 COMPILING = 0.4

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
 from moe_kernels.tiling.tuned_configs import (
     LayerKey,
     TunedConfig,
@@ -19,7 +20,6 @@ from moe_kernels.tiling.tuned_configs import (
     read,
     write,
 )
-from moe_kernels.tiling.tuning import LayerConfig, TileConfig
 
 
 @dataclass(frozen=True)

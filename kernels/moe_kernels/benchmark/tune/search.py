@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from moe_kernels.tiling.tuning import LayerConfig, TileConfig
+from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
 
 Timer = Callable[[LayerConfig, int], float]
 """Microseconds of a layer with a tiling, the median of so many replays; inf if it does not run."""

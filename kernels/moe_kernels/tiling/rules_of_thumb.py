@@ -1,65 +1,29 @@
-"""How the two GEMMs of a layer are cut into programs.
+"""Rules of thumb for tilings, where none was measured near.
 
-The rules of thumb are what a search over tilings (``docs/tuning.md``) found on an H200 with
+They are what a search over tilings (``docs/tuning.md``) found on an H200 with
 Triton 3.6, for the shapes in :mod:`moe_kernels.benchmark.shapes`, put as simply as costs little.
 """
 
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
 
 import torch
 
-from moe_kernels.tiling.tuned_configs import prefer_measured
-
-MAX_UNSORTED_PAIRS = 64
-"""Up to so many (token, expert) pairs of a call, the programs of a GEMM find theirs themselves.
-
-It takes them as long as the two launches of a sort do with twice as many.
-"""
+from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
 
 _CACHE_BYTES = 50 << 20  # of Hopper's L2
 
 
-class TileConfig(NamedTuple):
-    """How one GEMM is cut into programs."""
-
-    block_m: int
-    """Pairs of a program; also what sorted pairs are aligned to."""
-    block_n: int
-    """Rows of the weight of a program: two per output column of a gated activation."""
-    block_k: int
-    group_m: int
-    """How many blocks of pairs take turns over the same rows of the weight."""
-    num_warps: int
-    num_stages: int
-
-
-class LayerConfig(NamedTuple):
-    """The tilings of both GEMMs, with the same ``block_m``."""
-
-    up: TileConfig
-    down: TileConfig
-
-
-@prefer_measured
-def layer_config(
+def rules_of_thumb(
     num_local_pairs: float,
     w13: torch.Tensor,
     w2: torch.Tensor,
     block_shape: tuple[int, int] | None = None,
-    *,
     weight_format: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
 ) -> LayerConfig:
-    """Tilings for so many pairs spread evenly over the experts of w13 [E, 2I, H], w2 [E, H, I].
-
-    ``num_local_pairs`` counts the pairs of these experts, as far as known without a look at the
-    routing. ``block_shape``: of scales that are applied within the products.
-    ``weight_format``: of weights that are dequantized to ``dtype`` as they are loaded. What was
-    measured for the layer (:mod:`~moe_kernels.tiling.tuned_configs`) comes before rules of thumb.
-    """
+    """Tilings for a layer, as :func:`moe_kernels.tiling.layer_config.layer_config` is asked."""
     load = num_local_pairs / w13.shape[0]
     if weight_format is not None:
         block_m = 16 if load <= 12 else 32 if load <= 24 else 64 if load <= 160 else 128

@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
-from moe_kernels.tiling import tuning  # noqa: E402
+from moe_kernels.tiling import rules_of_thumb  # noqa: E402
 
 SHARED_MEMORY = 232448  # of one program on Hopper
 
@@ -33,8 +33,8 @@ def test_tilings_fit(num_local_pairs, experts, hidden, intermediate, dtype, bloc
     shape = (128, 128) if blocks and dtype == torch.float8_e4m3fn else None
     w13, w2 = weights(dtype, experts, hidden, intermediate)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "_shared_memory", lambda _: SHARED_MEMORY)
-        config = tuning.layer_config(num_local_pairs, w13, w2, shape)
+        patch.setattr(rules_of_thumb, "_shared_memory", lambda _: SHARED_MEMORY)
+        config = rules_of_thumb.rules_of_thumb(num_local_pairs, w13, w2, shape)
     assert config.up.block_m == config.down.block_m
     for tile in config:
         sizes = (tile.block_m, tile.block_n, tile.block_k, tile.num_warps)
@@ -46,7 +46,9 @@ def test_tilings_fit(num_local_pairs, experts, hidden, intermediate, dtype, bloc
 
 def test_rows_grow_with_the_load():
     w13, w2 = weights(torch.bfloat16, 8, 512, 1024)
-    rows = [tuning.layer_config(8 * load, w13, w2).up.block_m for load in (1, 16, 32, 4096)]
+    rows = [
+        rules_of_thumb.rules_of_thumb(8 * load, w13, w2).up.block_m for load in (1, 16, 32, 4096)
+    ]
     assert rows == sorted(rows)
     assert len(set(rows)) == 4
 
@@ -54,7 +56,7 @@ def test_rows_grow_with_the_load():
 def test_less_shared_memory_means_fewer_stages():
     w13, w2 = weights(torch.bfloat16, 8, 4096, 4096)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tuning, "_shared_memory", lambda _: SHARED_MEMORY)
-        many = tuning.layer_config(1e5, w13, w2).up.num_stages
-        patch.setattr(tuning, "_shared_memory", lambda _: 100 * 1024)
-        assert 1 <= tuning.layer_config(1e5, w13, w2).up.num_stages < many
+        patch.setattr(rules_of_thumb, "_shared_memory", lambda _: SHARED_MEMORY)
+        many = rules_of_thumb.rules_of_thumb(1e5, w13, w2).up.num_stages
+        patch.setattr(rules_of_thumb, "_shared_memory", lambda _: 100 * 1024)
+        assert 1 <= rules_of_thumb.rules_of_thumb(1e5, w13, w2).up.num_stages < many

@@ -1,0 +1,73 @@
+"""The tilings that a layer takes: those measured for it, else those of the rules of thumb."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+
+from moe_kernels.tiling.rules_of_thumb import rules_of_thumb
+from moe_kernels.tiling.tile_config import LayerConfig
+from moe_kernels.tiling.tuned_configs import LayerKey, measured_config, scheme_name
+
+
+def layer_config(
+    num_local_pairs: float,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
+    block_shape: tuple[int, int] | None = None,
+    *,
+    weight_format: str | None = None,
+    dtype: torch.dtype = torch.bfloat16,
+) -> LayerConfig:
+    """Tilings for so many pairs spread evenly over the experts of w13 [E, 2I, H], w2 [E, H, I].
+
+    ``num_local_pairs`` counts the pairs of these experts, as far as known without a look at the
+    routing. ``block_shape``: of scales that are applied within the products.
+    ``weight_format``: of weights that are dequantized to ``dtype`` as they are loaded. Raises
+    TunedConfigError the first time that a file of measured tilings is wrong.
+    """
+    scheme = scheme_name(w13.dtype, block_shape, weight_format, dtype)
+    layer = LayerKey(scheme, w13.shape[0], w13.shape[1], w2.shape[1])
+    if _trial is None:
+        measured = measured_config(w13.device, layer, num_local_pairs)
+        if measured is not None:
+            return measured
+    config = rules_of_thumb(num_local_pairs, w13, w2, block_shape, weight_format, dtype)
+    if _trial is None:
+        return config
+    _trial.asked.append(Asked(layer, num_local_pairs, config))
+    return _trial.config or config
+
+
+class Asked(NamedTuple):
+    """A layer that asked for its tilings during a trial, and what the rules of thumb give it."""
+
+    layer: LayerKey
+    pairs: float
+    config: LayerConfig
+
+
+class _Trial(NamedTuple):
+    config: LayerConfig | None
+    asked: list[Asked]
+
+
+_trial: _Trial | None = None
+
+
+@contextmanager
+def trial(config: LayerConfig | None) -> Iterator[list[Asked]]:
+    """Within, every layer takes ``config``, or what the rules of thumb give, never a file's.
+
+    Gives the list of what was asked for. Not for several threads.
+    """
+    global _trial
+    before = _trial
+    _trial = _Trial(config, [])
+    try:
+        yield _trial.asked
+    finally:
+        _trial = before

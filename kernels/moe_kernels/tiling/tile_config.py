@@ -1,0 +1,32 @@
+"""How the two GEMMs of a layer are cut into programs, as numbers."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+MAX_UNSORTED_PAIRS = 64
+"""Up to so many (token, expert) pairs of a call, the programs of a GEMM find theirs themselves.
+
+It takes them as long as the two launches of a sort do with twice as many.
+"""
+
+
+class TileConfig(NamedTuple):
+    """How one GEMM is cut into programs."""
+
+    block_m: int
+    """Pairs of a program; also what sorted pairs are aligned to."""
+    block_n: int
+    """Rows of the weight of a program: two per output column of a gated activation."""
+    block_k: int
+    group_m: int
+    """How many blocks of pairs take turns over the same rows of the weight."""
+    num_warps: int
+    num_stages: int
+
+
+class LayerConfig(NamedTuple):
+    """The tilings of both GEMMs, with the same ``block_m``."""
+
+    up: TileConfig
+    down: TileConfig
