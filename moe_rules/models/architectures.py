@@ -13,13 +13,48 @@ from moe_rules.models.routing import routing_method
 from moe_rules.models.sources import value_of
 from moe_rules.models.suggest import unknown_name
 from moe_rules.models.tables import merged
+from moe_rules.models.typed import (
+    BY_FACT_TYPE,
+    ENTRIES,
+    FLAG,
+    INDICES,
+    INTEGER,
+    POSITIVE,
+    TEXT,
+    Kind,
+)
+from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
 
 REQUIRED = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
 """Layer facts without which there is no layer."""
 
-MAX_LAYERS = 10_000
-"""A hundred times as many as the deepest models have."""
+MAX_LAYERS = 1_000
+"""Several times as many as the deepest models have."""
+
+KINDS: Mapping[str, Kind] = {
+    **{name: BY_FACT_TYPE[fact.type] for name, fact in FACTS.items() if fact.group == "layer"},
+    **dict.fromkeys(REQUIRED, POSITIVE),
+    "defers_all_reduce": FLAG,
+    "sequence_parallel": FLAG,
+    "minimum_intermediate_size_per_partition": INTEGER,
+}
+"""What the sources of a row may give: the type of the fact, where it is one."""
+LAYER_KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(("first", "last", "every", "offset", "count"), INTEGER),
+    **dict.fromkeys(("listed", "dense"), INDICES),
+    "types": ENTRIES,
+}
+ROUTING_KINDS: Mapping[str, Kind] = {
+    **dict.fromkeys(("scoring", "custom"), TEXT),
+    **dict.fromkeys(("renormalize", "correction_bias", "zero_experts"), FLAG),
+    "groups": INTEGER,
+}
+
+
+def said(row: Mapping[str, Any], name: str, context: Context) -> Any:
+    """What the configuration says of a row's source. Raises ConfigValueError."""
+    return value_of(row[name], context, KINDS[name])
 
 
 def row_for(name: str | None, table: Mapping[str, Any], device: Any) -> dict[str, Any]:
@@ -45,13 +80,10 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
     """The indices of the decoder layers that are MoE layers: those with at least one expert."""
     rule = row["layers"]
 
-    def said(name: str) -> Any:
-        return value_of(rule[name], context)
-
-    every, last = said("every"), said("last")
-    first, offset = said("first") or 0, said("offset") or 0
-    listed, dense, types = _indices(said("listed")), _indices(said("dense")), said("types")
-    count = said("count")
+    given = {name: value_of(rule[name], context, kind) for name, kind in LAYER_KINDS.items()}
+    every, last, count, types = (given[name] for name in ("every", "last", "count", "types"))
+    first, offset = max(given["first"] or 0, 0), given["offset"] or 0
+    listed, dense = given["listed"], given["dense"]
     if count is None:
         count = len(types or ())
     if count > MAX_LAYERS:
@@ -68,18 +100,8 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
         and (listed is None or index in listed)
         and (dense is None or index not in dense)
         and (types is None or (index < len(types) and types[index] in rule["type"]))
-        and value_of(row["num_experts"], context.extended(layer={"index": index})) != 0
+        and value_of(row["num_experts"], context.extended(layer={"index": index}), INTEGER) != 0
     ]
-
-
-def _indices(value: Any) -> frozenset[int] | None:
-    """Layer indices from a list of them or from "3,4,5"."""
-    if isinstance(value, str):
-        value = [part for part in value.split(",") if part.strip()]
-    try:
-        return None if value is None else frozenset(int(index) for index in value)
-    except (TypeError, ValueError):
-        raise CheckpointRefusedError(f"{value!r} is no list of layer indices", "model") from None
 
 
 def layer_facts(
@@ -91,44 +113,47 @@ def layer_facts(
 ) -> FusedMoEConfig:
     """The facts of the layer whose index the context holds. Raises CheckpointRefusedError."""
 
-    def said(name: str) -> Any:
-        return value_of(row[name], context)
+    def given(name: str) -> Any:
+        return said(row, name, context)
 
-    _require_sizes(row, said)
-    activation = _activation(said("activation"), table, gated=None not in row["projections"])
-    parallel = parallel_of(deployment, sequence_parallel=bool(said("sequence_parallel")))
-    size = _padded(said("intermediate_size"), said, deployment)
-    routing = {name: value_of(source, context) for name, source in row["routing"].items()}
-    clamps: dict[str, Any] = {name: _number(name, said(name)) for name in _FLOATS}
+    _require_sizes(row, given)
+    activation = _activation(given("activation"), table, gated=None not in row["projections"])
+    parallel = parallel_of(deployment, sequence_parallel=bool(given("sequence_parallel")))
+    size = _padded(given("intermediate_size"), given, deployment)
+    routing = {
+        name: value_of(source, context, ROUTING_KINDS[name])
+        for name, source in row["routing"].items()
+    }
+    clamps = {name: given(name) for name in _FLOATS}
     facts = FusedMoEConfig(
-        num_experts=said("num_experts") + deployment.num_redundant_experts,
-        experts_per_token=said("experts_per_token"),
-        hidden_dim=said("hidden_dim"),
+        num_experts=given("num_experts") + deployment.num_redundant_experts,
+        experts_per_token=given("experts_per_token"),
+        hidden_dim=given("hidden_dim"),
         intermediate_size=size,
         activation=activation,
-        routing_method=_routing_method(routing, said("has_hash_routing"), context),
+        routing_method=_routing_method(routing, given("has_hash_routing"), context),
         in_dtype=in_dtype,
         moe_parallel_config=replace(parallel, tp_size=_dividing(size, parallel.tp_size)),
-        router_logits_dtype=said("router_logits_dtype"),
+        router_logits_dtype=given("router_logits_dtype"),
         moe_backend=deployment.moe_backend,
-        has_bias=bool(said("has_bias")),
+        has_bias=bool(given("has_bias")),
         is_lora_enabled=deployment.enable_lora,
-        has_hash_routing=bool(said("has_hash_routing")),
-        skip_final_all_reduce=_skips_all_reduce(said, parallel, routing),
+        has_hash_routing=bool(given("has_hash_routing")),
+        skip_final_all_reduce=_skips_all_reduce(given, parallel, routing),
         **clamps,
     )
     refuse_layer(row, facts, deployment, context)
     return facts
 
 
-def _require_sizes(row: Mapping[str, Any], said: Any) -> None:
+def _require_sizes(row: Mapping[str, Any], given: Any) -> None:
     """Raise where config.json lacks a required fact, or has no positive integer for it."""
-    missing = tuple(name for name in REQUIRED if said(name) is None)
+    missing = tuple(name for name in REQUIRED if given(name) is None)
     if missing:
         fields = ", ".join(f"{name} ({row[name]})" for name in missing)
         raise UnknownModelError(f"config.json does not give {fields}", missing)
     for name in REQUIRED:
-        value = said(name)
+        value = given(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CheckpointRefusedError(
                 f"{name} must be a positive integer; config.json gives {value!r} ({row[name]})",
@@ -145,21 +170,13 @@ _FLOATS = (
 )
 
 
-def _number(name: str, value: Any) -> float | None:
-    if value is not None and not isinstance(value, int | float):
-        raise CheckpointRefusedError(f"{name} must be a number, not {value!r}", "model")
-    return None if value is None else float(value)
-
-
-def _activation(name: Any, table: Mapping[str, Any], *, gated: bool) -> str:
-    name = table["activation_aliases"].get(name, name)
+def _activation(name: str | None, table: Mapping[str, Any], *, gated: bool) -> str:
+    name = table["activation_aliases"].get(name, str(name))
     if not gated:
         name = f"{name}_no_mul"
     if name not in ACTIVATIONS:
-        raise CheckpointRefusedError(
-            unknown_name("MoE activation", str(name), ACTIVATIONS), "model"
-        )
-    return str(name)
+        raise CheckpointRefusedError(unknown_name("MoE activation", name, ACTIVATIONS), "model")
+    return name
 
 
 def parallel_of(deployment: Deployment, *, sequence_parallel: bool) -> FusedMoEParallelConfig:
@@ -175,10 +192,10 @@ def parallel_of(deployment: Deployment, *, sequence_parallel: bool) -> FusedMoEP
     )
 
 
-def _padded(size: int, said: Any, deployment: Deployment) -> int:
+def _padded(size: int, given: Any, deployment: Deployment) -> int:
     """The intermediate size, padded where a model keeps each rank's share above a minimum."""
     smallest, ranks = (
-        said("minimum_intermediate_size_per_partition"),
+        given("minimum_intermediate_size_per_partition"),
         deployment.tensor_parallel_size,
     )
     if smallest is None or ranks <= 1 or size // ranks >= smallest:
@@ -209,10 +226,10 @@ def _routing_method(routing: Mapping[str, Any], hashes: Any, context: Context) -
 
 
 def _skips_all_reduce(
-    said: Any, parallel: FusedMoEParallelConfig, routing: Mapping[str, Any]
+    given: Any, parallel: FusedMoEParallelConfig, routing: Mapping[str, Any]
 ) -> bool:
     return (
-        bool(said("defers_all_reduce"))
+        bool(given("defers_all_reduce"))
         and not parallel.use_all2all_kernels
         and parallel.sp_size == 1
         and not routing["zero_experts"]
@@ -244,7 +261,8 @@ def refuse_layer(
 
 def refuse_deployment(table: Mapping[str, Any], context: Context, deployment: Deployment) -> None:
     """Raise CheckpointRefusedError where vLLM's engine would refuse this model so spread."""
-    heads, ranks = context[table["attention_heads"]] or 0, deployment.tensor_parallel_size
+    heads = value_of(table["attention_heads"], context, INTEGER) or 0
+    ranks = deployment.tensor_parallel_size
     if heads % ranks:
         raise CheckpointRefusedError(
             f"{heads} attention heads are not divisible by tensor parallel size {ranks}"

@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from moe_rules.models.blocks import AutoRoundBlock, shaped
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import rename, rename_all
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
@@ -33,6 +34,7 @@ REGEX_CHARACTERS = frozenset("*+?^$()[]{}|\\")
 UNQUANTIZED_BITS = 16
 
 
+@shaped(AutoRoundBlock)
 def auto_round(checkpoint: Checkpoint) -> LayerResolver:
     """The layer's bits, group size and symmetry, from its own entry or the checkpoint's.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from moe_rules.models.blocks import CompressedTensorsBlock, shaped
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import matches_pattern, rename
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
@@ -24,6 +25,7 @@ FORMATS_WITH_ACTIVATIONS = (
 )
 
 
+@shaped(CompressedTensorsBlock)
 def compressed_tensors(checkpoint: Checkpoint) -> LayerResolver:
     """The scheme of the first target that matches all three projections of a layer's experts.
 

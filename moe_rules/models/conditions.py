@@ -64,6 +64,13 @@ class Context:
         """The same context with further groups."""
         return Context(self.default, **{**self.groups, **groups})
 
+    def where(self, path: str) -> str:
+        """The place of what the path leads to in the checkpoint's files."""
+        head, _, rest = path.partition(".")
+        owner, inner = (self.groups[head], rest) if head in self.groups else (self.default, path)
+        where = getattr(owner, "where", None)
+        return path if where is None else str(where(inner))
+
     def __getitem__(self, path: str) -> Any:
         head, _, rest = path.partition(".")
         if rest and head in self.groups:

@@ -12,6 +12,7 @@ from moe_rules.models.architectures import (
     moe_layers,
     refuse_deployment,
     row_for,
+    said,
 )
 from moe_rules.models.conditions import Context
 from moe_rules.models.deployment import Deployment
@@ -20,7 +21,6 @@ from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_
 from moe_rules.models.overrides import Overrides
 from moe_rules.models.place import Place
 from moe_rules.models.quantization import UNQUANTIZED, Quantization, Question, quantization_of
-from moe_rules.models.sources import value_of
 from moe_rules.models.tables import Tables, load_tables
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
@@ -101,7 +101,8 @@ def _derive(
     in_dtype = activation_dtype(config, text, machine_facts, deployment.dtype)
     quantization = None
     if stated.oracle is None:
-        block = quantization_block(config, hf_quant_config)
+        place, block = quantization_block(config, hf_quant_config) or ("", None)
+        context = context.extended(block={"place": place})
         quantization = quantization_of(block, tables.quantization, context, row["rename"], in_dtype)
     runtime = {"model_type": text.model_type}
     return _kinds(row, tables, context, deployment, in_dtype, quantization, stated, runtime)
@@ -124,7 +125,7 @@ def capability_of(machine_facts: Mapping[str, Any]) -> int:
 
 def _architecture_of(config: Mapping[str, Any]) -> str | None:
     names = config.get("architectures")
-    return str(names[0]) if isinstance(names, list) and names else None
+    return names[0] if names else None
 
 
 def _row(
@@ -167,7 +168,7 @@ def _kinds(
         place = Place(row["experts"].format(layer=index), tuple(row["projections"]))
         paths[index] = place.name
         here = context.extended(layer={"index": index})
-        varying = tuple(value_of(row[name], here) for name in row["varying"])
+        varying = tuple(said(row, name, here) for name in row["varying"])
         if varying not in facts:
             derived = layer_facts(row, tables.architectures, here, deployment, in_dtype)
             facts[varying] = stated.in_layer(derived)

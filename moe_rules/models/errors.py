@@ -25,6 +25,17 @@ class CheckpointRefusedError(ValueError):
         self.stage = stage
 
 
+class ConfigValueError(CheckpointRefusedError):
+    """A value of a checkpoint's file is not of the type, or in the range, that is read there.
+
+    ``where`` is the path to it, as ``config.json: quantization_config.group_size``.
+    """
+
+    def __init__(self, where: str, expected: str, seen: str, stage: str = "engine_config") -> None:
+        super().__init__(f"{where} must be {expected}, not {seen}", stage)
+        self.where = where
+
+
 @contextmanager
 def reading(what: str, stage: str = "engine_config") -> Iterator[None]:
     """Turn a value of an unexpected type or form, met inside, into a CheckpointRefusedError.

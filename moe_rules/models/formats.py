@@ -11,6 +11,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from moe_rules.models.auto_round import auto_round
+from moe_rules.models.blocks import (
+    Block,
+    GPTQBlock,
+    ModelOptBlock,
+    ModelOptMixedBlock,
+    shaped,
+)
 from moe_rules.models.compressed_tensors import compressed_tensors
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import (
@@ -39,14 +46,12 @@ def skipped_names(checkpoint: Checkpoint) -> list[str]:
     """The first non-empty list of module names that the checkpoint leaves unquantized."""
     skip = checkpoint.method["skip"]
     for field in skip["fields"] if skip else ():
-        names = checkpoint.context[field]
-        if names is not None and not isinstance(names, list):
-            raise CheckpointRefusedError(f"{field} must be a list of module names")
-        if names:
-            return [name for name in names if isinstance(name, str)]
+        if names := checkpoint.context[field]:
+            return list(names)
     return []
 
 
+@shaped(Block)
 def plain(checkpoint: Checkpoint) -> LayerResolver:
     """One scheme for every layer, but for a list of names that are left out."""
     values = {**checkpoint.block, **named_values(checkpoint)}
@@ -60,6 +65,7 @@ def plain(checkpoint: Checkpoint) -> LayerResolver:
     return resolve
 
 
+@shaped(GPTQBlock)
 def gptq(checkpoint: Checkpoint) -> LayerResolver:
     """GPTQModel: one scheme, with ``dynamic`` rules ("-:regex" leaves out, "+:regex" overrides).
 
@@ -82,9 +88,9 @@ def gptq(checkpoint: Checkpoint) -> LayerResolver:
     return resolve
 
 
-def _dynamic_values(override: Any) -> dict[str, Any]:
+def _dynamic_values(override: Mapping[str, Any] | None) -> dict[str, Any]:
     """What a rule changes, under the names the schemes use."""
-    if not isinstance(override, Mapping):
+    if not override:
         return {}
     changed = {key: override[key] for key in ("bits", "group_size") if key in override}
     if "sym" in override:
@@ -97,7 +103,7 @@ def _refuse_activation_order(values: Mapping[str, Any], dynamic: Mapping[str, An
     declared = bool(values.get("act_order"))
     scopes = [("the checkpoint", declared, values.get("group_size"))]
     for rule, override in dynamic.items():
-        if isinstance(override, Mapping) and not rule.startswith("-:"):
+        if override and not rule.startswith("-:"):
             order = override.get("desc_act", declared)
             scopes.append((f"rule {rule!r}", order, override.get("group_size", scopes[0][2])))
     for scope, ordered, group_size in scopes:
@@ -108,6 +114,7 @@ def _refuse_activation_order(values: Mapping[str, Any], dynamic: Mapping[str, An
             )
 
 
+@shaped(ModelOptBlock)
 def modelopt(checkpoint: Checkpoint) -> LayerResolver:
     """ModelOpt: one algorithm for every layer, but for trees of modules that are left out."""
     inner = {**_modelopt_inner(checkpoint), **named_values(checkpoint)}
@@ -123,6 +130,7 @@ def modelopt(checkpoint: Checkpoint) -> LayerResolver:
 EXPERTS = ".experts."
 
 
+@shaped(ModelOptMixedBlock)
 def modelopt_mixed(checkpoint: Checkpoint) -> LayerResolver:
     """ModelOpt with an algorithm for each layer, in ``quantized_layers``."""
     inner = _modelopt_inner(checkpoint)
@@ -182,11 +190,7 @@ def _mixed_entry(name: str, own: Mapping[str, Any], below: Mapping[str, Any]) ->
 def _modelopt_inner(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """The block proper: nested in hf_quant_config.json, flat in config.json."""
     inner = checkpoint.block.get("quantization")
-    if inner is None:
-        return checkpoint.block
-    if not isinstance(inner, Mapping):
-        raise CheckpointRefusedError("'quantization' must be a mapping")
-    return inner
+    return checkpoint.block if inner is None else inner
 
 
 MODELOPT_ALGORITHMS = (
@@ -209,11 +213,8 @@ def _modelopt_algorithm(inner: Mapping[str, Any]) -> str:
             f"expected one of {', '.join(MODELOPT_ALGORITHMS)}"
         )
     groups = inner.get("config_groups")
-    if algorithm == "NVFP4" and isinstance(groups, Mapping) and groups:
-        entries = list(groups.values())
-        if all(isinstance(e, Mapping) and e.get("input_activations") is None for e in entries):
-            return "W4A16_NVFP4"
-    return algorithm
+    weights_only = groups and all(g.get("input_activations") is None for g in groups.values())
+    return "W4A16_NVFP4" if algorithm == "NVFP4" and weights_only else algorithm
 
 
 def _modelopt_exclusion(checkpoint: Checkpoint) -> Excludes:

@@ -10,20 +10,44 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from moe_rules.models.blocks import Head
 from moe_rules.models.conditions import descend
 from moe_rules.models.errors import CheckpointRefusedError
+from moe_rules.models.typed import Shape, below, check
 from moe_rules.vocabulary.layer import dtype_name
+
+CONFIG = "config.json"
+
+
+class Fields(Shape):
+    """What is read of a configuration whatever its architecture."""
+
+    architectures: list[str] | None = None
+    model_type: str | None = None
+    dtype: str | None = None
+    torch_dtype: str | None = None
+    text_config: dict[str, Any] | None = None
+    llm_config: dict[str, Any] | None = None
+    vision_config: dict[str, Any] | None = None
+    quantization_config: dict[str, Any] | None = None
+    compression_config: dict[str, Any] | None = None
 
 
 class HfConfig:
     """One level of a configuration: its own fields, then its class's aliases and defaults."""
 
-    __slots__ = ("aliases", "defaults", "fields", "model_type")
+    __slots__ = ("aliases", "defaults", "fields", "model_type", "place")
 
     def __init__(
-        self, fields: Mapping[str, Any], classes: Mapping[str, Any], model_type: str | None = None
+        self,
+        fields: Mapping[str, Any],
+        classes: Mapping[str, Any],
+        model_type: str | None = None,
+        place: str = CONFIG,
     ) -> None:
+        check(Fields, fields, place)
         self.fields = fields
+        self.place = place
         self.model_type: str | None = fields.get("model_type") or model_type
         described = classes.get(self.model_type or "", {})
         self.aliases: Mapping[str, str] = described.get("aliases", {})
@@ -33,23 +57,34 @@ class HfConfig:
         """The field's value, by whichever of its names the file uses, else the class's default."""
         if name == "model_type":
             return self.model_type
+        used = self._used(name)
+        if used is not None:
+            return self.fields[used]
+        return self.defaults.get(self.aliases.get(name, name))
+
+    def where(self, path: str) -> str:
+        """The place of a field, or of what is inside it, under the name that the file uses."""
+        name, dot, inside = path.partition(".")
+        return below(self.place, f"{self._used(name) or name}{dot}{inside}")
+
+    def _used(self, name: str) -> str | None:
+        """By which of its names the file has a field."""
         canonical = self.aliases.get(name, name)
-        for one in (name, canonical, *(a for a, c in self.aliases.items() if c == canonical)):
-            if one in self.fields:
-                return self.fields[one]
-        return self.defaults.get(canonical)
+        names = (name, canonical, *(a for a, c in self.aliases.items() if c == canonical))
+        return next((one for one in names if one in self.fields), None)
 
 
 def text_config(fields: Mapping[str, Any], classes: Mapping[str, Any]) -> HfConfig:
     """The language model's configuration inside ``fields`` (all of it, if nothing is nested)."""
-    model_type = fields.get("model_type")
-    text = classes.get(model_type or "", {}).get("text")
+    check(Fields, fields, CONFIG)
+    text = classes.get(fields.get("model_type") or "", {}).get("text")
     if text is not None:
-        nested = descend(fields, text["field"])
-        return HfConfig(nested or {}, classes, text.get("class"))
-    nested = fields.get("text_config") or fields.get("llm_config")
-    if isinstance(nested, Mapping):
-        return HfConfig(nested, classes)
+        name, nested = text["field"], descend(fields, text["field"])
+        place = below(CONFIG, name)
+        return HfConfig({} if nested is None else nested, classes, text.get("class"), place)
+    for name in ("text_config", "llm_config"):
+        if fields.get(name):
+            return HfConfig(fields[name], classes, place=below(CONFIG, name))
     return HfConfig(fields, classes)
 
 
@@ -63,8 +98,7 @@ def activation_dtype(
     if requested != "auto":
         return dtype_name(requested)
     declared = None
-    vision = fields.get("vision_config")
-    for level in (fields, text.fields, vision if isinstance(vision, Mapping) else {}):
+    for level in (fields, text.fields, fields.get("vision_config") or {}):
         declared = declared or level.get("dtype") or level.get("torch_dtype")
     try:
         declared = dtype_name(declared or "fp32")
@@ -84,33 +118,38 @@ def _dtypes_of(machine: Mapping[str, Any]) -> tuple[str, ...]:
 
 def quantization_block(
     fields: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
-    """The checkpoint's quantization, from wherever it is declared, with its method spelled out.
+) -> tuple[str, dict[str, Any]] | None:
+    """The checkpoint's quantization from wherever it is declared: its place, and what it says.
 
     In this order: ``quantization_config``; ``hf_quant_config.json``; ``compression_config``; the
-    same two of ``text_config``. A ModelOpt block in its own layout (``producer`` and
-    ``quantization``) need not name a method; its algorithm does.
+    same two of ``text_config``. The method is spelled out: a ModelOpt block in its own layout
+    (``producer`` and ``quantization``) need not name one; its algorithm does.
     """
-    text = fields.get("text_config")
-    block = fields.get("quantization_config") or hf_quant_config or fields.get("compression_config")
-    if block is None and isinstance(text, Mapping):
-        block = text.get("quantization_config") or text.get("compression_config")
+    text = fields.get("text_config") or {}
+    inner = below(CONFIG, "text_config")
+    declared = [
+        (below(CONFIG, "quantization_config"), fields.get("quantization_config") or None),
+        ("hf_quant_config.json", hf_quant_config or None),
+        (below(CONFIG, "compression_config"), fields.get("compression_config")),
+        (below(inner, "quantization_config"), text.get("quantization_config") or None),
+        (below(inner, "compression_config"), text.get("compression_config")),
+    ]
+    place, block = next(((p, b) for p, b in declared if b is not None), ("", None))
     if block is None:
         return None
-    if not isinstance(block, Mapping):
-        raise CheckpointRefusedError(
-            f"the quantization block must be a mapping, not {type(block).__name__}"
-        )
-    found = dict(block)
-    method = str(found.get("quant_method") or "").lower()
-    inner = found.get("quantization")
+    check(Head, block, place)
+    return place, {**block, "quant_method": _method(block)}
+
+
+def _method(block: Mapping[str, Any]) -> str:
+    method = str(block.get("quant_method") or "").lower()
+    inner = block.get("quantization")
     if isinstance(inner, Mapping):
-        producer = found.get("producer")
+        producer = block.get("producer")
         named = isinstance(producer, Mapping) and producer.get("name") == "modelopt"
         if (named or "modelopt_quant_config" in inner) and inner.get("quant_algo") is not None:
             method = _modelopt_method(str(inner["quant_algo"]).upper())
-    found["quant_method"] = method.replace("compressed_tensors", "compressed-tensors")
-    return found
+    return method.replace("compressed_tensors", "compressed-tensors")
 
 
 def _modelopt_method(algorithm: str) -> str:

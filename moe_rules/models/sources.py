@@ -22,45 +22,56 @@ from collections.abc import Mapping
 from typing import Any
 
 from moe_rules.models.conditions import Context, holds
+from moe_rules.models.typed import ANYTHING, INTEGER, Kind, read
 
 
-def value_of(source: Any, context: Context) -> Any:
-    """The value of a source in a context; None if the checkpoint does not say."""
+def value_of(source: Any, context: Context, kind: Kind = ANYTHING) -> Any:
+    """The value of a source in a context; None if the checkpoint does not say.
+
+    Raises ConfigValueError for a value of the checkpoint that is not of the kind.
+    """
     if isinstance(source, str):
-        return context[source]
+        return _read(source, context[source], context, kind)
     if isinstance(source, list):
-        return _first_case(source, context)
+        return _first_case(source, context, kind)
     if not isinstance(source, Mapping):
         return source
     if "literal" in source:
         return source["literal"]
     if "multiply" in source:
-        left, right = (value_of(factor, context) for factor in source["multiply"])
+        left, right = (value_of(factor, context, INTEGER) for factor in source["multiply"])
         return None if left is None or right is None else left * right
     if "if" in source:
-        return value_of(source["then" if value_of(source["if"], context) else "else"], context)
+        chosen = source["then" if value_of(source["if"], context) else "else"]
+        return value_of(chosen, context, kind)
     if "index_below" in source:
-        return context["layer.index"] < (value_of(source["index_below"], context) or 0)
-    return _field(source, context)
+        return context["layer.index"] < (value_of(source["index_below"], context, INTEGER) or 0)
+    return _field(source, context, kind)
 
 
-def _first_case(cases: list[Any], context: Context) -> Any:
+def _read(path: str, value: Any, context: Context, kind: Kind) -> Any:
+    return None if value is None else read(kind, value, context.where(path))
+
+
+def _first_case(cases: list[Any], context: Context, kind: Kind) -> Any:
     for case in cases:
         if isinstance(case, Mapping) and "is" in case:
             if holds(case.get("when", {}), context):
-                return value_of(case["is"], context)
+                return value_of(case["is"], context, kind)
         else:
-            value = value_of(case, context)
+            value = value_of(case, context, kind)
             if value is not None:
                 return value
     return None
 
 
-def _field(source: Mapping[str, Any], context: Context) -> Any:
-    value = context[source["field"]]
+def _field(source: Mapping[str, Any], context: Context, kind: Kind) -> Any:
+    path = source["field"]
+    value = context[path]
     if source.get("per_layer") and isinstance(value, list):
         layer = context["layer.index"]
         value = value[layer] if layer < len(value) else None
+        path = f"{path}.{layer}"
     if value is not None and "one_of" in source:
         return value in source["one_of"]
-    return source.get("default") if value is None else value
+    return source.get("default") if value is None else _read(path, value, context, kind)

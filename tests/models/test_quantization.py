@@ -288,7 +288,11 @@ def test_arguments_that_contradict_each_other_are_refused(given: dict[str, Any])
         ({**GPTQ, "bits": 3}, H100, "4 or 8 bits"),
         ({"quant_method": "gptq", "bits": 4}, H100, "does not give 'group_size'"),
         ({**FP8_BLOCKS, "activation_scheme": "static"}, H100, "dynamic activations only"),
-        ({**FP8_BLOCKS, "weight_block_size": [128]}, H100, "two positive integers"),
+        (
+            {**FP8_BLOCKS, "weight_block_size": [128]},
+            H100,
+            "weight_block_size must be a list of 2, not [128]",
+        ),
         ({**FP8_BLOCKS, "ignored_layers": "lm_head"}, H100, "must be a list"),
         (FP8_BLOCKS, {"device": "cuda", "compute_capability": (7, 0)}, "compute capability 7.5"),
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, XPU, "not supported on xpu"),
@@ -312,11 +316,15 @@ def test_arguments_that_contradict_each_other_are_refused(given: dict[str, Any])
             "no longer supported",
         ),
         (compressed(INT4, None, "int-quantized"), H100, "without input_activations"),
-        ({"quant_method": "compressed-tensors", "config_groups": [1]}, H100, "malformed"),
+        (
+            {"quant_method": "compressed-tensors", "config_groups": [1]},
+            H100,
+            "config.json: quantization_config.config_groups must be a mapping, not [1]",
+        ),
         (
             compressed(FP8_WEIGHTS, FP8_TOKENS, "float-quantized", ignore=["re:("]),
             H100,
-            "malformed",
+            "quantization_config.ignore.0 must be a regular expression (missing )",
         ),
     ],
 )
