@@ -18,11 +18,18 @@ def message_of(error: Exception) -> str | None:
     from moe_rules.conformance.cases import CaseError
     from moe_rules.files.problems import RuleFileError
     from moe_rules.machines.machine import MachineError
-    from moe_rules.models.errors import CheckpointRefusedError, TableError, UnknownModelError
+    from moe_rules.models.errors import (
+        CheckpointRefusedError,
+        ConfigValueError,
+        TableError,
+        UnknownModelError,
+    )
     from moe_rules.vocabulary.fact_values import FactError
 
     if isinstance(error, UnknownModelError) and error.missing:
         return f"{error}\n  state it instead: {_sets(error.missing)}"
+    if isinstance(error, ConfigValueError):
+        return str(error)
     if isinstance(error, CheckpointRefusedError):
         return f"vLLM would refuse this checkpoint here: {error}"
     expected = (CaseError, FactError, MachineError, RuleFileError, TableError, UnknownModelError)

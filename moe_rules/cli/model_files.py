@@ -16,6 +16,8 @@ from typing import Any
 from moe_rules.cli.errors import UserError
 
 CONFIG = "config.json"
+DEEPEST = 100
+"""Several times as many mappings and lists inside each other as any configuration has."""
 QUANTIZATION = "hf_quant_config.json"
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".safetensors.index.json")
 """How names of files end that hold weights, or list them, and no configuration."""
@@ -144,4 +146,20 @@ def read_object(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: {error.strerror}") from None
     if not isinstance(data, dict):
         raise UserError(f"{path}: a JSON object was expected, not {type(data).__name__}")
+    if _depth(data) > DEEPEST:
+        raise UserError(f"{path}: nested too deeply")
     return data
+
+
+def _depth(data: object) -> int:
+    """How many mappings and lists stand inside each other."""
+    depth, level = 0, [data]
+    while level:
+        depth += 1
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    return depth

@@ -38,9 +38,10 @@ class ConfigValueError(CheckpointRefusedError):
 
 @contextmanager
 def reading(what: str, stage: str = "engine_config") -> Iterator[None]:
-    """Turn a value of an unexpected type or form, met inside, into a CheckpointRefusedError.
+    """Turn what no check of a value foresaw, met inside, into a CheckpointRefusedError.
 
-    For parts of a checkpoint's files that are read in too many places to check each value there.
+    Values are read with their types (:mod:`moe_rules.models.typed`), so this is the last resort:
+    its message has no path.
     """
     try:
         yield

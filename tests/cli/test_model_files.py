@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.model_files import read_model, read_object
 from tests.cli.conftest import Command
+from tests.models.fuzzing import JUNK, corpus, paths_of, spoilt
 
+CORPUS = corpus()
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REPOSITORY = "Some-Org/Some-Model-0.6B"
 
@@ -158,10 +160,11 @@ def test_what_a_model_is_called(
         (b"{}", "architecture"),
         (b'{"architectures": ["NopeForCausalLM"]}', "NopeForCausalLM"),
         (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": ' + b"[" * 200 + b"]" * 200 + b"}", "nested too deeply"),
     ],
     ids=[
         "broken", "list", "encoding", "empty", "blank", "text", "two", "digits", "no fields",
-        "unknown", "deep",
+        "unknown", "too deep for JSON", "deep",
     ],
 )  # fmt: skip
 def test_wrong_model_files(cli: Command, tmp_path: Path, content: bytes, message: str) -> None:
@@ -175,6 +178,22 @@ def test_of_a_key_given_twice_the_last_value_counts(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"num_experts": 8, "num_experts": 16}')
     assert read_object(file) == {"num_experts": 16}
+
+
+@given(data=st.data(), junk=JUNK, command=st.sampled_from([*COMMANDS[:3], ("matrix",)]))
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_a_spoilt_file_is_answered_or_refused(
+    cli: Command, tmp_path: Path, data: st.DataObject, junk: object, command: tuple[str, ...]
+) -> None:
+    configuration = CORPUS[data.draw(st.sampled_from(sorted(CORPUS)))]
+    path = data.draw(st.sampled_from(list(paths_of(configuration))))
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(spoilt(configuration, path, junk)))
+    answer = cli(*command, "--model", file, "--platform", "h100", "--tp", 2)
+    assert answer.code in (0, 1, 2)
+    assert answer.err.startswith("moe-rules: error: ") is (answer.code == 2 or not answer.out)
 
 
 @given(st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
