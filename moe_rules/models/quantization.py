@@ -92,7 +92,9 @@ class Quantization:
 
 
 def _group_size(values: Values) -> Any:
-    return values.get("group_size", (values.get("weights") or {}).get("group_size", -1))
+    weights = values.get("weights")
+    inner = weights.get("group_size", -1) if isinstance(weights, Mapping) else -1
+    return values.get("group_size", inner)
 
 
 def _key(key: Any, context: Context, layer: FusedMoEConfig) -> QuantKey | None:
