@@ -50,6 +50,13 @@ ERRORS: dict[str, type[SelectionError]] = {
 }
 
 
+def refusal(decision: Decision) -> SelectionError:
+    """The error of a decision that failed."""
+    refused = decision._outcome.refusal
+    assert refused is not None
+    return ERRORS[refused.kind](decision)
+
+
 class Selector:
     """Selects on one machine with one set of rules.
 
@@ -100,9 +107,7 @@ class Selector:
                 self._remembered.clear()
             self._remembered[key] = decision
         if decision.failed:
-            refusal = decision._outcome.refusal
-            assert refusal is not None
-            raise ERRORS[refusal.kind](decision)
+            raise refusal(decision)
         return decision
 
     def decide(self, oracle: str, facts: Mapping[str, FactValue]) -> Decision:

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
+
+
+class BackendGroup:
+    """Some backends of one Enum. Members of vLLM's Enum of that name are in it as well."""
+
+    def __init__(self, *backends: Enum) -> None:
+        self._backends = backends
+
+    def __contains__(self, backend: object) -> bool:
+        return any(
+            type(backend).__name__ == type(own).__name__
+            and getattr(backend, "name", "") == own.name
+            for own in self._backends
+        )
+
+    def __iter__(self) -> Iterator[Enum]:
+        return iter(self._backends)
 
 
 class UnquantizedMoeBackend(Enum):

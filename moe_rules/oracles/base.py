@@ -8,26 +8,32 @@ comes from the tables. Kernel classes are imported when a method returns them, n
 from __future__ import annotations
 
 import functools
+import importlib
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
 
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.selector import (
     Selector,
     as_machine,
     layer_facts,
+    refusal,
     select_backend,
     selector_for,
 )
+from moe_rules.language.conditions import ALWAYS
 from moe_rules.language.ruleset import overlay_paths
 from moe_rules.machines.machine import Machine
-from moe_rules.oracles import provider
+from moe_rules.oracles import provider, vllm_objects
+from moe_rules.oracles.vllm_selection import VllmSelection
 from moe_rules.vocabulary.fact_values import FactValue, did_you_mean
+from moe_rules.vocabulary.facts import switches_from_environ
 from moe_rules.vocabulary.layer import FusedMoEConfig
-from moe_rules.vocabulary.quant_keys import QuantKey
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
 if TYPE_CHECKING:
     import torch
@@ -35,25 +41,59 @@ if TYPE_CHECKING:
     from moe_kernels.layouts.grouped_integers import CheckpointFormat
     from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEKernel
     from moe_kernels.quant_config import FusedMoEQuantConfig
+    from moe_kernels.registry import Provider
 
 BackendT = TypeVar("BackendT", bound=Enum)
+
+Layer = Any
+"""A FusedMoEConfig, vLLM's or this package's."""
+Key = Any
+"""A QuantKey, vLLM's or this package's, or None."""
+USUAL: Key = object()
+"""Stands for the key of an oracle's usual checkpoints, where a caller names none."""
+
+
+def the_layer(config: Layer, moe_config: Layer) -> Layer:
+    """The layer that a caller gave under one of vLLM's two names. Raises TypeError for both."""
+    if (config is None) == (moe_config is None):
+        given = "both config and moe_config" if config is not None else "neither"
+        raise TypeError(f"a layer is given as config or as moe_config, got {given}")
+    return moe_config if config is None else config
+
+
+def vllm_machine() -> Machine:
+    """The machine of this process as vLLM's own probes see it."""
+    probes = importlib.import_module("moe_rules.integrations.vllm.machine")
+    machine: Machine = probes.this_machine()
+    return machine
 
 
 class MoEKernelOracle(ABC, Generic[BackendT]):
     """Selects and builds the kernels of one kind of MoE layer.
 
-    ``machine`` is a :class:`~moe_rules.machines.machine.Machine`, a name or a recorded file (this
-    machine if absent), ``rules`` are overlays on the packaged tables.
+    ``machine`` is a :class:`~moe_rules.machines.machine.Machine`, a name or a recorded file;
+    ``rules`` are overlays on the packaged tables. Without ``machine`` it is this one: as vLLM's
+    own probes see it for a layer of vLLM's, otherwise as it is detected.
+
+    A layer and its keys are described by vLLM's objects or by this package's, never by both.
+    Described by vLLM's, everything that comes back is vLLM's. Described by this package's, a
+    kernel's class is its first provider's (see :mod:`moe_kernels.registry`), or ``provider``'s.
     """
 
     name: ClassVar[str]
     """Name of the oracle's table."""
+    usual_keys: ClassVar[tuple[str | None, str | None]] = (None, None)
+    """The weight and activation key of this oracle's usual checkpoints, by name."""
 
     def __init__(
-        self, machine: Machine | str | None = None, rules: Sequence[str | Path] = ()
+        self,
+        machine: Machine | str | None = None,
+        rules: Sequence[str | Path] = (),
+        provider: Provider | None = None,
     ) -> None:
         self._machine = machine
         self._rules = tuple(rules)
+        self._provider = provider
 
     @abstractmethod
     def backend_enum_cls(self) -> type[BackendT]:
@@ -63,21 +103,46 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
     def _selector(self) -> Selector:
         return selector_for(as_machine(self._machine), overlay_paths(self._rules))
 
+    @functools.cached_property
+    def vllm(self) -> VllmSelection:
+        """The selection for vLLM's objects. It loads the rules of the machine's platform."""
+        machine = vllm_machine() if self._machine is None else as_machine(self._machine)
+
+        def selector() -> Selector:
+            switches = tuple(switches_from_environ(os.environ).items())
+            return selector_for(machine, overlay_paths(self._rules), switches)
+
+        return VllmSelection(self.name, self.backend_enum_cls(), selector)
+
     # Selection --------------------------------------------------------------------------------
 
     def decide(
         self,
-        moe_config: FusedMoEConfig,
-        weight_key: QuantKey | None = None,
-        activation_key: QuantKey | None = None,
+        moe_config: Layer,
+        weight_key: Key = USUAL,
+        activation_key: Key = USUAL,
+        *,
+        quant_config: Any = None,
         **others: FactValue,
     ) -> Decision:
         """The decision with its reasons; no kernel is imported. Raises as ``select_backend``."""
+        keys = self._keys(moe_config, weight_key, activation_key)
+        if not isinstance(moe_config, FusedMoEConfig):
+            question = (*keys, tuple(others.items()), quant_config)
+            decision = self.vllm.answer(moe_config, *question).decision
+            if decision.failed:
+                raise refusal(decision)
+            return decision
+        vllm_objects.is_vllms(moe_config, *keys)
+        if quant_config is not None:
+            raise TypeError(
+                "quant_config is for a layer of vLLM's; for one of moe_rules the checkpoint is "
+                "described by facts (checkpoint_format, num_bits, group_size, ...)"
+            )
         return select_backend(
             self.name,
             moe_config,
-            weight_key,
-            activation_key,
+            *keys,
             machine=self._machine,
             rules=self._rules,
             **cast("dict[str, Any]", others),
@@ -85,45 +150,79 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
 
     def select_backend(
         self,
-        moe_config: FusedMoEConfig,
-        weight_key: QuantKey | None = None,
-        activation_key: QuantKey | None = None,
+        moe_config: Layer,
+        weight_key: Key = USUAL,
+        activation_key: Key = USUAL,
+        *,
+        quant_config: Any = None,
         **others: FactValue,
-    ) -> tuple[BackendT, type[FusedMoEExperts] | None]:
+    ) -> tuple[Any, type | None]:
         """The backend and the kernel class for a layer.
 
-        The class is None where the platform's own code takes over.
+        ``quant_config`` is the checkpoint of an integer layer as vLLM describes it, ``others``
+        are further facts. The class is None where the platform's own code takes over.
+
         Raises a ValueError for a request that cannot be served, a NotImplementedError where no
-        backend serves, and an ImportError where the kernel's package is not installed.
+        backend serves, an ImportError where the kernel's package is not installed, and a
+        TypeError for what is neither vLLM's nor this package's, or a mixture.
         """
-        decision = self.decide(moe_config, weight_key, activation_key, **others)
+        keys = self._keys(moe_config, weight_key, activation_key)
+        if not isinstance(moe_config, FusedMoEConfig):
+            question = (*keys, tuple(others.items()), quant_config)
+            return self.vllm.answer(moe_config, *question).selected()
+        decision = self.decide(moe_config, *keys, quant_config=quant_config, **others)
         assert decision.backend is not None
         backend = self.backend_enum_cls()[decision.backend]
         return backend, None if decision.kernel is None else self._kernel_class(decision.kernel)
 
     def get_priority_backends(
         self,
-        moe_config: FusedMoEConfig,
-        weight_key: QuantKey | None = None,
-        activation_key: QuantKey | None = None,
+        moe_config: Layer,
+        weight_key: Key = USUAL,
+        activation_key: Key = USUAL,
         **others: FactValue,
-    ) -> list[BackendT]:
-        """Backends in the order in which they are tried for a layer."""
+    ) -> list[Any]:
+        """Backends in the order in which they are tried for a layer, whatever it requests."""
+        enum = self.backend_enum_cls()
+        keys = self._keys(moe_config, weight_key, activation_key)
+        if vllm_objects.is_vllms(moe_config, *keys):
+            order = self.vllm.order(moe_config, *keys, tuple(others.items()))
+            return [vllm_objects.vllm_member(enum[name]) for name in order]
         facts = {**layer_facts(moe_config), **others, "moe_backend": "auto"}
-        facts |= {"weight_key": weight_key, "activation_key": activation_key}
-        decision = self._selector.decide(self.name, facts)
-        return [self.backend_enum_cls()[name] for name in decision.order]
+        facts |= {"weight_key": keys[0], "activation_key": keys[1]}
+        return [enum[name] for name in self._selector.decide(self.name, facts).order]
 
-    def backend_to_kernel_cls(self, backend: BackendT) -> list[type[FusedMoEExperts]]:
+    def _keys(self, moe_config: Layer, weight_key: Key, activation_key: Key) -> tuple[Key, Key]:
+        """The keys, the usual ones where none were named."""
+        if weight_key is USUAL:
+            weight_key = self._usual_key(0, moe_config)
+        if activation_key is USUAL:
+            activation_key = self._usual_key(1, moe_config)
+        return weight_key, activation_key
+
+    def _usual_key(self, which: Literal[0, 1], moe_config: Layer) -> Key:
+        name = self.usual_keys[which]
+        if name is None:
+            return None
+        key = NAMED_KEYS[name]
+        ours = isinstance(moe_config, FusedMoEConfig)
+        return key if ours else vllm_objects.vllm_quant_key(key)
+
+    def backend_to_kernel_cls(self, backend: Enum) -> list[type]:
         """The classes of a backend's kernels on this machine's platform, in the order asked.
 
+        Those of any layer: what a backend offers only to some (LoRA) is left out. For a member
+        of vLLM's Enum the classes are vLLM's.
         Raises ValueError for a backend that the platform does not have, ImportError for a class
         whose package is not installed.
         """
-        return [self._kernel_class(name) for name in self.kernel_names(backend)]
+        names = self.kernel_names(backend)
+        if vllm_objects.is_member(backend):
+            return [vllm_objects.vllm_kernel(name, self.name) for name in names]
+        return [self._kernel_class(name) for name in names]
 
-    def kernel_names(self, backend: BackendT) -> list[str]:
-        """Names of a backend's kernel classes, in the order asked; nothing is imported."""
+    def kernel_names(self, backend: Enum) -> list[str]:
+        """Names of the kernel classes a backend has for any layer; nothing is imported."""
         backends = self._selector.rules.oracles[self.name].backends
         if backend.name not in backends:
             platform = self._selector.rules.platform
@@ -131,7 +230,8 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
                 f"{type(backend).__name__}.{backend.name} does not exist on {platform}; "
                 f"there are {', '.join(backends)}"
             )
-        return [choice.kernel.class_name for choice in backends[backend.name].choices]
+        choices = backends[backend.name].choices
+        return [choice.kernel.class_name for choice in choices if choice.when is ALWAYS]
 
     def map_backends(self, runner_backend: str) -> list[BackendT]:
         """What a ``moe_backend`` name stands for in the plainest deployment, in order.
@@ -263,15 +363,14 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         names = self.kernel_names(backend)
         if not names:
             raise ValueError(f"{where} has no kernels: the platform's own code takes over")
-        found = available(names[0], oracle=self.name)
+        found = available(names[0], provider=self._provider, oracle=self.name)
         if isinstance(found, Unavailable):
             raise KernelUnavailableError(
                 f"{where}: kernel {names[0]}: {found.reason}; {found.remedy}"
             )
         return names[0], provider.is_vllms(found.target)
 
-    def _kernel_class(self, name: str) -> type[FusedMoEExperts]:
+    def _kernel_class(self, name: str) -> type:
         from moe_kernels.registry import resolve
 
-        cls: type[FusedMoEExperts] = resolve(name, oracle=self.name)
-        return cls
+        return resolve(name, provider=self._provider, oracle=self.name)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moe_rules.oracles.backends import Fp8MoeBackend
-from moe_rules.oracles.base import MoEKernelOracle
+from moe_rules.oracles.base import Key, Layer, MoEKernelOracle, the_layer
+from moe_rules.vocabulary.fact_values import FactValue
 
 
 class Mxfp8MoEKernelOracle(MoEKernelOracle[Fp8MoeBackend]):
@@ -17,9 +20,21 @@ class Mxfp8MoEKernelOracle(MoEKernelOracle[Fp8MoeBackend]):
 
 
 _oracle = Mxfp8MoEKernelOracle()
-select_mxfp8_moe_backend = _oracle.select_backend
 map_mxfp8_backend = _oracle.map_backend
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
 convert_to_mxfp8_moe_kernel_format = _oracle.convert_to_kernel_format
 make_mxfp8_moe_quant_config = _oracle.make_quant_config
 make_mxfp8_moe_kernel = _oracle.make_kernel
+
+
+def select_mxfp8_moe_backend(
+    config: Layer = None,
+    *,
+    moe_config: Layer = None,
+    weight_key: Key = None,
+    activation_key: Key = None,
+    **facts: FactValue,
+) -> tuple[Any, type | None]:
+    """As ``select_backend`` of the oracle; ``moe_config`` is another name of ``config``."""
+    layer = the_layer(config, moe_config)
+    return _oracle.select_backend(layer, weight_key, activation_key, **facts)

@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from moe_rules.oracles.vllm_objects import is_member, vllm_member, vllm_quant_key
 from moe_rules.vocabulary.fact_values import did_you_mean
 from moe_rules.vocabulary.layer import FusedMoEConfig
-from moe_rules.vocabulary.quant_keys import CHANNEL, NAMED_KEYS, TOKEN, QuantKey
+from moe_rules.vocabulary.quant_keys import CHANNEL, TOKEN, QuantKey
 
 if TYPE_CHECKING:
     from moe_kernels.layouts import LayerWeights
 
 PACKAGE = "vllm.model_executor.layers.fused_moe"
-QUANT_KEYS = "vllm.model_executor.layers.quantization.utils.quant_utils"
 
 
 @dataclass(frozen=True)
@@ -167,16 +167,16 @@ def convert(
     here. Raises ValueError for arguments that the function lacks or does not take.
     """
     functions = FUNCTIONS[oracle]
-    _require_vllms(moe_config)
+    require_vllms(moe_config)
     activation = moe_config.activation
     function = _function((functions.convert_of or {}).get(activation.value, functions.convert))
     result = _call(
         function,
         others,
-        backend=_member(functions, backend),
+        backend=_theirs(backend),
         moe_config=moe_config,
         activation=activation,
-        activation_key=_their_key(activation_key),
+        activation_key=vllm_quant_key(activation_key),
         is_act_and_mul=moe_config.is_act_and_mul,
         use_separated_a4w4=getattr(moe_config, "use_mxfp4_w4a4_dsv4", False),
         input_dtype=None,
@@ -207,7 +207,7 @@ def make_quant_config(
     return _call(
         _function(functions.make_quant_config),
         others,
-        backend=_member(functions, backend),
+        backend=_theirs(backend),
         **{"w13_bias": None, "w2_bias": None, **known},
         **_of_keys(None if weights is None else weights.weight_key, activation_key),
     )
@@ -227,11 +227,11 @@ def make_kernel(
     ``moe_config`` and ``quant_config`` are vLLM's; others as in :func:`convert`.
     """
     functions = FUNCTIONS[oracle]
-    _require_vllms(moe_config)
+    require_vllms(moe_config)
     return _call(
         _function(functions.make_kernel),
         others,
-        backend=_member(functions, backend),
+        backend=_theirs(backend),
         moe_config=moe_config,
         quant_config=quant_config,
         experts_cls=experts_cls,
@@ -263,21 +263,24 @@ def _function(path: str) -> Callable[..., Any]:
     return function
 
 
-def _member(functions: Functions, backend: Enum) -> Any:
-    """The member of vLLM's Enum for ``backend``: both have the same names."""
-    module = importlib.import_module(f"{PACKAGE}.{functions.backends}")
-    return getattr(module, type(backend).__name__)[backend.name]
+def ask(function: str, **arguments: Any) -> Any:
+    """What a function of vLLM's ("module:function" below :data:`PACKAGE`) answers.
+
+    A backend of this package's Enums is passed as vLLM's member of that name.
+    """
+    if "backend" in arguments:
+        arguments["backend"] = _theirs(arguments["backend"])
+    return _function(function)(**arguments)
 
 
-def _their_key(key: QuantKey | None) -> Any:
-    """The key that vLLM has under the name of ``key``, or None."""
-    name = next((name for name, named in NAMED_KEYS.items() if named == key), None)
-    return None if name is None else getattr(importlib.import_module(QUANT_KEYS), name, None)
+def _theirs(backend: Enum) -> Any:
+    return backend if is_member(backend) else vllm_member(backend)
 
 
-def _require_vllms(moe_config: Any) -> None:
+def require_vllms(moe_config: Any) -> None:
+    """Raise TypeError for a layer of this package, which kernels of vLLM cannot be built for."""
     if isinstance(moe_config, FusedMoEConfig):
-        raise ValueError(
+        raise TypeError(
             "kernels of vLLM take its own FusedMoEConfig (moe_config of its layer), which knows "
             "ranks and device, got moe_rules.vocabulary.layer.FusedMoEConfig"
         )

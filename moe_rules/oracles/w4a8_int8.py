@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from moe_rules.oracles.backends import W4A8Int8MoeBackend
-from moe_rules.oracles.base import MoEKernelOracle
+from moe_rules.oracles.base import Key, Layer, MoEKernelOracle, the_layer
+from moe_rules.vocabulary.fact_values import FactValue
 
 
 class W4A8Int8MoEKernelOracle(MoEKernelOracle[W4A8Int8MoeBackend]):
@@ -17,9 +20,21 @@ class W4A8Int8MoEKernelOracle(MoEKernelOracle[W4A8Int8MoeBackend]):
 
 
 _oracle = W4A8Int8MoEKernelOracle()
-select_w4a8_int8_moe_backend = _oracle.select_backend
 map_w4a8_int8_backend = _oracle.map_backend
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
 convert_to_w4a8_int8_moe_format = _oracle.convert_to_kernel_format
 make_w4a8_int8_moe_quant_config = _oracle.make_quant_config
 make_w4a8_int8_moe_kernel = _oracle.make_kernel
+
+
+def select_w4a8_int8_moe_backend(
+    config: Layer = None,
+    weight_key: Key = None,
+    activation_key: Key = None,
+    *,
+    moe_config: Layer = None,
+    **facts: FactValue,
+) -> tuple[Any, type | None]:
+    """As ``select_backend`` of the oracle; ``moe_config`` is another name of ``config``."""
+    layer = the_layer(config, moe_config)
+    return _oracle.select_backend(layer, weight_key, activation_key, **facts)

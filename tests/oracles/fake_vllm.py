@@ -6,6 +6,7 @@ one's result has.
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 
 from moe_rules.oracles import backends
@@ -118,7 +119,7 @@ def _module(name: str) -> str:
     """The source of one oracle's module."""
     lines = ["from enum import Enum", "import torch", "CALLS = {}"]
     for enum in vars(backends).values():
-        if isinstance(enum, type) and enum.__module__ == backends.__name__:
+        if isinstance(enum, type(Enum)) and enum.__module__ == backends.__name__:
             members = {member.name: member.value for member in enum}
             lines.append(f"{enum.__name__} = Enum({enum.__name__!r}, {members!r})")
     results = RESULTS.get(name.rpartition(".")[2], 0)

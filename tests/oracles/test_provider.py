@@ -254,7 +254,7 @@ def test_arguments_that_vllm_lacks_or_does_not_take(
 def test_vllm_takes_its_own_moe_config() -> None:
     ours = FusedMoEConfig(num_experts=2, experts_per_token=1, hidden_dim=8, intermediate_size=4)
     oracle = unquantized.UnquantizedMoEKernelOracle("h100")
-    with pytest.raises(ValueError, match=r"vLLM take its own FusedMoEConfig .* got moe_rules"):
+    with pytest.raises(TypeError, match=r"vLLM take its own FusedMoEConfig .* got moe_rules"):
         oracle.convert_to_kernel_format(
             unquantized.UnquantizedMoeBackend.FLASHINFER_CUTLASS,
             ours,

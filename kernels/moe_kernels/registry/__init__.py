@@ -257,6 +257,11 @@ def available(
     )
 
 
+def located(name: str, provider: Provider, *, oracle: str | None = None) -> str | None:
+    """Where a provider has the class, as "module:Class", or None; it need not be installed."""
+    return _target(name, provider, oracle)
+
+
 def resolve(name: str, *, provider: Provider | None = None, oracle: str | None = None) -> type:
     """The class called ``name``; arguments as in :func:`available`.
 
@@ -266,18 +271,20 @@ def resolve(name: str, *, provider: Provider | None = None, oracle: str | None =
     if isinstance(found, Unavailable):
         raise KernelUnavailableError(f"kernel {name}: {found.reason}; {found.remedy}")
     target = _registered.get(name) if found.provider == "registered" else found.target
-    if isinstance(target, type):
-        return target
-    module, attribute = _split(name, found.target)
+    return target if isinstance(target, type) else load(name, found.provider, found.target)
+
+
+def load(name: str, provider: Provider, target: str) -> type:
+    """The class at a provider's ``target``. Raises KernelUnavailableError if it does not import."""
+    module, attribute = _split(name, target)
     try:
         cls = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise KernelUnavailableError(
-            f"kernel {name}: {found.provider} has it as {found.target}, which does not import: "
-            f"{error}"
+            f"kernel {name}: {provider} has it as {target}, which does not import: {error}"
         ) from error
     if not isinstance(cls, type):
-        raise KernelUnavailableError(f"kernel {name}: {found.target} is not a class but {cls!r}")
+        raise KernelUnavailableError(f"kernel {name}: {target} is not a class but {cls!r}")
     return cls
 
 

@@ -1,0 +1,128 @@
+"""Compares this package's selectors with vLLM's on one simulated platform, case by case.
+
+Run as ``python -m tests.vllm.parity PLATFORM FILE.jsonl.gz ...``: asks both for every case of the
+files with the same objects, whatever platform it was recorded on, and prints one JSON object.
+Both answer with vLLM's own member and class, or with an instance of vLLM's error type. An error of
+vLLM's that is no refusal is counted as a crash of vLLM's, with what we answer there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from moe_rules.conformance.cases import platform_facts
+from moe_rules.machines.machine import Machine
+from tests.vllm import simulation
+
+ORACLES = f"{simulation.FUSED_MOE}.oracle"
+REFUSALS = (ValueError, NotImplementedError)
+
+
+def read_cases(paths: list[Path]) -> list[dict[str, Any]]:
+    """The cases of the files, those of one world in a row."""
+    cases = []
+    for path in paths:
+        with gzip.open(path, "rt", encoding="utf-8") as lines:
+            cases += [json.loads(line) for line in lines]
+    return sorted(cases, key=lambda case: json.dumps([case["software"], case["env"]]))
+
+
+def machine(platform: Mapping[str, Any], software: Mapping[str, bool]) -> Machine:
+    """The simulated machine, as facts."""
+    from moe_rules.machines.machine import DEVICE_OF
+
+    facts = platform_facts(platform)
+    foreign = {name for name, device in DEVICE_OF.items() if device != facts["device"]}
+    return Machine(
+        "simulated", {n: v for n, v in facts.items() if n not in foreign}, software, "simulation"
+    )
+
+
+def outcome(function: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> Any:
+    """What a selector returns, or the error that it raises."""
+    try:
+        return function(*args, **options)
+    except Exception as error:
+        return error
+
+
+def same(theirs: Any, ours: Any) -> bool:
+    """Whether both are the same objects, or ours is an instance of vLLM's error type."""
+    if isinstance(theirs, Exception):
+        return isinstance(ours, type(theirs))
+    return not isinstance(ours, Exception) and all(
+        a is b for a, b in zip(theirs, ours, strict=True)
+    )
+
+
+def main() -> None:
+    name, *paths = sys.argv[1:]
+    cases = read_cases([Path(path) for path in paths])
+    platform = next(c["platform"] for c in cases if c["platform"]["name"] == name)
+    world = simulation.start(platform)
+    from moe_rules.oracles.base import MoEKernelOracle
+    from tests.vllm import objects
+
+    counts: Counter[str] = Counter()
+    crashes: Counter[str] = Counter()
+    differences: list[dict[str, Any]] = []
+    oracles = _oracle_classes(MoEKernelOracle)
+    known: dict[Any, MoEKernelOracle[Any]] = {}
+    for case in cases:
+        world.set(case["software"], case["env"], objects.engine(case))
+        try:
+            args, options = objects.arguments(case)
+        except (AssertionError, NotImplementedError, ValueError):
+            counts["no layer in vLLM"] += 1
+            continue
+        key = (case["oracle"], json.dumps(case["software"]))
+        if key not in known:
+            known[key] = oracles[case["oracle"]](machine(platform, case["software"]))
+        theirs = outcome(objects.selector(case["oracle"], ORACLES), args, options)
+        ours = outcome(_selector(known[key]), args, options)
+        counts["compared"] += 1
+        if isinstance(theirs, Exception) and not isinstance(theirs, REFUSALS):
+            crashes[f"{type(theirs).__name__}: {theirs} | {_text(ours)}"] += 1
+        elif same(theirs, ours):
+            counts["refused" if isinstance(theirs, Exception) else "selected"] += 1
+        else:
+            asked = {"id": case["id"], "oracle": case["oracle"]}
+            differences.append({**asked, "vllm": _text(theirs), "ours": _text(ours)})
+    print(json.dumps({**counts, "crashes of vLLM": crashes, "differences": differences}))
+
+
+def _oracle_classes(base: Any) -> dict[str, Any]:
+    import importlib
+
+    for module in simulation.ORACLES:
+        importlib.import_module(f"moe_rules.oracles.{module}")
+    found, todo = {}, [base]
+    while todo:
+        todo += (subclasses := todo.pop().__subclasses__())
+        found.update({cls.name: cls for cls in subclasses})
+    return found
+
+
+def _selector(oracle: Any) -> Any:
+    """An oracle's method with the parameters of vLLM's function."""
+    if oracle.name == "mxfp4":
+        return lambda config, activation_key=None: oracle.select_backend(
+            config, None, activation_key
+        )
+    return oracle.select_backend
+
+
+def _text(result: Any) -> str:
+    if isinstance(result, Exception):
+        return f"{type(result).__name__}: {str(result)[:300]}"
+    return f"{result[0]!r}, {result[1]}"
+
+
+if __name__ == "__main__":
+    main()
