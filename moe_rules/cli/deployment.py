@@ -186,7 +186,7 @@ def ask(args: argparse.Namespace) -> Asked:
         name = None
         questions = (_stated_question(args, stated),)
     rules = load_platform(machine.device, overlay_paths(args.rules))
-    selector = Selector(rules, machine.facts())
+    selector = Selector(rules, {**machine.facts(), **stated.switches})
     return Asked(machine, selector, name, questions, parallelism_in_words(args))
 
 
@@ -269,7 +269,6 @@ def _question_of(layer: ModelLayer, stated: Stated) -> Question:
 def _deployment_of(args: argparse.Namespace, stated: Stated) -> Deployment:
     """The engine arguments of a model."""
     from moe_rules.models import Deployment
-    from moe_rules.vocabulary.fact_values import in_words
 
     return Deployment(
         tensor_parallel_size=args.tp,
@@ -281,7 +280,7 @@ def _deployment_of(args: argparse.Namespace, stated: Stated) -> Deployment:
         enable_lora=bool(stated.groups["layer"].get("is_lora_enabled")),
         moe_backend=str(stated.groups["request"].get("moe_backend", "auto")),
         quantization=args.quantization,
-        env={name: in_words(value) for name, value in stated.switches.items() if value is not None},
+        env=stated.environ(),
     )
 
 

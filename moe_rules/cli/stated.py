@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 class Stated:
     """Facts from ``--set`` and the options that stand for one, by group of the vocabulary.
 
-    ``switches`` are those of the environment and of ``--set``.
+    ``switches`` are those of the environment and of ``--set``; one of the environment may be
+    unreadable.
     """
 
     groups: Mapping[str, Mapping[str, FactValue]]
@@ -28,7 +29,7 @@ class Stated:
     def read(cls, args: argparse.Namespace) -> Stated:
         """Raises FactError or UserError for what is no fact, or not a value of it."""
         from moe_rules.vocabulary.fact_values import parse_value
-        from moe_rules.vocabulary.facts import FACTS, switches_from_environ
+        from moe_rules.vocabulary.facts import FACTS, SWITCHES, switches_from_environ
 
         pairs = [_pair(text) for text in args.set]
         options = {
@@ -44,12 +45,19 @@ class Stated:
                 raise _no_such_fact(name)
             groups[fact.group][name] = parse_value(fact, _raw(name, text))
         switches = switches_from_environ(os.environ)
-        switches |= {n: v for n, v in groups["request"].items() if n.startswith("VLLM_")}
+        switches |= {n: groups["request"].pop(n) for n in SWITCHES if n in groups["request"]}
         return cls(groups, switches)
 
     def beside_layer(self) -> dict[str, FactValue]:
-        """Stated facts that are no part of the layer's configuration."""
-        return {**self.groups["quantization"], **self.groups["request"], **self.switches}
+        """Stated facts that are no part of the layer's configuration, and no switches."""
+        return {**self.groups["quantization"], **self.groups["request"]}
+
+    def environ(self) -> dict[str, str]:
+        """The switches as an environment that says the same."""
+        from moe_rules.vocabulary.fact_values import plain
+
+        words = {name: plain(value) for name, value in self.switches.items() if value is not None}
+        return {n: str(int(word)) if isinstance(word, bool) else word for n, word in words.items()}
 
 
 def _pair(text: str) -> tuple[str, str]:

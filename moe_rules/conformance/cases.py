@@ -15,6 +15,7 @@ from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import switches_from_environ
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
+from moe_rules.vocabulary.readings import Unreadable
 
 DEVICES = {"oot": "out_of_tree"}
 
@@ -107,12 +108,15 @@ _OUTCOMES = {"selected": ("backend", "kernel"), "error": ("error_type", "error_m
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One recorded decision: what was asked, as facts, and what the reference came to."""
+    """One recorded decision: what was asked, as facts, and what the reference came to.
+
+    ``constants`` are what a selector is made for: the platform, and switches that are unreadable.
+    """
 
     id: str
     oracle: str
     platform_name: str
-    platform: Mapping[str, FactValue]
+    constants: Mapping[str, FactValue]
     request: Mapping[str, FactValue]
     expect: Mapping[str, Any]
 
@@ -125,12 +129,14 @@ class Case:
                 expect[key]
             for answer in (*expect["tried"], *expect["not_reached"]):
                 answer["backend"], answer["kernel"], answer["supported"]
+            request = request_facts(data)
+            unreadable = {n: v for n, v in request.items() if isinstance(v, Unreadable)}
             return cls(
                 id=data["id"],
                 oracle=data["oracle"],
                 platform_name=data["platform"]["name"],
-                platform=platform_facts(data["platform"]),
-                request=request_facts(data),
+                constants={**platform_facts(data["platform"]), **unreadable},
+                request={n: v for n, v in request.items() if n not in unreadable},
                 expect=expect,
             )
         except KeyError as error:

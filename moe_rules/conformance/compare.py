@@ -11,7 +11,7 @@ from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import with_assumed
 from moe_rules.engine.selector import ERRORS, Selector
 from moe_rules.language.rules import Backend, Kernel
-from moe_rules.vocabulary.fact_values import FactError, FactValue
+from moe_rules.vocabulary.fact_values import FactError, FactValue, SwitchError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Comparer:
         self._by_platform: dict[tuple[Any, ...], Selector] = {}
 
     def selector(self, facts: Mapping[str, FactValue]) -> Selector:
-        """The selector of a platform, specialised to its facts; software differs by case."""
+        """The selector of a case's constants; software differs by case."""
         key = tuple(facts.items())
         selector = self._by_platform.get(key)
         if selector is None:
@@ -42,13 +42,16 @@ class Comparer:
 
     def decide(self, case: Case) -> Decision:
         """Our decision of a case. Raises FactError for an oracle without a table."""
-        return self.selector(case.platform).decide(case.oracle, case.request)
+        return self.selector(case.constants).decide(case.oracle, case.request)
 
     def compare(self, case: Case) -> Verdict:
         """Compare one case. A crash of ours disagrees, whatever the reference did."""
         expect, crashed = case.expect, case.reference_crashed
         try:
             decision = self.decide(case)
+        except SwitchError as error:
+            agrees = None if crashed else expect.get("error_type") == "ValueError"
+            return Verdict(agrees, None, None, (str(error),) if agrees is False else ())
         except FactError as error:
             return Verdict(None if crashed else False, False, False, (str(error),))
         except Exception as error:

@@ -18,10 +18,17 @@ from moe_rules.engine.selection import run
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform, overlay_paths
 from moe_rules.machines.machine import Machine, load_machine
-from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean, parse_value
+from moe_rules.vocabulary.fact_values import (
+    FactError,
+    FactValue,
+    SwitchError,
+    did_you_mean,
+    parse_value,
+)
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS, switches_from_environ
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
+from moe_rules.vocabulary.readings import Unreadable
 
 MAX_REMEMBERED = 8192
 PER_CALL = frozenset(fact.name for fact in FACTS.values() if fact.per_call)
@@ -63,6 +70,9 @@ class Selector:
     ``constants`` are facts that never change for this selector: platform and software facts,
     and switches if they are fixed. ``unknown`` are facts that no call will supply; if not given,
     the platform and software facts that are not constant.
+
+    A constant switch that is Unreadable is not supplied: a decision that asks for it is a
+    SwitchError, and every other one goes on, as in the reference.
     """
 
     def __init__(
@@ -72,12 +82,16 @@ class Selector:
         unknown: Iterable[str] | None = None,
     ) -> None:
         self.rules = rules
-        self.constants = dict(constants)
+        self._unreadable = {n: v for n, v in constants.items() if isinstance(v, Unreadable)}
+        constants = {n: v for n, v in constants.items() if n not in self._unreadable}
+        self.constants = constants
         if unknown is None:
             constant_facts = [f.name for f in FACTS.values() if f.group in _CONSTANT_GROUPS]
             unknown = (name for name in constant_facts if name not in constants)
         self._unknown = frozenset(unknown) | PER_CALL
         self._defaults = {**REQUEST_DEFAULTS, **constants}
+        for name in self._unreadable:
+            del self._defaults[name]
         self._plans: dict[tuple[str, frozenset[str]], OraclePlan] = {}
         self._remembered: dict[tuple[Any, ...], Decision] = {}
 
@@ -91,8 +105,9 @@ class Selector:
     ) -> Decision:
         """The decision for one layer; ``others`` are further facts (options, switches).
 
-        Raises InvalidRequestError (a ValueError), NotSupportedError (a NotImplementedError), or
-        FactError for an oracle or a fact that does not exist.
+        Raises InvalidRequestError (a ValueError), NotSupportedError (a NotImplementedError),
+        SwitchError (a ValueError) for a switch that is asked for and unreadable, or FactError for
+        an oracle or a fact that does not exist.
         """
         key = (oracle, config, weight_key, activation_key, *others.items())
         decision = self._remembered.get(key)
@@ -122,11 +137,20 @@ class Selector:
                 outcome = run(plan, supplied)
             except KeyError as error:
                 missing = str(error.args[0])
+                if missing in self._unreadable:
+                    raise self._unreadable_switch(plan, missing) from None
                 if missing in unknown or missing not in self.rules.facts:
                     raise
                 unknown = unknown | {missing}
             else:
                 return Decision(self.rules.platform, self.rules.fingerprint, plan, outcome)
+
+    def _unreadable_switch(self, plan: OraclePlan, name: str) -> SwitchError:
+        conditions = plan.oracle.conditions()
+        tests = (clause for c in conditions for clause in c.clauses() if clause.fact == name)
+        place = next((test.location for test in tests), plan.oracle.location)
+        where = f"oracle {plan.oracle.name!r} on {self.rules.platform} asks for it ({place})"
+        return SwitchError(f"{self._unreadable[name].error}; {where}")
 
     def _plan(self, oracle: str, unknown: frozenset[str]) -> OraclePlan:
         key = (oracle, unknown)
@@ -209,8 +233,9 @@ def select_backend(
     further facts: options of the quantization method, ``model_type``, switches.
 
     Raises InvalidRequestError (a ValueError) for a request that cannot be served,
-    NotSupportedError (a NotImplementedError) where no backend serves, FactError, MachineError or
-    RuleFileError for input that is wrong. All carry the reasons.
+    NotSupportedError (a NotImplementedError) where no backend serves, FactError (SwitchError for a
+    switch whose text the oracle cannot read), MachineError or RuleFileError for input that is
+    wrong. All carry the reasons.
     """
     machine = as_machine(machine)
     switches = tuple(switches_from_environ(os.environ if environ is None else environ).items())

@@ -19,7 +19,7 @@ from moe_rules.language.link_oracle import OracleLinker
 from moe_rules.language.parse import Parser
 from moe_rules.language.parts import Part
 from moe_rules.vocabulary.fact_values import Fact, FactValue, did_you_mean
-from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.facts import FACTS, SWITCHES
 
 PartT = TypeVar("PartT")
 
@@ -172,6 +172,7 @@ class _Linker:
             class_name=table.class_ or name,
             condition=condition,
             location=part.source.key_at(("kernels", name)),
+            reads=self._reads(inherited),
         )
 
     def _inherited(
@@ -217,6 +218,13 @@ class _Linker:
             if feature not in supported and only_kind in (None, kind):
                 conditions.append(_at(without, self._kernel_place(name, keys)))
         return all_of(*conditions)
+
+    def _reads(self, keys: dict[str, tuple[Part, str, Any]]) -> tuple[str, ...]:
+        """Switches of the features that a kernel supports."""
+        supported = keys["supports"][2] if "supports" in keys else ()
+        named = [self._features[name][1] for name in supported if name in self._features]
+        facts = [fact for without in named for fact in without.fact_names()]
+        return tuple(fact for fact in dict.fromkeys(facts) if fact in SWITCHES)
 
     def _kernel_place(self, name: str, keys: dict[str, tuple[Part, str, Any]]) -> Location:
         if "supports" in keys:

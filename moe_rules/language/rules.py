@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -36,12 +36,17 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What one kernel class supports. ``name`` is the table entry, ``class_name`` the class."""
+    """What one kernel class supports. ``name`` is the table entry, ``class_name`` the class.
+
+    ``reads`` are switches that the reference reads before it takes the kernel, although the
+    kernel fits whatever they say: those of the features that it supports.
+    """
 
     name: str
     class_name: str
     condition: Condition
     location: Location
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +160,19 @@ class Oracle:
     backends: Mapping[str, Backend]
     otherwise: Otherwise
     location: Location
+
+    def conditions(self) -> Iterator[Condition]:
+        """Every condition that a selection may ask."""
+        yield from (assumption.when for assumption in self.assume)
+        yield from (step.when for step in (*self.shortcuts, *self.switches))
+        yield from (adjustment.when for adjustment in self.adjust)
+        yield from (case.when for cases in self.requests.values() for case in cases)
+        own = [step.backend for step in (*self.shortcuts, *self.switches) if step.backend]
+        for backend in (*self.backends.values(), *own):
+            yield backend.requires
+            for choice in backend.choices:
+                yield choice.when
+                yield choice.kernel.condition
 
 
 @dataclass(frozen=True)

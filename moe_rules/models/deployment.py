@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from moe_rules.models.suggest import unknown_name
+from moe_rules.vocabulary.facts import switches_from_environ
 
 SEQUENCE_PARALLEL_ALL2ALL = frozenset(
     (
@@ -28,7 +29,8 @@ SEQUENCE_PARALLEL_ALL2ALL = frozenset(
 class Deployment:
     """Engine arguments that matter to a MoE layer; the names are vLLM's.
 
-    ``quantization`` is a method that the user asks for, ``env`` the VLLM_* variables that are set.
+    ``quantization`` is a method that the user asks for, ``env`` the VLLM_* variables that are set:
+    text, of which conditions see what the reference reads.
     """
 
     tensor_parallel_size: int = 1
@@ -63,7 +65,7 @@ class Deployment:
         spread = self.data_parallel_size > 1
         return {
             **{one.name: getattr(self, one.name) for one in fields(self) if one.name != "env"},
-            "env": self.env,
+            "env": switches_from_environ(self.env),
             "sequence_parallel_moe": parallel
             and spread
             and self.all2all_backend in SEQUENCE_PARALLEL_ALL2ALL,

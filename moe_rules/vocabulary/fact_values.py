@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
+from moe_rules.vocabulary.readings import Reading, Unreadable
 
-FactValue = bool | int | float | str | tuple[int, int] | QuantKey | None
+FactValue = bool | int | float | str | tuple[int, int] | QuantKey | Unreadable | None
 FactType = Literal["bool", "switch", "int", "float", "enum", "string", "version", "quant_key"]
 Group = Literal["platform", "software", "layer", "parallel", "quantization", "request", "derived"]
 
@@ -20,8 +21,9 @@ class Fact:
 
     ``values`` are the words a rule may use for it (enum), or known examples (string: any value
     may occur). ``nullable`` facts may be ``none``. A ``switch`` is an environment variable that
-    is on, off or unset; ``default`` is what unset means. A ``per_call`` fact differs from call to
-    call of a selected kernel: rules may only compare it, and a decision lists the ranges.
+    is on, off or unset; ``default`` is what unset means. ``reading`` is how the reference makes the
+    value of an environment variable's text. A ``per_call`` fact differs from call to call of a
+    selected kernel: rules may only compare it, and a decision lists the ranges.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Fact:
     nullable: bool = False
     default: bool | None = None
     per_call: bool = False
+    reading: Reading | None = None
 
     @property
     def domain(self) -> str:
@@ -59,6 +62,10 @@ class Fact:
 
 class FactError(ValueError):
     """A fact's name or value is not one of the vocabulary's."""
+
+
+class SwitchError(FactError):
+    """A rule asks for a switch that is set to text which the reference cannot read."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -150,6 +157,8 @@ def plain(value: FactValue) -> Any:
         return f"{value[0]}.{value[1]}"
     if isinstance(value, QuantKey):
         return value.name or value.to_dict()
+    if isinstance(value, Unreadable):
+        return value.text
     return value
 
 
@@ -163,4 +172,4 @@ def in_words(value: object) -> str:
         return f"{value[0]}.{value[1]}"
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:g}" if isinstance(value, float) else str(value)
-    return str(value)
+    return str(value) or "''"

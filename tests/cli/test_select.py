@@ -72,6 +72,19 @@ def test_stated_switches_win_over_the_environment(
     assert stated["facts"]["VLLM_BATCH_INVARIANT"] is False
 
 
+def test_an_unreadable_switch_is_an_error_where_it_is_asked_for(
+    cli: Command, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["select", "--model", model, "--platform", "h100"]
+    monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "")
+    assert cli(*words).code == 0
+    monkeypatch.setenv("VLLM_BATCH_INVARIANT", "true")
+    answer = cli(*words)
+    assert answer.code == 2
+    assert "VLLM_BATCH_INVARIANT='true' cannot be read; it is an integer" in answer.err
+    assert cli(*words, "--set", "VLLM_BATCH_INVARIANT=false").code == 0
+
+
 def test_software_presets_differ(cli: Command, model: Path) -> None:
     words = ["select", "--model", model, "--platform", "b200", "--format", "json"]
     assert cli(*words, "--software", "full").json["backend"] == "FLASHINFER_TRTLLM"

@@ -319,7 +319,7 @@ def served() -> dict[tuple[str, str], dict[str, dict[str, FactValue]]]:
     for path in case_files([SAMPLES]):
         for number, line in read_lines(path):
             case = Case.parse(line, f"{path}:{number}")
-            facts = {**case.platform, **case.request}
+            facts = {**case.constants, **case.request}
             platform, kernel = str(facts["device"]), case.expect.get("kernel")
             if kernel and not facts["has_bias"] and not facts["is_lora_enabled"]:
                 found.setdefault((platform, kernel), {}).setdefault(case.oracle, facts)

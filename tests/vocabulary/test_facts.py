@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_rules.vocabulary.fact_values import FactError, did_you_mean, in_words, parse_value, plain
-from moe_rules.vocabulary.facts import FACTS, switches_from_environ
+from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig, dtype_name
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
@@ -89,13 +89,6 @@ def test_unnamed_keys_are_written_by_their_parts() -> None:
     key = QuantKey("fp8_e4m3", Scale("fp32", True, (64, 64)))
     assert key.name is None
     assert str(key) == "fp8_e4m3:fp32:static:64x64"
-
-
-def test_switches_from_the_environment() -> None:
-    found = switches_from_environ({"VLLM_BATCH_INVARIANT": "1", "VLLM_OTHER": "x", "PATH": "/"})
-    assert found == {"VLLM_BATCH_INVARIANT": True}
-    with pytest.raises(FactError, match="VLLM_USE_DEEP_GEMM cannot be 'on'"):
-        switches_from_environ({"VLLM_USE_DEEP_GEMM": "on"})
 
 
 def test_values_in_words() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
@@ -38,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
     for group in dict.fromkeys(fact.group for fact in facts):
         rows = [
-            [f"  {fact.name}", fact.type, fact.meaning, f"({fact.domain})"]
+            [f"  {fact.name}", fact.type, fact.meaning, f"({fact.domain}){_reading(fact)}"]
             for fact in facts
             if fact.group == group
         ]
@@ -62,6 +63,11 @@ def _facts(group: str | None) -> list[Fact]:
     return [fact for fact in facts if group in (None, fact.group)]
 
 
+def _reading(fact: Fact) -> str:
+    """How the variable's text is read, for a switch."""
+    return "" if fact.reading is None else f"; as a variable {fact.reading.valid}"
+
+
 def _plain(fact: Fact) -> dict[str, Any]:
     return {
         "name": fact.name,
@@ -72,4 +78,5 @@ def _plain(fact: Fact) -> dict[str, Any]:
         "nullable": fact.nullable,
         "default": fact.default,
         "meaning": fact.meaning,
+        "reading": None if fact.reading is None else asdict(fact.reading),
     }
