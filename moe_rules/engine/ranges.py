@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.selector import Selector
-from moe_rules.language.conditions import Condition
 from moe_rules.language.fact_tests import Compare
 from moe_rules.language.rules import Oracle
 from moe_rules.vocabulary.fact_values import FactValue
@@ -59,28 +58,9 @@ def _same(one: Decision, other: Decision) -> bool:
 
 def _boundaries(oracle: Oracle, fact: str) -> Iterator[int]:
     """Numbers of tokens at which some clause of the oracle changes its mind."""
-    for condition in _conditions(oracle):
+    for condition in oracle.conditions():
         for clause in condition.clauses():
             if clause.fact == fact and isinstance(clause.test, Compare):
                 for sign, bound in clause.test.bounds:
                     if isinstance(bound, int) and bound + _AFTER[sign] > 1:
                         yield bound + _AFTER[sign]
-
-
-def _conditions(oracle: Oracle) -> Iterator[Condition]:
-    for assumption in oracle.assume:
-        yield assumption.when
-    for step in (*oracle.shortcuts, *oracle.switches):
-        yield step.when
-    for cases in oracle.requests.values():
-        for case in cases:
-            yield case.when
-    for adjustment in oracle.adjust:
-        yield adjustment.when
-    backends = [*oracle.backends.values()]
-    backends += [s.backend for s in (*oracle.shortcuts, *oracle.switches) if s.backend]
-    for backend in backends:
-        yield backend.requires
-        for choice in backend.choices:
-            yield choice.when
-            yield choice.kernel.condition
