@@ -21,6 +21,7 @@ from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.files import PlatformFile, VocabularyFile
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
+from moe_rules.language.requested import requested_problems
 from moe_rules.language.ruleset import PLATFORMS, platform_files
 from moe_rules.language.validate import validate
 from moe_rules.machines.machine import record_problems
@@ -153,6 +154,7 @@ class _Checker:
             self.problems.extend(error.problems)
             return
         self.problems.extend(rules.warnings)
+        self.problems.extend(requested_problems(rules.requested, rules.oracles))
 
     def against_schemas(self) -> None:
         """Hold files in which nothing else is wrong against the JSON Schema of their kind.

@@ -7,6 +7,7 @@ one :class:`Question` for each kind of MoE layer.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -172,6 +173,7 @@ class Asked:
 def ask(args: argparse.Namespace) -> Asked:
     """What the options ask. Raises UserError, or an error of the libraries for wrong input."""
     from moe_rules.engine.selector import Selector
+    from moe_rules.language.requested import requests_from_environ
     from moe_rules.language.ruleset import load_platform, overlay_paths
 
     stated = Stated.read(args)
@@ -186,7 +188,8 @@ def ask(args: argparse.Namespace) -> Asked:
         name = None
         questions = (_stated_question(args, stated),)
     rules = load_platform(machine.device, overlay_paths(args.rules))
-    selector = Selector(rules, {**machine.facts(), **stated.switches})
+    requests = requests_from_environ(os.environ, rules.oracles)
+    selector = Selector(rules, {**machine.facts(), **stated.switches}, requested=requests)
     return Asked(machine, selector, name, questions, parallelism_in_words(args))
 
 

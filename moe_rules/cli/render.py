@@ -65,6 +65,8 @@ def decision_lines(subject: str, decision: Decision, notes: Iterable[str] = ()) 
     if not decision.failed:
         text, place = because(decision)
         lines.append(f"  because: {text}  ({place.short})" if place else f"  because: {text}")
+    if decision.requested is not None:
+        lines.append(f"  requested by: {decision.requested}")
     lines += [f"  warning: {warning}" for warning in decision.warnings]
     if decision.unknown_facts:
         lines.append(f"  unknown, taken as no obstacle: {', '.join(decision.unknown_facts)}")

@@ -35,6 +35,8 @@ def print_trace(
     if not decision.failed:
         text, place = because(decision)
         out.print(f"because: {escape(text)}{_at(place.short) if place else ''}")
+    if decision.requested is not None:
+        out.print(f"requested by: {escape(str(decision.requested))}")
     for warning in decision.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
     for note in notes:

@@ -36,6 +36,7 @@ class Decision(Explanation):
             "because": None
             if reason is None
             else {"text": reason.text, "at": str(reason.location), "quirk": reason.quirk},
+            "requested": None if self.requested is None else self.requested.to_dict(),
             "error": self.error,
             "order": list(self.order),
             "adjusted": [

@@ -11,7 +11,7 @@ from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, with_assumed
 from moe_rules.engine.selection import How, Outcome
 from moe_rules.files.problems import Location
 from moe_rules.language.conditions import Failure
-from moe_rules.language.rules import Adjustment, Backend, Reason
+from moe_rules.language.rules import Adjustment, Backend, Reason, Requested
 from moe_rules.vocabulary.fact_values import FactValue, plain
 
 Verdict = Literal["selected", "rejected", "eligible"]
@@ -66,16 +66,25 @@ class Explanation:
 
     ``backend`` and ``kernel`` are names; ``kernel`` is None where the platform's own code takes
     over. ``how`` says how it was reached: "auto", "requested", "switch", "shortcut" or
-    "fallback". ``order`` is the order of backends when the decision fell. What explains it is
-    computed when it is asked for.
+    "fallback". ``order`` is the order of backends when the decision fell. ``requested`` is the
+    request for this oracle, of a rule file or the environment, that stood in for the layer's own.
+    What explains it is computed when it is asked for.
     """
 
-    __slots__ = ("__dict__", "_outcome", "_plan", "fingerprint", "oracle", "platform")
+    __slots__ = ("__dict__", "_outcome", "_plan", "fingerprint", "oracle", "platform", "requested")
 
-    def __init__(self, platform: str, fingerprint: str, plan: OraclePlan, outcome: Outcome) -> None:
+    def __init__(
+        self,
+        platform: str,
+        fingerprint: str,
+        plan: OraclePlan,
+        outcome: Outcome,
+        requested: Requested | None = None,
+    ) -> None:
         self.platform = platform
         self.oracle = plan.oracle.name
         self.fingerprint = fingerprint
+        self.requested = requested
         self._plan = plan
         self._outcome = outcome
 

@@ -12,6 +12,8 @@ def error_text(decision: Explanation) -> str:
     assert refusal is not None
     name = str(decision.facts["moe_backend"])
     where = f"oracle {decision.oracle!r} on {decision.platform}"
+    if decision.requested is not None:
+        where += f"; requested by {decision.requested}"
     if refusal.why == "unknown_request":
         return _unknown_request(decision, name, where)
     if refusal.why == "refused":

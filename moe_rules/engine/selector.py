@@ -15,6 +15,13 @@ from typing import Any
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import FactMap, OraclePlan, specialise
 from moe_rules.engine.selection import run
+from moe_rules.language.requested import (
+    ROLE,
+    VARIABLE,
+    Requests,
+    applying,
+    requests_from_environ,
+)
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform, overlay_paths
 from moe_rules.machines.machine import Machine, load_machine
@@ -71,6 +78,9 @@ class Selector:
     and switches if they are fixed. ``unknown`` are facts that no call will supply; if not given,
     the platform and software facts that are not constant.
 
+    ``requested`` are backends that the user asks for by oracle and role of the model, before those
+    of the rules; either takes the place of the layer's own ``moe_backend``.
+
     A constant switch that is Unreadable is not supplied: a decision that asks for it is a
     SwitchError, and every other one goes on, as in the reference.
     """
@@ -80,8 +90,10 @@ class Selector:
         rules: PlatformRules,
         constants: Mapping[str, FactValue],
         unknown: Iterable[str] | None = None,
+        requested: Requests | None = None,
     ) -> None:
         self.rules = rules
+        self._requests = [layer for layer in (requested, rules.requested) if layer]
         self._unreadable = {n: v for n, v in constants.items() if isinstance(v, Unreadable)}
         constants = {n: v for n, v in constants.items() if n not in self._unreadable}
         self.constants = constants
@@ -128,6 +140,11 @@ class Selector:
     def decide(self, oracle: str, facts: Mapping[str, FactValue]) -> Decision:
         """The decision for a mapping of facts, failed or not. Raises FactError as ``select``."""
         supplied: FactMap = {**self._defaults, **facts}
+        requested = None
+        if self._requests:
+            requested = applying(self._requests, oracle, str(supplied[ROLE]))
+            if requested is not None:
+                supplied["moe_backend"] = requested.backend
         unknown = self._unknown
         if not PER_CALL.isdisjoint(facts):
             unknown = unknown.difference(facts)
@@ -143,7 +160,8 @@ class Selector:
                     raise
                 unknown = unknown | {missing}
             else:
-                return Decision(self.rules.platform, self.rules.fingerprint, plan, outcome)
+                rules = self.rules
+                return Decision(rules.platform, rules.fingerprint, plan, outcome, requested)
 
     def _unreadable_switch(self, plan: OraclePlan, name: str) -> SwitchError:
         conditions = plan.oracle.conditions()
@@ -189,10 +207,15 @@ def selector_for(
     machine: Machine,
     overlays: tuple[Path, ...] = (),
     switches: tuple[tuple[str, FactValue], ...] = (),
+    requested: str = "",
 ) -> Selector:
-    """The selector of a machine, with the switches that are set."""
+    """The selector of a machine, with the switches that are set and the requests of the user.
+
+    ``requested`` is the text of ``MOE_RULES_BACKEND``. Raises FactError where it is wrong.
+    """
     rules = load_platform(machine.device, overlays)
-    return Selector(rules, {**machine.facts(), **dict(switches)})
+    requests = requests_from_environ({VARIABLE: requested}, rules.oracles)
+    return Selector(rules, {**machine.facts(), **dict(switches)}, requested=requests)
 
 
 @functools.cache
@@ -229,8 +252,9 @@ def select_backend(
 
     ``machine`` is a :class:`~moe_rules.machines.machine.Machine`, a named machine or a recorded
     file; this machine if absent. ``rules`` are overlays, after those of ``MOE_RULES_PATH``.
-    ``environ`` is where ``VLLM_*`` switches are read (``os.environ`` if absent). ``others`` are
-    further facts: options of the quantization method, ``model_type``, switches.
+    ``environ`` is where ``VLLM_*`` switches and ``MOE_RULES_BACKEND`` are read (``os.environ`` if
+    absent). ``others`` are further facts: options of the quantization method, ``model_type``,
+    ``model_role`` ("draft" for the draft model of speculative decoding), switches.
 
     Raises InvalidRequestError (a ValueError) for a request that cannot be served,
     NotSupportedError (a NotImplementedError) where no backend serves, FactError (SwitchError for a
@@ -238,6 +262,7 @@ def select_backend(
     wrong. All carry the reasons.
     """
     machine = as_machine(machine)
-    switches = tuple(switches_from_environ(os.environ if environ is None else environ).items())
-    selector = selector_for(machine, overlay_paths(rules), switches)
+    environ = os.environ if environ is None else environ
+    switches = tuple(switches_from_environ(environ).items())
+    selector = selector_for(machine, overlay_paths(rules), switches, environ.get(VARIABLE, ""))
     return selector.select(oracle, config, weight_key, activation_key, **others)

@@ -26,7 +26,8 @@ class Location:
     @property
     def short(self) -> str:
         """``file:line`` with the file's last two path components."""
-        return f"{'/'.join(Path(self.file).parts[-2:])}:{self.line}"
+        name = "/".join(Path(self.file).parts[-2:])
+        return f"{name}:{self.line}" if self.line else name
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ The JSON Schemas in ``schemas/`` are generated from these models (``moe-rules sc
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -15,6 +15,8 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+
+from moe_rules.language.requested import keys
 
 RawCondition = Annotated[dict[str, Any], WithJsonSchema({"x-definition": "Condition"})]
 RawTest = Annotated[Any, WithJsonSchema({"x-definition": "Test"})]
@@ -45,6 +47,18 @@ OracleName = Literal[
     "nvfp4",
     "w4a8",
     "w4a8_int8",
+]
+
+
+RequestedBackends = Annotated[
+    dict[str, str],
+    WithJsonSchema(
+        {
+            "type": "object",
+            "additionalProperties": False,
+            "properties": {key: {"type": "string"} for key in keys(get_args(OracleName))},
+        }
+    ),
 ]
 
 
@@ -296,6 +310,10 @@ class PlatformFile(Table):
     platform: PlatformName
     oracles: dict[OracleName, OracleTable] = Field(default_factory=dict)
     kernels: dict[str, KernelTable] = Field(default_factory=dict)
+    requested: RequestedBackends = Field(
+        default_factory=dict,
+        description="Backends asked for by name: by oracle, by role of the model, or ROLE.ORACLE.",
+    )
     conditions: dict[str, RawCondition] = Field(
         default_factory=dict, description="Conditions used by name: {is: NAME}."
     )

@@ -18,7 +18,8 @@ from moe_rules.language.conditions import ALWAYS, Condition, all_of
 from moe_rules.language.link_oracle import OracleLinker
 from moe_rules.language.parse import Parser
 from moe_rules.language.parts import Part
-from moe_rules.vocabulary.fact_values import Fact, FactValue, did_you_mean
+from moe_rules.language.requested import Requests, request
+from moe_rules.vocabulary.fact_values import Fact, FactError, FactValue, did_you_mean
 from moe_rules.vocabulary.facts import FACTS, SWITCHES
 
 PartT = TypeVar("PartT")
@@ -51,6 +52,7 @@ def link(
     linked_kernels = linker.kernels()
     linked_oracles = linker.oracles(linked_kernels)
     derived = linker.derived()
+    requested = linker.requested(linked_oracles)
     problems = linker.problems()
     errors = [problem for problem in problems if problem.severity == "error"]
     if errors:
@@ -64,6 +66,7 @@ def link(
         files=tuple(part.source.file for part in parts),
         fingerprint=hashlib.sha256(b"\0".join(contents)).hexdigest()[:16],
         warnings=tuple(problem for problem in problems if problem.severity == "warning"),
+        requested=requested,
     )
 
 
@@ -306,6 +309,20 @@ class _Linker:
                     Problem("unused-kernel", f"no backend uses {name!r}", place, "warning")
                 )
         return linked
+
+    def requested(self, oracles: Mapping[str, rules.Oracle]) -> Requests:
+        """Requests of all files; of equal ones the last file's."""
+        found = {}
+        for part in self.parts:
+            for key, backend in part.file.requested.items():
+                path = ("requested", key)
+                try:
+                    one = request(key, backend, oracles, part.source.key_at(path))
+                except FactError as error:
+                    self.parser(part).problem("unknown-oracle", str(error), path, key=True)
+                else:
+                    found[one.role, one.oracle] = one
+        return found
 
     def _oracle_chain(
         self, name: str, declared: Mapping[str, list[tuple[Part, raw.OracleTable]]]

@@ -175,12 +175,33 @@ class Oracle:
                 yield choice.kernel.condition
 
 
+@dataclass(frozen=True, slots=True)
+class Requested:
+    """A backend asked for by name for one role of the model and one oracle (None: for all).
+
+    ``key`` is how that is written, ``location`` where: a rule file, or an environment variable.
+    """
+
+    key: str
+    role: str
+    oracle: str | None
+    backend: str
+    location: Location
+
+    def __str__(self) -> str:
+        return f"{self.key}={self.backend} ({self.location.short})"
+
+    def to_dict(self) -> dict[str, str]:
+        """Plain form."""
+        return {"for": self.key, "backend": self.backend, "at": str(self.location)}
+
+
 @dataclass(frozen=True)
 class PlatformRules:
     """Everything the tables say about one platform.
 
     ``fingerprint`` identifies the content of all files that were read; ``warnings`` are findings
-    that do not keep the rules from being used.
+    that do not keep the rules from being used. ``requested`` are requests by role and oracle.
     """
 
     platform: str
@@ -191,3 +212,4 @@ class PlatformRules:
     files: tuple[str, ...]
     fingerprint: str
     warnings: tuple[Problem, ...] = field(default=())
+    requested: Mapping[tuple[str, str | None], Requested] = field(default_factory=dict)

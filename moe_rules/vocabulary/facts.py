@@ -218,6 +218,13 @@ _QUANTIZATION = (
 _REQUEST = (
     Fact("moe_backend", "request", "string", 'Backend asked for by name, or "auto".'),
     Fact(
+        "model_role",
+        "request",
+        "enum",
+        "What the model is: the target, or the draft of speculative decoding.",
+        ("target", "draft"),
+    ),
+    Fact(
         "num_tokens",
         "request",
         "int",
@@ -369,6 +376,7 @@ SWITCHES: dict[str, Reading] = {
 """Facts that are environment variables of the reference, and how it reads each."""
 
 REQUEST_DEFAULTS: dict[str, FactValue] = {
+    "model_role": "target",
     "model_type": None,
     "moe_activation_override": None,
     "enable_dbo": False,
@@ -376,7 +384,7 @@ REQUEST_DEFAULTS: dict[str, FactValue] = {
     "weight_transfer": False,
     **dict.fromkeys(SWITCHES),
 }
-"""What holds where a request says nothing: switches unset, no override."""
+"""What holds where a request says nothing: the target model, switches unset, no override."""
 
 
 def switches_from_environ(

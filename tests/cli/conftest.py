@@ -35,6 +35,7 @@ Command = Callable[..., Answer]
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.delenv("MOE_RULES_PATH", raising=False)
+    monkeypatch.delenv("MOE_RULES_BACKEND", raising=False)
 
     def run(*words: object) -> Answer:
         code = main([str(word) for word in words])

@@ -282,3 +282,20 @@ def test_no_content_crashes_the_check(tmp_path: Path, content: bytes) -> None:
     file.write_bytes(content)
     report = check([file])
     assert all(problem.message and problem.location.file for problem in report.problems)
+
+
+def test_a_request_that_no_oracle_takes(cli: Command, tmp_path: Path) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text(
+        "platform: cuda\n"
+        "requested:\n"
+        "  fp8: deep_gem\n"
+        "  draft: tritno\n"
+        "  target.nvfp4: auto\n"
+        "  draft.unquantized: triton\n"
+    )
+    answer = cli("check", overlay)
+    assert answer.code == 1
+    assert "mine.yaml:3:3: error: fp8 takes no request 'deep_gem'; did you mean" in answer.out
+    assert "mine.yaml:4:3: error: draft takes no request 'tritno'; did you mean" in answer.out
+    assert "2 errors" in answer.out

@@ -349,3 +349,24 @@ def test_calls_that_are_served_differently_are_listed(
         (65, None, "FLASHINFER_TRTLLM"),
     ]
     assert "calls of" not in cli(*asked).out
+
+
+def test_a_request_by_oracle_and_role_is_shown_with_its_place(
+    cli: Command, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overlay = tmp_path / "mine.yaml"
+    overlay.write_text("platform: cuda\nrequested:\n  unquantized: flashinfer_cutlass\n")
+    words = ["select", "--model", model, "--platform", "h100", "--rules", overlay]
+    answer = cli(*words)
+    assert "FLASHINFER_CUTLASS / FlashInferExperts" in answer.out
+    assert "requested by: unquantized=flashinfer_cutlass" in answer.out
+    assert "mine.yaml:3" in answer.out
+    monkeypatch.setenv("MOE_RULES_BACKEND", "unquantized=auto,draft=triton")
+    answer = cli("explain", *words[1:])
+    assert "requested by: unquantized=auto (MOE_RULES_BACKEND)" in answer.out
+    answer = cli(*words, "--set", "model_role=draft")
+    assert "requested by: draft=triton (MOE_RULES_BACKEND)" in answer.out
+    monkeypatch.setenv("MOE_RULES_BACKEND", "unquantized")
+    answer = cli(*words)
+    assert answer.code == 2
+    assert "MOE_RULES_BACKEND: 'unquantized' is no request" in answer.err
