@@ -142,7 +142,7 @@ class Selector:
         supplied: FactMap = {**self._defaults, **facts}
         requested = None
         if self._requests:
-            requested = applying(self._requests, oracle, str(supplied[ROLE]))
+            requested = applying(self._requests, oracle, supplied[ROLE])
             if requested is not None:
                 supplied["moe_backend"] = requested.backend
         unknown = self._unknown
@@ -218,6 +218,14 @@ def selector_for(
     return Selector(rules, {**machine.facts(), **dict(switches)}, requested=requests)
 
 
+def selector_in(
+    environ: Mapping[str, str], machine: Machine, overlays: tuple[Path, ...] = ()
+) -> Selector:
+    """The selector of a machine with the switches and requests that ``environ`` sets."""
+    switches = tuple(switches_from_environ(environ).items())
+    return selector_for(machine, overlays, switches, environ.get(VARIABLE, ""))
+
+
 @functools.cache
 def _this_machine() -> Machine:
     from moe_rules.machines.detection import detect
@@ -263,6 +271,5 @@ def select_backend(
     """
     machine = as_machine(machine)
     environ = os.environ if environ is None else environ
-    switches = tuple(switches_from_environ(environ).items())
-    selector = selector_for(machine, overlay_paths(rules), switches, environ.get(VARIABLE, ""))
+    selector = selector_in(environ, machine, overlay_paths(rules))
     return selector.select(oracle, config, weight_key, activation_key, **others)

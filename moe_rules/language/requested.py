@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from moe_rules.files.problems import Location, Problem
 from moe_rules.language.rules import AUTO, Oracle, Requested
-from moe_rules.vocabulary.fact_values import FactError, did_you_mean
+from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean
 from moe_rules.vocabulary.facts import FACTS
 
 VARIABLE = "MOE_RULES_BACKEND"
@@ -66,12 +66,16 @@ def requests_from_environ(
     return found
 
 
-def applying(layers: Iterable[Requests], oracle: str, role: str) -> Requested | None:
-    """The request that applies: of the first layer that has one, the one for this oracle."""
-    for layer in layers:
-        found = layer.get((role, oracle)) or layer.get((role, None))
-        if found is not None:
-            return found
+def applying(layers: Iterable[Requests], oracle: str, role: FactValue) -> Requested | None:
+    """The request that applies: of the first layer that has one, the one for this oracle.
+
+    A ``role`` of None has none, and thus no request.
+    """
+    if isinstance(role, str):
+        for layer in layers:
+            found = layer.get((role, oracle)) or layer.get((role, None))
+            if found is not None:
+                return found
     return None
 
 

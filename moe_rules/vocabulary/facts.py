@@ -221,8 +221,10 @@ _REQUEST = (
         "model_role",
         "request",
         "enum",
-        "What the model is: the target, or the draft of speculative decoding.",
+        "What the model is: the target, or the draft of speculative decoding; none: no request "
+        "by role is asked.",
         ("target", "draft"),
+        nullable=True,
     ),
     Fact(
         "num_tokens",

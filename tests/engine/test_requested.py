@@ -63,6 +63,13 @@ def test_a_request_stands_in_for_the_layers_own(small: MakeRules) -> None:
     assert chosen(small(), "draft", "slow") == "SLOW"
 
 
+def test_without_a_role_no_request_is_asked(small: MakeRules) -> None:
+    decision = small(requested("target: slow, draft: slow")).select(
+        "unquantized", LAYER, model_role=None
+    )
+    assert (decision.backend, decision.requested) == ("FAST", None)
+
+
 def test_the_environment_wins_over_files(with_environ: Callable[..., Selector]) -> None:
     file = requested("unquantized: slow, draft.unquantized: slow")
     assert chosen(with_environ("unquantized=fast", file)) == "FAST"
