@@ -106,8 +106,6 @@ def _serve(outcome: Outcome, backends: Iterable[BackendPlan], facts: FactMap) ->
         attempts.append(backend)
         kernel = backend.serve(facts)
         if kernel is not None:
-            for name in kernel.reads:
-                _ = facts[name]  # a KeyError where it cannot be read
             outcome.backend = backend.backend.name
             outcome.kernel = kernel
             return True

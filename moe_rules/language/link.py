@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from moe_rules.files.problems import Location, Problem, RuleFileError
@@ -15,6 +16,7 @@ from moe_rules.files.yaml_source import KeyPath, YamlSource
 from moe_rules.language import files as raw
 from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, Condition, all_of
+from moe_rules.language.fact_tests import Anything
 from moe_rules.language.link_oracle import OracleLinker
 from moe_rules.language.parse import Parser
 from moe_rules.language.parts import Part
@@ -175,7 +177,6 @@ class _Linker:
             class_name=table.class_ or name,
             condition=condition,
             location=part.source.key_at(("kernels", name)),
-            reads=self._reads(inherited),
         )
 
     def _inherited(
@@ -218,16 +219,10 @@ class _Linker:
             part, owner, value = keys["supports"]
             self._check_features(part, owner, value)
         for feature, (only_kind, without) in self._features.items():
-            if feature not in supported and only_kind in (None, kind):
-                conditions.append(_at(without, self._kernel_place(name, keys)))
+            if only_kind in (None, kind):
+                test = _asked(without) if feature in supported else without
+                conditions.append(_at(test, self._kernel_place(name, keys)))
         return all_of(*conditions)
-
-    def _reads(self, keys: dict[str, tuple[Part, str, Any]]) -> tuple[str, ...]:
-        """Switches of the features that a kernel supports."""
-        supported = keys["supports"][2] if "supports" in keys else ()
-        named = [self._features[name][1] for name in supported if name in self._features]
-        facts = [fact for without in named for fact in without.fact_names()]
-        return tuple(fact for fact in dict.fromkeys(facts) if fact in SWITCHES)
 
     def _kernel_place(self, name: str, keys: dict[str, tuple[Part, str, Any]]) -> Location:
         if "supports" in keys:
@@ -344,6 +339,12 @@ class _Linker:
                 )
                 return chain
             chain.insert(0, base)
+
+
+def _asked(condition: Condition) -> Condition:
+    """The switches of a condition, with any value: the reference reads them of every kernel."""
+    switches = (clause for clause in condition.clauses() if clause.fact in SWITCHES)
+    return all_of(*(replace(switch, test=Anything()) for switch in switches))
 
 
 def _at(condition: Condition, place: Location) -> Condition:

@@ -36,17 +36,12 @@ class Derived:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """What one kernel class supports. ``name`` is the table entry, ``class_name`` the class.
-
-    ``reads`` are switches that the reference reads before it takes the kernel, although the
-    kernel fits whatever they say: those of the features that it supports.
-    """
+    """What one kernel class supports. ``name`` is the table entry, ``class_name`` the class."""
 
     name: str
     class_name: str
     condition: Condition
     location: Location
-    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

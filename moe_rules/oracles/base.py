@@ -24,6 +24,7 @@ from moe_rules.engine.selector import (
     refusal,
     select_backend,
     selector_for,
+    selector_in,
 )
 from moe_rules.language.conditions import ALWAYS
 from moe_rules.language.ruleset import overlay_paths
@@ -31,7 +32,6 @@ from moe_rules.machines.machine import Machine
 from moe_rules.oracles import provider, vllm_objects
 from moe_rules.oracles.vllm_selection import VllmSelection
 from moe_rules.vocabulary.fact_values import FactValue, did_you_mean
-from moe_rules.vocabulary.facts import switches_from_environ
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
@@ -109,8 +109,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         machine = vllm_machine() if self._machine is None else as_machine(self._machine)
 
         def selector() -> Selector:
-            switches = tuple(switches_from_environ(os.environ).items())
-            return selector_for(machine, overlay_paths(self._rules), switches)
+            return selector_in(os.environ, machine, overlay_paths(self._rules))
 
         return VllmSelection(self.name, self.backend_enum_cls(), selector)
 
@@ -188,7 +187,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         if vllm_objects.is_vllms(moe_config, *keys):
             order = self.vllm.order(moe_config, *keys, tuple(others.items()))
             return [vllm_objects.vllm_member(enum[name]) for name in order]
-        facts = {**layer_facts(moe_config), **others, "moe_backend": "auto"}
+        facts = {**layer_facts(moe_config), **others, "moe_backend": "auto", "model_role": None}
         facts |= {"weight_key": keys[0], "activation_key": keys[1]}
         return [enum[name] for name in self._selector.decide(self.name, facts).order]
 

@@ -16,12 +16,14 @@ from typing import Any
 from moe_rules.engine.asked import asked_facts
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.selector import MAX_REMEMBERED, Selector, refusal
+from moe_rules.language.requested import VARIABLE
+from moe_rules.language.ruleset import PATH_VARIABLE
 from moe_rules.oracles import vllm_objects
 from moe_rules.oracles.vllm_objects import CHECKPOINT_READERS, ENGINE_FACTS, LAYER_READERS
 from moe_rules.vocabulary.fact_values import FactValue
-from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.facts import FACTS, SWITCHES
 
-ENVIRONMENT = ("MOE_RULES_PATH", *(name for name in FACTS if name.startswith("VLLM_")))
+ENVIRONMENT = (PATH_VARIABLE, VARIABLE, *SWITCHES)
 """The variables that a decision may depend on."""
 
 Options = tuple[tuple[str, FactValue], ...]
@@ -106,7 +108,7 @@ class VllmSelection:
 
     def order(self, *question: Any) -> tuple[str, ...]:
         """Backends in the order in which they are tried for a layer, whatever it requests."""
-        facts = {**self.facts(*question), "moe_backend": "auto"}
+        facts = {**self.facts(*question), "moe_backend": "auto", "model_role": None}
         return self._selector().decide(self.oracle, facts).order
 
     def facts(
