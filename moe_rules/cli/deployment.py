@@ -127,6 +127,10 @@ class Question:
         assert key is None or isinstance(key, QuantKey)
         return key
 
+    def with_notes(self, notes: tuple[str, ...]) -> Question:
+        """The question with further notes on its decision, if there will be one."""
+        return self if self.oracle is None else replace(self, notes=(*self.notes, *notes))
+
     @property
     def layers_in_words(self) -> str:
         """Which decoder layers, with runs written as "3-60"."""
@@ -190,6 +194,7 @@ def ask(args: argparse.Namespace) -> Asked:
     rules = load_platform(machine.device, overlay_paths(args.rules))
     requests = requests_from_environ(os.environ, rules.oracles)
     selector = Selector(rules, {**machine.facts(), **stated.switches}, requested=requests)
+    questions = tuple(q.with_notes(stated.notes()) for q in questions)
     return Asked(machine, selector, name, questions, parallelism_in_words(args))
 
 

@@ -52,6 +52,17 @@ class Stated:
         """Stated facts that are no part of the layer's configuration, and no switches."""
         return {**self.groups["quantization"], **self.groups["request"]}
 
+    def notes(self) -> tuple[str, ...]:
+        """What to know about unreadable switches, if a decision falls without them."""
+        from moe_rules.vocabulary.readings import Unreadable
+
+        return tuple(
+            f"{value.error}; no rule asked for it, but vLLM reads every variable once its engine "
+            "has started, and ends there"
+            for value in self.switches.values()
+            if isinstance(value, Unreadable)
+        )
+
     def environ(self) -> dict[str, str]:
         """The switches as an environment that says the same."""
         from moe_rules.vocabulary.fact_values import plain

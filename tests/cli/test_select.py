@@ -77,7 +77,10 @@ def test_an_unreadable_switch_is_an_error_where_it_is_asked_for(
 ) -> None:
     words = ["select", "--model", model, "--platform", "h100"]
     monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "")
-    assert cli(*words).code == 0
+    answer = cli(*words)
+    assert answer.code == 0
+    assert "note: the variable VLLM_CPU_INT4_W4A8='' cannot be read" in answer.out
+    assert "VLLM_CPU" not in cli(*words, "--set", "VLLM_CPU_INT4_W4A8=1").out
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "true")
     answer = cli(*words)
     assert answer.code == 2
