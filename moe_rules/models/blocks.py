@@ -65,6 +65,7 @@ class Head(Shape):
 
     quant_method: str | None = None
     quant_algo: str | None = None
+    quantization: dict[str, Any] | None = None
 
 
 class Block(Shape):
