@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from moe_rules.cli.errors import UserError, message_of
+from moe_rules.cli.errors import NoMoELayersError, UserError, message_of
 from moe_rules.version import __version__
 
 COMMANDS = (
@@ -72,6 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Whoever read the output has enough. What is left in the buffer must not be tried again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+    except NoMoELayersError as answer:
+        print(answer.as_json() if getattr(args, "format", "text") == "json" else answer)
+        return 0
     except UserError as error:
         return _fail(str(error), error.code)
     except Exception as error:

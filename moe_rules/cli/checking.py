@@ -27,7 +27,7 @@ from moe_rules.language.validate import validate
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.errors import TableError
-from moe_rules.models.schema import ArchitecturesFile, QuantizationFile
+from moe_rules.models.schema import ArchitecturesFile, QuantizationFile, RegistryFile
 from moe_rules.models.tables import load_tables
 from moe_rules.reporting import Report
 
@@ -40,11 +40,13 @@ _MODELS: dict[str, type[BaseModel]] = {
     "machines": MachinesFile,
     "architectures": ArchitecturesFile,
     "quantization": QuantizationFile,
+    "registry": RegistryFile,
 }
 _KEYS = {
     "machines": "machines",
     "architectures": "architectures",
     "methods": "quantization",
+    "without_moe_layers": "registry",
     "sets": "vocabulary",
     "features": "vocabulary",
     "derived": "vocabulary",

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from moe_rules.cli.errors import UserError
+from moe_rules.cli.errors import NoMoELayersError, UserError
 from moe_rules.cli.options import Options, add_platform, add_rules, positive
 from moe_rules.cli.stated import Stated
 
@@ -253,7 +253,7 @@ def questions_of(
     except ValueError as error:
         raise UserError(f"{args.model}: {error}") from None
     if not layers:
-        raise UserError(f"{args.model}: the model has no MoE layers", 1)
+        raise NoMoELayersError(args.model)
     questions = tuple(_question_of(layer, stated) for layer in layers)
     return questions if args.layer is None else _with_layer(questions, args.layer)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 
 class UserError(Exception):
     """Wrong input on the command line; ``code`` is the exit code."""
@@ -9,6 +11,18 @@ class UserError(Exception):
     def __init__(self, message: str, code: int = 2) -> None:
         super().__init__(message)
         self.code = code
+
+
+class NoMoELayersError(Exception):
+    """The model asked about is dense, which is an answer; nothing is wrong."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"{model}: the model has no MoE layers")
+        self.model = model
+
+    def as_json(self) -> str:
+        """The answer where a command would list the layers."""
+        return json.dumps({"model": self.model, "layers": [], "notes": ["no MoE layers"]}, indent=2)
 
 
 def message_of(error: Exception) -> str | None:

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from moe_rules.models.conditions import Context, holds
+from moe_rules.models.conditions import Context, any_of, holds
 from moe_rules.models.deployment import Deployment
 from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
+from moe_rules.models.expert_substitution import retained_experts
 from moe_rules.models.routing import routing_method
+from moe_rules.models.rows import REQUIRED
 from moe_rules.models.sources import value_of
 from moe_rules.models.suggest import unknown_name
-from moe_rules.models.tables import merged
 from moe_rules.models.typed import (
     BY_FACT_TYPE,
     ENTRIES,
@@ -26,9 +27,6 @@ from moe_rules.models.typed import (
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
 
-REQUIRED = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
-"""Layer facts without which there is no layer."""
-
 MAX_LAYERS = 1_000
 """Several times as many as the deepest models have."""
 
@@ -37,6 +35,7 @@ KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(REQUIRED, POSITIVE),
     "defers_all_reduce": FLAG,
     "sequence_parallel": FLAG,
+    "own_experts_class": FLAG,
     "minimum_intermediate_size_per_partition": INTEGER,
 }
 """What the sources of a row may give: the type of the fact, where it is one."""
@@ -57,32 +56,20 @@ def said(row: Mapping[str, Any], name: str, context: Context) -> Any:
     return value_of(row[name], context, KINDS[name])
 
 
-def row_for(name: str | None, table: Mapping[str, Any], device: Any) -> dict[str, Any]:
-    """The row of an architecture, with what differs on the device laid over it.
-
-    Raises CheckpointRefusedError for an architecture that vLLM dropped, UnknownModelError for one
-    that the table does not know.
-    """
-    if name in table["no_longer_supported"]:
-        last = table["no_longer_supported"][name]
-        raise CheckpointRefusedError(f"{name} was supported in vLLM until v{last} and is no more")
-    rows = table["architectures"]
-    if name not in rows:
-        what = unknown_name("architecture", str(name), rows)
-        raise UnknownModelError(
-            f"{what}; without its row these facts are missing: {', '.join(REQUIRED)}", REQUIRED
-        )
-    row = rows[name]
-    return merged(row, row["platforms"][device]) if device in row["platforms"] else dict(row)
-
-
 def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
-    """The indices of the decoder layers that are MoE layers: those with at least one expert."""
+    """The indices of the decoder layers that are MoE layers."""
     rule = row["layers"]
 
     given = {name: value_of(rule[name], context, kind) for name, kind in LAYER_KINDS.items()}
+    for name in ("first", "every", "offset"):
+        if rule[name] is not None and given[name] is None:
+            raise CheckpointRefusedError(
+                f"config.json has no number for {rule[name]}, by which vLLM tells MoE layers from "
+                "dense ones",
+                "model",
+            )
     every, last, count, types = (given[name] for name in ("every", "last", "count", "types"))
-    first, offset = max(given["first"] or 0, 0), given["offset"] or 0
+    first, offset, without = max(given["first"] or 0, 0), given["offset"] or 0, rule["without"]
     listed, dense = given["listed"], given["dense"]
     if count is None:
         count = len(types or ())
@@ -100,8 +87,28 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
         and (listed is None or index in listed)
         and (dense is None or index not in dense)
         and (types is None or (index < len(types) and types[index] in rule["type"]))
-        and value_of(row["num_experts"], context.extended(layer={"index": index}), INTEGER) != 0
+        and not any_of(_experts(row, at_layer(row, context, index)), without)
     ]
+
+
+def _experts(row: Mapping[str, Any], context: Context) -> int | None:
+    count: int | None = value_of(row["num_experts"], context, INTEGER)
+    return count
+
+
+def at_layer(row: Mapping[str, Any], context: Context, index: int) -> Context:
+    """The context of one decoder layer, with the fields that are its own."""
+    here = context.extended(layer={"index": index})
+    own = fields_of_layer(row, context, index)
+    return here if own is None else here.over(own, f"{row['layer_fields']}.{index}")
+
+
+def fields_of_layer(
+    row: Mapping[str, Any], context: Context, index: int
+) -> Mapping[str, Any] | None:
+    """The configuration fields that a heterogeneous model gives for this layer alone."""
+    own = context[f"{row['layer_fields']}.{index}"] if row["layer_fields"] else None
+    return own if isinstance(own, Mapping) else None
 
 
 def layer_facts(
@@ -110,8 +117,12 @@ def layer_facts(
     context: Context,
     deployment: Deployment,
     in_dtype: str,
+    substituted: frozenset[int] = frozenset(),
 ) -> FusedMoEConfig:
-    """The facts of the layer whose index the context holds. Raises CheckpointRefusedError."""
+    """The facts of the layer whose index the context holds. Raises CheckpointRefusedError.
+
+    ``substituted`` are the layer's experts that constants replace.
+    """
 
     def given(name: str) -> Any:
         return said(row, name, context)
@@ -125,8 +136,9 @@ def layer_facts(
         for name, source in row["routing"].items()
     }
     clamps = {name: given(name) for name in _FLOATS}
+    retained = retained_experts(given("num_experts"), substituted, context["layer.index"])
     facts = FusedMoEConfig(
-        num_experts=given("num_experts") + deployment.num_redundant_experts,
+        num_experts=retained + deployment.num_redundant_experts,
         experts_per_token=given("experts_per_token"),
         hidden_dim=given("hidden_dim"),
         intermediate_size=size,
@@ -139,6 +151,7 @@ def layer_facts(
         has_bias=bool(given("has_bias")),
         is_lora_enabled=deployment.enable_lora,
         has_hash_routing=bool(given("has_hash_routing")),
+        require_decomposed_backend=bool(substituted),
         skip_final_all_reduce=_skips_all_reduce(given, parallel, routing),
         **clamps,
     )
@@ -268,9 +281,13 @@ def refuse_deployment(table: Mapping[str, Any], context: Context, deployment: De
             f"{heads} attention heads are not divisible by tensor parallel size {ranks}"
         )
     if deployment.enable_expert_parallel:
-        counts = (context[name] for name in table["expert_count_fields"])
-        if not next((count for count in counts if count is not None), 0):
+        counts = [value_of(source, context) for source in table["expert_counts"]]
+        if not next((count for count in counts if count), 0):
             raise CheckpointRefusedError(
                 "expert parallelism: vLLM finds no number of experts in the configuration "
-                f"(it looks for {', '.join(table['expert_count_fields'])})"
+                f"(it looks for {', '.join(map(_place, table['expert_counts']))})"
             )
+
+
+def _place(source: Any) -> str:
+    return source if isinstance(source, str) else f"{source['field']}.*.{source['largest']}"

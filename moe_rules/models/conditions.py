@@ -15,6 +15,10 @@ Scalar = str | int | float | bool | None
 Conditions = Mapping[str, Any]
 
 
+ABSENT: Any = object()
+"""Stands for a value that is not there, where null is one."""
+
+
 def equal(value: Any, expected: Any) -> bool:
     """Equality that does not confuse true with 1, as Python does."""
     if isinstance(value, bool) or isinstance(expected, bool):
@@ -30,7 +34,7 @@ def any_of(value: Any, expected: Any) -> bool:
 
 
 def _contains(value: Any, text: Any) -> bool:
-    return isinstance(value, str) and text in value
+    return isinstance(value, str | list) and text in value
 
 
 def _starts_with(value: Any, text: Any) -> bool:
@@ -60,6 +64,17 @@ class Context:
         self.default = default
         self.groups = groups
 
+    def has(self, path: str) -> bool:
+        """Whether the path leads anywhere, be it to null."""
+        head, _, rest = path.partition(".")
+        if rest and head in self.groups:
+            return descend(self.groups[head], rest, ABSENT) is not ABSENT
+        return descend(self.default, path, ABSENT) is not ABSENT
+
+    def over(self, fields: Mapping[str, Any], place: str) -> Context:
+        """The same context in which these fields stand before those of the default."""
+        return Context(_Overlaid(fields, place, self), **self.groups)
+
     def extended(self, **groups: Any) -> Context:
         """The same context with further groups."""
         return Context(self.default, **{**self.groups, **groups})
@@ -78,18 +93,38 @@ class Context:
         return descend(self.default, path)
 
 
-def descend(value: Any, path: str) -> Any:
-    """The value at a dotted path, or None where the path leads nowhere."""
+class _Overlaid:
+    """Fields of a place of their own before those of a context."""
+
+    __slots__ = ("fields", "place", "under")
+
+    def __init__(self, fields: Mapping[str, Any], place: str, under: Context) -> None:
+        self.fields = fields
+        self.place = place
+        self.under = under
+
+    def get(self, name: str, absent: Any = None) -> Any:
+        if name in self.fields:
+            return self.fields[name]
+        return descend(self.under.default, name, absent)
+
+    def where(self, path: str) -> str:
+        own = path.partition(".")[0] in self.fields
+        return self.under.where(f"{self.place}.{path}" if own else path)
+
+
+def descend(value: Any, path: str, absent: Any = None) -> Any:
+    """The value at a dotted path, or ``absent`` where the path leads nowhere."""
     for part in path.split("."):
-        if value is None:
-            return None
         if isinstance(value, list):
-            value = value[int(part)] if part.isdigit() and int(part) < len(value) else None
+            value = value[int(part)] if part.isdigit() and int(part) < len(value) else absent
         else:
             get = getattr(value, "get", None)
             if get is None:
-                return None
-            value = get(part)
+                return absent
+            value = get(part, absent)
+        if value is absent:
+            return absent
     return value
 
 

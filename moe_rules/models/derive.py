@@ -7,20 +7,32 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moe_rules.models.architectures import (
-    REQUIRED,
+    at_layer,
+    fields_of_layer,
     layer_facts,
     moe_layers,
     refuse_deployment,
-    row_for,
     said,
 )
 from moe_rules.models.conditions import Context
 from moe_rules.models.deployment import Deployment
 from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError, reading
+from moe_rules.models.expert_substitution import (
+    Substituted,
+    refuse_substituted,
+    substituted_experts,
+)
 from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_block, text_config
 from moe_rules.models.overrides import Overrides
 from moe_rules.models.place import Place
 from moe_rules.models.quantization import UNQUANTIZED, Quantization, Question, quantization_of
+from moe_rules.models.rows import (
+    REQUIRED,
+    architectures_of,
+    find,
+    refuse_missing_fields,
+    row_for,
+)
 from moe_rules.models.tables import Tables, load_tables
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
@@ -87,17 +99,20 @@ def _derive(
 ) -> list[ModelLayer]:
     classes = tables.architectures["config_classes"]
     text = text_config(config, classes)
-    architecture = _architecture_of(config)
-    row = stated.in_row(_row(architecture, text, tables, machine_facts, stated))
+    found = _row(config, text, tables, machine_facts, stated)
+    if found is None:
+        return []
+    row = stated.in_row(found)
     context = Context(
         text,
         config=HfConfig(config, classes),
         text=text,
         platform={**machine_facts, "capability": capability_of(machine_facts)},
         deployment=deployment.facts(),
-        model={"architecture": architecture},
+        model={"architecture": find(architectures_of(config, text, tables), tables)},
     )
     refuse_deployment(tables.architectures, context, deployment)
+    refuse_missing_fields(row, context)
     in_dtype = activation_dtype(config, text, machine_facts, deployment.dtype)
     quantization = None
     if stated.oracle is None:
@@ -105,7 +120,10 @@ def _derive(
         context = context.extended(block={"place": place})
         quantization = quantization_of(block, tables.quantization, context, row["rename"], in_dtype)
     runtime = {"model_type": text.model_type}
-    return _kinds(row, tables, context, deployment, in_dtype, quantization, stated, runtime)
+    substituted = substituted_experts(config, text)
+    return _kinds(
+        row, tables, context, deployment, in_dtype, quantization, stated, runtime, substituted
+    )
 
 
 def capability_of(machine_facts: Mapping[str, Any]) -> int:
@@ -123,31 +141,20 @@ def capability_of(machine_facts: Mapping[str, Any]) -> int:
     return int(digits[:-2]) * 10 + int(digits[-2], 16)
 
 
-def _architecture_of(config: Mapping[str, Any]) -> str | None:
-    names = config.get("architectures")
-    return names[0] if names else None
-
-
 def _row(
-    architecture: str | None,
+    config: Mapping[str, Any],
     text: HfConfig,
     tables: Tables,
     machine_facts: Mapping[str, Any],
     stated: Overrides,
-) -> dict[str, Any]:
+) -> dict[str, Any] | None:
     """The architecture's row; for an unknown one whose sizes are all stated, an ordinary row."""
-    device = machine_facts.get("device")
     try:
-        row = row_for(architecture, tables.architectures, device)
-        if row["language_model"] is None:
-            return row
-        inner = row_for(_architecture_of(text.fields), tables.architectures, device)
+        return row_for(config, text, tables, machine_facts.get("device"))
     except UnknownModelError:
         if not set(REQUIRED) <= set(stated.layer):
             raise
         return dict(tables.architectures["ordinary"])
-    experts = f"{row['language_model']}.{inner['experts']}"
-    return {**inner, "experts": experts, "rename": row["rename"] or inner["rename"]}
 
 
 def _kinds(
@@ -159,6 +166,7 @@ def _kinds(
     quantization: Quantization | None,
     stated: Overrides,
     runtime: Mapping[str, Any],
+    substituted: Substituted,
 ) -> list[ModelLayer]:
     """The MoE layers grouped by equal facts, in the order of their first layer."""
     facts: dict[tuple[Any, ...], FusedMoEConfig] = {}
@@ -167,13 +175,18 @@ def _kinds(
     for index in moe_layers(row, context):
         place = Place(row["experts"].format(layer=index), tuple(row["projections"]))
         paths[index] = place.name
-        here = context.extended(layer={"index": index})
-        varying = tuple(said(row, name, here) for name in row["varying"])
+        here = at_layer(row, context, index)
+        replaced = substituted.get(index, frozenset())
+        own = repr(fields_of_layer(row, context, index))
+        varying = (own, replaced, *(said(row, name, here) for name in row["varying"]))
         if varying not in facts:
-            derived = layer_facts(row, tables.architectures, here, deployment, in_dtype)
+            derived = layer_facts(row, tables.architectures, here, deployment, in_dtype, replaced)
             facts[varying] = stated.in_layer(derived)
         moe = facts[varying]
-        question = _question(quantization, place, moe, stated)
+        question = _question(row, quantization, place, moe, stated)
+        if replaced:
+            own_class = bool(said(row, "own_experts_class", here))
+            refuse_substituted(moe, question, own_class=own_class)
         for known_moe, known_question, indices in groups:
             if known_question == question and known_moe == moe:
                 indices.append(index)
@@ -197,10 +210,16 @@ def _kinds(
 
 
 def _question(
-    quantization: Quantization | None, place: Place, moe: FusedMoEConfig, stated: Overrides
+    row: Mapping[str, Any],
+    quantization: Quantization | None,
+    place: Place,
+    moe: FusedMoEConfig,
+    stated: Overrides,
 ) -> Question:
     if stated.oracle is not None:
         question = Question(stated.oracle)
+    elif row["no_oracle"] is not None:
+        return Question(None, reason=row["no_oracle"])
     else:
         try:
             question = UNQUANTIZED if quantization is None else quantization.ask(place, moe)

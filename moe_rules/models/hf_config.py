@@ -53,14 +53,17 @@ class HfConfig:
         self.aliases: Mapping[str, str] = described.get("aliases", {})
         self.defaults: Mapping[str, Any] = described.get("defaults", {})
 
-    def get(self, name: str) -> Any:
-        """The field's value, by whichever of its names the file uses, else the class's default."""
+    def get(self, name: str, absent: Any = None) -> Any:
+        """The field's value, by whichever of its names the file uses, else the class's default.
+
+        ``absent`` if neither has the field.
+        """
         if name == "model_type":
             return self.model_type
         used = self._used(name)
         if used is not None:
             return self.fields[used]
-        return self.defaults.get(self.aliases.get(name, name))
+        return self.defaults.get(self.aliases.get(name, name), absent)
 
     def where(self, path: str) -> str:
         """The place of a field, or of what is inside it, under the name that the file uses."""
@@ -81,6 +84,8 @@ def text_config(fields: Mapping[str, Any], classes: Mapping[str, Any]) -> HfConf
     if text is not None:
         name, nested = text["field"], descend(fields, text["field"])
         place = below(CONFIG, name)
+        if nested and text.get("always"):
+            nested = {**nested, "model_type": text["class"]}
         return HfConfig({} if nested is None else nested, classes, text.get("class"), place)
     for name in ("text_config", "llm_config"):
         if fields.get(name):

@@ -1,8 +1,9 @@
 """The closed shape of the tables under ``rules/models`` (pydantic), from which schemas are made.
 
 ``ArchitecturesFile`` is ``architectures.yaml``: what a model architecture takes from config.json.
-``QuantizationFile`` is ``quantization.yaml``: from a checkpoint's quantization to the oracle that
-is asked, its keys and its options. How conditions and sources are read is in
+``RegistryFile`` is ``registry.yaml``: names of architectures. ``QuantizationFile`` is
+``quantization.yaml``: from a checkpoint's quantization to the oracle that is asked, its keys and
+its options. How conditions and sources are read is in
 :mod:`moe_rules.models.conditions` and :mod:`moe_rules.models.sources`.
 """
 
@@ -62,12 +63,16 @@ class LiteralText(Closed):
 
 
 class FieldSource(Closed):
-    """A configuration field with a default, or with one entry for each decoder layer."""
+    """A configuration field with a default, or with one entry for each decoder layer.
+
+    ``largest`` is for a list of mappings: the largest number that they hold under that name.
+    """
 
     field: str
     default: Scalar = None
     per_layer: bool = False
     one_of: list[Scalar] = []
+    largest: str | None = None
 
 
 class Product(Closed):
@@ -118,10 +123,14 @@ class Refusal(Closed):
 
 
 class TextConfig(Closed):
-    """Where the language model's configuration lies inside a multimodal one."""
+    """Where the language model's configuration lies inside a multimodal one.
+
+    ``class`` is the ``model_type`` whose class reads it, where it names none itself, or ``always``.
+    """
 
     field: str
     class_: str | None = Field(default=None, alias="class")
+    always: bool = False
 
 
 class ConfigClass(Closed):
@@ -135,12 +144,14 @@ class ConfigClass(Closed):
 class MoELayers(Closed):
     """Which decoder layers are MoE layers. Everything that is given must hold.
 
-    ``first``, ``last``: bounds of the index. ``every``: index + ``offset`` is a multiple of it (0:
-    no layer at all). ``listed``: the indices (a list, or numbers in a text). ``dense``: indices
-    that are not MoE. ``types``: a list or a text with one entry for each layer, which must be one
-    of ``type``. ``count``: the number of decoder layers (null: as many as ``types`` has).
+    ``without``: values of ``num_experts`` with which the model is dense. ``first``, ``last``:
+    bounds of the index. ``every``: index + ``offset`` is a multiple of it (0: no layer at all).
+    ``listed``: the indices (a list, or numbers in a text). ``dense``: indices that are not MoE.
+    ``types``: a list or a text with one entry for each layer, which must be one of ``type``.
+    ``count``: the number of decoder layers (null: as many as ``types`` has).
     """
 
+    without: list[Scalar] = []
     first: Source = 0
     last: Source = None
     every: Source = 1
@@ -188,7 +199,12 @@ class Architecture(Closed):
     down projection (null: there is none). ``platforms`` holds what differs on a platform.
     ``tensor_parallel_at_most_experts``: more ranks than experts are refused. ``language_model`` is
     where a vision model holds a language model of any architecture, the one its text configuration
-    names; the rest of the row is then that architecture's.
+    names; the rest of the row is then that architecture's. ``reads`` are fields that the model
+    class reads without a default, so that a configuration without them is refused.
+    ``layer_fields`` names a list with one mapping for each decoder layer, whose fields count for
+    that layer before the configuration's own. ``own_experts_class``: the layers have a class of
+    routed experts, or transforms around them, with which constants cannot replace experts.
+    ``no_oracle``: why the model class asks no oracle.
     """
 
     like: str | None = None
@@ -196,7 +212,10 @@ class Architecture(Closed):
     experts: str = "model.layers.{layer}.mlp.experts"
     projections: list[str | None] = ["gate_proj", "up_proj", "down_proj"]
     rename: Rename | None = None
+    reads: list[str] = []
     layers: MoELayers = MoELayers()
+    layer_fields: str | None = None
+    no_oracle: str | None = None
     num_experts: Source = "num_experts"
     experts_per_token: Source = "num_experts_per_tok"
     hidden_dim: Source = "hidden_size"
@@ -215,6 +234,7 @@ class Architecture(Closed):
     sequence_parallel: Source = False
     minimum_intermediate_size_per_partition: Source = None
     tensor_parallel_at_most_experts: bool = False
+    own_experts_class: Source = False
     refuse: list[Refusal] = []
     platforms: dict[Device, Architecture] = {}
     note: str | None = None
@@ -223,7 +243,7 @@ class Architecture(Closed):
 class ArchitecturesFile(Closed):
     """``rules/models/architectures.yaml``."""
 
-    expert_count_fields: list[str]
+    expert_counts: list[str | FieldSource]
     attention_heads: str
     activation_aliases: dict[str, str]
     config_classes: dict[str, ConfigClass]
@@ -236,6 +256,23 @@ class ArchitecturesFile(Closed):
             if row.like is not None:
                 _known(f"architectures.{name}.like", row.like, self.architectures)
         return self
+
+
+# --- registry.yaml --------------------------------------------------------------------------------
+
+
+class RegistryFile(Closed):
+    """``rules/models/registry.yaml``.
+
+    ``endings`` are what vLLM exchanges in the name of an architecture that it does not have.
+    ``without_moe_layers`` are architectures, ``not_in_vllm`` others with the reason,
+    ``language_models`` one for each model type.
+    """
+
+    endings: list[str]
+    without_moe_layers: list[str]
+    not_in_vllm: dict[str, str]
+    language_models: dict[str, str]
 
 
 # --- quantization.yaml ----------------------------------------------------------------------------

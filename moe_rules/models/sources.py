@@ -6,9 +6,10 @@ A source is one of
 * a string: the configuration field of that name (a dotted path), or ``platform.*``,
   ``deployment.*`` or ``layer`` of the context;
 * ``{literal: text}``: that text;
-* ``{field: name, default: value, per_layer: true, one_of: [...]}``: a field with a default for null
-  and, if it holds a list, one entry for each decoder layer; with ``one_of``, whether the value is
-  one of these (null if there is none);
+* ``{field: name, default: value, per_layer: true, one_of: [...], largest: name}``: a field with a
+  default for null and, if it holds a list, one entry for each decoder layer; with ``one_of``,
+  whether the value is one of these (null if there is none); with ``largest``, the largest number
+  that a list of mappings holds under that name;
 * ``{multiply: [source, source]}``;
 * ``{if: source, then: source, else: source}``: by whether the first is neither null, false nor 0;
 * ``{index_below: source}``: whether the decoder layer's index is below that number;
@@ -72,6 +73,18 @@ def _field(source: Mapping[str, Any], context: Context, kind: Kind) -> Any:
         layer = context["layer.index"]
         value = value[layer] if layer < len(value) else None
         path = f"{path}.{layer}"
+    if source.get("largest"):
+        return _largest(value, source["largest"], kind, context.where(path))
     if value is not None and "one_of" in source:
         return value in source["one_of"]
     return source.get("default") if value is None else _read(path, value, context, kind)
+
+
+def _largest(entries: Any, name: str, kind: Kind, where: str) -> Any:
+    """The largest number that a list of mappings holds under a name; None if it holds none."""
+    found = [
+        read(kind, entry[name], f"{where}.{index}.{name}")
+        for index, entry in enumerate(entries if isinstance(entries, list) else ())
+        if isinstance(entry, Mapping) and entry.get(name) is not None
+    ]
+    return max(found, default=None)

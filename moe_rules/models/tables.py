@@ -22,9 +22,10 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Tables:
-    """What ``rules/models`` knows: ``architectures.yaml`` and ``quantization.yaml``."""
+    """What ``rules/models`` knows: one attribute for each of its files."""
 
     architectures: Mapping[str, Any]
+    registry: Mapping[str, Any]
     quantization: Mapping[str, Any]
 
 
@@ -36,13 +37,21 @@ def tables_directory() -> Path:
 @cache
 def load_tables(directory: Path | None = None) -> Tables:
     """The tables of a directory (the packaged ones by default). Raises TableError."""
-    from moe_rules.models.schema import Architecture, ArchitecturesFile, Method, QuantizationFile
+    from moe_rules.models.schema import (
+        Architecture,
+        ArchitecturesFile,
+        Method,
+        QuantizationFile,
+        RegistryFile,
+    )
 
     where = tables_directory() if directory is None else directory
     architectures = _validated(where / "architectures.yaml", ArchitecturesFile)
     quantization = _validated(where / "quantization.yaml", QuantizationFile)
+    registry = _validated(where / "registry.yaml", RegistryFile)
     return Tables(
         _complete_architectures(architectures, _defaults(Architecture)),
+        {**registry, "without_moe_layers": frozenset(registry["without_moe_layers"])},
         _complete_methods(quantization, _defaults(Method)),
     )
 

@@ -40,7 +40,8 @@ PLAUSIBLE: dict[str, Any] = {
     "minimum_intermediate_size_per_partition": 64,
     "layers.first": 1,
     "layers.last": LAYERS - 1,
-    "layers.every": 1,
+    "layers.every": 2,
+    "layers.without": [0],
     "layers.offset": 0,
     "layers.listed": [1, 2, 3],
     "layers.dense": [0],
@@ -65,9 +66,25 @@ def fields_of(row: Mapping[str, Any]) -> dict[str, Any]:
     for name, source in parts.items():
         for field in _names(source):
             found.setdefault(field, plausible.get(name, True))
-    for field, expected in _tested(row):
+    for name in row["reads"]:
+        found.setdefault(name.removeprefix("config."), True)
+    for field, expected in _avoided(row["refuse"]):
+        found[field] = expected
+    for field, expected in _tested({**row, "refuse": []}):
         found.setdefault(field, expected)
     return found
+
+
+def _avoided(refusals: list[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
+    """The configuration fields that refusals test, each with a value that is not refused."""
+    for refusal in refusals:
+        for field, expected in refusal["when"].items():
+            if field == "model_type":
+                continue
+            operators = expected if isinstance(expected, Mapping) else {}
+            allowed = operators.get("not", 0 if "at_least" in operators else [])
+            for name in _names(field):
+                yield name, allowed[-1] if isinstance(allowed, list) and allowed else allowed
 
 
 def _names(source: Any) -> Iterator[str]:
@@ -224,8 +241,9 @@ def corpus() -> dict[str, dict[str, Any]]:
     """The examples, a model of every architecture, and one with each quantization."""
     found = {path.stem: json.loads(path.read_bytes()) for path in EXAMPLES.glob("*.json")}
     table = load_tables().architectures
-    for name in table["architectures"]:
-        found[name] = {"architectures": [name], **fields_for(name)}
+    for name, row in table["architectures"].items():
+        if all(refusal.get("when") for refusal in row["refuse"]):
+            found[name] = {"architectures": [name], **fields_for(name)}
     for model_type, described in table["config_classes"].items():
         fields: Any = {"num_attention_heads": 32, **qwen3()}
         for part in reversed(described["text"]["field"].split(".") if "text" in described else []):

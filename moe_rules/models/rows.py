@@ -1,0 +1,110 @@
+"""Which row of the tables a configuration has, by the architectures that it names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from moe_rules.models.conditions import Context
+from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
+from moe_rules.models.hf_config import HfConfig
+from moe_rules.models.suggest import unknown_name
+from moe_rules.models.tables import Tables, merged
+
+REQUIRED = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
+"""Layer facts without which there is no layer."""
+
+
+def architectures_of(config: Mapping[str, Any], text: HfConfig, tables: Tables) -> list[str]:
+    """The architectures that config.json names, else the one that belongs to its model type."""
+    names = config.get("architectures")
+    if isinstance(names, list) and names:
+        return [str(name) for name in names]
+    known = tables.registry["language_models"].get(text.model_type)
+    return [] if known is None else [known]
+
+
+def find(names: list[str], tables: Tables) -> str | None:
+    """The first of these architectures that has a row or is known to have no MoE layers.
+
+    A name that is neither counts with another ending, as vLLM does it: a classifier or an
+    embedding model is its language model with another head.
+    """
+    for name in names:
+        for one in (name, *_relatives(name, tables.registry["endings"])):
+            if one in tables.architectures["architectures"] or has_no_moe_layers(one, tables):
+                return one
+    return None
+
+
+def has_no_moe_layers(name: str | None, tables: Tables) -> bool:
+    """Whether the architecture is known to have none."""
+    return name in tables.registry["without_moe_layers"]
+
+
+def _relatives(name: str, endings: list[str]) -> Iterator[str]:
+    ending = next((one for one in endings if name.endswith(one)), None)
+    return (name.removesuffix(ending) + other for other in endings) if ending else iter(())
+
+
+def row_for(
+    config: Mapping[str, Any], text: HfConfig, tables: Tables, device: Any
+) -> dict[str, Any] | None:
+    """The row of a configuration's architecture on a device; None for one without MoE layers.
+
+    Around a language model of any architecture the row is that one's, with its place in the model.
+    Raises CheckpointRefusedError for an architecture that vLLM dropped, UnknownModelError for one
+    that the tables do not know.
+    """
+    row = _named(architectures_of(config, text, tables), tables, device)
+    if row is None or row["language_model"] is None:
+        return row
+    inner = _named(architectures_of(text.fields, text, tables), tables, device)
+    if inner is None:
+        return None
+    experts = f"{row['language_model']}.{inner['experts']}"
+    return {**inner, "experts": experts, "rename": row["rename"] or inner["rename"]}
+
+
+def _named(names: list[str], tables: Tables, device: Any) -> dict[str, Any] | None:
+    name = find(names, tables)
+    if name is None:
+        raise _not_known(names, tables)
+    if has_no_moe_layers(name, tables):
+        return None
+    row = tables.architectures["architectures"][name]
+    return merged(row, row["platforms"][device]) if device in row["platforms"] else dict(row)
+
+
+def _not_known(names: list[str], tables: Tables) -> ValueError:
+    """The error for architectures without a row."""
+    dropped = tables.architectures["no_longer_supported"]
+    for name in names:
+        if name in tables.registry["not_in_vllm"]:
+            return CheckpointRefusedError(f"{name}: {tables.registry['not_in_vllm'][name]}")
+        if name in dropped:
+            return CheckpointRefusedError(
+                f"{name} was supported in vLLM until v{dropped[name]} and is no more"
+            )
+    rows = tables.architectures["architectures"]
+    what = (
+        unknown_name("architecture", names[0], rows)
+        if names
+        else "config.json names no architecture, and no known model type"
+    )
+    return UnknownModelError(
+        f"{what}; without its row these facts are missing: {', '.join(REQUIRED)}", REQUIRED
+    )
+
+
+def refuse_missing_fields(row: Mapping[str, Any], context: Context) -> None:
+    """Raise CheckpointRefusedError where a field is absent that the model class reads."""
+    missing = [name for name in row["reads"] if not context.has(name)]
+    if missing:
+        model_type = context["model_type"]
+        of_class = f", nor does its class {model_type!r}" if model_type else ""
+        raise CheckpointRefusedError(
+            f"vLLM's model class reads {', '.join(missing)}, which config.json does not give"
+            f"{of_class}",
+            "model",
+        )
