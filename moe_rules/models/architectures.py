@@ -155,7 +155,7 @@ def layer_facts(
         skip_final_all_reduce=_skips_all_reduce(given, parallel, routing),
         **clamps,
     )
-    refuse_layer(row, facts, deployment, context)
+    refuse_layer(row, table, facts, deployment, context)
     return facts
 
 
@@ -250,7 +250,11 @@ def _skips_all_reduce(
 
 
 def refuse_layer(
-    row: Mapping[str, Any], facts: FusedMoEConfig, deployment: Deployment, context: Context
+    row: Mapping[str, Any],
+    table: Mapping[str, Any],
+    facts: FusedMoEConfig,
+    deployment: Deployment,
+    context: Context,
 ) -> None:
     """Raise CheckpointRefusedError where vLLM would refuse to build the layer."""
     ranks = deployment.tensor_parallel_size
@@ -267,7 +271,9 @@ def refuse_layer(
             f"XPU, not on {device}",
             "model",
         )
-    for refusal in row["refuse"]:
+    of_layer = {**vars(facts), "is_act_and_mul": facts.is_act_and_mul, **context.groups["layer"]}
+    context = context.extended(layer=of_layer)
+    for refusal in (*table["refuse_layers"], *row["refuse"]):
         if holds(refusal.get("when", {}), context):
             raise CheckpointRefusedError(refusal["because"], refusal.get("stage", "model"))
 

@@ -23,6 +23,7 @@ from moe_rules.models.expert_substitution import (
     substituted_experts,
 )
 from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_block, text_config
+from moe_rules.models.hints import names_no_experts
 from moe_rules.models.overrides import Overrides
 from moe_rules.models.place import Place
 from moe_rules.models.quantization import UNQUANTIZED, Quantization, Question, quantization_of
@@ -193,6 +194,7 @@ def _kinds(
                 break
         else:
             groups.append((moe, question, [index]))
+    hint = _hint(quantization, row, [question for _, question, _ in groups], paths)
     return [
         ModelLayer(
             question.oracle,
@@ -203,10 +205,23 @@ def _kinds(
             runtime,
             tuple(indices),
             paths[indices[0]],
-            () if question.reason is None else (question.reason,),
+            tuple(note for note in (question.reason, hint) if note is not None),
         )
         for moe, question, indices in groups
     ]
+
+
+def _hint(
+    quantization: Quantization | None,
+    row: Mapping[str, Any],
+    questions: list[Question],
+    paths: Mapping[int, str],
+) -> str | None:
+    """What to say where a quantized checkpoint leaves all experts unquantized."""
+    if quantization is None or any(question != UNQUANTIZED for question in questions):
+        return None
+    places = [Place(path, tuple(row["projections"])) for path in paths.values()]
+    return names_no_experts(quantization.checkpoint, places)
 
 
 def _question(

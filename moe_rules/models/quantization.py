@@ -41,6 +41,7 @@ class Quantization:
     """A checkpoint's quantization method here, and how it treats each layer."""
 
     name: str | None
+    checkpoint: Checkpoint
     method: Mapping[str, Any]
     resolve: LayerResolver
     context: Context
@@ -156,7 +157,7 @@ def quantization_of(
     for refusal in method["refuse"]:
         if holds(refusal.get("when", {}), in_block):
             raise CheckpointRefusedError(refusal["because"], refusal.get("stage", "engine_config"))
-    return Quantization(name, method, resolve, context, table["schemes"])
+    return Quantization(name, checkpoint, method, resolve, context, table["schemes"])
 
 
 def method_of(

@@ -241,10 +241,16 @@ class Architecture(Closed):
 
 
 class ArchitecturesFile(Closed):
-    """``rules/models/architectures.yaml``."""
+    """``rules/models/architectures.yaml``.
+
+    ``expert_counts``: where vLLM looks for the number of experts before it allows expert
+    parallelism. ``refuse_layers``: what it refuses in the layers of any model (``layer.*`` are the
+    layer's facts).
+    """
 
     expert_counts: list[str | FieldSource]
     attention_heads: str
+    refuse_layers: list[Refusal] = []
     activation_aliases: dict[str, str]
     config_classes: dict[str, ConfigClass]
     architectures: dict[str, Architecture]

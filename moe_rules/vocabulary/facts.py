@@ -312,6 +312,16 @@ _REQUEST = (
         ),
     ),
     Fact(
+        "VLLM_ROCM_USE_AITER_MOE_A4W4_DSV4",
+        "request",
+        "switch",
+        "AITER computes DeepSeek V4.1 with 4-bit activations.",
+        default=False,
+        reading=Reading(
+            "integer", "vllm/envs.py:1311", (("each call", f"{_LAYERS}/config.py:1378"),)
+        ),
+    ),
+    Fact(
         "VLLM_B12X_MOE_FP4_FORCE_A16",
         "request",
         "switch",

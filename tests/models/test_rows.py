@@ -244,3 +244,41 @@ def test_a_layer_without_a_block_of_its_own_has_the_fields_of_the_configuration(
 
 def test_cpu_has_the_same_dense_models() -> None:
     assert derive_layers(LLAMA, CPU) == []
+
+
+AITER = {"device": "rocm", "gfx": "gfx950", "aiter": True, "aiter_fused_moe_quant_dtype_a": True}
+A4W4 = {"VLLM_ROCM_USE_AITER_MOE_A4W4_DSV4": "1", "VLLM_ROCM_USE_AITER": "1"}
+
+
+def test_the_switch_for_one_model_is_refused_for_others() -> None:
+    with pytest.raises(CheckpointRefusedError, match="is for DeepSeek V4") as refused:
+        derive_layers(qwen3(), AITER, Deployment(env=A4W4))
+    assert refused.value.stage == "model"
+
+
+@pytest.mark.parametrize(
+    ("machine", "env"),
+    [
+        (AITER, {**A4W4, "VLLM_ROCM_USE_AITER": "0"}),
+        (AITER, {**A4W4, "VLLM_ROCM_USE_AITER_MOE": "0"}),
+        (AITER, {**A4W4, "VLLM_ROCM_USE_AITER_MOE_A4W4_DSV4": "0"}),
+        ({**AITER, "aiter": False}, A4W4),
+        ({**AITER, "gfx": "gfx1100"}, A4W4),
+        (H100, A4W4),
+    ],
+)
+def test_the_switch_counts_only_where_aiter_runs(
+    machine: dict[str, Any], env: dict[str, str]
+) -> None:
+    assert derive_layers(qwen3(), machine, Deployment(env=env))
+
+
+def test_the_switch_needs_an_aiter_that_knows_it() -> None:
+    config = {
+        **qwen3(architectures=["DeepseekV41ForCausalLM"], model_type="deepseek_v41"),
+        "n_routed_experts": 128,
+    }
+    assert derive_layers(config, AITER, Deployment(env=A4W4))
+    old = {**AITER, "aiter_fused_moe_quant_dtype_a": False}
+    with pytest.raises(CheckpointRefusedError, match="quant_dtype_a"):
+        derive_layers(config, old, Deployment(env=A4W4))

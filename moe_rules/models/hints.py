@@ -1,0 +1,37 @@
+"""What a user should hear of a checkpoint that is hardly meant as vLLM reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from moe_rules.models.conditions import Context
+from moe_rules.models.formats import FORMATS
+from moe_rules.models.place import Checkpoint, Place
+
+EXCLUSIONS = ("ignore", "ignored_layers", "exclude", "exclude_modules", "modules_to_not_convert")
+"""Fields that name what a checkpoint leaves unquantized, in any format."""
+
+
+def names_no_experts(checkpoint: Checkpoint, places: Sequence[Place]) -> str | None:
+    """A hint where a quantized checkpoint quantizes no experts, although it leaves none out."""
+    block = _without_exclusions(checkpoint.block)
+    context = Context(block, **checkpoint.context.groups)
+    everything = replace(checkpoint, block=block, context=context)
+    resolve = FORMATS[checkpoint.method["format"]](everything)
+    if not places or any(resolve(place) is not None for place in places):
+        return None
+    called = next(name for name in places[0].projection_names() if not name.endswith("None"))
+    return (
+        "the checkpoint is quantized, but nothing that it quantizes has the name of an expert: the "
+        f"experts are loaded unquantized (the first is called {called} here)"
+    )
+
+
+def _without_exclusions(block: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in block.items() if name not in EXCLUSIONS}
+    inner = kept.get("quantization")
+    if isinstance(inner, Mapping):
+        kept["quantization"] = _without_exclusions(inner)
+    return kept
