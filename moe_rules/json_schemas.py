@@ -21,7 +21,12 @@ from moe_rules.language.files import (
 from moe_rules.language.link import derived_facts
 from moe_rules.language.ruleset import vocabulary
 from moe_rules.machines.schema import MachinesFile
-from moe_rules.models.schema import ArchitecturesFile, QuantizationFile, RegistryFile
+from moe_rules.models.schema import (
+    ArchitecturesFile,
+    MistralFile,
+    QuantizationFile,
+    RegistryFile,
+)
 from moe_rules.vocabulary.fact_values import Fact, did_you_mean
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
@@ -46,6 +51,7 @@ def schemas() -> dict[str, Schema]:
         "architectures.schema.json": _schema(
             ArchitecturesFile, "moe_rules model architectures", {}
         ),
+        "mistral.schema.json": _schema(MistralFile, "moe_rules fields of params.json", {}),
         "registry.schema.json": _schema(RegistryFile, "moe_rules names of architectures", {}),
         "quantization.schema.json": _schema(QuantizationFile, "moe_rules quantization methods", {}),
     }

@@ -27,7 +27,12 @@ from moe_rules.language.validate import validate
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.errors import TableError
-from moe_rules.models.schema import ArchitecturesFile, QuantizationFile, RegistryFile
+from moe_rules.models.schema import (
+    ArchitecturesFile,
+    MistralFile,
+    QuantizationFile,
+    RegistryFile,
+)
 from moe_rules.models.tables import load_tables
 from moe_rules.reporting import Report
 
@@ -41,9 +46,11 @@ _MODELS: dict[str, type[BaseModel]] = {
     "architectures": ArchitecturesFile,
     "quantization": QuantizationFile,
     "registry": RegistryFile,
+    "mistral": MistralFile,
 }
 _KEYS = {
     "machines": "machines",
+    "latent_attention": "mistral",
     "architectures": "architectures",
     "methods": "quantization",
     "without_moe_layers": "registry",

@@ -1,4 +1,4 @@
-"""A model's config.json, and hf_quant_config.json beside it: found, and read.
+"""A model's config.json or params.json, and hf_quant_config.json beside it: found, and read.
 
 A model is given as a file, as its folder, or by its name ``ORG/NAME`` on the Hugging Face Hub, of
 which only the local cache is asked.
@@ -18,6 +18,9 @@ from moe_rules.cli.errors import UserError
 CONFIG = "config.json"
 DEEPEST = 100
 """Several times as many mappings and lists inside each other as any configuration has."""
+PARAMS = "params.json"
+CONSOLIDATED = "consolidated*.safetensors"
+"""Weights in Mistral's format, of whose checkpoints vLLM reads params.json and not config.json."""
 QUANTIZATION = "hf_quant_config.json"
 WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".safetensors.index.json")
 """How names of files end that hold weights, or list them, and no configuration."""
@@ -42,11 +45,22 @@ def read_model(given: str) -> ModelFiles:
     object.
     """
     path = _config_file(given)
+    if path.name == PARAMS:
+        return _in_mistral_format(path)
     beside = path.with_name(QUANTIZATION)
     has_quantization = path.name == CONFIG and beside.is_file()
     return ModelFiles(
         _name_of(path), read_object(path), read_object(beside) if has_quantization else None
     )
+
+
+def _in_mistral_format(path: Path) -> ModelFiles:
+    """The model of a params.json. Raises UserError."""
+    from moe_rules.models.mistral import config_of
+
+    beside = path.with_name(CONFIG)
+    config = config_of(read_object(path), read_object(beside) if beside.is_file() else None)
+    return ModelFiles(path.absolute().parent.name, config, None)
 
 
 def _config_file(given: str) -> Path:
@@ -64,12 +78,15 @@ def _config_file(given: str) -> Path:
 
 
 def _in_folder(folder: Path) -> Path:
-    if (folder / CONFIG).is_file():
+    in_mistral_format = (folder / PARAMS).is_file() and any(folder.glob(CONSOLIDATED))
+    if (folder / CONFIG).is_file() and not in_mistral_format:
         return folder / CONFIG
+    if (folder / PARAMS).is_file():
+        return folder / PARAMS
     name = folder.absolute().name
     if name.startswith(CACHED):
         return _in_cache(name.removeprefix(CACHED).replace("--", "/"), folder.absolute().parent)
-    message = f"--model {folder}: the folder has no {CONFIG}"
+    message = f"--model {folder}: the folder has no {CONFIG} (nor Mistral's {PARAMS})"
     weights = next((file for file in sorted(folder.iterdir()) if file.name.endswith(WEIGHTS)), None)
     if weights is not None:
         message += f"; {weights.name} is in it, but {_instead_of_weights(weights)}"

@@ -26,6 +26,7 @@ class Tables:
 
     architectures: Mapping[str, Any]
     registry: Mapping[str, Any]
+    mistral: Mapping[str, Any]
     quantization: Mapping[str, Any]
 
 
@@ -41,6 +42,7 @@ def load_tables(directory: Path | None = None) -> Tables:
         Architecture,
         ArchitecturesFile,
         Method,
+        MistralFile,
         QuantizationFile,
         RegistryFile,
     )
@@ -52,6 +54,7 @@ def load_tables(directory: Path | None = None) -> Tables:
     return Tables(
         _complete_architectures(architectures, _defaults(Architecture)),
         {**registry, "without_moe_layers": frozenset(registry["without_moe_layers"])},
+        _validated(where / "mistral.yaml", MistralFile),
         _complete_methods(quantization, _defaults(Method)),
     )
 

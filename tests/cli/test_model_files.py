@@ -209,3 +209,20 @@ def test_any_bytes_are_an_object_or_an_error(tmp_path: Path, content: bytes) -> 
         message = str(file)
         assert isinstance(data, dict)
     assert str(file) in message
+
+
+def test_a_checkpoint_in_mistral_format(cli: Command, tmp_path: Path) -> None:
+    params = {"dim": 64, "n_layers": 2, "n_heads": 4, "hidden_dim": 128}
+    (tmp_path / "params.json").write_text(json.dumps(params))
+    assert read_model(str(tmp_path)).config["architectures"] == ["MistralForCausalLM"]
+    assert read_model(str(tmp_path / "params.json")).name == tmp_path.name
+    answer = cli("select", "--model", tmp_path, "--platform", "h100")
+    assert (answer.code, "no MoE layers" in answer.out) == (0, True)
+
+
+def test_params_json_counts_beside_consolidated_weights(tmp_path: Path, model: Path) -> None:
+    (tmp_path / "params.json").write_text('{"dim": 64}')
+    shutil.copy(model, tmp_path / "config.json")
+    assert read_model(str(tmp_path)).config["architectures"] == ["Qwen3MoeForCausalLM"]
+    (tmp_path / "consolidated-00001-of-00002.safetensors").touch()
+    assert read_model(str(tmp_path)).config["architectures"] == ["MistralForCausalLM"]
