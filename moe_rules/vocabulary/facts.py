@@ -316,7 +316,6 @@ _REQUEST = (
         "request",
         "switch",
         "AITER computes DeepSeek V4.1 with 4-bit activations.",
-        default=False,
         reading=Reading(
             "integer", "vllm/envs.py:1311", (("each call", f"{_LAYERS}/config.py:1378"),)
         ),
