@@ -218,9 +218,9 @@ class QuarkBlock(Shape):
 class AutoRoundEntry(Shape):
     """What AutoRound sets for some layers."""
 
-    bits: Integer | None = None
-    group_size: Integer | None = None
-    sym: bool | None = None
+    bits: Integer = 16
+    group_size: Integer = -1
+    sym: bool = True
 
 
 class AutoRoundBlock(Shape):

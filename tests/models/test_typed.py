@@ -89,6 +89,12 @@ QUANTIZATION: list[tuple[str, Path, object, str]] = [
     ("fp8", ("weight_block_size",), [128], "weight_block_size must be a list of 2, not [128]"),
     ("fp8", ("modules_to_not_convert", 0), None, "modules_to_not_convert.0 must be text, not None"),
     ("auto-round", ("block_name_to_quantize",), [["a"]], "block_name_to_quantize.0 must be text"),
+    (
+        "auto-round",
+        ("extra_config", "model.layers.1.mlp.experts", "bits"),
+        None,
+        "extra_config.model.layers.1.mlp.experts.bits must be an integer, not None",
+    ),
     ("modelopt", ("config_groups", "group_0"), 1, "config_groups.group_0 must be a mapping, not 1"),
     ("modelopt-nested", ("quantization",), [], "quantization must be a mapping, not []"),
     ("quark", ("exclude", 0), 7, "exclude.0 must be text, not 7"),
