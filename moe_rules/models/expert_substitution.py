@@ -6,12 +6,18 @@ only for those that are left.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
+from pydantic import AfterValidator, TypeAdapter
+from pydantic_core import PydanticCustomError
+
+from moe_rules.models.conditions import descend
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.hf_config import HfConfig
 from moe_rules.models.quantization import Question
+from moe_rules.models.typed import STRICT, Integer, Kind, Shape, below, check, read
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
 ROUTER = {
@@ -20,6 +26,36 @@ ROUTER = {
     "renormalize_after_substitution": False,
 }
 """What a declared substitution may say of the router."""
+
+APPROXIMATE = "approximate_experts"
+DECLARED = "compression_config.transform_config.expert_substitution"
+INDEX = re.compile("[0-9]{1,9}")
+
+
+def _index(text: str) -> int:
+    if not INDEX.fullmatch(text):
+        raise PydanticCustomError("index", "an index")
+    return int(text)
+
+
+_Index: TypeAlias = Annotated[str, AfterValidator(_index)]
+_APPROXIMATE: Kind = TypeAdapter(dict[_Index, list[Integer] | None], config=STRICT)
+
+
+class _Replacement(Shape):
+    format: str | None = None
+
+
+class _Target(Shape):
+    weight_layout: str | None = None
+    replacements: dict[_Index, _Replacement]
+
+
+class _Declaration(Shape):
+    version: Integer | None = None
+    router_semantics: dict[str, Any] | None = None
+    targets: dict[str, _Target]
+
 
 Substituted = Mapping[int, frozenset[int]]
 """The replaced experts of each decoder layer that has some."""
@@ -30,74 +66,48 @@ def substituted_experts(config: Mapping[str, Any], text: HfConfig) -> Substitute
 
     Raises CheckpointRefusedError for a declaration that vLLM does not take.
     """
-    approximate = text.get("approximate_experts")
-    if approximate is None:
-        approximate = config.get("approximate_experts")
-    declared = _declared(config)
+    whole = HfConfig(config, {})
+    holder = whole if text.get(APPROXIMATE) is None else text
+    approximate, declared = holder.get(APPROXIMATE), descend(config, DECLARED)
     if approximate is not None and declared is not None:
         raise _refused("approximate_experts and expert_substitution exclude each other")
-    if approximate is None and declared is None:
-        return {}
-    found = _declared_experts(declared) if approximate is None else _approximate(approximate)
+    found: dict[int, frozenset[int]] = {}
+    if approximate is not None:
+        where = holder.where(APPROXIMATE)
+        given = read(_APPROXIMATE, approximate, where)
+        found = {
+            layer: _unique(experts or (), below(where, layer)) for layer, experts in given.items()
+        }
+    elif declared is not None:
+        check(_Declaration, declared, whole.where(DECLARED))
+        found = _declared_experts(declared)
     return {layer: experts for layer, experts in found.items() if experts}
 
 
-def _declared(config: Mapping[str, Any]) -> Any:
-    compression = config.get("compression_config")
-    transform = compression.get("transform_config") if isinstance(compression, Mapping) else None
-    return transform.get("expert_substitution") if isinstance(transform, Mapping) else None
-
-
-def _approximate(given: Any) -> dict[int, frozenset[int]]:
-    """``approximate_experts``: layer index to the experts replaced there."""
-    if not isinstance(given, Mapping):
-        raise _refused("approximate_experts must map layer indices to lists of experts")
-    return {
-        _integer(layer, "approximate_experts"): _experts(experts or (), f"layer {layer}")
-        for layer, experts in given.items()
-    }
-
-
-def _declared_experts(given: Any) -> dict[int, frozenset[int]]:
+def _declared_experts(given: Mapping[str, Any]) -> dict[int, frozenset[int]]:
     """``expert_substitution``: module path to its replacements by expert."""
-    if not isinstance(given, Mapping) or given.get("version") != 1:
-        raise _refused("expert_substitution must be a mapping of version 1")
+    if given.get("version") != 1:
+        raise _refused("expert_substitution must be of version 1")
     if given.get("router_semantics") != ROUTER:
         raise _refused("expert_substitution must leave the routing as it is")
-    targets = given.get("targets")
-    if not isinstance(targets, Mapping):
-        raise _refused("expert_substitution.targets must map modules to their replacements")
     found: dict[int, frozenset[int]] = {}
-    for path, target in targets.items():
-        indices = [int(part) for part in str(path).split(".") if part.isdigit()]
+    for path, target in given["targets"].items():
+        indices = [int(part) for part in path.split(".") if INDEX.fullmatch(part)]
         if len(indices) != 1 or indices[0] in found:
             raise _refused(f"expert_substitution.targets: {path!r} must name one decoder layer")
-        replacements = target.get("replacements") if isinstance(target, Mapping) else None
-        if not isinstance(replacements, Mapping):
-            raise _refused(f"expert_substitution.targets: {path!r} has no replacements")
         if target.get("weight_layout") != "compact_retained_experts":
             raise _refused(f"{path!r}: weight_layout must be compact_retained_experts")
-        formats = (one.get("format") for one in replacements.values() if isinstance(one, Mapping))
-        if any(form != "constant-v1" for form in formats):
+        if any(one.get("format") != "constant-v1" for one in target["replacements"].values()):
             raise _refused(f"{path!r}: the format of a replacement must be constant-v1")
-        found[indices[0]] = _experts(replacements, str(path))
+        found[indices[0]] = _unique(map(int, target["replacements"]), path)
     return found
 
 
-def _experts(given: Any, where: str) -> frozenset[int]:
-    if not isinstance(given, Iterable) or isinstance(given, str):
-        raise _refused(f"{where}: a list of experts was expected, not {given!r}")
-    experts = [_integer(expert, where) for expert in given]
+def _unique(given: Iterable[int], where: str) -> frozenset[int]:
+    experts = list(given)
     if len(set(experts)) != len(experts) or min(experts, default=0) < 0:
         raise _refused(f"{where}: replaced experts must be unique and not negative")
     return frozenset(experts)
-
-
-def _integer(value: Any, where: str) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise _refused(f"{where}: {value!r} is no index") from None
 
 
 def retained_experts(num_experts: int, replaced: frozenset[int], layer: int) -> int:

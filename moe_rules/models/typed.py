@@ -69,18 +69,18 @@ _Entries: TypeAlias = Annotated[
     alternatives(custom_error_message="text or a list, with an entry for each layer"),
 ]
 
-_STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 Kind: TypeAlias = TypeAdapter[Any]
 """What one value may be."""
 
 ANYTHING: Kind = TypeAdapter(Any)
-FLAG: Kind = TypeAdapter(bool, config=_STRICT)
-INTEGER: Kind = TypeAdapter(Integer, config=_STRICT)
-POSITIVE: Kind = TypeAdapter(Positive, config=_STRICT)
-NUMBER: Kind = TypeAdapter(float, config=_STRICT)
-TEXT: Kind = TypeAdapter(str, config=_STRICT)
-INDICES: Kind = TypeAdapter(_Indices, config=_STRICT)
-ENTRIES: Kind = TypeAdapter(_Entries, config=_STRICT)
+FLAG: Kind = TypeAdapter(bool, config=STRICT)
+INTEGER: Kind = TypeAdapter(Integer, config=STRICT)
+POSITIVE: Kind = TypeAdapter(Positive, config=STRICT)
+NUMBER: Kind = TypeAdapter(float, config=STRICT)
+TEXT: Kind = TypeAdapter(str, config=STRICT)
+INDICES: Kind = TypeAdapter(_Indices, config=STRICT)
+ENTRIES: Kind = TypeAdapter(_Entries, config=STRICT)
 BY_FACT_TYPE = {"bool": FLAG, "int": INTEGER, "float": NUMBER, "enum": TEXT, "string": TEXT}
 """The kind of a value that becomes a fact, by the fact's type in the vocabulary."""
 
@@ -123,6 +123,7 @@ _EXPECTED = {
     "list_type": "a list",
     "dict_type": "a mapping",
     "model_type": "a mapping",
+    "missing": "given",
     "greater_than_equal": "at least {ge}",
     "less_than": "less than {lt}",
     "too_short": "a list of {min_length}",
@@ -136,7 +137,8 @@ def _wrong_value(error: ValidationError, where: str) -> ConfigValueError:
     words = _EXPECTED.get(first["type"])
     expected = first["msg"] if words is None else words.format(**first.get("ctx", {}))
     path = [part for part in first["loc"] if part != "[key]" and not _is_tag(part)]
-    return ConfigValueError(below(where, *path), expected, shown(first["input"]))
+    seen = "absent" if first["type"] == "missing" else shown(first["input"])
+    return ConfigValueError(below(where, *path), expected, seen)
 
 
 def _is_tag(part: object) -> bool:

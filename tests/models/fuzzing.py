@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from moe_rules.models import load_tables
 from moe_rules.models.architectures import KINDS
+from moe_rules.models.expert_substitution import ROUTER
 from tests.models.checkpoints import (
     EXAMPLES,
     FP8_BLOCKS,
@@ -249,6 +250,21 @@ def corpus() -> dict[str, dict[str, Any]]:
         for part in reversed(described["text"]["field"].split(".") if "text" in described else []):
             fields = {"architectures": fields["architectures"], part: fields}
         found[model_type] = {**fields, "model_type": model_type}
+    substitution = {
+        "version": 1,
+        "router_semantics": ROUTER,
+        "targets": {
+            "model.layers.1.mlp.experts": {
+                "weight_layout": "compact_retained_experts",
+                "replacements": {"7": {"format": "constant-v1"}},
+            },
+        },
+    }
+    declared = {"transform_config": {"expert_substitution": substitution}, "config_groups": {}}
+    found["replaced experts"] = qwen3(approximate_experts={"0": [1, 5], "2": [], "3": None})
+    found["declared replacements"] = qwen3(
+        compression_config={"quant_method": "compressed-tensors", **declared}
+    )
     found |= {name: qwen3(block) for name, block in BLOCKS.items()}
     return found
 

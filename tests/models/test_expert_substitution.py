@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from moe_rules.models import CheckpointRefusedError, Deployment, derive_layers
+from moe_rules.models.errors import ConfigValueError
 from tests.models.checkpoints import FP8_BLOCKS, H100
 
 OLMOE = {
@@ -59,13 +60,24 @@ def test_a_list_for_no_layer_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ([1, 2], r" must be a mapping, not \[1, 2\]"),
+        ({"first": [1]}, ".first must be an index, not 'first'"),
+        ({"0": 7}, ".0 must be a list, not 7"),
+        ({"0": [1.5]}, ".0.0 must be an integer, not 1.5"),
+    ],
+)
+def test_indices_of_another_type(given: object, why: str) -> None:
+    with pytest.raises(ConfigValueError, match=f"config.json: approximate_experts{why}"):
+        derive_layers({**PRUNED, "approximate_experts": given}, H100)
+
+
+@pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"approximate_experts": [1, 2]}, "must map layer indices"),
-        ({"approximate_experts": {"first": [1]}}, "'first' is no index"),
         ({"approximate_experts": {"0": [1, 1]}}, "unique"),
         ({"approximate_experts": {"0": [-1]}}, "not negative"),
-        ({"approximate_experts": {"0": 7}}, "a list of experts"),
         ({"approximate_experts": {"0": [64]}}, "no expert 64"),
         ({"approximate_experts": {"0": list(range(64))}}, "at least one expert"),
         ({"quantization_config": FP8_BLOCKS}, "quantized experts"),
@@ -113,10 +125,11 @@ def test_a_declared_substitution() -> None:
     [
         ({"version": 2}, "version 1"),
         ({"router_semantics": {}}, "leave the routing as it is"),
-        ({"targets": [1]}, "must map modules"),
-        ({"targets": {"model.experts": {}}}, "one decoder layer"),
+        ({"targets": [1]}, r"targets must be a mapping, not \[1\]"),
+        ({"targets": {"model.experts": {"replacements": {}}}}, "one decoder layer"),
+        ({"targets": {"model.layers.1": {}}}, "layers.1.replacements must be given, not absent"),
         ({"targets": {"model.layers.1": {"replacements": {}}}}, "compact_retained_experts"),
-        ({"targets": {"model.layers.1": 3}}, "has no replacements"),
+        ({"targets": {"model.layers.1": 3}}, "layers.1 must be a mapping, not 3"),
     ],
 )
 def test_a_declaration_that_vllm_does_not_read(changes: dict[str, Any], why: str) -> None:
