@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit schemas docs clean
+.PHONY: demo test lint types unit avx2 schemas docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -14,7 +14,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: $(VENV)/.installed  ## Select, explain and run a real model's MoE layer on the CPU.
 	$(BIN)/python examples/demo.py
 
-test: lint types unit  ## Everything a change has to pass.
+test: lint types unit avx2  ## Everything a change has to pass.
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -26,6 +26,9 @@ types: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	$(BIN)/pytest -n 2
+
+avx2: $(VENV)/.installed  ## The tests of CPU kernels as on x86 without AVX-512.
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest $(wildcard tests/kernels/test_cpu_*.py)
 
 schemas: $(VENV)/.installed  ## Write schemas/ anew from the models.
 	$(BIN)/moe-rules schema --write schemas

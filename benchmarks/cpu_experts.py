@@ -99,7 +99,9 @@ class Point:
     def floor_ms(self, ceilings: Mapping[str, float]) -> float:
         """The time that bytes or products take at the rates measured, whichever is longer."""
         gbps = max(ceilings["copy_gbps"], ceilings["read_gbps"])
-        return 1e3 * max(self.gigabytes / gbps, self.gigaflop / ceilings[self.matrix_rate])
+        # float32 loses nothing, and may be the faster one.
+        gflops = max(ceilings.get(self.matrix_rate, 0.0), ceilings["fp32_gflops"])
+        return 1e3 * max(self.gigabytes / gbps, self.gigaflop / gflops)
 
 
 def runs_for(layer: RandomLayer, kernels: list[str]) -> dict[str, Run]:
@@ -251,6 +253,7 @@ def main() -> None:
     run: dict[str, Any] = {
         "processor": processor(),
         "instructions": torch.backends.cpu.get_cpu_capability(),
+        "oneDNN": os.environ.get("ONEDNN_MAX_CPU_ISA", "whatever it finds"),
         "threads": torch.get_num_threads(),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "default"),
         "torch": torch.__version__,

@@ -48,17 +48,21 @@ def ours(dequantize: bool) -> Adapter:
         fields = ("w13_scale", "w2_scale", "w13_zp", "w2_zp", "weight_key")
         weights = LayerWeights(layer.w13, layer.w2, **{f: getattr(config, f) for f in fields})
         weights = packed_where_possible(name, weights, layer.hidden_states.dtype, dequantize)
-        if dequantize and (
-            config.weight_key is None
-            or weights.packed is None
-            or not isinstance(weights.packed.w13, PackedUnquantized)
-        ):
+        if dequantize and not _holds_copies(weights):
             return None
         kernel = bind(name, layer.moe_config, replace(config, packed=weights.packed))
         converted = {"w13": weights.w13, "w2": weights.w2}
         return lambda tokens: kernel.apply(**tokens.arguments() | converted)
 
     return adapter
+
+
+def _holds_copies(weights: LayerWeights) -> bool:
+    """Whether what is packed are not the weights as they are but copies in another dtype."""
+    packed = None if weights.packed is None else weights.packed.w13
+    if not isinstance(packed, PackedUnquantized):
+        return False
+    return weights.weight_key is not None or packed.experts[0].dtype != weights.w13.dtype
 
 
 def ours_unpacked(layer: RandomLayer) -> Run | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from moe_kernels.cpu import onednn
 
 Call = Callable[[], object]
 
@@ -72,7 +73,7 @@ class Ceilings:
         size = self._source.nbytes
         self._keep("copy_gbps", 2e-9 * size, lambda: self._target.copy_(self._source))
         self._keep("read_gbps", 1e-9 * size, self.evict)
-        if torch.cpu._is_vnni_supported():
+        if onednn.multiplies(torch.int8):
             a, b = self._int8
             flops = 2e-9 * a.numel() * len(b)
             self._keep("int8_gflops", flops, lambda: torch._int_mm(a, b.t()))

@@ -42,13 +42,14 @@ class PackedProduct(ABC):
 
 @dataclass(frozen=True, eq=False)
 class PackedUnquantized(PackedProduct):
-    """Unquantized weights in oneDNN's layout; tokens and the result are in their dtype."""
+    """Unquantized weights in oneDNN's layout; tokens become, and the result is, of their dtype."""
 
     experts: Sequence[torch.Tensor]
 
     def apply(self, tokens: Tokens, expert: int, bias: torch.Tensor | None) -> torch.Tensor:
         """See :meth:`PackedProduct.apply`."""
-        x, weight = tokens.values, self.experts[expert]
+        weight = self.experts[expert]
+        x = tokens.values.to(weight.dtype)
         bias = None if bias is None else bias.to(x.dtype)
         product = torch.ops.mkldnn._linear_pointwise
         output: torch.Tensor = product(x, weight, bias, "none", [], "")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F  # noqa: N812
 
+from moe_kernels.cpu import onednn
 from moe_kernels.cpu.packed_weights import PackedInt8, PackedProduct, Tokens
 from moe_kernels.quantization.fp8 import scale_in_place, widen_e4m3
 from moe_kernels.quantization.microscaling import decode_e8m0
@@ -25,8 +26,11 @@ from moe_kernels.quantization.schemes import (
 _BLOCK_ELEMENTS = 1 << 19
 """Weights per thread that are converted at a time: as float32 2 MiB, which caches hold."""
 
-_FEW_TOKENS = 1
+_FEW_ROUNDED = 1
 """For so few tokens, rounding converted weights to 16 bits takes longer than it saves."""
+
+_FEW_SLOW = 4
+"""For so few tokens, converting 16-bit weights to float32 takes longer than slow products."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,9 +40,9 @@ class ExpertLinear:
     ``weight_format``, ``activation_format``: None for what is not quantized, else a format of
     :mod:`moe_kernels.quantization.schemes` with scales of the group shape beside it.
 
-    Weights that the CPU does not multiply as they are become so in blocks of rows that stay in
-    its cache: from memory they are read once, in their own format. ``packed``: used instead of
-    ``values``, which then only stand for it.
+    Weights that the CPU does not multiply as they are become such, or float32, in blocks of rows
+    that stay in its cache: from memory they are read once, in their own format. ``packed``: used
+    instead of ``values``, which then only stand for it.
     """
 
     values: torch.Tensor
@@ -77,12 +81,10 @@ class ExpertLinear:
         self, x: torch.Tensor, expert: int, bias: torch.Tensor | None, out: torch.Tensor
     ) -> None:
         """:meth:`apply` for weights that are not packed."""
-        w, dtype = self.values[expert], x.dtype
-        as_they_are, few = self.weight_format is None, len(x) <= _FEW_TOKENS
-        if as_they_are and not few and not _multiplies(dtype):
-            as_they_are, dtype = False, torch.float32
-        elif few and not as_they_are:
-            dtype = torch.float32
+        w, m = self.values[expert], len(x)
+        fast = x.dtype == torch.float32 or onednn.multiplies(x.dtype)
+        as_they_are = self.weight_format is None and (fast or m <= _FEW_SLOW)
+        dtype = x.dtype if as_they_are or (fast and m > _FEW_ROUNDED) else torch.float32
         bias = None if bias is None else bias.to(dtype)
         if as_they_are:
             if bias is None:
@@ -148,14 +150,6 @@ class ExpertLinear:
             return None if scale is None else scale[expert]
         group = max(1, self.weight_groups[0])
         return scale[expert, rows.start // group : -(-rows.stop // group)]
-
-
-def _multiplies(dtype: torch.dtype) -> bool:
-    """Whether this CPU has fast products of ``dtype``.
-
-    Without AMX-FP16 or AVX512-FP16, torch multiplies fp16 at a fraction of float32's rate.
-    """
-    return dtype != torch.float16 or bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
 
 
 _NIBBLES = ("int4", "mxfp4")

@@ -34,23 +34,24 @@ def packed_where_possible(
     """``weights`` with their values packed, if torch multiplies these on this CPU, else themselves.
 
     ``weights``: of ``kernel_name``, in the layout of :mod:`moe_kernels.quantization.schemes`.
-    ``dtype``: the layer's. ``dequantize``: what else cannot be packed may be dequantized to
-    ``dtype``, if the kernel leaves activations as they are. w13 and w2 of the result only stand
-    for the packed weights (:func:`moe_kernels.cpu.packed_weights.stands_for_packed`).
+    ``dtype``: the layer's. ``dequantize``: of what else cannot be packed there may be copies in
+    ``dtype``, or in float32 where this CPU has no products of ``dtype``, if the kernel leaves
+    activations as they are. w13 and w2 of the result only stand for the packed weights
+    (:func:`moe_kernels.cpu.packed_weights.stands_for_packed`).
     """
     if weights.w13.device.type != "cpu":
         return weights
     fmt = None if weights.weight_key is None else quantization_format(weights.weight_key)
     if (kernel_name, fmt) == ("CPUExpertsInt4", "int8"):
         return weights  # INT4 stored as INT8: whether activations are quantized is not known here
-    key = weights.weight_key if dequantize and kernel_name != "CPUExpertsFp8W8A8" else None
+    copies = dequantize and kernel_name != "CPUExpertsFp8W8A8" and fmt != "int8"
 
     def pack(
         w: torch.Tensor, scale: torch.Tensor | None, zero_point: torch.Tensor | None
     ) -> PackedProduct | None:
         product = _pack(w.detach(), scale, zero_point, fmt, dtype)
-        if product is None and key is not None and fmt != "int8" and onednn.multiplies(dtype):
-            product = _pack_dequantized(w.detach(), scale, zero_point, key, dtype)
+        if product is None and copies:
+            product = _pack_copies(w.detach(), scale, zero_point, weights.weight_key, dtype)
         return product
 
     w13 = pack(weights.w13, weights.w13_scale, weights.w13_zp)
@@ -102,20 +103,28 @@ def _pack(
     return None
 
 
-def _pack_dequantized(
+def _pack_copies(
     w: torch.Tensor,
     scale: torch.Tensor | None,
     zero_point: torch.Tensor | None,
-    key: QuantKey,
+    key: QuantKey | None,
     dtype: torch.dtype,
-) -> PackedUnquantized:
-    assert scale is not None
+) -> PackedUnquantized | None:
+    """The values of [E, N, K] as ``dtype``, or as float32, or None if oneDNN multiplies neither."""
+    multiplied = next((d for d in (dtype, torch.float32) if onednn.multiplies(d)), None)
+    if multiplied is None or (
+        key is None and torch.promote_types(w.dtype, multiplied) != multiplied
+    ):
+        return None
 
-    def dequantized(e: int) -> torch.Tensor:
+    def copy(e: int) -> torch.Tensor:
+        if key is None:
+            return w[e].to(multiplied)
+        assert scale is not None
         zero = None if zero_point is None else zero_point[e]
-        return dequantize_weight(QuantizedWeight(w[e], scale[e], zero), key, dtype)
+        return dequantize_weight(QuantizedWeight(w[e], scale[e], zero), key, multiplied)
 
-    return PackedUnquantized([_reordered(dequantized(e)) for e in range(len(w))])
+    return PackedUnquantized([_reordered(copy(e)) for e in range(len(w))])
 
 
 def _reordered(w: torch.Tensor) -> torch.Tensor:
