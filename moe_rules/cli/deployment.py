@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from moe_rules.engine.ranges import TokenRange
     from moe_rules.engine.selector import Selector
     from moe_rules.machines.machine import Machine
-    from moe_rules.models import Deployment, ModelLayer
+    from moe_rules.models import Deployment, LoadRefusal, ModelLayer
     from moe_rules.vocabulary.fact_values import FactValue
     from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
     from moe_rules.vocabulary.quant_keys import QuantKey
@@ -102,13 +102,24 @@ def add_stated(parser: Options) -> None:
 
 @dataclass(frozen=True)
 class Question:
-    """One layer to decide. ``oracle`` None: no oracle is asked for it, ``notes`` say why."""
+    """One layer to decide. ``oracle`` None: no oracle is asked for it, ``notes`` say why.
+
+    ``loading`` is why vLLM would not load the layer once certain backends are selected.
+    """
 
     oracle: str | None
     moe: FusedMoEConfig
     facts: Mapping[str, FactValue]
     layers: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    loading: tuple[LoadRefusal, ...] = ()
+
+    def load_refusals(self, decision: Decision | None) -> list[str]:
+        """Why vLLM would not load the layer with what was decided for it."""
+        if decision is not None and decision.failed:
+            return []
+        backend = None if decision is None else decision.backend
+        return [one.reason for one in self.loading if one.concerns(backend)]
 
     @property
     def weight_key(self) -> QuantKey | None:
@@ -271,7 +282,7 @@ def _question_of(layer: ModelLayer, stated: Stated) -> Question:
         "activation_key": layer.activation_key,
         **stated.beside_layer(),
     }
-    return Question(layer.oracle, layer.moe, facts, layer.layers, layer.notes)
+    return Question(layer.oracle, layer.moe, facts, layer.layers, layer.notes, layer.loading)
 
 
 def _deployment_of(args: argparse.Namespace, stated: Stated) -> Deployment:

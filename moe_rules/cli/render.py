@@ -59,7 +59,9 @@ def kernel_name(kernel: str | None, how: str) -> str:
     return kernel or ("no kernel" if how == "fallback" else "the platform's own code")
 
 
-def decision_lines(subject: str, decision: Decision, notes: Iterable[str] = ()) -> list[str]:
+def decision_lines(
+    subject: str, decision: Decision, notes: Iterable[str] = (), load_refusals: Iterable[str] = ()
+) -> list[str]:
     """A decision in short: the answer, why, and what a user should know."""
     lines = [f"{subject}:", f"  {answer(decision)}  (oracle {decision.oracle}, {decision.how})"]
     if not decision.failed:
@@ -67,10 +69,16 @@ def decision_lines(subject: str, decision: Decision, notes: Iterable[str] = ()) 
         lines.append(f"  because: {text}  ({place.short})" if place else f"  because: {text}")
     if decision.requested is not None:
         lines.append(f"  requested by: {decision.requested}")
+    lines += [f"  {will_not_load(reason)}" for reason in load_refusals]
     lines += [f"  warning: {warning}" for warning in decision.warnings]
     if decision.unknown_facts:
         lines.append(f"  unknown, taken as no obstacle: {', '.join(decision.unknown_facts)}")
     return [*lines, *(f"  note: {note}" for note in notes)]
+
+
+def will_not_load(reason: str) -> str:
+    """That vLLM refuses a layer when it loads the weights, although a backend was selected."""
+    return f"will not load: {reason}"
 
 
 def because(decision: Decision) -> tuple[str, Location | None]:

@@ -9,7 +9,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from moe_rules.cli.render import adjustment_in_words, answer, because, failure_lines
+from moe_rules.cli.render import (
+    adjustment_in_words,
+    answer,
+    because,
+    failure_lines,
+    will_not_load,
+)
 from moe_rules.cli.render import verdict_in_words as verdict
 from moe_rules.vocabulary.fact_values import in_words
 
@@ -26,7 +32,12 @@ _MARKS = {"selected": "✓", "eligible": "○", "rejected": "✗"}
 
 
 def print_trace(
-    out: Console, subject: str, machine: Machine, notes: Iterable[str], decision: Decision
+    out: Console,
+    subject: str,
+    machine: Machine,
+    notes: Iterable[str],
+    decision: Decision,
+    load_refusals: Iterable[str] = (),
 ) -> None:
     """Print every section of one decision."""
     style = "red" if decision.failed else "green"
@@ -37,6 +48,8 @@ def print_trace(
         out.print(f"because: {escape(text)}{_at(place.short) if place else ''}")
     if decision.requested is not None:
         out.print(f"requested by: {escape(str(decision.requested))}")
+    for reason in load_refusals:
+        out.print(f"[red]{escape(will_not_load(reason))}[/]")
     for warning in decision.warnings:
         out.print(f"[yellow]warning:[/] {escape(warning)}")
     for note in notes:

@@ -7,11 +7,13 @@ vLLM or transformers.
 from moe_rules.models.deployment import Deployment
 from moe_rules.models.derive import ModelLayer, derive_layers
 from moe_rules.models.errors import CheckpointRefusedError, TableError, UnknownModelError
+from moe_rules.models.loading import LoadRefusal
 from moe_rules.models.tables import Tables, load_tables
 
 __all__ = [
     "CheckpointRefusedError",
     "Deployment",
+    "LoadRefusal",
     "ModelLayer",
     "TableError",
     "Tables",

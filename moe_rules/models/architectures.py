@@ -20,6 +20,7 @@ from moe_rules.models.typed import (
     FLAG,
     INDICES,
     INTEGER,
+    NUMBER,
     POSITIVE,
     TEXT,
     Kind,
@@ -138,7 +139,7 @@ def layer_facts(
     clamps = {name: given(name) for name in _FLOATS}
     retained = retained_experts(given("num_experts"), substituted, context["layer.index"])
     facts = FusedMoEConfig(
-        num_experts=retained + deployment.num_redundant_experts,
+        num_experts=_physical_experts(row, retained, parallel.ep_size, deployment),
         experts_per_token=given("experts_per_token"),
         hidden_dim=given("hidden_dim"),
         intermediate_size=size,
@@ -172,6 +173,15 @@ def _require_sizes(row: Mapping[str, Any], given: Any) -> None:
                 f"{name} must be a positive integer; config.json gives {value!r} ({row[name]})",
                 "model",
             )
+
+
+def _physical_experts(
+    row: Mapping[str, Any], experts: int, ranks: int, deployment: Deployment
+) -> int:
+    """The experts that the layer holds: the model's, redundant ones and what pads them to ranks."""
+    if row["balances_experts"]:
+        experts += deployment.num_redundant_experts
+    return -(-experts // ranks) * ranks if row["pads_experts_to_ranks"] else experts
 
 
 _FLOATS = (
@@ -274,12 +284,24 @@ def refuse_layer(
     of_layer = {**vars(facts), "is_act_and_mul": facts.is_act_and_mul, **context.groups["layer"]}
     context = context.extended(layer=of_layer)
     for refusal in (*table["refuse_layers"], *row["refuse"]):
-        if holds(refusal.get("when", {}), context):
+        allowed = "value" in refusal and any_of(
+            value_of(refusal["value"], context, NUMBER), refusal["unless"]
+        )
+        if not allowed and holds(refusal.get("when", {}), context):
             raise CheckpointRefusedError(refusal["because"], refusal.get("stage", "model"))
+
+
+def refused_values(row: Mapping[str, Any], context: Context) -> list[Any]:
+    """The numbers that refusals look at, which may differ from layer to layer."""
+    sources = (refusal["value"] for refusal in row["refuse"] if "value" in refusal)
+    return [value_of(source, context, NUMBER) for source in sources]
 
 
 def refuse_deployment(table: Mapping[str, Any], context: Context, deployment: Deployment) -> None:
     """Raise CheckpointRefusedError where vLLM's engine would refuse this model so spread."""
+    for refusal in table["refuse"]:
+        if holds(refusal["when"], context):
+            raise CheckpointRefusedError(refusal["because"])
     heads = value_of(table["attention_heads"], context, INTEGER) or 0
     ranks = deployment.tensor_parallel_size
     if heads % ranks:

@@ -82,6 +82,8 @@ class Block(Shape):
     desc_act: bool | None = None
     store_dtype: str | None = None
     moe_quant_algo: str | None = None
+    expert_dtype: str | None = None
+    routed_experts_quant_method: str | None = None
     ignore: list[str] | None = None
     ignored_layers: list[str] | None = None
     modules_to_not_convert: list[str] | None = None
@@ -143,6 +145,13 @@ class ModelOptMixedBlock(ModelOptMixedFields):
     quantization: ModelOptMixedFields | None = None
 
 
+BlockStructure: TypeAlias = Annotated[
+    Annotated[str, Tag("<text>")]
+    | Annotated[list[Positive], Field(min_length=2, max_length=2), Tag("<list>")],
+    alternatives(custom_error_message="text or a list of two integers"),
+]
+
+
 class QuantizationArguments(Shape):
     """How compressed-tensors quantizes weights or activations."""
 
@@ -154,6 +163,7 @@ class QuantizationArguments(Shape):
     dynamic: FlagOrText = False
     actorder: FlagOrText | None = None
     scale_dtype: str | None = None
+    block_structure: BlockStructure | None = None
 
 
 class CompressedGroup(Shape):

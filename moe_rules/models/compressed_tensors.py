@@ -13,6 +13,7 @@ from moe_rules.models.blocks import CompressedTensorsBlock, shaped
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import matches_pattern, rename
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
+from moe_rules.models.typed import shown
 
 ROUTED_EXPERTS = "RoutedExperts"
 """The class of vLLM's layer, which a target may name."""
@@ -103,6 +104,7 @@ def quantization_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         "dynamic": bool(dynamic),
         "actorder": actorder,
         "scale_dtype": str(given.get("scale_dtype") or "").removeprefix("torch.") or None,
+        "block_structure": _block_structure(given.get("block_structure")),
     }
     grouped = arguments["strategy"] in ("group", "tensor_group")
     if arguments["strategy"] == "token" and not dynamic:
@@ -111,9 +113,23 @@ def quantization_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointRefusedError(
             f"strategy {arguments['strategy']!r} does not go with group_size {group_size}"
         )
+    if (arguments["strategy"] == "block") != (arguments["block_structure"] is not None):
+        raise CheckpointRefusedError("strategy 'block' and block_structure go together")
     if dynamic and arguments["strategy"] not in ("token", "tensor", "tensor_group", "group"):
         raise CheckpointRefusedError(f"strategy {arguments['strategy']!r} cannot be dynamic")
     return arguments
+
+
+def _block_structure(given: str | list[int] | None) -> list[int] | None:
+    """The rows and columns of a block, from a list of them or from "128x128"."""
+    if given is None:
+        return None
+    if not isinstance(given, str):
+        return given
+    sizes = given.split("x")
+    if len(sizes) != 2 or not all(size.isdecimal() for size in sizes):
+        raise CheckpointRefusedError(f"block_structure must be two integers, not {shown(given)}")
+    return [int(size) for size in sizes]
 
 
 def _match(

@@ -2,8 +2,8 @@
 
 A name is a dotted path into a :class:`Context`, such as ``weights.num_bits`` or
 ``platform.device``. What is absent is null. An expected value is a scalar, a list (any of them), or
-operators that all hold: ``{not: value}``, ``{at_least: number}``, ``{below: number}``,
-``{contains: text}``, ``{starts_with: text}``.
+operators that all hold: ``{not: value}``, ``{at_least: number}``, ``{above: number}``,
+``{below: number}``, ``{contains: text}``, ``{starts_with: text}``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 Scalar = str | int | float | bool | None
 Conditions = Mapping[str, Any]
-
 
 ABSENT: Any = object()
 """Stands for a value that is not there, where null is one."""
@@ -33,6 +32,10 @@ def any_of(value: Any, expected: Any) -> bool:
     return equal(value, expected)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
 def _contains(value: Any, text: Any) -> bool:
     return isinstance(value, str | list) and text in value
 
@@ -43,8 +46,9 @@ def _starts_with(value: Any, text: Any) -> bool:
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "not": lambda value, expected: not any_of(value, expected),
-    "at_least": lambda value, bound: value is not None and bool(value >= bound),
-    "below": lambda value, bound: value is not None and bool(value < bound),
+    "at_least": lambda value, bound: _is_number(value) and bool(value >= bound),
+    "above": lambda value, bound: _is_number(value) and bool(value > bound),
+    "below": lambda value, bound: _is_number(value) and bool(value < bound),
     "contains": _contains,
     "starts_with": _starts_with,
 }
@@ -128,13 +132,13 @@ def descend(value: Any, path: str, absent: Any = None) -> Any:
     return value
 
 
+def passes(value: Any, expected: Any) -> bool:
+    """Whether a value is the expected one, one of them, or satisfies every operator."""
+    if isinstance(expected, Mapping):
+        return all(OPERATORS[op](value, bound) for op, bound in expected.items())
+    return any_of(value, expected)
+
+
 def holds(conditions: Conditions, context: Context) -> bool:
     """Whether every condition holds in the context (an empty mapping always does)."""
-    for name, expected in conditions.items():
-        value = context[name]
-        if isinstance(expected, Mapping):
-            if not all(OPERATORS[op](value, bound) for op, bound in expected.items()):
-                return False
-        elif not any_of(value, expected):
-            return False
-    return True
+    return all(passes(context[name], expected) for name, expected in conditions.items())

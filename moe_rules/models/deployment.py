@@ -66,6 +66,9 @@ class Deployment:
         return {
             **{one.name: getattr(self, one.name) for one in fields(self) if one.name != "env"},
             "env": switches_from_environ(self.env),
+            "ranks": self.tensor_parallel_size
+            * self.prefill_context_parallel_size
+            * self.data_parallel_size,
             "sequence_parallel_moe": parallel
             and spread
             and self.all2all_backend in SEQUENCE_PARALLEL_ALL2ALL,

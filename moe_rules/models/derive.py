@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from moe_rules.models.architectures import (
@@ -12,6 +12,7 @@ from moe_rules.models.architectures import (
     layer_facts,
     moe_layers,
     refuse_deployment,
+    refused_values,
     said,
 )
 from moe_rules.models.conditions import Context
@@ -24,6 +25,7 @@ from moe_rules.models.expert_substitution import (
 )
 from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_block, text_config
 from moe_rules.models.hints import names_no_experts
+from moe_rules.models.loading import LoadRefusal, load_refusals
 from moe_rules.models.overrides import Overrides
 from moe_rules.models.place import Place
 from moe_rules.models.quantization import UNQUANTIZED, Quantization, Question, quantization_of
@@ -47,7 +49,8 @@ class ModelLayer:
     with the reason in ``notes``. ``options`` are the oracle's further arguments
     (``allow_vllm_cutlass``, ``may_have_zp``, ``may_have_bias``, ``allow_tile_padding``,
     ``quant_config``); ``runtime`` holds facts of the model that selection may ask about.
-    ``module`` is the path of the first layer's routed experts in vLLM's model.
+    ``module`` is the path of the first layer's routed experts in vLLM's model. ``loading`` says
+    why vLLM would not load the layer, although it selects a backend for it.
     """
 
     oracle: str | None
@@ -59,6 +62,7 @@ class ModelLayer:
     layers: tuple[int, ...] = ()
     module: str = ""
     notes: tuple[str, ...] = ()
+    loading: tuple[LoadRefusal, ...] = ()
 
 
 def derive_layers(
@@ -119,7 +123,7 @@ def _derive(
     if stated.oracle is None:
         place, block = quantization_block(config, hf_quant_config) or ("", None)
         context = context.extended(block={"place": place})
-        quantization = quantization_of(block, tables.quantization, context, row["rename"], in_dtype)
+        quantization = quantization_of(block, tables.quantization, context, row, in_dtype)
     runtime = {"model_type": text.model_type}
     substituted = substituted_experts(config, text)
     return _kinds(
@@ -180,6 +184,7 @@ def _kinds(
         replaced = substituted.get(index, frozenset())
         own = repr(fields_of_layer(row, context, index))
         varying = (own, replaced, *(said(row, name, here) for name in row["varying"]))
+        varying += tuple(refused_values(row, here))
         if varying not in facts:
             derived = layer_facts(row, tables.architectures, here, deployment, in_dtype, replaced)
             facts[varying] = stated.in_layer(derived)
@@ -188,6 +193,8 @@ def _kinds(
         if replaced:
             own_class = bool(said(row, "own_experts_class", here))
             refuse_substituted(moe, question, own_class=own_class)
+        moe = question.layer or moe
+        question = _with_loading(question, row, tables, here, moe)
         for known_moe, known_question, indices in groups:
             if known_question == question and known_moe == moe:
                 indices.append(index)
@@ -206,6 +213,7 @@ def _kinds(
             tuple(indices),
             paths[indices[0]],
             tuple(note for note in (question.reason, hint) if note is not None),
+            question.loading,
         )
         for moe, question, indices in groups
     ]
@@ -218,10 +226,26 @@ def _hint(
     paths: Mapping[int, str],
 ) -> str | None:
     """What to say where a quantized checkpoint leaves all experts unquantized."""
-    if quantization is None or any(question != UNQUANTIZED for question in questions):
+    if quantization is None or quantization.checkpoint is None:
+        return None
+    if any(replace(question, loading=()) != UNQUANTIZED for question in questions):
         return None
     places = [Place(path, tuple(row["projections"])) for path in paths.values()]
     return names_no_experts(quantization.checkpoint, places)
+
+
+def _with_loading(
+    question: Question, row: Mapping[str, Any], tables: Tables, here: Context, moe: FusedMoEConfig
+) -> Question:
+    """What is asked, with what vLLM's layer and the model's class check after the selection."""
+    context = here.extended(
+        layer={**vars(moe), **here.groups["layer"]},
+        parallel=vars(moe.moe_parallel_config),
+        row={"balances_experts": row["balances_experts"]},
+        question={"oracle": question.oracle},
+    )
+    checks = (*tables.architectures["loading"], *row["loading"])
+    return replace(question, loading=(*question.loading, *load_refusals(checks, context)))
 
 
 def _question(

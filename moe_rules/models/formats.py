@@ -23,6 +23,8 @@ from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import (
     SKIP_RULES,
     Excludes,
+    layer_named,
+    named_modules,
     rename,
     rename_all,
     split_trailing_star,
@@ -42,25 +44,26 @@ def named_values(checkpoint: Checkpoint) -> dict[str, Any]:
     return values
 
 
-def skipped_names(checkpoint: Checkpoint) -> list[str]:
-    """The first non-empty list of module names that the checkpoint leaves unquantized."""
-    skip = checkpoint.method["skip"]
-    for field in skip["fields"] if skip else ():
-        if names := checkpoint.context[field]:
-            return list(names)
-    return []
-
-
 @shaped(Block)
 def plain(checkpoint: Checkpoint) -> LayerResolver:
-    """One scheme for every layer, but for a list of names that are left out."""
+    """One scheme for every layer, but for a list of names that are left out.
+
+    ``named`` holds whether the method's other lists of names have the layer; their entries are not
+    renamed.
+    """
     values = {**checkpoint.block, **named_values(checkpoint)}
-    skipped = rename_all(skipped_names(checkpoint), checkpoint.renaming)
-    skip = checkpoint.method["skip"]
-    excludes = SKIP_RULES[skip["rule"]](skipped) if skip else None
+    skip, context = checkpoint.method["skip"], checkpoint.context
+    excludes = layer_named(skip, context, checkpoint.renaming) if skip else None
+    lists = {
+        name: layer_named(one, context, None) for name, one in checkpoint.method["named"].items()
+    }
 
     def resolve(place: Place) -> Values | None:
-        return None if excludes and excludes(place.name) else values
+        if excludes and excludes(place.name):
+            return None
+        if not lists:
+            return values
+        return {**values, "named": {name: has(place.name) for name, has in lists.items()}}
 
     return resolve
 
@@ -218,7 +221,8 @@ def _modelopt_algorithm(inner: Mapping[str, Any]) -> str:
 
 
 def _modelopt_exclusion(checkpoint: Checkpoint) -> Excludes:
-    skipped = skipped_names(checkpoint)
+    skip = checkpoint.method["skip"]
+    skipped = named_modules(skip["fields"] if skip else (), checkpoint.context)
     if checkpoint.renaming is not None:
         skipped = rename_all(split_trailing_star(skipped), checkpoint.renaming)
     return SKIP_RULES["wildcard"](skipped)

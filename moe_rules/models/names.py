@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from fnmatch import translate
+from fnmatch import fnmatchcase, translate
 from functools import lru_cache
 from typing import Any
+
+from moe_rules.models.conditions import Context
 
 WILDCARDS = frozenset("*?[")
 _compiled = lru_cache(maxsize=4096)(re.compile)
@@ -103,14 +105,47 @@ def pattern_or_child(skipped: list[str]) -> Excludes:
     return lambda name: matched(name) or any(entry.startswith(name + ".") for entry in named)
 
 
+def suffix(skipped: list[str]) -> Excludes:
+    """An entry is the module path, or its last components."""
+    return lambda name: any(name == entry or name.endswith(f".{entry}") for entry in skipped)
+
+
+def wildcard_from_layers(skipped: list[str]) -> Excludes:
+    """The module path from its component "layers" on matches an entry, which may hold wildcards."""
+
+    def excludes(name: str) -> bool:
+        _, found, below = f".{name}".rpartition(".layers.")
+        path = f"layers.{below}" if found else name
+        return any(fnmatchcase(path, entry) for entry in skipped)
+
+    return excludes
+
+
 SKIP_RULES: dict[str, Callable[[list[str]], Excludes]] = {
     "exact_or_inside_experts": exact_or_inside_experts,
     "substring": substring,
     "wildcard": wildcard,
     "pattern": pattern,
     "pattern_or_child": pattern_or_child,
+    "suffix": suffix,
+    "wildcard_from_layers": wildcard_from_layers,
 }
 """Rules by which a list of module names excludes a layer from quantization."""
+
+
+def named_modules(fields: Iterable[str], context: Context) -> list[str]:
+    """The first list of module names among these fields that is not empty."""
+    for field in fields:
+        if names := context[field]:
+            return list(names)
+    return []
+
+
+def layer_named(
+    skip: Mapping[str, Any], context: Context, rules: Mapping[str, Any] | None
+) -> Excludes:
+    """Whether a ``skip`` of the tables names a module path; ``rules`` rename its entries."""
+    return SKIP_RULES[skip["rule"]](rename_all(named_modules(skip["fields"], context), rules))
 
 
 def split_trailing_star(names: Iterable[str]) -> list[str]:

@@ -13,8 +13,15 @@ from typing import Any
 from moe_rules.models.conditions import Context, holds
 from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError, reading
 from moe_rules.models.formats import FORMATS
+from moe_rules.models.loading import LoadRefusal, load_refusals
+from moe_rules.models.model_edits import Edits
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
-from moe_rules.models.shard_checks import COMPUTED_KEYS, shape_checks
+from moe_rules.models.shard_checks import (
+    COMPUTED_KEYS,
+    LAYER_CHANGES,
+    block_checks,
+    shape_checks,
+)
 from moe_rules.models.suggest import unknown_name
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
@@ -22,13 +29,19 @@ from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
 @dataclass(frozen=True)
 class Question:
-    """What a layer asks of an oracle. ``oracle`` is None where no oracle is asked: ``reason``."""
+    """What a layer asks of an oracle. ``oracle`` is None where no oracle is asked: ``reason``.
+
+    ``layer`` is the layer as the quantization method changed it, None for no change; ``loading``
+    what vLLM would refuse after the selection.
+    """
 
     oracle: str | None
     weight_key: QuantKey | None = None
     activation_key: QuantKey | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     reason: str | None = None
+    layer: FusedMoEConfig | None = None
+    loading: tuple[LoadRefusal, ...] = ()
 
 
 UNQUANTIZED = Question("unquantized")
@@ -41,11 +54,12 @@ class Quantization:
     """A checkpoint's quantization method here, and how it treats each layer."""
 
     name: str | None
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | None
     method: Mapping[str, Any]
     resolve: LayerResolver
     context: Context
-    scheme_lists: Mapping[str, Any]
+    table: Mapping[str, Any]
+    edits: Edits
     _asked: list[tuple[Values, FusedMoEConfig, Question]] = field(default_factory=list)
 
     def ask(self, place: Place, layer: FusedMoEConfig) -> Question:
@@ -54,6 +68,9 @@ class Quantization:
             return self._ask(self.resolve(place), layer)
 
     def _ask(self, values: Values | None, layer: FusedMoEConfig) -> Question:
+        own = self.edits.own_kernels(quantized=values is not None)
+        if own is not None:
+            return Question(None, reason=own)
         if values is None:
             return UNQUANTIZED
         for known_values, known_layer, question in self._asked:
@@ -63,7 +80,12 @@ class Quantization:
             values,
             **self.context.groups,
             layer=vars(layer),
-            checks=shape_checks(layer, self.context.groups["platform"], _group_size(values)),
+            parallel=vars(layer.moe_parallel_config),
+            checks={
+                "gated": layer.is_act_and_mul,
+                **shape_checks(layer, self.context.groups["platform"], _group_size(values)),
+                **block_checks(layer, values.get("weight_block_size")),
+            },
         )
         question = self._first(self.method["schemes"], context, layer)
         self._asked.append((values, layer, question))
@@ -76,14 +98,21 @@ class Quantization:
             if "refuse" in scheme:
                 raise CheckpointRefusedError(scheme["refuse"], "quant_method")
             if "then" in scheme:
-                return self._first(self.scheme_lists[scheme["then"]], context, layer)
+                return self._first(self.table["schemes"][scheme["then"]], context, layer)
+            changed = _changed(scheme.get("layer"), context, layer)
+            context = context.extended(layer=vars(changed))
+            lists = self.table["loading"]
+            checks = (one for name in scheme.get("loading", ()) for one in lists[name])
+            loading = load_refusals(checks, context)
             if "no_oracle" in scheme:
-                return Question(None, reason=scheme["no_oracle"])
+                return Question(None, reason=scheme["no_oracle"], loading=loading)
             return Question(
                 scheme["oracle"],
-                _key(scheme.get("weight"), context, layer),
-                _key(scheme.get("activation"), context, layer),
+                _key(scheme.get("weight"), context, changed),
+                _key(scheme.get("activation"), context, changed),
                 _options(scheme, context),
+                layer=None if changed is layer else changed,
+                loading=loading,
             )
         raise CheckpointRefusedError(
             f"no MoE scheme of {self.name} fits this checkpoint's quantization: "
@@ -96,6 +125,10 @@ def _group_size(values: Values) -> Any:
     weights = values.get("weights")
     inner = weights.get("group_size", -1) if isinstance(weights, Mapping) else -1
     return values.get("group_size", inner)
+
+
+def _changed(change: str | None, context: Context, layer: FusedMoEConfig) -> FusedMoEConfig:
+    return layer if change is None else LAYER_CHANGES[change](context, layer)
 
 
 def _key(key: Any, context: Context, layer: FusedMoEConfig) -> QuantKey | None:
@@ -128,18 +161,34 @@ def quantization_of(
     block: Mapping[str, Any] | None,
     table: Mapping[str, Any],
     context: Context,
-    renaming: Mapping[str, Any] | None,
+    row: Mapping[str, Any],
     in_dtype: str,
-) -> Quantization | None:
-    """The quantization of a checkpoint on this machine, or None for none.
+) -> Quantization:
+    """How the model's class treats the checkpoint's quantization on this machine.
 
-    ``context`` must hold ``platform`` (with ``capability``), ``deployment`` and ``config``.
-    Raises CheckpointRefusedError and, for a method the table does not know, UnknownModelError.
+    ``row`` is the architecture's: how it renames modules and changes the quantization. ``context``
+    must hold ``platform`` (with ``capability``), ``deployment`` and ``config``. Raises
+    CheckpointRefusedError and, for a method the table does not know, UnknownModelError.
     """
     name = method_of(block, table, context)
+    in_block = Context(block or {}, **context.groups, checkpoint={"method": name})
+    edits = Edits.of(row["quantization"], in_block)
     if name is None:
-        return None
-    methods = table["methods"]
+        return Quantization(None, None, {}, lambda place: None, context, table, edits)
+    method = _method(name, table)
+    refuse_method(name, method, context, in_dtype)
+    checkpoint = edits.applied(Checkpoint(block or {}, method, row["rename"], in_block))
+    with reading(f"the quantization block ({name})"):
+        resolve = edits.around(FORMATS[method["format"]](checkpoint), checkpoint)
+    for refusal in method["refuse"]:
+        if holds(refusal.get("when", {}), in_block):
+            raise CheckpointRefusedError(refusal["because"], refusal.get("stage", "engine_config"))
+    edits.refuse()
+    return Quantization(name, checkpoint, method, resolve, context, table, edits)
+
+
+def _method(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
+    methods: Mapping[str, Any] = table["methods"]
     if name in table["not_supported"]:
         raise CheckpointRefusedError(f"vLLM does not support {name} quantization")
     if name not in methods:
@@ -148,16 +197,8 @@ def quantization_of(
             f"are missing: {', '.join(MISSING)}",
             MISSING,
         )
-    method = methods[name]
-    in_block = Context(block or {}, **context.groups)
-    refuse_method(name, method, context, in_dtype)
-    checkpoint = Checkpoint(block or {}, method, renaming, in_block)
-    with reading(f"the quantization block ({name})"):
-        resolve = FORMATS[method["format"]](checkpoint)
-    for refusal in method["refuse"]:
-        if holds(refusal.get("when", {}), in_block):
-            raise CheckpointRefusedError(refusal["because"], refusal.get("stage", "engine_config"))
-    return Quantization(name, checkpoint, method, resolve, context, table["schemes"])
+    row: Mapping[str, Any] = methods[name]
+    return row
 
 
 def method_of(

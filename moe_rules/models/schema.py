@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from moe_rules.models.formats import FORMATS
 from moe_rules.models.names import SKIP_RULES
-from moe_rules.models.shard_checks import COMPUTED_KEYS
+from moe_rules.models.shard_checks import COMPUTED_KEYS, LAYER_CHANGES
 from moe_rules.models.suggest import unknown_name
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
@@ -48,6 +48,7 @@ class Operators(Closed):
 
     not_: Scalar | list[Scalar] = Field(default=None, alias="not")
     at_least: int | float | None = None
+    above: int | float | None = None
     below: int | float | None = None
     contains: str | None = None
     starts_with: str | None = None
@@ -63,9 +64,10 @@ class LiteralText(Closed):
 
 
 class FieldSource(Closed):
-    """A configuration field with a default, or with one entry for each decoder layer.
+    """A configuration field with a default where it is absent, or one entry for each layer.
 
     ``largest`` is for a list of mappings: the largest number that they hold under that name.
+    ``where``: a value for which this does not hold counts as null (0 that means none).
     """
 
     field: str
@@ -73,6 +75,7 @@ class FieldSource(Closed):
     per_layer: bool = False
     one_of: list[Scalar] = []
     largest: str | None = None
+    where: Scalar | list[Scalar] | Operators = None
 
 
 class Product(Closed):
@@ -112,11 +115,36 @@ Source = Single | list[Case | Single]
 
 
 class Refusal(Closed):
-    """A checkpoint that is refused, and why."""
+    """A checkpoint that is refused where ``when`` holds, and why.
+
+    If ``value`` is given, it is only refused unless that is one of ``unless``.
+    """
 
     when: Conditions = {}
+    value: Source = None
+    unless: list[Scalar] = []
     because: str
     stage: Stage = "model"
+
+
+class LoadCheck(Closed):
+    """What vLLM refuses once it has selected a backend, when it creates or loads the weights.
+
+    It does where ``when`` holds, ``of`` is no multiple of ``multiple_of`` (if they are given) and
+    the selected backend is such a one.
+    """
+
+    when: Conditions = {}
+    of: str | None = None
+    multiple_of: int | str | None = None
+    backend: str | list[str] | Operators | None = None
+    because: str
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> LoadCheck:
+        if (self.of is None) != (self.multiple_of is None):
+            raise ValueError("of and multiple_of go together")
+        return self
 
 
 # --- architectures.yaml ---------------------------------------------------------------------------
@@ -191,13 +219,47 @@ class Rename(Closed):
     suffix: dict[str, str] = {}
 
 
+class Skip(Closed):
+    """Which layers are left unquantized, by the first of these fields that is not empty."""
+
+    fields: list[str]
+    rule: str
+
+    @field_validator("rule")
+    @classmethod
+    def _known_rule(cls, rule: str) -> str:
+        return _known("rule", rule, SKIP_RULES)
+
+
+class QuantizationEdit(Closed):
+    """How a model class changes a checkpoint's quantization for its routed experts.
+
+    ``when`` sees the block's fields and ``checkpoint.method``; every entry that holds applies, in
+    this order. ``set`` replaces fields of the block, ``skip`` the names that it leaves unquantized;
+    ``also_skip`` leaves out more of them. ``no_oracle``: the class runs quantized experts itself,
+    ``no_oracle_unquantized``: experts that are left out, or of a checkpoint without quantization.
+    """
+
+    when: Conditions = {}
+    set: dict[str, Source] = {}
+    skip: Skip | None = None
+    also_skip: Skip | None = None
+    no_oracle: str | None = None
+    no_oracle_unquantized: str | None = None
+    refuse: str | None = None
+    because: str | None = None
+
+
 class Architecture(Closed):
     """Where one architecture's MoE layer facts come from.
 
     ``like`` takes everything that is not given from another architecture. ``experts`` is the
     module path of the routed experts; ``projections`` are the checkpoint's names of gate, up and
     down projection (null: there is none). ``platforms`` holds what differs on a platform.
-    ``tensor_parallel_at_most_experts``: more ranks than experts are refused. ``language_model`` is
+    ``tensor_parallel_at_most_experts``: more ranks than experts are refused. ``balances_experts``:
+    the class hands expert load balancing (EPLB) and redundant experts on to its layers.
+    ``pads_experts_to_ranks``: it adds experts until every rank has as many.
+    ``quantization``: how the class changes the checkpoint's quantization. ``language_model`` is
     where a vision model holds a language model of any architecture, the one its text configuration
     names; the rest of the row is then that architecture's. ``reads`` are fields that the model
     class reads without a default, so that a configuration without them is refused.
@@ -235,7 +297,11 @@ class Architecture(Closed):
     minimum_intermediate_size_per_partition: Source = None
     tensor_parallel_at_most_experts: bool = False
     own_experts_class: Source = False
+    balances_experts: bool = False
+    pads_experts_to_ranks: bool = False
+    quantization: list[QuantizationEdit] = []
     refuse: list[Refusal] = []
+    loading: list[LoadCheck] = []
     platforms: dict[Device, Architecture] = {}
     note: str | None = None
 
@@ -251,6 +317,8 @@ class ArchitecturesFile(Closed):
     expert_counts: list[str | FieldSource]
     attention_heads: str
     refuse_layers: list[Refusal] = []
+    refuse: list[Refusal] = []
+    loading: list[LoadCheck] = []
     activation_aliases: dict[str, str]
     config_classes: dict[str, ConfigClass]
     architectures: dict[str, Architecture]
@@ -327,18 +395,6 @@ class Detection(Closed):
     refuse: str | None = None
 
 
-class Skip(Closed):
-    """Which layers are left unquantized, by the first of these fields that is not empty."""
-
-    fields: list[str]
-    rule: str
-
-    @field_validator("rule")
-    @classmethod
-    def _known_rule(cls, rule: str) -> str:
-        return _known("rule", rule, SKIP_RULES)
-
-
 class Computed(Closed):
     """A quantization key that follows from sizes, by the algorithm of that name."""
 
@@ -358,7 +414,8 @@ class Scheme(Closed):
 
     Exactly one of ``oracle``, ``no_oracle``, ``refuse`` and ``then`` (another list of schemes).
     A text in ``options`` or ``quant_config`` names a value of the layer's quantization; ``kind``
-    is the checkpoint format object the oracle is given.
+    is the checkpoint format object the oracle is given. ``layer`` is what the method does to the
+    layer before it asks, ``loading`` names what it checks after that.
     """
 
     when: Conditions = {}
@@ -367,9 +424,16 @@ class Scheme(Closed):
     activation: Key = None
     options: dict[str, bool | str] = {}
     quant_config: dict[str, Scalar] = {}
+    layer: str | None = None
+    loading: list[str] = []
     no_oracle: str | None = None
     refuse: str | None = None
     then: str | None = None
+
+    @field_validator("layer")
+    @classmethod
+    def _known_change(cls, name: str | None) -> str | None:
+        return None if name is None else _known("layer change", name, LAYER_CHANGES)
 
     @field_validator("weight", "activation")
     @classmethod
@@ -390,7 +454,8 @@ class Method(Closed):
     """One of vLLM's quantization methods.
 
     ``format`` is how the checkpoint's block is laid out, ``values`` the names under which its
-    fields are known to the schemes. ``unavailable_on``: platforms whose list of methods lacks it.
+    fields are known to the schemes; ``named`` says, under such a name, whether a list of module
+    names has the layer. ``unavailable_on``: platforms whose list of methods lacks it.
     """
 
     same_as: str | None = None
@@ -400,6 +465,7 @@ class Method(Closed):
     unavailable_on: list[Device] = []
     deprecated: bool = False
     values: dict[str, Source] = {}
+    named: dict[str, Skip] = {}
     required: list[str] = []
     skip: Skip | None = None
     refuse: list[Refusal] = []
@@ -416,10 +482,11 @@ class QuantizationFile(Closed):
 
     ``detect``: which method reads a checkpoint, where that is not the one its block names.
     ``online``: methods that a user may ask for with an unquantized checkpoint. ``not_supported``:
-    methods of other engines, which vLLM refuses.
+    methods of other engines, which vLLM refuses. ``loading``: lists of checks that schemes name.
     """
 
     detect: list[Detection]
+    loading: dict[str, list[LoadCheck]] = {}
     online: dict[str, str]
     not_supported: list[str]
     methods: dict[str, Method]
@@ -438,6 +505,8 @@ class QuantizationFile(Closed):
         for scheme in (one for rows in lists if isinstance(rows, list) for one in rows):
             if scheme.then is not None:
                 _known("then", scheme.then, self.schemes)
+            for checks in scheme.loading:
+                _known("loading", checks, self.loading)
         for method_name in (*(row.method for row in self.detect), *self.online.values()):
             if method_name is not None:
                 _known("method", method_name, self.methods)

@@ -1,12 +1,14 @@
 """What depends on how tensor parallelism cuts a layer: quantization keys and kernel shape checks.
 
-Source: vLLM's ``refine_fp8_moe_block_shape`` (``fused_moe/oracle/fp8.py``) and
-``check_moe_marlin_supports_config`` (``quantization/utils/marlin_utils.py``).
+Source: vLLM's ``refine_fp8_moe_block_shape``, ``pad_tp_shard_to_weight_blocks``
+(``fused_moe/oracle/fp8.py``) and ``check_moe_marlin_supports_config``
+(``quantization/utils/marlin_utils.py``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from math import gcd
 from typing import Any
 
@@ -32,6 +34,48 @@ def fp8_block_for_shard(block: tuple[int, int], layer: FusedMoEConfig) -> tuple[
         return block
     refined = gcd(rows, columns, size, layer.hidden_dim)
     return block if refined < SMALLEST_REFINED_BLOCK else (refined, refined)
+
+
+def block_checks(layer: FusedMoEConfig, block: Any) -> dict[str, bool]:
+    """The checks that schemes may ask for by name, for weights with square FP8 scale blocks.
+
+    ``shard_pads``: the rank's share is cut into no whole blocks, and would have to be padded.
+    ``shard_may_pad``: vLLM pads such a layer. ``block_refines``: a smaller block divides the share.
+    """
+    if not _is_block(block):
+        return {}
+    rows, columns = block
+    return {
+        "shard_pads": rows == columns
+        and layer.moe_parallel_config.tp_size > 1
+        and layer.intermediate_size_per_partition % rows != 0,
+        "shard_may_pad": layer.intermediate_size % rows == 0
+        and layer.hidden_dim % rows == 0
+        and not layer.is_lora_enabled
+        and not layer.has_bias,
+        "block_refines": fp8_block_for_shard((rows, columns), layer) != (rows, columns),
+    }
+
+
+def _is_block(block: Any) -> bool:
+    return (
+        isinstance(block, list)
+        and len(block) == 2
+        and all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in block)
+    )
+
+
+def _padded_to_blocks(context: Context, layer: FusedMoEConfig) -> FusedMoEConfig:
+    """The layer whose share of the intermediate size is padded to whole FP8 scale blocks."""
+    rows = context["weight_block_size"][0]
+    padded = -(-layer.intermediate_size_per_partition // rows) * rows
+    return replace(layer, intermediate_size_per_partition=padded)
+
+
+LAYER_CHANGES: dict[str, Callable[[Context, FusedMoEConfig], FusedMoEConfig]] = {
+    "padded_to_blocks": _padded_to_blocks,
+}
+"""What a quantization method does to a layer before it selects, under the tables' names."""
 
 
 def marlin_takes_shape(
@@ -64,12 +108,22 @@ def shape_checks(
         "marlin_unpadded_shape": marlin_takes_shape(layer, group_size, machine, pads_tiles=False),
         "group_divides_shard": group_size <= 0
         or (layer.hidden_dim % group_size == 0 and size % group_size == 0),
+        "halved_group_divides_shard": _halved_group_divides(group_size, size, layer.hidden_dim),
     }
+
+
+def _halved_group_divides(group_size: int, *sizes: int) -> bool:
+    """Whether the group, halved as often as it takes but not below 32, divides every size."""
+    while group_size > 0 and any(size % group_size for size in sizes):
+        group_size //= 2
+        if group_size < 32:
+            return False
+    return True
 
 
 def _fp8_block(context: Context, layer: FusedMoEConfig) -> QuantKey:
     block = context["weight_block_size"]
-    if len(block) != 2 or not all(isinstance(size, int) and size > 0 for size in block):
+    if not _is_block(block):
         raise CheckpointRefusedError(
             f"weight_block_size must be two positive integers, not {block!r}", "quant_method"
         )

@@ -6,10 +6,11 @@ A source is one of
 * a string: the configuration field of that name (a dotted path), or ``platform.*``,
   ``deployment.*`` or ``layer`` of the context;
 * ``{literal: text}``: that text;
-* ``{field: name, default: value, per_layer: true, one_of: [...], largest: name}``: a field with a
-  default for null and, if it holds a list, one entry for each decoder layer; with ``one_of``,
-  whether the value is one of these (null if there is none); with ``largest``, the largest number
-  that a list of mappings holds under that name;
+* ``{field: name, default: value, per_layer: true, one_of: [...], largest: name, where: {...}}``: a
+  field with a default for where it is absent (null stays null) and, if it holds a list, one entry
+  for each decoder layer; with ``one_of``, whether the value is one of these (null if there is
+  none); with ``largest``, the largest number that a list of mappings holds under that name; with
+  ``where``, null instead of a value for which this does not hold;
 * ``{multiply: [source, source]}``;
 * ``{if: source, then: source, else: source}``: by whether the first is neither null, false nor 0;
 * ``{index_below: source}``: whether the decoder layer's index is below that number;
@@ -22,7 +23,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moe_rules.models.conditions import Context, holds
+from moe_rules.models.conditions import Context, holds, passes
 from moe_rules.models.typed import ANYTHING, INTEGER, Kind, read
 
 
@@ -68,6 +69,8 @@ def _first_case(cases: list[Any], context: Context, kind: Kind) -> Any:
 
 def _field(source: Mapping[str, Any], context: Context, kind: Kind) -> Any:
     path = source["field"]
+    if "default" in source and not context.has(path):
+        return source["default"]
     value = context[path]
     if source.get("per_layer") and isinstance(value, list):
         layer = context["layer.index"]
@@ -77,7 +80,8 @@ def _field(source: Mapping[str, Any], context: Context, kind: Kind) -> Any:
         return _largest(value, source["largest"], kind, context.where(path))
     if value is not None and "one_of" in source:
         return value in source["one_of"]
-    return source.get("default") if value is None else _read(path, value, context, kind)
+    value = _read(path, value, context, kind)
+    return value if "where" not in source or passes(value, source["where"]) else None
 
 
 def _largest(entries: Any, name: str, kind: Kind, where: str) -> Any:

@@ -92,11 +92,13 @@ def _complete_architectures(data: dict[str, Any], defaults: dict[str, Any]) -> d
         return merged(base, row)
 
     def complete(row: dict[str, Any]) -> dict[str, Any]:
-        kept = ("layers", "platforms")
+        kept = ("layers", "platforms", "quantization", "refuse", "loading")
         varying = [name for name in row if name not in kept and _mentions_layer(row[name])]
         return {**row, "varying": varying}
 
     return {
+        "refuse": [],
+        "loading": [],
         **data,
         "architectures": {name: complete(merged(defaults, inherited(name))) for name in rows},
         "ordinary": complete(defaults),
@@ -120,7 +122,7 @@ def _complete_methods(data: dict[str, Any], defaults: dict[str, Any]) -> dict[st
         methods[name] = {**defaults, **base, **(row or {})}
         if isinstance(methods[name]["schemes"], str):
             methods[name]["schemes"] = data["schemes"][methods[name]["schemes"]]
-    return {**data, "methods": methods}
+    return {"loading": {}, **data, "methods": methods}
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,6 +43,22 @@ def test_json_is_the_decision_of_the_library(cli: Command, model: Path, platform
     assert answer.json["layers"] == list(range(48))
 
 
+def test_what_will_not_load_is_said_beside_the_decision(cli: Command, tmp_path: Path) -> None:
+    config = json.loads((MODELS / "Qwen3-30B-A3B-FP8.json").read_text(encoding="utf-8"))
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config, "moe_intermediate_size": 640}), encoding="utf-8")
+    words = ["--model", tmp_path, "--platform", "h100", "--tp", "8"]
+    reason = "intermediate_size_per_partition 80 is not a multiple of 128"
+    for command in ("select", "explain"):
+        answer = cli(command, *words)
+        assert answer.code == 0
+        assert "TRITON / TritonExperts" in answer.out
+        assert reason in next(line for line in answer.out.splitlines() if "will not load:" in line)
+    (refusal,) = cli("select", *words, "--format", "json").json["load_refusals"]
+    assert refusal.endswith(reason)
+    assert cli("select", *words[:-1], "4", "--format", "json").json["load_refusals"] == []
+
+
 def test_a_layer_can_be_stated(cli: Command) -> None:
     answer = cli("select", "--platform", "h100", "--oracle", "unquantized", *LAYER, "--tp", "2",
                  "--format", "json")  # fmt: skip

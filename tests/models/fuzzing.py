@@ -64,6 +64,9 @@ def fields_of(row: Mapping[str, Any]) -> dict[str, Any]:
     types = [*row["layers"]["type"], "moe"][0]
     plausible = {**PLAUSIBLE, "layers.types": [types] * LAYERS}
     found: dict[str, Any] = {}
+    for refusal in row["refuse"]:
+        for field in _names(refusal.get("value")):
+            found[field] = next(filter(None, refusal["unless"]))
     for name, source in parts.items():
         for field in _names(source):
             found.setdefault(field, plausible.get(name, True))

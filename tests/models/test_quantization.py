@@ -370,3 +370,43 @@ def test_the_machine_decides_too() -> None:
     awq = {"quant_method": "auto-round", "bits": 4, "group_size": 128, "sym": True}
     assert one(awq, A100).oracle == "int_wna16"
     assert one(awq, CPU).oracle == "unquantized"
+
+
+@pytest.mark.parametrize(
+    ("backend", "tp_size", "block", "padded"),
+    [
+        ("auto", 2, (64, 64), 320),
+        ("triton", 4, (32, 32), 160),  # the one backend that takes smaller blocks
+        ("marlin", 2, (128, 128), 384),
+        ("deep_gemm", 4, (128, 128), 256),
+        ("triton", 8, (128, 128), 128),  # no smaller block divides 80
+        ("auto", 8, (128, 128), 80),
+        ("marlin", 1, (128, 128), 640),
+    ],
+)
+def test_a_backend_asked_for_by_name_gets_a_shard_of_whole_blocks(
+    backend: str, tp_size: int, block: tuple[int, int], padded: int
+) -> None:
+    deployment = Deployment(tensor_parallel_size=tp_size, moe_backend=backend)
+    config = qwen3(FP8_BLOCKS, moe_intermediate_size=640)
+    (layer,) = derive_layers(config, H100, deployment)
+    assert layer.weight_key is not None
+    assert layer.weight_key.scale.group_shape == block
+    assert layer.moe.intermediate_size_per_partition == padded
+    assert layer.moe.intermediate_size_per_partition_unpadded == 640 // tp_size
+
+
+@pytest.mark.parametrize(
+    ("fields", "deployment"),
+    [
+        ({"moe_intermediate_size": 704}, {}),
+        ({"moe_intermediate_size": 640, "hidden_size": 2112}, {}),
+        ({"moe_intermediate_size": 640}, {"enable_lora": True}),
+    ],
+)
+def test_shards_that_cannot_be_padded_are_refused(
+    fields: dict[str, Any], deployment: dict[str, Any]
+) -> None:
+    asked = Deployment(tensor_parallel_size=2, moe_backend="marlin", **deployment)
+    with pytest.raises(CheckpointRefusedError, match="whole FP8 blocks"):
+        derive_layers(qwen3(FP8_BLOCKS, **fields), H100, asked)

@@ -8,7 +8,15 @@ from moe_rules.models.conditions import Context, holds
 from moe_rules.models.sources import value_of
 
 CONTEXT = Context(
-    {"size": 64, "parts": 2, "nested": {"size": 8}, "sizes": [1, 2, 3], "act": "gelu", "zero": 0},
+    {
+        "size": 64,
+        "parts": 2,
+        "nested": {"size": 8},
+        "sizes": [1, 2, 3],
+        "act": "gelu",
+        "zero": 0,
+        "nothing": None,
+    },
     platform={"device": "cuda", "capability": 90},
     layer={"index": 1},
 )
@@ -27,6 +35,10 @@ CONTEXT = Context(
         ("platform.device", "cuda"),
         ({"literal": "size"}, "size"),
         ({"field": "absent", "default": 5}, 5),
+        ({"field": "nothing", "default": 5}, None),
+        ({"field": "zero", "where": {"not": 0}}, None),
+        ({"field": "size", "where": {"above": 0}}, 64),
+        ({"field": "nothing", "where": {"above": 0}}, None),
         ({"field": "sizes", "per_layer": True}, 2),
         ({"field": "size", "per_layer": True}, 64),
         ({"field": "act", "one_of": ["gelu", "silu"]}, True),

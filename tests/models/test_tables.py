@@ -73,7 +73,12 @@ def test_tables_are_read_once() -> None:
             "weight: kInt4Statik\n",
             "did you mean 'kInt4Static'?",
         ),
-        ("quantization", "- {oracle: mxfp8}", "- {}", "exactly one of oracle, no_oracle"),
+        (
+            "quantization",
+            "- {oracle: mxfp4, activation: kMxfp4Dynamic}",
+            "- {}",
+            "exactly one of oracle, no_oracle",
+        ),
         ("quantization", "methods:", "methods: [", "quantization.yaml"),
     ],
 )

@@ -40,5 +40,7 @@ def run(args: argparse.Namespace) -> int:
         if decision is None:
             out.print(f"{asked.subject(question)}: {no_oracle(question)}")
         else:
-            print_trace(out, asked.subject(question), asked.machine, question.notes, decision)
+            refusals = question.load_refusals(decision)
+            subject = asked.subject(question)
+            print_trace(out, subject, asked.machine, question.notes, decision, refusals)
     return exit_code(decisions)

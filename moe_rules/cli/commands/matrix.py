@@ -114,7 +114,7 @@ def _cell(
     selector: Selector,
 ) -> Cell:
     from moe_rules.cli.matrix import Cell
-    from moe_rules.cli.render import because
+    from moe_rules.cli.render import because, will_not_load
     from moe_rules.models.errors import CheckpointRefusedError
 
     def without_answer(outcome: str, why: str, oracle: str | None = None) -> Cell:
@@ -132,5 +132,6 @@ def _cell(
         return without_answer("none", str(decision.error), decision.oracle)
     text, place = because(decision)
     why = f"{text} ({place.short})" if place else text
+    why = "; ".join([why, *map(will_not_load, question.load_refusals(decision))])
     answer = (decision.oracle, decision.backend, decision.kernel, decision.how)
     return Cell(scheme, name, "selected", *answer, why)

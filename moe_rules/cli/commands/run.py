@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         print(json.dumps({"decision": decision.to_dict(), "run": execution.to_dict()}, indent=2))
     else:
-        lines = decision_lines(asked.subject(question), decision, question.notes)
+        refusals = question.load_refusals(decision)
+        lines = decision_lines(asked.subject(question), decision, question.notes, refusals)
         print("\n".join([*lines, *execution.lines()]))
     return int(not execution.correct)

@@ -24,7 +24,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "The layer comes from a model's config.json, or fact by fact from --set. A model with\n"
         "several kinds of MoE layers gets an answer for each; --layer picks one.\n"
         "Exit code 1: no backend serves; the reasons are on standard error.\n"
-        "--format json: the decision; a list of them where there are several kinds of layers.",
+        "--format json: the decision; a list of them where there are several kinds of layers.\n"
+        "What vLLM would refuse when it loads the weights is named, and changes no decision.",
         "moe-rules select --model config.json --platform h100 --tp 8",
     )
     deployment.add_options(parser)
@@ -76,6 +77,7 @@ def _plain(asked: Asked, question: Question, decision: Decision | None) -> dict[
         "machine": asked.machine.to_dict(),
         **(nothing if decision is None else decision.to_dict()),
         "notes": list(question.notes),
+        "load_refusals": question.load_refusals(decision),
         "by_num_tokens": [] if decision is None else _ranges(asked, question),
     }
 
@@ -96,12 +98,13 @@ def _ranges(asked: Asked, question: Question) -> list[dict[str, Any]]:
 
 
 def _text(asked: Asked, question: Question, decision: Decision | None) -> str:
-    from moe_rules.cli.render import decision_lines
+    from moe_rules.cli.render import decision_lines, will_not_load
 
     subject = asked.subject(question)
+    refusals = question.load_refusals(decision)
     if decision is None:
-        return f"{subject}: {no_oracle(question)}"
-    lines = decision_lines(subject, decision, question.notes)
+        return "\n".join([f"{subject}: {no_oracle(question)}", *map(will_not_load, refusals)])
+    lines = decision_lines(subject, decision, question.notes, refusals)
     for part in _ranges(asked, question):
         tokens = (
             f"{part['first']} to {part['last']}" if part["last"] else f"{part['first']} or more"
