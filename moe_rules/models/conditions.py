@@ -8,8 +8,11 @@ operators that all hold: ``{not: value}``, ``{at_least: number}``, ``{above: num
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
+
+from moe_rules.models.typed import NUMBER, read
 
 Scalar = str | int | float | bool | None
 Conditions = Mapping[str, Any]
@@ -32,10 +35,6 @@ def any_of(value: Any, expected: Any) -> bool:
     return equal(value, expected)
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
-
-
 def _contains(value: Any, text: Any) -> bool:
     return isinstance(value, str | list) and text in value
 
@@ -46,12 +45,15 @@ def _starts_with(value: Any, text: Any) -> bool:
 
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "not": lambda value, expected: not any_of(value, expected),
-    "at_least": lambda value, bound: _is_number(value) and bool(value >= bound),
-    "above": lambda value, bound: _is_number(value) and bool(value > bound),
-    "below": lambda value, bound: _is_number(value) and bool(value < bound),
     "contains": _contains,
     "starts_with": _starts_with,
 }
+COMPARISONS: dict[str, Callable[[float, float], bool]] = {
+    "at_least": operator.ge,
+    "above": operator.gt,
+    "below": operator.lt,
+}
+"""Operators for numbers; null satisfies none."""
 
 
 class Context:
@@ -132,13 +134,25 @@ def descend(value: Any, path: str, absent: Any = None) -> Any:
     return value
 
 
-def passes(value: Any, expected: Any) -> bool:
-    """Whether a value is the expected one, one of them, or satisfies every operator."""
-    if isinstance(expected, Mapping):
-        return all(OPERATORS[op](value, bound) for op, bound in expected.items())
-    return any_of(value, expected)
+def passes(value: Any, expected: Any, where: str) -> bool:
+    """Whether a value is the expected one, one of them, or satisfies every operator.
+
+    Raises ConfigValueError for a value at the place ``where`` that is compared and no number.
+    """
+    if not isinstance(expected, Mapping):
+        return any_of(value, expected)
+    return all(_satisfies(value, op, bound, where) for op, bound in expected.items())
+
+
+def _satisfies(value: Any, op: str, bound: Any, where: str) -> bool:
+    if op in COMPARISONS:
+        return value is not None and COMPARISONS[op](read(NUMBER, value, where), bound)
+    return OPERATORS[op](value, bound)
 
 
 def holds(conditions: Conditions, context: Context) -> bool:
     """Whether every condition holds in the context (an empty mapping always does)."""
-    return all(passes(context[name], expected) for name, expected in conditions.items())
+    return all(
+        passes(context[name], expected, context.where(name))
+        for name, expected in conditions.items()
+    )

@@ -26,7 +26,7 @@ class LoadRefusal:
 
     def concerns(self, backend: str | None) -> bool:
         """Whether it holds for a layer that ``backend`` serves (None: the platform's own code)."""
-        return self.backend == () or passes(backend, self.backend)
+        return self.backend == () or passes(backend, self.backend, "backend")
 
 
 def load_refusals(checks: Iterable[Mapping[str, Any]], context: Context) -> tuple[LoadRefusal, ...]:

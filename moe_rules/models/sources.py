@@ -81,7 +81,8 @@ def _field(source: Mapping[str, Any], context: Context, kind: Kind) -> Any:
     if value is not None and "one_of" in source:
         return value in source["one_of"]
     value = _read(path, value, context, kind)
-    return value if "where" not in source or passes(value, source["where"]) else None
+    accepted = "where" not in source or passes(value, source["where"], context.where(path))
+    return value if accepted else None
 
 
 def _largest(entries: Any, name: str, kind: Kind, where: str) -> Any:

@@ -86,7 +86,7 @@ def _avoided(refusals: list[Mapping[str, Any]]) -> Iterator[tuple[str, Any]]:
             if field == "model_type":
                 continue
             operators = expected if isinstance(expected, Mapping) else {}
-            allowed = operators.get("not", 0 if "at_least" in operators else [])
+            allowed = operators.get("not", operators.get("below", 0 if operators else []))
             for name in _names(field):
                 yield name, allowed[-1] if isinstance(allowed, list) and allowed else allowed
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from moe_rules.models import derive_layers
+from moe_rules.models.conditions import Context, holds
 from moe_rules.models.errors import ConfigValueError
 from moe_rules.models.typed import (
     ANYTHING,
@@ -157,6 +158,14 @@ def test_the_path_to_a_field(name: str, path: Path, junk: object, message: str) 
         with pytest.raises(ConfigValueError) as caught:
             derive_layers(config, H100)
         assert f"{place}{message}" in str(caught.value)
+
+
+def test_what_is_compared_must_be_a_number() -> None:
+    context = Context({"limits": [1, "a"]})
+    assert holds({"limits.0": {"at_least": 1, "below": 2}}, context)
+    assert not holds({"absent": {"at_least": 1}}, context)
+    with pytest.raises(ConfigValueError, match=r"limits\.1 must be a number, not 'a'"):
+        holds({"limits.1": {"below": 2}}, context)
 
 
 def test_the_path_has_the_name_that_the_file_uses() -> None:
