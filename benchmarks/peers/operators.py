@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size
 from moe_kernels.ops.quantize_scaled import quantize_scaled
+from moe_kernels.routing import Routing
 
 from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 
@@ -70,10 +71,11 @@ def align(
 ) -> Any:
     """VLLM's ``moe_align_block_size``; some launches more where it keeps experts elsewhere."""
     # With a map, it counts global experts.
-    sizes = block_size, num_experts, num_experts
     if expert_map is None or ignore_invalid_experts:
-        return moe_align_block_size(topk_ids, *sizes, expert_map)
-    rows, experts, count = moe_align_block_size(topk_ids, *sizes, None)
+        routing = Routing(topk_ids, num_experts, expert_map)
+        return moe_align_block_size(routing, block_size, num_experts)
+    routing = Routing(topk_ids, num_experts, None)
+    rows, experts, count = moe_align_block_size(routing, block_size, num_experts)
     return rows, expert_map[experts.clamp(0, num_experts - 1).long()], count
 
 
@@ -81,8 +83,8 @@ def align_local(topk_ids: torch.Tensor, block_size: int, num_experts: int) -> An
     """SGLang's: ids are local, and pairs of -1 get blocks of the expert -1, in some launches."""
     absent = num_experts
     ids = torch.where(topk_ids < 0, absent, topk_ids)
-    sizes = block_size, num_experts + 1, num_experts + 1
-    rows, experts, count = moe_align_block_size(ids, *sizes, None)
+    routing = Routing(ids, num_experts + 1, None)
+    rows, experts, count = moe_align_block_size(routing, block_size, num_experts + 1)
     return rows, torch.where(experts == absent, -1, experts), count
 
 

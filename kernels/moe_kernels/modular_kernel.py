@@ -20,7 +20,7 @@ import torch
 from moe_kernels.activation import ActivationParameters, activation_form, activation_parameters
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.schemes import packing_ratio
-from moe_kernels.routing import CustomRoutingFunction, route
+from moe_kernels.routing import CustomRoutingFunction, Routing, route
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
 
@@ -36,6 +36,7 @@ class FusedMoEActivationFormat(Enum):
 class PrepareResult(NamedTuple):
     """What experts take: tokens in their format and dtype, their scales, and the routing.
 
+    topk_weights: [M, topk]; None: the tokens are weighed already.
     In the batched format, expert_num_tokens: [num_local_experts] int32, how many rows of each
     expert hold tokens; batch_rows: [M, topk] int64, the row of hidden_states (its first two
     dimensions taken as one) that holds each pair, or the number of rows for a pair that no local
@@ -44,8 +45,8 @@ class PrepareResult(NamedTuple):
 
     hidden_states: torch.Tensor
     hidden_states_scale: torch.Tensor | None
-    topk_weights: torch.Tensor
-    topk_ids: torch.Tensor
+    topk_weights: torch.Tensor | None
+    routing: Routing
     expert_num_tokens: torch.Tensor | None = None
     batch_rows: torch.Tensor | None = None
 
@@ -93,25 +94,13 @@ class FusedMoEExperts(ABC):
 
     @abstractmethod
     def apply(
-        self,
-        hidden_states: torch.Tensor,
-        hidden_states_scale: torch.Tensor | None,
-        w13: torch.Tensor,
-        w2: torch.Tensor,
-        topk_weights: torch.Tensor,
-        topk_ids: torch.Tensor,
-        *,
-        activation: str,
-        global_num_experts: int,
-        expert_map: torch.Tensor | None,
-        apply_router_weight_on_input: bool,
-        expert_num_tokens: torch.Tensor | None = None,
+        self, prepared: PrepareResult, w13: torch.Tensor, w2: torch.Tensor, activation: str
     ) -> torch.Tensor:
         """The local experts' weighted sum for every token: [M, H] in the layer's dtype.
 
-        Arguments as in :meth:`FusedMoEKernel.apply`, after prepare. Tokens without a local expert
-        get zeros. Never synchronises host and device, and gives the same bits for the same input.
-        In the batched format hidden_states are [E, max_tokens, H], of which the first
+        ``w13``, ``w2`` and ``activation`` as in :meth:`FusedMoEKernel.apply`. Tokens without a
+        local expert get zeros. Never synchronises host and device, and gives the same bits for the
+        same input. In the batched format hidden_states are [E, max_tokens, H], of which the first
         ``expert_num_tokens`` [E] of each expert count, and so is the result, not yet weighted.
         """
 
@@ -155,25 +144,19 @@ class FusedMoEPrepareAndFinalize(ABC):
     def prepare(
         self,
         hidden_states: torch.Tensor,
-        topk_weights: torch.Tensor,
-        topk_ids: torch.Tensor,
+        topk_weights: torch.Tensor | None,
+        routing: Routing,
         experts: FusedMoEExperts,
-        apply_router_weight_on_input: bool,
         num_local_experts: int,
-        expert_map: torch.Tensor | None,
     ) -> PrepareResult:
         """Quantize as ``experts`` ask and dispatch.
 
-        Arguments as in :meth:`FusedMoEKernel.apply`; ``num_local_experts`` are in ``w13``.
+        ``hidden_states`` and ``topk_weights`` as in :meth:`FusedMoEKernel.apply`, weights None
+        where tokens are weighed already; ``num_local_experts`` are in ``w13``.
         """
 
     @abstractmethod
-    def finalize(
-        self,
-        expert_output: torch.Tensor,
-        prepared: PrepareResult,
-        apply_router_weight_on_input: bool,
-    ) -> torch.Tensor:
+    def finalize(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
         """Combine what the experts returned into [M, H], in the caller's token order.
 
         ``prepared``: what :meth:`prepare` returned for these tokens.
@@ -223,40 +206,18 @@ class FusedMoEKernel:
         Returns [M, H] in the layer's dtype. Raises ValueError for arguments that do not fit
         together.
         """
+        routing = Routing(topk_ids, global_num_experts, expert_map)
         check_arguments(
-            hidden_states,
-            w13,
-            w2,
-            topk_weights,
-            topk_ids,
-            activation=activation,
-            global_num_experts=global_num_experts,
-            expert_map=expert_map,
-            weight_columns=self.experts.weight_columns,
+            hidden_states, w13, w2, topk_weights, routing, activation, self.experts.weight_columns
         )
+        weights: torch.Tensor | None = topk_weights
+        if apply_router_weight_on_input:
+            hidden_states, weights = weigh_input(hidden_states, topk_weights), None
         prepared = self.prepare_finalize.prepare(
-            hidden_states,
-            topk_weights,
-            topk_ids,
-            self.experts,
-            apply_router_weight_on_input,
-            w13.shape[0],
-            expert_map,
+            hidden_states, weights, routing, self.experts, w13.shape[0]
         )
-        expert_output = self.experts.apply(
-            prepared.hidden_states,
-            prepared.hidden_states_scale,
-            w13,
-            w2,
-            prepared.topk_weights,
-            prepared.topk_ids,
-            activation=activation,
-            global_num_experts=global_num_experts,
-            expert_map=expert_map,
-            apply_router_weight_on_input=apply_router_weight_on_input,
-            expert_num_tokens=prepared.expert_num_tokens,
-        )
-        return self.prepare_finalize.finalize(expert_output, prepared, apply_router_weight_on_input)
+        expert_output = self.experts.apply(prepared, w13, w2, activation)
+        return self.prepare_finalize.finalize(expert_output, prepared)
 
     def apply_monolithic(
         self,
@@ -301,22 +262,31 @@ class FusedMoEKernel:
         )
 
 
+def weigh_input(hidden_states: torch.Tensor, topk_weights: torch.Tensor) -> torch.Tensor:
+    """Tokens [M, H] times their weights [M, 1].
+
+    Raises ValueError for more than one expert per token: a token has one input, and its weights
+    differ.
+    """
+    if topk_weights.shape[1] != 1:
+        raise ValueError(f"apply_router_weight_on_input needs topk 1, got {topk_weights.shape[1]}")
+    return hidden_states * topk_weights.to(hidden_states.dtype)
+
+
 def check_arguments(
     hidden_states: torch.Tensor,
     w13: torch.Tensor,
     w2: torch.Tensor,
     topk_weights: torch.Tensor,
-    topk_ids: torch.Tensor,
-    *,
+    routing: Routing,
     activation: str,
-    global_num_experts: int,
-    expert_map: torch.Tensor | None,
     weight_columns: Callable[[int], int],
 ) -> None:
     """Raise ValueError, saying what was given and expected, where arguments contradict.
 
     Looks at shapes, dtypes and devices only, never at values.
     """
+    topk_ids, global_num_experts, expert_map = routing
     for name, tensor, dim in (
         ("hidden_states", hidden_states, 2),
         ("w13", w13, 3),

@@ -109,6 +109,30 @@ class FusedMoEQuantConfig:
         if given and not wanted:
             raise ValueError(f"{field} is given, but {kind} key {key} has no static {what}")
 
+    def gemm_tensors(self) -> tuple[list[torch.Tensor | None], list[torch.Tensor | None]]:
+        """What goes with w13 and with w2, as operators take it.
+
+        Scale, zero point, second scale, bias; scale and second scale of the GEMM's input.
+        """
+        return (
+            [
+                self.w13_scale,
+                self.w13_zp,
+                self.w13_scale_2,
+                self.w13_bias,
+                self.a13_scale,
+                self.a13_scale_2,
+            ],
+            [
+                self.w2_scale,
+                self.w2_zp,
+                self.w2_scale_2,
+                self.w2_bias,
+                self.a2_scale,
+                self.a2_scale_2,
+            ],
+        )
+
     @property
     def weight_format(self) -> str | None:
         """The weights' format, None: unquantized. Raises ValueError for a key that has none."""

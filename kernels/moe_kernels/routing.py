@@ -1,10 +1,24 @@
-"""Which experts a token goes to, from the router's logits."""
+"""Which experts tokens go to, as it is handed on, and as it follows from logits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
+
+
+class Routing(NamedTuple):
+    """The experts of each token, and which of them are local.
+
+    topk_ids: [M, topk], int32 or int64, global expert ids. expert_map: [global_num_experts] int32,
+    the local index of each expert or -1; None: all experts are local.
+    """
+
+    topk_ids: torch.Tensor
+    global_num_experts: int
+    expert_map: torch.Tensor | None
+
 
 CustomRoutingFunction = Callable[
     [torch.Tensor, torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]

@@ -4,9 +4,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moe_kernels.modular_kernel import PrepareResult
 from moe_kernels.prepare_finalize.batched import batch_rows, combine_rows, scatter_rows
 from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
+from moe_kernels.routing import Routing
 from moe_kernels.testing import random_layer
 
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
@@ -73,6 +75,7 @@ def test_the_batched_format_is_required():
     config = FusedMoEConfig(4, 2, 32, 16, in_dtype="fp32")
     layer = random_layer(config, device=DEVICE)
     experts = bind("BatchedTritonExperts", config).experts
-    arguments = layer.arguments() | {"apply_router_weight_on_input": False}
+    routing = Routing(layer.topk_ids, 4, None)
+    prepared = PrepareResult(layer.hidden_states, None, layer.topk_weights, routing)
     with pytest.raises(ValueError, match=r"needs hidden_states .E, max_tokens, H. and"):
-        experts.apply(hidden_states_scale=None, **arguments)
+        experts.apply(prepared, layer.w13, layer.w2, "silu")

@@ -20,6 +20,7 @@ from moe_kernels.quantization.schemes import (
 )
 from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
+from moe_kernels.routing import Routing
 from moe_kernels.testing import random_layer
 from moe_kernels.tiling.tile_config import TileConfig
 
@@ -140,7 +141,7 @@ def test_scaled_products_of_the_hardware_or_its_compiler():
     w = quantize_weight(torch.randn(4, 192, 256, device="cuda", generator=generator), key)
     ids = torch.randint(0, 4, (40, 2), device="cuda", generator=generator, dtype=torch.int32)
     elements, scale = quantize_mx(a, "mxfp8")
-    pairs = moe_align_block_size(ids, 16, 4, 4)
+    pairs = moe_align_block_size(Routing(ids, 4, None), 16, 4)
     output = fused_moe_gemm_quantized(
         elements.to(torch.float8_e4m3fn),
         WeightTensors(w.values, in_units(w.scale)),

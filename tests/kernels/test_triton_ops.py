@@ -22,9 +22,10 @@ triton = pytest.importorskip("triton")
 
 from moe_kernels.activation import ActivationParameters  # noqa: E402
 from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm  # noqa: E402
-from moe_kernels.ops.gemm_programs import FusedActivation, UnsortedPairs  # noqa: E402
+from moe_kernels.ops.gemm_launch import FusedActivation  # noqa: E402
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size  # noqa: E402
 from moe_kernels.ops.moe_sum import moe_sum  # noqa: E402
+from moe_kernels.routing import Routing  # noqa: E402
 from moe_kernels.tiling.tile_config import TileConfig  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,9 +55,8 @@ def test_align_sorts_pairs_by_expert(num_tokens, topk, num_experts, block_size, 
         expert_map[chosen] = torch.arange(num_local, dtype=torch.int32)
         mapping = expert_map.tolist()
         expert_map = expert_map.to(DEVICE)
-    sorted_ids, expert_ids, post_padded = moe_align_block_size(
-        ids.to(DEVICE), block_size, num_local, num_experts, expert_map
-    )
+    routing = Routing(ids.to(DEVICE), num_experts, expert_map)
+    sorted_ids, expert_ids, post_padded = moe_align_block_size(routing, block_size, num_local)
     expected_ids, expected_experts = [], []
     for local in range(num_local):
         pairs = [
@@ -76,9 +76,8 @@ def test_align_sorts_pairs_by_expert(num_tokens, topk, num_experts, block_size, 
 def test_align_of_more_pairs_than_one_program_takes(num_experts):
     generator = torch.Generator().manual_seed(num_experts)
     ids = torch.randint(-1, num_experts, (350, 2), generator=generator, dtype=torch.int64)
-    sorted_ids, expert_ids, post_padded = moe_align_block_size(
-        ids.to(DEVICE), 16, num_experts, num_experts
-    )
+    routing = Routing(ids.to(DEVICE), num_experts, None)
+    sorted_ids, expert_ids, post_padded = moe_align_block_size(routing, 16, num_experts)
     flat = ids.flatten()
     expected, experts = [], []
     for expert in range(num_experts):
@@ -103,8 +102,8 @@ def test_sorted_and_unsorted_pairs_give_the_same(activation, num_experts):
     fused = activation and FusedActivation(activation, ActivationParameters())
     outputs = []
     for pairs in (
-        moe_align_block_size(ids, 16, num_experts, num_experts),
-        UnsortedPairs(ids, num_experts, None),
+        moe_align_block_size(Routing(ids, num_experts, None), 16, num_experts),
+        Routing(ids, num_experts, None),
     ):
         out = torch.full((40, 24 if activation else 48), float("nan"), device=DEVICE)
         fused_moe_gemm(x, w, pairs, 40, 2, config, x.dtype, activation=fused, out=out)
@@ -123,7 +122,7 @@ def test_blocks_with_an_empty_half_give_the_same(last_block):
     w = torch.randn(2, 48, 32, generator=generator, device=DEVICE)
     outputs = []
     for rows in (16, 128):
-        pairs = moe_align_block_size(ids, rows, 2, 2)
+        pairs = moe_align_block_size(Routing(ids, 2, None), rows, 2)
         config = TileConfig(rows, 32, 32, 1, 4, 2)
         out = torch.full((len(ids), 48), float("nan"), device=DEVICE)
         outputs.append(fused_moe_gemm(x, w, pairs, len(ids), 1, config, x.dtype, out=out))
@@ -135,7 +134,7 @@ def test_sum_ignores_what_is_not_local():
     x[1] = float("nan")
     ids = torch.tensor([[0, 7], [1, 2], [2, 0]], dtype=torch.int32, device=DEVICE)
     weights = torch.rand(3, 2, device=DEVICE)
-    output = moe_sum(x, weights, ids, 3)
+    output = moe_sum(x, weights, Routing(ids, 3, None))
     expected = x[0] * weights[0, 0]
     torch.testing.assert_close(output[0], expected)
     torch.testing.assert_close(output[2], x[4] * weights[2, 0] + x[5] * weights[2, 1])

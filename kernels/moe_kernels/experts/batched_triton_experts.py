@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from moe_kernels.experts.triton_experts import TritonExperts
-from moe_kernels.modular_kernel import FusedMoEActivationFormat
+from moe_kernels.modular_kernel import FusedMoEActivationFormat, PrepareResult
 from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.routing import Routing
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
 
@@ -30,19 +31,7 @@ class BatchedTritonExperts(TritonExperts):
         super().__init__(moe_config, quant_config)
 
     def apply(
-        self,
-        hidden_states: torch.Tensor,
-        hidden_states_scale: torch.Tensor | None,
-        w13: torch.Tensor,
-        w2: torch.Tensor,
-        topk_weights: torch.Tensor,
-        topk_ids: torch.Tensor,
-        *,
-        activation: str,
-        global_num_experts: int,
-        expert_map: torch.Tensor | None,
-        apply_router_weight_on_input: bool,
-        expert_num_tokens: torch.Tensor | None = None,
+        self, prepared: PrepareResult, w13: torch.Tensor, w2: torch.Tensor, activation: str
     ) -> torch.Tensor:
         """See :meth:`moe_kernels.modular_kernel.FusedMoEExperts.apply`; the routing is not read.
 
@@ -50,6 +39,8 @@ class BatchedTritonExperts(TritonExperts):
         in rows past ``expert_num_tokens``. Raises ValueError without that, and for tensors that
         do not fit together.
         """
+        hidden_states, scale = prepared.hidden_states, prepared.hidden_states_scale
+        expert_num_tokens = prepared.expert_num_tokens
         if expert_num_tokens is None or hidden_states.dim() != 3:
             raise ValueError(
                 "BatchedTritonExperts needs hidden_states [E, max_tokens, H] and "
@@ -65,18 +56,10 @@ class BatchedTritonExperts(TritonExperts):
         experts = torch.arange(num_experts, dtype=torch.int32, device=device)[:, None]
         rows = torch.arange(max_tokens, dtype=torch.int32, device=device)[None]
         ids = torch.where(rows < expert_num_tokens[:, None], experts, -1).reshape(-1, 1)
-        scale = hidden_states_scale
-        output = super().apply(
+        flat = PrepareResult(
             hidden_states.reshape(-1, hidden),
             scale if scale is None or scale.dim() < 3 else scale.reshape(-1, scale.shape[-1]),
-            w13,
-            w2,
-            topk_weights,
-            ids,
-            activation=activation,
-            global_num_experts=num_experts,
-            expert_map=None,
-            # Weights are applied when the results are combined.
-            apply_router_weight_on_input=True,
+            None,  # weights are applied when the results are combined
+            Routing(ids, num_experts, None),
         )
-        return output.view(num_experts, max_tokens, hidden)
+        return super().apply(flat, w13, w2, activation).view(num_experts, max_tokens, hidden)

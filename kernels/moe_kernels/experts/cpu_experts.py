@@ -10,7 +10,11 @@ import torch
 from moe_kernels.activation import ActivationParameters, apply_activation
 from moe_kernels.cpu.packed_weights import PACKED, stands_for_packed
 from moe_kernels.experts.cpu_products import ExpertLinear
-from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEExpertsMonolithic
+from moe_kernels.modular_kernel import (
+    FusedMoEExperts,
+    FusedMoEExpertsMonolithic,
+    PrepareResult,
+)
 from moe_kernels.ops.library import register_operator
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_rules.vocabulary.layer import FusedMoEConfig
@@ -28,8 +32,8 @@ def cpu_experts(
     w2: torch.Tensor,
     topk_weights: torch.Tensor | None,
     topk_ids: torch.Tensor,
-    expert_map: torch.Tensor | None,
     global_num_experts: int,
+    expert_map: torch.Tensor | None,
     activation: str,
     limit: float | None,
     alpha: float,
@@ -40,20 +44,18 @@ def cpu_experts(
     weight_group_shape: list[int],
     activation_format: str | None,
     activation_group_shape: list[int],
-    w13_scale: torch.Tensor | None,
-    w2_scale: torch.Tensor | None,
-    w13_zp: torch.Tensor | None,
-    w2_zp: torch.Tensor | None,
-    w13_bias: torch.Tensor | None,
-    w2_bias: torch.Tensor | None,
+    w13_tensors: list[torch.Tensor | None],
+    w2_tensors: list[torch.Tensor | None],
     packed: int | None,
 ) -> torch.Tensor:
     """Run the layer expert by expert; arguments as in :class:`CPUUnquantizedExperts`.
 
     Weights in ``weight_format`` (:mod:`moe_kernels.quantization.schemes`) are dequantized to the
     dtype of ``hidden_states``. With ``activation_format`` the inputs of both GEMMs are rounded to
-    its grid. ``topk_weights`` None: the tokens are weighed already. ``packed``: the key in
-    :data:`moe_kernels.cpu.packed_weights.PACKED` of the weights for which w13 and w2 only stand.
+    its grid. ``topk_weights`` None: the tokens are weighed already. ``w13_tensors``,
+    ``w2_tensors``: :meth:`moe_kernels.quant_config.FusedMoEQuantConfig.gemm_tensors`. ``packed``:
+    the key in :data:`moe_kernels.cpu.packed_weights.PACKED` of the weights for which w13 and w2
+    only stand.
     """
     top_k, dtype = topk_ids.shape[1], hidden_states.dtype
     num_experts, n13 = w13.shape[:2]
@@ -63,8 +65,10 @@ def cpu_experts(
     form = weight_format, weight_groups, activation_format, activation_groups
     layers = None if packed is None else PACKED[packed]
     packed13, packed2 = (None, None) if layers is None else (layers.w13, layers.w2)
-    first = ExpertLinear(w13, w13_scale, w13_zp, w13_bias, *form, packed13)
-    second = ExpertLinear(w2, w2_scale, w2_zp, w2_bias, *form, packed2)
+    scale, zero_point, _, bias, *_ = w13_tensors
+    first = ExpertLinear(w13, scale, zero_point, bias, *form, packed13)
+    scale, zero_point, _, bias, *_ = w2_tensors
+    second = ExpertLinear(w2, scale, zero_point, bias, *form, packed2)
 
     # Our products write to buffers, which autograd does not allow.
     with torch.no_grad():
@@ -182,19 +186,7 @@ class CPUExperts(FusedMoEExperts):
         self._activation_groups = list(quant_config.activation_group_shape or TENSOR)
 
     def apply(
-        self,
-        hidden_states: torch.Tensor,
-        hidden_states_scale: torch.Tensor | None,
-        w13: torch.Tensor,
-        w2: torch.Tensor,
-        topk_weights: torch.Tensor,
-        topk_ids: torch.Tensor,
-        *,
-        activation: str,
-        global_num_experts: int,
-        expert_map: torch.Tensor | None,
-        apply_router_weight_on_input: bool,
-        expert_num_tokens: torch.Tensor | None = None,
+        self, prepared: PrepareResult, w13: torch.Tensor, w2: torch.Tensor, activation: str
     ) -> torch.Tensor:
         """See :meth:`moe_kernels.modular_kernel.FusedMoEExperts.apply`.
 
@@ -204,7 +196,7 @@ class CPUExperts(FusedMoEExperts):
         Raises ValueError for tensors that are not on the CPU, unquantized weights in another dtype
         than the tokens, or packed ones without ``packed`` of their conversion in quant_config.
         """
-        name, config = type(self).__name__, self.quant_config
+        name, hidden_states = type(self).__name__, prepared.hidden_states
         if hidden_states.device.type != "cpu":
             raise ValueError(f"{name} runs on the CPU, hidden_states is on {hidden_states.device}")
         fmt = self.weight_format
@@ -219,26 +211,21 @@ class CPUExperts(FusedMoEExperts):
                 f"{name} got weights that were packed when they were converted; its quant_config "
                 "needs packed=... of that conversion"
             )
+        w13_tensors, w2_tensors = self.quant_config.gemm_tensors()
         output: torch.Tensor = cpu_experts(
             hidden_states,
             w13,
             w2,
-            None if apply_router_weight_on_input else topk_weights,
-            topk_ids,
-            expert_map,
-            global_num_experts,
+            prepared.topk_weights,
+            *prepared.routing,
             activation,
             *self.activation_parameters(activation),
             self.weight_format,
             self._weight_groups,
             self._activation_format,
             self._activation_groups,
-            config.w13_scale,
-            config.w2_scale,
-            config.w13_zp,
-            config.w2_zp,
-            config.w13_bias,
-            config.w2_bias,
+            w13_tensors,
+            w2_tensors,
             self._packed if stand_ins else None,
         )
         return output

@@ -11,139 +11,24 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-import triton
 
-from moe_kernels.activation import ActivationParameters, activation_form
-from moe_kernels.dtypes import torch_dtype
-from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEExpertsMonolithic
-from moe_kernels.ops.fused_moe_gemm_quantized import (
-    WeightTensors,
-    fused_moe_gemm_quantized,
-)
-from moe_kernels.ops.gemm_programs import FusedActivation, Pairs, UnsortedPairs
-from moe_kernels.ops.library import register_operator
-from moe_kernels.ops.moe_align_block_size import moe_align_block_size
-from moe_kernels.ops.moe_sum import moe_sum
+from moe_kernels.experts.two_gemms import TwoGemmExperts
+from moe_kernels.modular_kernel import FusedMoEExpertsMonolithic
 from moe_kernels.ops.quantize_activations import quantize_activations
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.words import WORD_FORMATS, word_columns
-from moe_kernels.tiling.layer_config import layer_config
-from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import TENSOR
 
 
-def _fake_quantized_triton_experts(
-    hidden_states: torch.Tensor, dtype: torch.dtype, *_: object
-) -> torch.Tensor:
-    return hidden_states.new_empty(hidden_states.shape, dtype=dtype)
+class QuantizedTritonExperts(TwoGemmExperts):
+    """The common part of the classes below.
 
-
-@register_operator(_fake_quantized_triton_experts)
-def quantized_triton_experts(
-    hidden_states: torch.Tensor,
-    dtype: torch.dtype,
-    hidden_states_scale: torch.Tensor | None,
-    w13: torch.Tensor,
-    w2: torch.Tensor,
-    topk_weights: torch.Tensor | None,
-    topk_ids: torch.Tensor,
-    expert_map: torch.Tensor | None,
-    global_num_experts: int,
-    activation: str,
-    limit: float | None,
-    alpha: float,
-    beta: float,
-    situ_beta: float,
-    situ_linear_beta: float | None,
-    weight_format: str,
-    activation_format: str | None,
-    activation_group_shape: list[int],
-    native_mx: bool,
-    w13_scale: torch.Tensor,
-    w2_scale: torch.Tensor,
-    w13_zp: torch.Tensor | None,
-    w2_zp: torch.Tensor | None,
-    w13_scale_2: torch.Tensor | None,
-    w2_scale_2: torch.Tensor | None,
-    a2_scale: torch.Tensor | None,
-    a2_scale_2: torch.Tensor | None,
-    w13_bias: torch.Tensor | None,
-    w2_bias: torch.Tensor | None,
-) -> torch.Tensor:
-    """(Align,) GEMM and activation, (quantization,) GEMM, weighted sum; see the classes below.
-
-    ``topk_weights`` None: the tokens are weighed already. Returns [M, H] in ``dtype``.
-    """
-    num_tokens, top_k = topk_ids.shape
-    num_pairs, num_local_experts = num_tokens * top_k, w13.shape[0]
-    if num_pairs == 0:
-        return torch.zeros(hidden_states.shape, dtype=dtype, device=hidden_states.device)
-    topk_ids = topk_ids.contiguous()
-    if topk_weights is not None:
-        topk_weights = topk_weights.contiguous()
-    routing = (topk_ids, global_num_experts, expert_map)
-    num_local_pairs = num_pairs * num_local_experts / global_num_experts
-    config = layer_config(num_local_pairs, w13, w2, weight_format=weight_format, dtype=dtype)
-    pairs: Pairs = UnsortedPairs(*routing)
-    if num_pairs > MAX_UNSORTED_PAIRS:
-        pairs = moe_align_block_size(
-            topk_ids, config.up.block_m, num_local_experts, global_num_experts, expert_map
-        )
-    intermediate = None
-    if activation_format is not None:
-        # Scales may be taken over all rows, also those that the GEMM does not write.
-        rows = w13.shape[1] // 2 if activation_form(activation).gated else w13.shape[1]
-        intermediate = torch.zeros(num_pairs, rows, dtype=dtype, device=w13.device)
-    parameters = ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)
-    intermediate = fused_moe_gemm_quantized(
-        hidden_states,
-        WeightTensors(w13, w13_scale, w13_zp, w13_scale_2),
-        weight_format,
-        pairs,
-        num_pairs,
-        top_k,
-        config.up,
-        dtype,
-        a_scale=hidden_states_scale,
-        bias=w13_bias,
-        activation=FusedActivation(activation, parameters),
-        native_mx=native_mx,
-        out=intermediate,
-    )
-    intermediate_scale = None
-    if activation_format is not None:
-        intermediate, intermediate_scale = quantize_activations(
-            intermediate,
-            activation_format,
-            activation_group_shape,
-            a2_scale,
-            a2_scale_2,
-            not native_mx,
-        )
-    expert_output = fused_moe_gemm_quantized(
-        intermediate,
-        WeightTensors(w2, w2_scale, w2_zp, w2_scale_2),
-        weight_format,
-        pairs,
-        num_pairs,
-        1,
-        config.down,
-        dtype,
-        a_scale=intermediate_scale,
-        bias=w2_bias,
-        native_mx=native_mx,
-    )
-    return moe_sum(expert_output, topk_weights, *routing)
-
-
-class QuantizedTritonExperts(FusedMoEExperts):
-    """The common part: what the layer's config says, handed to the operator.
-
-    Layers in bf16, fp16 or fp32; w13 and w2 as :func:`moe_kernels.layouts.convert_to_kernel_format`
+    w13 and w2 as :func:`moe_kernels.layouts.convert_to_kernel_format`
     has them: all but MXFP8 in the words of :mod:`moe_kernels.quantization.words`.
     """
 
+    packs_weights = True
     weight_formats: ClassVar[tuple[str, ...]]
     """The formats of weights that the class takes."""
     activation_formats: ClassVar[tuple[str | None, ...]] = (None,)
@@ -151,7 +36,6 @@ class QuantizedTritonExperts(FusedMoEExperts):
 
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         super().__init__(moe_config, quant_config)
-        self._activation_format = None
         if self.quantizes_activations:
             self._activation_format = quant_config.activation_format
         if not self._executes():
@@ -162,18 +46,14 @@ class QuantizedTritonExperts(FusedMoEExperts):
                 f"{' or '.join(self.weight_formats)}"
                 + (f", activations {' or '.join(formats)}" if self.quantizes_activations else "")
             )
-        self._dtype = torch_dtype(moe_config.in_dtype)
-        self._group_shape = list(quant_config.activation_group_shape or TENSOR)
+        if self._activation_format is not None:
+            self._group_shape = list(quant_config.activation_group_shape or TENSOR)
 
     def _executes(self) -> bool:
         return (
             self.weight_format in self.weight_formats
             and self._activation_format in self.activation_formats
         )
-
-    @property
-    def _native_mx(self) -> bool:
-        return False
 
     def weight_columns(self, columns: int) -> int:
         """See :meth:`moe_kernels.modular_kernel.FusedMoEExperts.weight_columns`."""
@@ -198,63 +78,17 @@ class QuantizedTritonExperts(FusedMoEExperts):
         )
         return quantized, scale
 
-    def apply(
-        self,
-        hidden_states: torch.Tensor,
-        hidden_states_scale: torch.Tensor | None,
-        w13: torch.Tensor,
-        w2: torch.Tensor,
-        topk_weights: torch.Tensor,
-        topk_ids: torch.Tensor,
-        *,
-        activation: str,
-        global_num_experts: int,
-        expert_map: torch.Tensor | None,
-        apply_router_weight_on_input: bool,
-        expert_num_tokens: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """See :meth:`moe_kernels.modular_kernel.FusedMoEExperts.apply`.
-
-        Raises ValueError for tensors on the CPU, and weights not in the dtype of their format.
-        """
-        name, config = type(self).__name__, self.quant_config
-        if hidden_states.device.type == "cpu" and not triton.knobs.runtime.interpret:
-            raise ValueError(f"{name} runs on a GPU, hidden_states is on {hidden_states.device}")
+    def check_dtypes(
+        self, hidden_states: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor
+    ) -> None:
+        """Weights have the dtype of their format."""
         expected = {"int8": torch.int8, "mxfp8": torch.float8_e4m3fn}
         dtype = expected.get(str(self.weight_format), torch.uint8)
         if not w13.dtype == w2.dtype == dtype:
             raise ValueError(
-                f"{name} needs {dtype} weights for {config.weight_key}, got w13 {w13.dtype}, "
-                f"w2 {w2.dtype}"
+                f"{type(self).__name__} needs {dtype} weights for {self.quant_config.weight_key}, "
+                f"got w13 {w13.dtype}, w2 {w2.dtype}"
             )
-        output: torch.Tensor = quantized_triton_experts(
-            hidden_states,
-            self._dtype,
-            hidden_states_scale,
-            w13,
-            w2,
-            None if apply_router_weight_on_input else topk_weights,
-            topk_ids,
-            expert_map,
-            global_num_experts,
-            activation,
-            *self.activation_parameters(activation),
-            self.weight_format,
-            self._activation_format,
-            self._group_shape,
-            self._native_mx,
-            config.w13_scale,
-            config.w2_scale,
-            config.w13_zp,
-            config.w2_zp,
-            config.w13_scale_2,
-            config.w2_scale_2,
-            config.a2_scale,
-            config.a2_scale_2,
-            config.w13_bias,
-            config.w2_bias,
-        )
-        return output
 
 
 class TritonWNA16Experts(QuantizedTritonExperts):

@@ -10,24 +10,14 @@ import torch
 import triton
 import triton.language as tl
 
+from moe_kernels.ops.gemm_launch import FusedActivation, Pairs, gemm_launch
 from moe_kernels.ops.gemm_programs import (
-    FusedActivation,
-    Pairs,
     Settings,
-    activation_arguments,
-    pairs_of_tile,
-    routing_arguments,
+    compute_tile,
     settings_of,
-    store_result,
     tile_of_program,
-    tile_settings,
+    wait_for_tokens,
     weight_rows,
-)
-from moe_kernels.ops.programmatic_launch import (
-    is_programmatic,
-    launch_attributes,
-    prefetch_rows,
-    wait_for_previous,
 )
 from moe_kernels.tiling.tile_config import TileConfig
 
@@ -58,17 +48,12 @@ def _outer(x, y, TRANSPOSED: tl.constexpr):
 
 
 @triton.jit
-def _rows_of_tile(start, tile, tokens, weights, result, K, S: tl.constexpr, ROWS: tl.constexpr):
-    """Compute and store the ROWS rows of a tile from ``start`` on."""
-    where, num_rows, sorted_token_ids_ptr, num_pairs, top_k = tile
-    a_ptr, stride_am, stride_ak, a_scale_ptr, stride_asm, stride_ask = tokens
-    b_columns, stride_bk, b_scale_columns, up_scale_ptr, stride_bsk, bias_columns = weights
+def _sums(row, mask, operands, S: tl.constexpr, ROWS: tl.constexpr):
+    """See :func:`moe_kernels.ops.gemm_programs.compute_tile`."""
+    a_ptr, stride_am, stride_ak, a_scale_ptr, stride_asm, stride_ask = operands[:6]
+    K, b_columns, stride_bk, b_scale_columns, up_scale_ptr, stride_bsk = operands[6:]
     # Matrix units take 64 rows on the left: where there are fewer, the weight has them.
     TRANSPOSED: tl.constexpr = ROWS < 64
-    pair, pair_mask = pairs_of_tile(
-        start, num_rows, where, sorted_token_ids_ptr, num_pairs, S, ROWS
-    )
-    row = (pair // top_k).to(tl.int64)
     a_rows = a_ptr + row[:, None] * stride_am
     accumulator = tl.zeros(
         (S.block_n, ROWS) if TRANSPOSED else (ROWS, S.block_n),
@@ -97,16 +82,16 @@ def _rows_of_tile(start, tile, tokens, weights, result, K, S: tl.constexpr, ROWS
         a_ptrs = a_rows + k[None, :] * stride_ak
         b_ptrs = b_columns[None, :] + k[:, None] * stride_bk
         if S.mask_k:
-            a = tl.load(a_ptrs, mask=pair_mask[:, None] & (k < k_end)[None, :], other=0.0)
+            a = tl.load(a_ptrs, mask=mask[:, None] & (k < k_end)[None, :], other=0.0)
             b = tl.load(b_ptrs, mask=(k < k_end)[:, None], other=0.0)
         else:
-            a = tl.load(a_ptrs, mask=pair_mask[:, None], other=0.0)
+            a = tl.load(a_ptrs, mask=mask[:, None], other=0.0)
             b = tl.load(b_ptrs)
         left = tl.trans(b) if TRANSPOSED else a
         right = tl.trans(a) if TRANSPOSED else b
         if S.scales == "block":
             a_scale_ptrs = a_scale_ptr + row * stride_asm + k_group * stride_ask
-            a_scale = tl.load(a_scale_ptrs, mask=pair_mask, other=0.0)
+            a_scale = tl.load(a_scale_ptrs, mask=mask, other=0.0)
             b_scale = tl.load(b_scale_columns + k_group * stride_bsk)
             if S.one_b_scale and not S.split:
                 scale = _along_rows(a_scale * b_scale, TRANSPOSED)
@@ -132,12 +117,10 @@ def _rows_of_tile(start, tile, tokens, weights, result, K, S: tl.constexpr, ROWS
     if TRANSPOSED:
         accumulator = tl.trans(accumulator)
     if S.scales == "outer":
-        a_scale = tl.load(a_scale_ptr + row * stride_asm, mask=pair_mask, other=0.0)
+        a_scale = tl.load(a_scale_ptr + row * stride_asm, mask=mask, other=0.0)
         b_scale = tl.load(b_scale_columns)
         accumulator = accumulator.to(tl.float32) * (a_scale[:, None] * b_scale[None, :])
-    if S.has_bias:
-        accumulator += tl.load(bias_columns).to(tl.float32)[None, :]
-    store_result(accumulator, pair, pair_mask, result, S, ROWS)
+    return accumulator
 
 
 @triton.jit(do_not_specialize=["num_pairs", "num_experts"])
@@ -176,26 +159,20 @@ def _fused_moe_gemm_kernel(
     situ_linear_beta,
     S: tl.constexpr,
 ):
-    tile_n, expert, num_rows, where = tile_of_program(
+    routing = (
         sorted_token_ids_ptr,
         expert_ids_ptr,
         num_tokens_post_padded_ptr,
         topk_ids_ptr,
         expert_map_ptr,
         num_experts,
-        num_pairs,
-        N,
-        S,
     )
+    tile_n, expert, num_rows, where = tile_of_program(routing, num_pairs, N, S)
     if num_rows == 0:
         return
     n = weight_rows(tile_n, N, width, S)
     b_columns = b_ptr + expert * stride_be + n.to(tl.int64) * stride_bn
-    if S.form == "" and not S.sorted:
-        # What was asked for comes while the first GEMM ends.
-        if S.programmatic:
-            prefetch_rows(b_columns, K * b_ptr.dtype.element_ty.primitive_bitwidth // 8)
-        wait_for_previous(S.programmatic)
+    wait_for_tokens(b_columns, K * b_ptr.dtype.element_ty.primitive_bitwidth // 8, S)
     # What there is not is another pointer: tuples hold no None.
     a_scales = a_ptr if S.scales == "none" else a_scale_ptr
     b_scale_columns = b_ptr
@@ -215,19 +192,11 @@ def _fused_moe_gemm_kernel(
     if S.has_bias:
         bias_columns = bias_ptr + expert * N + n
 
-    tile = (where, num_rows, sorted_token_ids_ptr, num_pairs, top_k)
+    pairs = (where, num_rows, sorted_token_ids_ptr, num_pairs, top_k)
     tokens = (a_ptr, stride_am, stride_ak, a_scales, stride_asm, stride_ask)
-    weights = (b_columns, stride_bk, b_scale_columns, up_scale_ptr, stride_bsk, bias_columns)
+    weights = (K, b_columns, stride_bk, b_scale_columns, up_scale_ptr, stride_bsk)
     result = (out_ptr, tile_n, width, limit, alpha, beta, situ_beta, situ_linear_beta)
-    HALF: tl.constexpr = S.block_m // 2
-    if S.halves:
-        if tl.load(sorted_token_ids_ptr + where + HALF) >= num_pairs:
-            _rows_of_tile(0, tile, tokens, weights, result, K, S, HALF)
-        else:
-            _rows_of_tile(0, tile, tokens, weights, result, K, S, S.block_m)
-    else:
-        for start in range(0, S.block_m if S.sorted else num_rows, S.block_m):
-            _rows_of_tile(start, tile, tokens, weights, result, K, S, S.block_m)
+    compute_tile(_sums, pairs, tokens + weights, bias_columns, result, S)
 
 
 def fused_moe_gemm(
@@ -259,31 +228,21 @@ def fused_moe_gemm(
     Returns [num_pairs, N] in ``out_dtype``, [num_pairs, N / 2] after a gated activation; rows of
     pairs without an expert are not written. ``out``: where to write, contiguous.
     """
-    num_local_experts, n, k = b.shape
-    launch = activation_arguments(activation)
-    gated = launch.settings["gated"]
-    width = n // 2 if gated else n
-    if out is None:
-        out = torch.empty(num_pairs, width, dtype=out_dtype, device=a.device)
-    num_tiles_n = triton.cdiv(n, config.block_n)
-    routing = routing_arguments(pairs, num_pairs, num_local_experts, num_tiles_n)
+    _, n, k = b.shape
+    launch = gemm_launch(pairs, num_pairs, b, config, activation, out, out_dtype, bias is not None)
     scales, strides = _scales(a_scale, b_scale, block_shape)
     block_k = config.block_k
     group_n, group_k = block_shape if scales == "block" and block_shape else (0, 0)
     if group_k:
         block_k = min(block_k, max(32, triton.next_power_of_2(group_k)))
-    split = gated and not launch.settings["interleaved"]
-    part_n, columns = (config.block_n // 2, width) if split else (config.block_n, 0)
+    split = launch.settings["gated"] and not launch.settings["interleaved"]
+    part_n, columns = (config.block_n // 2, launch.width) if split else (config.block_n, 0)
     settings = settings_of(
         _Settings,
-        **routing.settings,
         **launch.settings,
-        **tile_settings(config, a.dtype),
-        programmatic=is_programmatic(a.device),
-        has_bias=bias is not None,
-        runs_of_8=width % 8 == 0,
+        input_precision="ieee" if a.dtype == torch.float32 else "tf32",
         mask_k=k % block_k != 0 or (group_k != 0 and group_k % block_k != 0),
-        halves=config.block_m >= 128 and routing.settings["sorted"],
+        halves=config.block_m >= 128 and launch.settings["sorted"],
         quantized=scales != "none",
         block_k=block_k,
         scales=scales,
@@ -292,29 +251,27 @@ def fused_moe_gemm(
         group_k=group_k,
         one_b_scale=group_n != 0 and group_n % part_n == 0 and columns % part_n == 0,
     )
-    _fused_moe_gemm_kernel[routing.grid](
+    _fused_moe_gemm_kernel[launch.grid](
         a,
         b,
-        out,
+        launch.out,
         a_scale,
         b_scale,
         bias,
-        *routing.positional,
+        *launch.routing,
         n,
         k,
-        width,
+        launch.width,
         num_pairs,
         top_k,
         *a.stride(),
         *b.stride(),
         *strides,
-        *launch.positional,
+        *launch.activation,
         S=settings,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        **launch_attributes(a.device),
+        **launch.options,
     )
-    return out
+    return launch.out
 
 
 def _scales(

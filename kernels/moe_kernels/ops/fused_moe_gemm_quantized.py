@@ -19,24 +19,14 @@ import torch
 import triton
 import triton.language as tl
 
+from moe_kernels.ops.gemm_launch import FusedActivation, Pairs, gemm_launch
 from moe_kernels.ops.gemm_programs import (
-    FusedActivation,
-    Pairs,
     Settings,
-    activation_arguments,
-    pairs_of_tile,
-    routing_arguments,
+    compute_tile,
     settings_of,
-    store_result,
     tile_of_program,
-    tile_settings,
+    wait_for_tokens,
     weight_rows,
-)
-from moe_kernels.ops.programmatic_launch import (
-    is_programmatic,
-    launch_attributes,
-    prefetch_rows,
-    wait_for_previous,
 )
 from moe_kernels.ops.unpack_weights import unpack_tile
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
@@ -90,27 +80,12 @@ class _Settings(Settings):
 
 
 @triton.jit
-def _rows_of_tile(
-    start,
-    tile,
-    tokens,
-    weights,
-    weight_scales,
-    result,
-    sizes,
-    S: tl.constexpr,
-    ROWS: tl.constexpr,
-):
-    """Compute and store the ROWS rows of a tile from ``start`` on."""
-    K, stored_columns, num_groups = sizes
-    where, num_rows, sorted_token_ids_ptr, num_pairs, top_k = tile
-    a_ptr, stride_am, stride_ak, a_scale_ptr, stride_asm, stride_ask = tokens
-    b_rows, row_scales, bias_columns = weights
+def _sums(row, row_mask, operands, S: tl.constexpr, ROWS: tl.constexpr):
+    """See :func:`moe_kernels.ops.gemm_programs.compute_tile`."""
+    a_ptr, stride_am, stride_ak, a_scale_ptr, stride_asm, stride_ask = operands[:6]
+    K, stored_columns, num_groups, b_rows, row_scales = operands[6:11]
+    weight_scales = operands[11:]
     b_scale_ptr, zero_point_ptr, scale_units, stride_bsg = weight_scales
-    pair, pair_mask = pairs_of_tile(
-        start, num_rows, where, sorted_token_ids_ptr, num_pairs, S, ROWS
-    )
-    row = (pair // top_k).to(tl.int64)
     a_columns = a_ptr + row[None, :] * stride_am
     accumulator = tl.zeros((S.block_n, ROWS), dtype=tl.float32)
     for tile_k in tl.range(0, tl.cdiv(K, S.block_k * S.blocks), num_stages=S.stages):
@@ -124,7 +99,7 @@ def _rows_of_tile(
         for block in tl.static_range(S.blocks):
             first = (tile_k * S.blocks + block) * S.block_k
             k = first + tl.arange(0, S.block_k)
-            mask = pair_mask[None, :]
+            mask = row_mask[None, :]
             if S.mask_k:
                 mask = mask & (k < K)[:, None]
             a = tl.load(a_columns + k[:, None] * stride_ak, mask=mask, other=0.0)
@@ -140,7 +115,7 @@ def _rows_of_tile(
                 inside = group < num_groups
                 a_scale = tl.load(
                     a_scale_ptr + row[:, None] * stride_asm + group[None, :] * stride_ask,
-                    mask=pair_mask[:, None] & inside[None, :],
+                    mask=row_mask[:, None] & inside[None, :],
                     other=0,
                 )
                 b_scale_ptrs = (
@@ -165,9 +140,7 @@ def _rows_of_tile(
         accumulator *= 18446744073709551616.0  # 2^64, which numbers and raised scales lack
     if S.has_row_scale:
         accumulator *= tl.load(row_scales)[None, :]
-    if S.has_bias:
-        accumulator += tl.load(bias_columns).to(tl.float32)[None, :]
-    store_result(accumulator, pair, pair_mask, result, S, ROWS)
+    return accumulator
 
 
 @triton.jit(do_not_specialize=["num_pairs", "num_experts"])
@@ -210,47 +183,32 @@ def _fused_moe_gemm_quantized_kernel(
     situ_linear_beta,
     S: tl.constexpr,
 ):
-    tile_n, expert, num_rows, where = tile_of_program(
+    routing = (
         sorted_token_ids_ptr,
         expert_ids_ptr,
         num_tokens_post_padded_ptr,
         topk_ids_ptr,
         expert_map_ptr,
         num_experts,
-        num_pairs,
-        N,
-        S,
     )
+    tile_n, expert, num_rows, where = tile_of_program(routing, num_pairs, N, S)
     if num_rows == 0:
         return
     n = weight_rows(tile_n, N, width, S)
     b_rows = b_ptr + expert * stride_be + n.to(tl.int64) * stride_bn
-    if S.form == "" and not S.sorted:
-        # What was asked for comes while the first GEMM ends.
-        if S.programmatic:
-            prefetch_rows(b_rows, stored_columns * (2 if S.words else 1))
-        wait_for_previous(S.programmatic)
+    wait_for_tokens(b_rows, stored_columns * (2 if S.words else 1), S)
     # What there is not is another pointer: tuples hold no None.
     a_scales = a_scale_ptr if S.has_a_scale or S.native_mx else a_ptr
     zero_points = zero_point_ptr if S.has_zero_point else b_scale_ptr
     row_scales = row_scale_ptr + expert * stride_rse + n * stride_rsn if S.has_row_scale else a_ptr
     bias_columns = bias_ptr + expert * N + n if S.has_bias else a_ptr
 
-    tile = (where, num_rows, sorted_token_ids_ptr, num_pairs, top_k)
+    pairs = (where, num_rows, sorted_token_ids_ptr, num_pairs, top_k)
     tokens = (a_ptr, stride_am, stride_ak, a_scales, stride_asm, stride_ask)
-    weights = (b_rows, row_scales, bias_columns)
+    weights = (K, stored_columns, num_groups, b_rows, row_scales)
     scales = (b_scale_ptr, zero_points, expert * stride_bse + n, stride_bsg)
     result = (out_ptr, tile_n, width, limit, alpha, beta, situ_beta, situ_linear_beta)
-    sizes = (K, stored_columns, num_groups)
-    HALF: tl.constexpr = S.block_m // 2
-    if S.halves:
-        if tl.load(sorted_token_ids_ptr + where + HALF) >= num_pairs:
-            _rows_of_tile(0, tile, tokens, weights, scales, result, sizes, S, HALF)
-        else:
-            _rows_of_tile(0, tile, tokens, weights, scales, result, sizes, S, S.block_m)
-    else:
-        for start in range(0, S.block_m if S.sorted else num_rows, S.block_m):
-            _rows_of_tile(start, tile, tokens, weights, scales, result, sizes, S, S.block_m)
+    compute_tile(_sums, pairs, tokens + weights + scales, bias_columns, result, S)
 
 
 def fused_moe_gemm_quantized(
@@ -287,12 +245,11 @@ def fused_moe_gemm_quantized(
     of other sizes.
     """
     values, scale, zero_point, row_scale = b
-    num_local_experts, n, stored_columns = values.shape
+    _, n, stored_columns = values.shape
     k = a.shape[1]
-    launch = activation_arguments(activation)
-    width = n // 2 if launch.settings["gated"] else n
-    if out is None:
-        out = torch.empty(num_pairs, width, dtype=out_dtype, device=a.device)
+    launch = gemm_launch(
+        pairs, num_pairs, values, config, activation, out, out_dtype, bias is not None
+    )
     _, units, _, per_unit = scale.shape
     group = _FLOAT_GROUPS.get(weight_format, k // (units * per_unit))
     num_groups = triton.cdiv(k, group)
@@ -301,18 +258,12 @@ def fused_moe_gemm_quantized(
     blocks = max(1, config.block_k // block_k)
     if in_words:
         values, stored_columns = values.view(torch.int16), stored_columns // 2
-    num_tiles_n = triton.cdiv(n, config.block_n)
-    routing = routing_arguments(pairs, num_pairs, num_local_experts, num_tiles_n)
     settings = settings_of(
         _Settings,
-        **routing.settings,
         **launch.settings,
-        **tile_settings(config, out_dtype),
-        programmatic=is_programmatic(a.device),
-        has_bias=bias is not None,
-        runs_of_8=width % 8 == 0,
+        input_precision="ieee" if out_dtype == torch.float32 else "tf32",
         mask_k=k % (block_k * blocks) != 0,
-        halves=config.block_m >= 64 and routing.settings["sorted"],
+        halves=config.block_m >= 64 and launch.settings["sorted"],
         quantized=True,
         block_k=block_k,
         blocks=blocks,
@@ -335,19 +286,19 @@ def fused_moe_gemm_quantized(
         has_zero_point=zero_point is not None,
         has_row_scale=row_scale is not None,
     )
-    _fused_moe_gemm_quantized_kernel[routing.grid](
+    _fused_moe_gemm_quantized_kernel[launch.grid](
         a,
         _bits(values),
-        out,
+        launch.out,
         a_scale,
         scale if native_mx else scale.view(torch.int32),
         None if zero_point is None else zero_point.view(torch.int32),
         row_scale,
         bias,
-        *routing.positional,
+        *launch.routing,
         n,
         k,
-        width,
+        launch.width,
         stored_columns,
         num_groups,
         num_pairs,
@@ -358,13 +309,11 @@ def fused_moe_gemm_quantized(
         units * n,
         n,
         *_row_strides(row_scale),
-        *launch.positional,
+        *launch.activation,
         S=settings,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
-        **launch_attributes(a.device),
+        **launch.options,
     )
-    return out
+    return launch.out
 
 
 _FLOAT_GROUPS = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}

@@ -1,4 +1,4 @@
-"""What the grouped GEMMs share: a program's tile, what becomes of its sums, and launches."""
+"""What the programs of all grouped GEMMs do: find a tile, sum up, store what comes of it."""
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 
@@ -7,18 +7,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-import torch
 import triton
 import triton.language as tl
 
-from moe_kernels.activation import ActivationParameters, activation_form
 from moe_kernels.ops.activation import activate
-from moe_kernels.ops.moe_align_block_size import SortedPairs
-from moe_kernels.ops.programmatic_launch import wait_for_previous
+from moe_kernels.ops.programmatic_launch import prefetch_rows, wait_for_previous
 from moe_kernels.ops.routing import pairs_of_ranks, pairs_of_slot
-from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS, TileConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,22 +93,17 @@ def _sorted_tile(num_tokens_post_padded_ptr, N, S: tl.constexpr):
 
 
 @triton.jit
-def tile_of_program(
-    sorted_token_ids_ptr,
-    expert_ids_ptr,
-    num_tokens_post_padded_ptr,
-    topk_ids_ptr,
-    expert_map_ptr,
-    num_experts,
-    num_pairs,
-    N,
-    S: tl.constexpr,
-):
-    """(tile_n, expert (int64), number of rows, where :func:`pairs_of_tile` finds the pairs).
+def tile_of_program(routing, num_pairs, N, S: tl.constexpr):
+    """(tile_n, expert (int64), number of rows, where :func:`_pairs_of_rows` finds the pairs).
 
+    routing: the pointers and the number of experts of
+    :class:`moe_kernels.ops.gemm_launch.GemmLaunch`.
     No rows: there is nothing to do. It waits for the kernel before this one, unless this is the
     second GEMM and pairs are not sorted: then that is left to do.
     """
+    _, expert_ids_ptr, num_tokens_post_padded_ptr, topk_ids_ptr, expert_map_ptr, num_experts = (
+        routing
+    )
     if S.sorted or S.form != "":
         wait_for_previous(S.programmatic)
     if S.sorted:
@@ -136,7 +127,19 @@ def tile_of_program(
 
 
 @triton.jit
-def pairs_of_tile(
+def wait_for_tokens(weight_rows_ptrs, num_bytes, S: tl.constexpr):
+    """Wait for the kernel before this one if that is left to do.
+
+    weight_rows_ptrs [N]: rows of ``num_bytes`` that are read next; they come in the meantime.
+    """
+    if S.form == "" and not S.sorted:
+        if S.programmatic:
+            prefetch_rows(weight_rows_ptrs, num_bytes)
+        wait_for_previous(S.programmatic)
+
+
+@triton.jit
+def _pairs_of_rows(
     start, num_rows, where, sorted_token_ids_ptr, num_pairs, S: tl.constexpr, ROWS: tl.constexpr
 ):
     """The pairs [ROWS] of the rows from ``start`` on, and which of them there are."""
@@ -171,7 +174,7 @@ def weight_rows(tile_n, N, width, S: tl.constexpr):
 
 
 @triton.jit
-def store_result(accumulator, pair, pair_mask, result, S: tl.constexpr, ROWS: tl.constexpr):
+def _store_result(accumulator, pair, pair_mask, result, S: tl.constexpr, ROWS: tl.constexpr):
     """Store the sums [ROWS, block_n], through the activation if there is one.
 
     result: out_ptr, tile_n, the width, and the parameters of the activation.
@@ -212,97 +215,38 @@ def store_result(accumulator, pair, pair_mask, result, S: tl.constexpr, ROWS: tl
     )
 
 
-class UnsortedPairs(NamedTuple):
-    """The routing as it is: topk_ids [M, topk], contiguous, and which experts are local."""
-
-    topk_ids: torch.Tensor
-    global_num_experts: int
-    expert_map: torch.Tensor | None
-
-
-Pairs = SortedPairs | UnsortedPairs
-
-
-class FusedActivation(NamedTuple):
-    """An activation that the GEMM's result goes through; see :mod:`moe_kernels.activation`."""
-
-    name: str
-    parameters: ActivationParameters
-
-
-class RoutingArguments(NamedTuple):
-    """The grid of a launch and what its programs are told of the routing."""
-
-    grid: tuple[int, ...]
-    positional: tuple[torch.Tensor | int | None, ...]
-    """sorted_token_ids, expert_ids, num_tokens_post_padded, topk_ids, expert_map, num_experts."""
-    settings: dict[str, Any]
-    """Of :class:`Settings`."""
-
-
-def routing_arguments(
-    pairs: Pairs, num_pairs: int, num_local_experts: int, num_tiles_n: int
-) -> RoutingArguments:
-    """How to launch a grouped GEMM over ``pairs``, with ``num_tiles_n`` tiles of columns."""
-    slots_are_experts = num_pairs > num_local_experts
-    if isinstance(pairs, SortedPairs):
-        grid: tuple[int, ...] = (pairs.expert_ids.shape[0] * num_tiles_n,)
-        settings = {"sorted": True, "has_expert_map": False, "slots_are_experts": True, "pairs": 1}
-        return RoutingArguments(grid, (*pairs, None, None, 0), settings)
-    grid = (num_tiles_n, num_local_experts if slots_are_experts else num_pairs)
-    return RoutingArguments(
-        grid,
-        (None, None, None, pairs.topk_ids, pairs.expert_map, pairs.global_num_experts),
-        {
-            "sorted": False,
-            "has_expert_map": pairs.expert_map is not None,
-            "slots_are_experts": slots_are_experts,
-            # Few sizes, so that few kernels are compiled.
-            "pairs": 16 if num_pairs <= 16 else MAX_UNSORTED_PAIRS,
-        },
+@triton.jit
+def _compute_rows(
+    sums, start, pairs, operands, bias_columns, result, S: tl.constexpr, ROWS: tl.constexpr
+):
+    """Compute and store the ROWS rows of a tile from ``start`` on."""
+    where, num_rows, sorted_token_ids_ptr, num_pairs, top_k = pairs
+    pair, pair_mask = _pairs_of_rows(
+        start, num_rows, where, sorted_token_ids_ptr, num_pairs, S, ROWS
     )
+    row = (pair // top_k).to(tl.int64)
+    accumulator = sums(row, pair_mask, operands, S, ROWS)
+    if S.has_bias:
+        accumulator += tl.load(bias_columns).to(tl.float32)[None, :]
+    _store_result(accumulator, pair, pair_mask, result, S, ROWS)
 
 
-class ActivationArguments(NamedTuple):
-    """What the programs of a launch are told of the activation."""
+@triton.jit
+def compute_tile(sums, pairs, operands, bias_columns, result, S: tl.constexpr):
+    """Compute and store a tile.
 
-    positional: tuple[float, ...]
-    """limit, alpha, beta, situ_beta, situ_linear_beta."""
-    settings: dict[str, Any]
-    """Of :class:`Settings`."""
-
-
-def activation_arguments(activation: FusedActivation | None) -> ActivationArguments:
-    """How to launch a GEMM whose result goes through ``activation``, or through none."""
-    form, gated, interleaved = "", False, False
-    parameters = ActivationParameters()
-    if activation is not None:
-        form, gated, interleaved = activation_form(activation.name)
-        parameters = activation.parameters
-    return ActivationArguments(
-        (
-            parameters.limit or 0.0,
-            parameters.alpha,
-            parameters.beta,
-            parameters.situ_beta,
-            parameters.situ_linear_beta or 0.0,
-        ),
-        {
-            "form": form,
-            "gated": gated,
-            "interleaved": interleaved,
-            "has_limit": parameters.limit is not None,
-            "has_situ_linear_beta": parameters.situ_linear_beta is not None,
-        },
-    )
-
-
-def tile_settings(config: TileConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """What :class:`Settings` have of a tiling, and of the dtype of the products."""
-    return {
-        "block_m": config.block_m,
-        "block_n": config.block_n,
-        "group_m": config.group_m,
-        "stages": config.num_stages,
-        "input_precision": "ieee" if dtype == torch.float32 else "tf32",
-    }
+    sums: a function (row [ROWS] of A, mask [ROWS], ``operands``, S, ROWS) that returns float32
+    [ROWS, block_n], what the rows of A sum up to with the tile's rows of the weight.
+    pairs: where, num_rows, sorted_token_ids_ptr, num_pairs, top_k.
+    result: as :func:`_store_result` has it.
+    """
+    where, num_rows, sorted_token_ids_ptr, num_pairs, _ = pairs
+    HALF: tl.constexpr = S.block_m // 2
+    if S.halves:
+        if tl.load(sorted_token_ids_ptr + where + HALF) >= num_pairs:
+            _compute_rows(sums, 0, pairs, operands, bias_columns, result, S, HALF)
+        else:
+            _compute_rows(sums, 0, pairs, operands, bias_columns, result, S, S.block_m)
+    else:
+        for start in range(0, S.block_m if S.sorted else num_rows, S.block_m):
+            _compute_rows(sums, start, pairs, operands, bias_columns, result, S, S.block_m)

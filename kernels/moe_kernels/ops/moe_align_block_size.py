@@ -12,6 +12,7 @@ import triton.language as tl
 
 from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
 from moe_kernels.ops.routing import local_expert
+from moe_kernels.routing import Routing
 
 
 class SortedPairs(NamedTuple):
@@ -130,18 +131,11 @@ def _scatter_kernel(
             following += _counts(local, EXPERTS)
 
 
-def moe_align_block_size(
-    topk_ids: torch.Tensor,
-    block_size: int,
-    num_local_experts: int,
-    global_num_experts: int,
-    expert_map: torch.Tensor | None = None,
-) -> SortedPairs:
-    """Sort the pairs of ``topk_ids`` by local expert, without a host sync, always the same way.
+def moe_align_block_size(routing: Routing, block_size: int, num_local_experts: int) -> SortedPairs:
+    """Sort the pairs of ``routing`` by local expert, without a host sync, always the same way.
 
-    topk_ids: [M, topk] int32 or int64, contiguous; pair p is token p // topk. Ids outside
-    [0, global_num_experts) and experts that ``expert_map`` ([global_num_experts] int32) puts at
-    -1 are left out. ``block_size`` is a power of two.
+    topk_ids are contiguous; pair p is token p // topk. Pairs without a local expert are left out.
+    ``block_size`` is a power of two.
 
     Returns int32 tensors as large as the worst case needs:
 
@@ -150,6 +144,7 @@ def moe_align_block_size(
     - expert_ids: the local expert of each block.
     - num_tokens_post_padded: [1], how much of sorted_token_ids is meaningful.
     """
+    topk_ids, global_num_experts, expert_map = routing
     num_pairs = topk_ids.numel()
     num_active = min(num_local_experts, num_pairs)
     max_blocks = num_active + (num_pairs - num_active) // block_size

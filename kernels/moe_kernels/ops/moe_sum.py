@@ -10,6 +10,7 @@ import triton.language as tl
 
 from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
 from moe_kernels.ops.routing import local_expert
+from moe_kernels.routing import Routing
 
 
 @triton.jit
@@ -50,19 +51,14 @@ def _moe_sum_kernel(
     tl.store(out_ptr + token * width + column, total.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def moe_sum(
-    x: torch.Tensor,
-    topk_weights: torch.Tensor | None,
-    topk_ids: torch.Tensor,
-    global_num_experts: int,
-    expert_map: torch.Tensor | None = None,
-) -> torch.Tensor:
+def moe_sum(x: torch.Tensor, topk_weights: torch.Tensor | None, routing: Routing) -> torch.Tensor:
     """Sum each token's rows of ``x``, weighted unless ``topk_weights`` is None, in float32.
 
     x: [M * topk, H], contiguous. topk_weights and topk_ids: [M, topk], contiguous. Rows of pairs
     without a local expert are not read. Returns [M, H] in the dtype of ``x``. Weights and ids must
     not be the output of the launch right before this one.
     """
+    topk_ids, global_num_experts, expert_map = routing
     num_tokens, top_k = topk_ids.shape
     width = x.shape[1]
     out = x.new_empty(num_tokens, width)

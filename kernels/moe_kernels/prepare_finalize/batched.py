@@ -11,7 +11,7 @@ from moe_kernels.modular_kernel import (
     PrepareResult,
 )
 from moe_kernels.ops.library import register_operator
-from moe_kernels.prepare_finalize.no_ep import weigh_input
+from moe_kernels.routing import Routing
 
 
 def _fake_batch_rows(
@@ -102,34 +102,23 @@ class BatchedPrepareAndFinalize(FusedMoEPrepareAndFinalize):
     def prepare(
         self,
         hidden_states: torch.Tensor,
-        topk_weights: torch.Tensor,
-        topk_ids: torch.Tensor,
+        topk_weights: torch.Tensor | None,
+        routing: Routing,
         experts: FusedMoEExperts,
-        apply_router_weight_on_input: bool,
         num_local_experts: int,
-        expert_map: torch.Tensor | None,
     ) -> PrepareResult:
-        """Weigh the tokens if asked, quantize them as ``experts`` ask, and group them.
-
-        Raises ValueError for ``apply_router_weight_on_input`` with more than one expert per token.
-        """
-        if apply_router_weight_on_input:
-            hidden_states = weigh_input(hidden_states, topk_weights)
+        """Quantize the tokens as ``experts`` ask, and group them."""
         quantized, scale = experts.quantize_input(hidden_states)
-        counts, rows = batch_rows(topk_ids, expert_map, num_local_experts)
+        counts, rows = batch_rows(routing.topk_ids, routing.expert_map, num_local_experts)
         if scale is not None and scale.dim() > 1:
             scale = scatter_rows(scale, rows, num_local_experts)
         batched = scatter_rows(quantized, rows, num_local_experts)
-        return PrepareResult(batched, scale, topk_weights, topk_ids, counts, rows)
+        return PrepareResult(batched, scale, topk_weights, routing, counts, rows)
 
-    def finalize(
-        self,
-        expert_output: torch.Tensor,
-        prepared: PrepareResult,
-        apply_router_weight_on_input: bool,
-    ) -> torch.Tensor:
+    def finalize(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
         """Each token's rows, weighted and summed."""
         assert prepared.batch_rows is not None
-        weights = None if apply_router_weight_on_input else prepared.topk_weights
-        output: torch.Tensor = combine_rows(expert_output, prepared.batch_rows, weights)
+        output: torch.Tensor = combine_rows(
+            expert_output, prepared.batch_rows, prepared.topk_weights
+        )
         return output
