@@ -6,6 +6,13 @@
 :class:`FusedMoEExperts` computes; :class:`FusedMoEKernel` is one of each. The names are those of
 vLLM's ``fused_moe/modular_kernel.py``. Unlike there, experts only execute: whether a kernel
 suits a layer is decided by rules, before one is constructed.
+
+A (token, expert) pair is computed if its id is the id of a local expert. One whose id is not
+(negative, from global_num_experts on, or of an expert that expert_map puts at -1) contributes
+nothing, whatever its weight or its token's row holds, NaN and infinity included; a token without
+any other gets zeros, and does not count where one scale is taken over all tokens. A token that
+names an expert several times gets it as often. What is infinite in one token stays there, save
+for such a scale.
 """
 
 from __future__ import annotations
@@ -39,8 +46,8 @@ class PrepareResult(NamedTuple):
     topk_weights: [M, topk]; None: the tokens are weighed already.
     In the batched format, expert_num_tokens: [num_local_experts] int32, how many rows of each
     expert hold tokens; batch_rows: [M, topk] int64, the row of hidden_states (its first two
-    dimensions taken as one) that holds each pair, or the number of rows for a pair that no local
-    expert has.
+    dimensions taken as one) that holds each pair, one row for all pairs of a token with one expert,
+    or the number of rows for a pair that no local expert has.
     """
 
     hidden_states: torch.Tensor
@@ -84,11 +91,12 @@ class FusedMoEExperts(ABC):
         return activation_parameters(activation, self.moe_config, self.quant_config)
 
     def quantize_input(
-        self, hidden_states: torch.Tensor
+        self, hidden_states: torch.Tensor, routing: Routing
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """``hidden_states`` [M, H] as these experts take them, and their scales.
 
         Called by prepare, so that tokens can be quantized before they are sent to other ranks.
+        ``routing``: of these tokens; of those without a local expert no scale may depend.
         """
         return hidden_states, None
 
@@ -198,7 +206,7 @@ class FusedMoEKernel:
         w2: [E, H, I]. Both in the kernel's format (:mod:`moe_kernels.layouts`); one that packs
         values has fewer columns.
         topk_weights: [M, topk], floating. topk_ids: [M, topk], int32 or int64, global expert ids;
-        an id outside [0, global_num_experts) is no expert.
+        which pairs are computed is said at the top of this module.
         expert_map: [global_num_experts] int32, the local index of each expert or -1 if it is on
         another rank; None: all experts are local, global_num_experts == E.
         apply_router_weight_on_input: weigh tokens before the experts (topk 1 only), not after.

@@ -158,6 +158,11 @@ class FusedMoEQuantConfig:
         return None if shape in (TENSOR, TOKEN, CHANNEL) else shape
 
     @property
+    def has_one_dynamic_scale(self) -> bool:
+        """Whether a scale is taken from the values of all tokens."""
+        return self.activation_group_shape == TENSOR and self.a13_scale is None
+
+    @property
     def activation_group_shape(self) -> tuple[int, int] | None:
         """(rows, columns) of activations that share one scale; None: not quantized.
 

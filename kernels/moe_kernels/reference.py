@@ -15,6 +15,7 @@ import torch
 from moe_kernels.activation import ActivationParameters, activation_form, apply_activation
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_weight, fake_quantize
+from moe_kernels.routing import Routing
 
 _BOUNDS = {torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float32: 1e-5}
 _ACTIVATION_BOUNDS = {
@@ -101,13 +102,12 @@ def reference_moe(
     def stored(x: torch.Tensor) -> torch.Tensor:
         return x if activation_format is None else x.to(hidden_states.dtype).to(dtype)
 
-    ids = topk_ids.long()
-    if expert_map is not None:
-        valid = (ids >= 0) & (ids < expert_map.numel())
-        ids = torch.where(valid, expert_map.long()[ids.clamp(0, expert_map.numel() - 1)], -1)
+    global_num_experts = num_experts if expert_map is None else expert_map.numel()
+    ids = Routing(topk_ids, global_num_experts, expert_map).local_experts()
     x = hidden_states
     if apply_router_weight_on_input:
         x = x * topk_weights.to(x.dtype)
+    x = torch.where((ids >= 0).any(1, keepdim=True), x, 0.0)
     x = as_quantized(x, quant_config.a13_scale, quant_config.a13_scale_2)
 
     hits = [(ids == expert).nonzero(as_tuple=True) for expert in range(num_experts)]

@@ -12,12 +12,25 @@ class Routing(NamedTuple):
     """The experts of each token, and which of them are local.
 
     topk_ids: [M, topk], int32 or int64, global expert ids. expert_map: [global_num_experts] int32,
-    the local index of each expert or -1; None: all experts are local.
+    the local index of each expert or -1; None: all experts are local. Which pairs are computed,
+    :mod:`moe_kernels.modular_kernel` says.
     """
 
     topk_ids: torch.Tensor
     global_num_experts: int
     expert_map: torch.Tensor | None
+
+    def local_experts(self) -> torch.Tensor:
+        """The local expert of each pair, [M, topk] int64, or -1: it has none, and is not computed.
+
+        In kernels :func:`moe_kernels.ops.routing.local_expert` says the same.
+        """
+        ids = self.topk_ids.long()
+        known = (ids >= 0) & (ids < self.global_num_experts)
+        if self.expert_map is None:
+            return torch.where(known, ids, -1)
+        local = self.expert_map.long()[torch.where(known, ids, 0)]
+        return torch.where(known & (local >= 0), local, -1)
 
 
 CustomRoutingFunction = Callable[

@@ -32,7 +32,7 @@ def test_rows_are_grouped_and_brought_back(num_tokens, num_experts, ep_size, see
     config = FusedMoEConfig(num_experts, topk, 4, 4, moe_parallel_config=parallel, in_dtype="fp32")
     layer = random_layer(config, num_tokens=num_tokens, seed=seed)
     local = layer.w13.shape[0]
-    counts, rows = batch_rows(layer.topk_ids, layer.expert_map, local)
+    counts, rows = batch_rows(layer.topk_ids, num_experts, layer.expert_map, local)
     batched = scatter_rows(layer.hidden_states, rows, local)
     mapping = range(num_experts) if layer.expert_map is None else layer.expert_map.tolist()
     for expert in range(local):

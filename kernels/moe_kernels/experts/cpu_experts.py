@@ -17,6 +17,7 @@ from moe_kernels.modular_kernel import (
 )
 from moe_kernels.ops.library import register_operator
 from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.routing import Routing
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import TENSOR
 
@@ -72,19 +73,19 @@ def cpu_experts(
 
     # Our products write to buffers, which autograd does not allow.
     with torch.no_grad():
-        ids = topk_ids.flatten().long()
-        local = torch.where((ids >= 0) & (ids < global_num_experts), ids, -1)
-        if expert_map is not None:
-            local = torch.where(local >= 0, expert_map.long()[local], -1)
+        local = Routing(topk_ids, global_num_experts, expert_map).local_experts().flatten()
+        computed = (local >= 0).view(topk_ids.shape)
         # Pairs by expert, in order; those without a local expert last.
         order = torch.argsort(torch.where(local >= 0, local, num_experts), stable=True)
         counts = torch.bincount(local + 1, minlength=num_experts + 1).tolist()[1:]
         tokens = torch.div(order, top_k, rounding_mode="floor")
+        # A scale per tensor is one over all experts.
+        whole = activation_format is not None and activation_groups == TENSOR
+        if whole:
+            hidden_states = torch.where(computed.any(1, keepdim=True), hidden_states, 0.0)
         inputs = first.tokens(hidden_states)
         pair_output = hidden_states.new_empty(len(order), hidden_states.shape[1])
         pair_output[sum(counts) :] = 0
-        # A scale per tensor is one over all experts.
-        whole = activation_format is not None and activation_groups == TENSOR
         for segments in _runs(counts, len(order) if whole else _RUN_ELEMENTS // n13):
             begin, end = segments[0][1], segments[-1][2]
             x = inputs.select(tokens[begin:end])
@@ -98,7 +99,7 @@ def cpu_experts(
                 second.apply(x.rows(rows), expert, pair_output[start:stop])
         if topk_weights is None:
             topk_weights = torch.ones_like(topk_ids, dtype=torch.float32)
-        return _weighted_sum(pair_output, order, topk_weights)
+        return _weighted_sum(pair_output, order, torch.where(computed, topk_weights, 0.0))
 
 
 _RUN_ELEMENTS = 1 << 20

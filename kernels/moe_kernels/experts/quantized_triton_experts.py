@@ -17,6 +17,7 @@ from moe_kernels.modular_kernel import FusedMoEExpertsMonolithic
 from moe_kernels.ops.quantize_activations import quantize_activations
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.words import WORD_FORMATS, word_columns
+from moe_kernels.routing import Routing
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import TENSOR
 
@@ -62,12 +63,15 @@ class QuantizedTritonExperts(TwoGemmExperts):
         return super().weight_columns(columns)
 
     def quantize_input(
-        self, hidden_states: torch.Tensor
+        self, hidden_states: torch.Tensor, routing: Routing
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """The activation key carried out; emulated, what remains is a factor for all, [1]."""
         if self._activation_format is None:
             return hidden_states, None
         config = self.quant_config
+        if config.has_one_dynamic_scale:
+            computed = (routing.local_experts() >= 0).any(1, keepdim=True)
+            hidden_states = torch.where(computed, hidden_states, 0.0)
         quantized, scale = quantize_activations(
             hidden_states,
             self._activation_format,

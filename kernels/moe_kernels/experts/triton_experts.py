@@ -8,12 +8,13 @@ from moe_kernels.experts.two_gemms import TwoGemmExperts, require_gpu
 from moe_kernels.ops.library import register_operator
 from moe_kernels.ops.quantize_scaled import quantize_scaled
 from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.routing import Routing
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN, QuantKey
 
 
 def _fake_quantize_input(
-    x: torch.Tensor, dtype: torch.dtype, group_shape: list[int], scale: torch.Tensor | None
+    x: torch.Tensor, dtype: torch.dtype, group_shape: list[int], *_: object
 ) -> tuple[torch.Tensor, torch.Tensor]:
     rows, columns = x.shape
     quantized = torch.empty(x.shape, dtype=dtype, device=x.device)
@@ -25,11 +26,20 @@ def _fake_quantize_input(
 
 @register_operator(_fake_quantize_input)
 def quantize_input(
-    x: torch.Tensor, dtype: torch.dtype, group_shape: list[int], scale: torch.Tensor | None
+    x: torch.Tensor,
+    dtype: torch.dtype,
+    group_shape: list[int],
+    scale: torch.Tensor | None,
+    topk_ids: torch.Tensor,
+    global_num_experts: int,
+    expert_map: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """:func:`moe_kernels.ops.quantize_scaled.quantize_scaled` as an operator."""
     require_gpu("TritonExperts", x)
-    quantized, computed = quantize_scaled(x, (group_shape[0], group_shape[1]), scale, dtype)
+    routing = Routing(topk_ids.contiguous(), global_num_experts, expert_map)
+    quantized, computed = quantize_scaled(
+        x, (group_shape[0], group_shape[1]), scale, dtype, routing
+    )
     # An operator may not return its own argument.
     return quantized, computed if scale is None else computed.clone()
 
@@ -82,7 +92,7 @@ class TritonExperts(TwoGemmExperts):
         self._block_shape = None if block_shape is None else list(block_shape)
 
     def quantize_input(
-        self, hidden_states: torch.Tensor
+        self, hidden_states: torch.Tensor, routing: Routing
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Values and their scales, as the activation key says; unquantized as they are."""
         if self._group_shape is None:
@@ -92,6 +102,7 @@ class TritonExperts(TwoGemmExperts):
             torch.int8 if self.weight_format == "int8" else torch.float8_e4m3fn,
             self._group_shape,
             self.quant_config.a13_scale,
+            *routing,
         )
         return quantized, scale
 

@@ -24,7 +24,6 @@ from moe_kernels.routing import Routing
 from moe_kernels.tiling.layer_config import layer_config
 from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS, TileConfig
 from moe_rules.vocabulary.layer import FusedMoEConfig
-from moe_rules.vocabulary.quant_keys import TENSOR
 
 
 def require_gpu(name: str, x: torch.Tensor) -> None:
@@ -133,7 +132,7 @@ def two_gemms(
 
     a2_scale, a2_scale_2 = w2_tensors[4:]
     intermediate = None
-    if activation_format is not None or (group_shape == TENSOR and a2_scale is None):
+    if activation_format is not None:
         # Scales may be taken over all rows, also those that the GEMM does not write.
         rows = w13.shape[1] // 2 if activation_form(activation).gated else w13.shape[1]
         intermediate = torch.zeros(num_pairs, rows, dtype=dtype, device=w13.device)
@@ -159,8 +158,9 @@ def two_gemms(
             not native_mx,
         )
     elif group_shape is not None:
+        by_pairs = routing._replace(topk_ids=routing.topk_ids.view(-1, 1))
         intermediate, intermediate_scale = quantize_scaled(
-            intermediate, group_shape, a2_scale, w2.dtype
+            intermediate, group_shape, a2_scale, w2.dtype, by_pairs
         )
     expert_output = gemm(intermediate, intermediate_scale, 1, w2, w2_tensors, config.down)
     return moe_sum(expert_output, topk_weights, routing)

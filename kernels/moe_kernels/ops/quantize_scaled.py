@@ -9,7 +9,9 @@ import triton
 import triton.language as tl
 
 from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
+from moe_kernels.ops.routing import local_expert
 from moe_kernels.quantization.fp8 import MIN_AMAX
+from moe_kernels.routing import Routing
 from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 
 _PARTIALS = 1024
@@ -57,23 +59,44 @@ def _quantize_groups_kernel(
     tl.store(scale_ptr + group, scale, mask=group < num_groups)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "num_experts"])
 def _partial_amax_kernel(
     x_ptr,
     partial_ptr,
-    numel,
+    topk_ids_ptr,
+    expert_map_ptr,
+    num_experts,
+    top_k,
+    rows,
     columns,
     stride_m,
     stride_k,
+    HAS_ROUTING: tl.constexpr,
+    HAS_EXPERT_MAP: tl.constexpr,
+    TOP_K: tl.constexpr,
     PARTIALS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     amax = tl.zeros((BLOCK,), dtype=tl.float32)
-    for start in range(tl.program_id(0).to(tl.int64) * BLOCK, numel, PARTIALS * BLOCK):
-        index = start + tl.arange(0, BLOCK)
-        x_ptrs = x_ptr + index // columns * stride_m + index % columns * stride_k
-        x = tl.load(x_ptrs, mask=index < numel, other=0.0).to(tl.float32)
-        amax = tl.maximum(amax, tl.abs(x))
+    blocks_per_row = tl.cdiv(columns, BLOCK)
+    for block in range(tl.program_id(0), rows * blocks_per_row, PARTIALS):
+        row = (block // blocks_per_row).to(tl.int64)
+        column = block % blocks_per_row * BLOCK + tl.arange(0, BLOCK)
+        end = columns
+        if HAS_ROUTING:
+            slot = tl.arange(0, TOP_K)
+            local = local_expert(
+                topk_ids_ptr,
+                row * top_k + slot,
+                slot < top_k,
+                expert_map_ptr,
+                num_experts,
+                HAS_EXPERT_MAP,
+            )
+            end = tl.where(tl.max(local, 0) >= 0, columns, 0)
+        x_ptrs = x_ptr + row * stride_m + column * stride_k
+        x = tl.load(x_ptrs, mask=column < end, other=0.0)
+        amax = tl.maximum(amax, tl.abs(x.to(tl.float32)))
     tl.store(partial_ptr + tl.program_id(0), tl.max(amax, 0))
 
 
@@ -113,10 +136,13 @@ def quantize_scaled(
     group_shape: tuple[int, int],
     scale: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float8_e4m3fn,
+    routing: Routing | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize ``x`` [rows, K] (any strides), with scales computed from its values unless given.
 
     group_shape: TENSOR, TOKEN or (1, columns). ``scale``: one float32 element, TENSOR only.
+    ``routing``: of the rows, topk_ids contiguous; a scale for all does not depend on rows without a
+    local expert.
     Returns the values as ``dtype`` [rows, K] and float32 scales: [1], [rows, 1] or
     [rows, ceil(K / columns)]. ``dtype``: an FP8 dtype, or int8, symmetric. The arithmetic is that
     of :func:`moe_kernels.quantization.fp8.quantize` and
@@ -128,7 +154,7 @@ def quantize_scaled(
     largest = float(info(dtype).max)
     out = torch.empty(rows, columns, dtype=dtype, device=x.device)
     if group_shape == TENSOR:
-        return out, _quantize_tensor(x, out, scale, largest)
+        return out, _quantize_tensor(x, out, scale, largest, routing)
     if group_shape[0] != 1 or scale is not None:
         raise ValueError(
             "activations are quantized per tensor, per token or in groups of (1, columns), the "
@@ -162,7 +188,11 @@ def quantize_scaled(
 
 
 def _quantize_tensor(
-    x: torch.Tensor, out: torch.Tensor, scale: torch.Tensor | None, largest: float
+    x: torch.Tensor,
+    out: torch.Tensor,
+    scale: torch.Tensor | None,
+    largest: float,
+    routing: Routing | None,
 ) -> torch.Tensor:
     """Fill ``out`` with ``x`` over one scale, given or computed; returns the scale, [1]."""
     dynamic = scale is None
@@ -175,7 +205,23 @@ def _quantize_tensor(
     partial = None
     if dynamic:
         partial = torch.empty(_PARTIALS, dtype=torch.float32, device=x.device)
-        _partial_amax_kernel[(_PARTIALS,)](x, partial, *layout, PARTIALS=_PARTIALS, BLOCK=block)
+        topk_ids, num_experts, expert_map = routing or (None, 0, None)
+        top_k = 1 if topk_ids is None else topk_ids.shape[1]
+        _partial_amax_kernel[(_PARTIALS,)](
+            x,
+            partial,
+            topk_ids,
+            expert_map,
+            num_experts,
+            top_k,
+            *x.shape,
+            *x.stride(),
+            HAS_ROUTING=routing is not None,
+            HAS_EXPERT_MAP=expert_map is not None,
+            TOP_K=triton.next_power_of_2(top_k),
+            PARTIALS=_PARTIALS,
+            BLOCK=min(block, triton.next_power_of_2(x.shape[1])),
+        )
     _quantize_tensor_kernel[(triton.cdiv(numel, block),)](
         x,
         out,

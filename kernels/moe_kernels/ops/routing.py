@@ -10,9 +10,13 @@ import triton.language as tl
 def local_expert(
     topk_ids_ptr, pair, mask, expert_map_ptr, num_experts, HAS_EXPERT_MAP: tl.constexpr
 ):
-    """The local expert of each pair (an index into the flattened topk_ids), -1 if it has none."""
-    expert = tl.load(topk_ids_ptr + pair, mask=mask, other=-1).to(tl.int32)
+    """The local expert of each pair (an index into the flattened topk_ids), -1 if it has none.
+
+    :meth:`moe_kernels.routing.Routing.local_experts` says the same in torch.
+    """
+    expert = tl.load(topk_ids_ptr + pair, mask=mask, other=-1)
     valid = (expert >= 0) & (expert < num_experts)
+    expert = expert.to(tl.int32)
     if HAS_EXPERT_MAP:
         expert = tl.load(expert_map_ptr + expert, mask=valid, other=-1)
         valid = expert >= 0

@@ -15,7 +15,10 @@ from moe_kernels.routing import Routing
 
 
 def _fake_batch_rows(
-    topk_ids: torch.Tensor, expert_map: torch.Tensor | None, num_local_experts: int
+    topk_ids: torch.Tensor,
+    global_num_experts: int,
+    expert_map: torch.Tensor | None,
+    num_local_experts: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     counts = topk_ids.new_empty(num_local_experts, dtype=torch.int32)
     return counts, topk_ids.new_empty(topk_ids.shape, dtype=torch.int64)
@@ -23,29 +26,27 @@ def _fake_batch_rows(
 
 @register_operator(_fake_batch_rows)
 def batch_rows(
-    topk_ids: torch.Tensor, expert_map: torch.Tensor | None, num_local_experts: int
+    topk_ids: torch.Tensor,
+    global_num_experts: int,
+    expert_map: torch.Tensor | None,
+    num_local_experts: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each (token, expert) pair goes: an expert's pairs in order, from its first row on.
+    """Where each (token, expert) pair goes: an expert's tokens in order, from its first row on.
 
     Returns expert_num_tokens [num_local_experts] int32, and the row of each pair [M, topk] int64,
     counted over [num_local_experts, M]; num_local_experts * M for pairs without a local expert.
+    Pairs of one token with one expert have one row.
     """
     num_tokens = topk_ids.shape[0]
-    ids = topk_ids.flatten().long()
-    if expert_map is not None:
-        valid = (ids >= 0) & (ids < expert_map.numel())
-        ids = torch.where(valid, expert_map.long()[ids.clamp(0, expert_map.numel() - 1)], -1)
-    # Pairs without an expert are counted with an extra one, the last.
-    ids = torch.where((ids >= 0) & (ids < num_local_experts), ids, num_local_experts)
-    counts = ids.new_zeros(num_local_experts + 1).scatter_add_(0, ids, torch.ones_like(ids))
-    order = torch.argsort(ids, stable=True)
-    first = counts.cumsum(0) - counts
-    rank = torch.empty_like(ids)
-    rank[order] = torch.arange(len(ids), device=ids.device) - first[ids[order]]
+    local = Routing(topk_ids, global_num_experts, expert_map).local_experts()
+    # Pairs without an expert have an extra one, the last.
+    experts = torch.where(local >= 0, local, num_local_experts).T
+    chosen = experts.new_zeros(num_local_experts + 1, num_tokens).scatter_(0, experts, 1)
+    rank = chosen.cumsum(1) - 1
     rows = torch.where(
-        ids < num_local_experts, ids * num_tokens + rank, num_local_experts * num_tokens
+        local >= 0, local * num_tokens + rank.gather(0, experts).T, num_local_experts * num_tokens
     )
-    return counts[:-1].to(torch.int32), rows.view(topk_ids.shape)
+    return chosen[:-1].sum(1, dtype=torch.int32), rows.contiguous()
 
 
 def _fake_scatter_rows(x: torch.Tensor, rows: torch.Tensor, num_experts: int) -> torch.Tensor:
@@ -82,19 +83,21 @@ def combine_rows(
     ``topk_weights`` [M, topk] None: the tokens are weighed already. Returns [M, H].
     """
     flat = x.reshape(-1, x.shape[-1])
-    local = rows < flat.shape[0]
     if flat.shape[0] == 0:
         return x.new_zeros(rows.shape[0], x.shape[-1])
     values = flat[rows.clamp(max=flat.shape[0] - 1)].float()
-    weights = local.float() if topk_weights is None else local * topk_weights.float()
-    return (values * weights[..., None]).sum(dim=1).to(x.dtype)
+    if topk_weights is not None:
+        values *= topk_weights.float()[..., None]
+    # What was read for pairs without an expert is another token's.
+    values.masked_fill_((rows == flat.shape[0])[..., None], 0.0)
+    return values.sum(dim=1).to(x.dtype)
 
 
 class BatchedPrepareAndFinalize(FusedMoEPrepareAndFinalize):
     """Every rank has all tokens, and groups those of its own experts.
 
-    A token's experts are different ones, so that no expert gets more rows than there are tokens:
-    hidden_states become [num_local_experts, M, H]. vLLM's class of this name.
+    No expert gets more rows than there are tokens, since one that a token names several times
+    computes it once: hidden_states become [num_local_experts, M, H]. vLLM's class of this name.
     """
 
     activation_format = FusedMoEActivationFormat.BatchedExperts
@@ -108,8 +111,8 @@ class BatchedPrepareAndFinalize(FusedMoEPrepareAndFinalize):
         num_local_experts: int,
     ) -> PrepareResult:
         """Quantize the tokens as ``experts`` ask, and group them."""
-        quantized, scale = experts.quantize_input(hidden_states)
-        counts, rows = batch_rows(routing.topk_ids, routing.expert_map, num_local_experts)
+        quantized, scale = experts.quantize_input(hidden_states, routing)
+        counts, rows = batch_rows(*routing, num_local_experts)
         if scale is not None and scale.dim() > 1:
             scale = scatter_rows(scale, rows, num_local_experts)
         batched = scatter_rows(quantized, rows, num_local_experts)

@@ -24,7 +24,8 @@ class MoEPrepareAndFinalizeNoEP(FusedMoEPrepareAndFinalize):
         num_local_experts: int,
     ) -> PrepareResult:
         """Quantize the tokens as ``experts`` ask."""
-        return PrepareResult(*experts.quantize_input(hidden_states), topk_weights, routing)
+        quantized, scale = experts.quantize_input(hidden_states, routing)
+        return PrepareResult(quantized, scale, topk_weights, routing)
 
     def finalize(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
         """``expert_output`` as it is."""
