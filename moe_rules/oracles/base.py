@@ -33,14 +33,12 @@ from moe_rules.oracles import provider, vllm_objects
 from moe_rules.oracles.vllm_selection import VllmSelection
 from moe_rules.vocabulary.fact_values import FactValue, did_you_mean
 from moe_rules.vocabulary.layer import FusedMoEConfig
-from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 if TYPE_CHECKING:
     import torch
     from moe_kernels.layouts import LayerWeights
     from moe_kernels.layouts.grouped_integers import CheckpointFormat
-    from moe_kernels.modular_kernel import FusedMoEExperts, FusedMoEKernel
-    from moe_kernels.quant_config import FusedMoEQuantConfig
     from moe_kernels.registry import Provider
 
 BackendT = TypeVar("BackendT", bound=Enum)
@@ -222,11 +220,12 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
 
     def kernel_names(self, backend: Enum) -> list[str]:
         """Names of the kernel classes a backend has for any layer; nothing is imported."""
-        backends = self._selector.rules.oracles[self.name].backends
+        vllms = vllm_objects.is_member(backend)
+        rules = (self.vllm.selector() if vllms else self._selector).rules
+        backends = rules.oracles[self.name].backends
         if backend.name not in backends:
-            platform = self._selector.rules.platform
             raise ValueError(
-                f"{type(backend).__name__}.{backend.name} does not exist on {platform}; "
+                f"{type(backend).__name__}.{backend.name} does not exist on {rules.platform}; "
                 f"there are {', '.join(backends)}"
             )
         choices = backends[backend.name].choices
@@ -258,25 +257,26 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
 
     def make_kernel(
         self,
-        quant_config: FusedMoEQuantConfig,
-        moe_config: FusedMoEConfig,
-        backend: BackendT,
-        experts_cls: type[FusedMoEExperts],
+        quant_config: Any,
+        moe_config: Layer,
+        backend: Enum,
+        experts_cls: type,
         routing_tables: Any = None,
         **others: Any,
-    ) -> FusedMoEKernel:
+    ) -> Any:
         """Join experts with the preparation of their inputs to a kernel that runs.
 
-        For a class of vLLM this calls vLLM, with vLLM's configurations, and returns its
+        For a class of vLLM this calls vLLM, with vLLM's backend and configurations, lets the
+        experts process ``layer`` (one of ``others``) where vLLM does, and returns its
         FusedMoEKernel; ``routing_tables`` and ``others`` are for that. Raises ImportError for a
         class that is neither vLLM's nor made for this package, ValueError for arguments that the
-        kernel does not take.
+        kernel lacks or does not take, TypeError for a mixture of vLLM's and this package's.
         """
         from moe_kernels.registry.bind import bind
 
-        if provider.is_vllms(experts_cls):
+        if vllm_objects.are_vllms(experts_cls, backend, moe_config, quant_config):
             arguments = (backend, moe_config, quant_config, experts_cls, routing_tables)
-            return cast("FusedMoEKernel", provider.make_kernel(self.name, *arguments, **others))
+            return provider.make_kernel(self.name, *arguments, **others)
         if routing_tables is not None or others:
             name = next(iter(others), "routing_tables")
             raise ValueError(f"{experts_cls.__name__} takes no {name}")
@@ -284,14 +284,15 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
 
     def convert_to_kernel_format(
         self,
-        backend: BackendT,
-        moe_config: FusedMoEConfig,
+        backend: Enum,
+        moe_config: Layer,
         w13_weight: torch.Tensor,
         w2_weight: torch.Tensor,
         *,
-        weight_key: QuantKey | None = None,
-        activation_key: QuantKey | None = None,
+        weight_key: Key = None,
+        activation_key: Key = None,
         checkpoint_format: CheckpointFormat = "compressed_tensors",
+        quantization_method: str | None = None,
         dequantize_for_cpu: bool = False,
         **tensors: Any,
     ) -> LayerWeights:
@@ -301,23 +302,26 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         points, ...); ``checkpoint_format`` says how integer weights in groups are packed;
         ``dequantize_for_cpu`` trades memory for time where CPUs have no product of a format.
 
-        Where the backend's kernels are vLLM's, vLLM converts
-        (:func:`moe_rules.oracles.provider.convert`): then ``moe_config`` is vLLM's, and
-        ``tensors`` has what else its function takes. Raises ImportError where the kernels'
-        package is not installed, and ValueError for a backend without kernels or tensors that
-        are not what the key says.
+        Where backend, layer and keys are vLLM's, vLLM converts
+        (:func:`moe_rules.oracles.provider.convert`): then ``tensors`` has what else its function
+        takes, and ``quantization_method`` is the checkpoint's, which MXFP4 needs. Raises
+        ImportError where the kernels' package is not installed, ValueError for a backend without
+        kernels or tensors that are not what the key says, TypeError for a mixture of vLLM's and
+        this package's.
         """
         from moe_kernels.dtypes import torch_dtype
         from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
 
-        kernel, vllms = self._first_kernel(backend)
         others = {name: tensors.pop(name) for name in {*tensors} - {*LayerWeights._fields}}
         weights = LayerWeights(w13_weight, w2_weight, **tensors)
-        if vllms:
-            weights = weights._replace(weight_key=weight_key)
+        if vllm_objects.are_vllms(backend, moe_config, weight_key, activation_key):
+            keys = (vllm_objects.quant_key(weight_key), activation_key)
+            weights = weights._replace(weight_key=keys[0])
             return provider.convert(
-                self.name, backend, moe_config, weights, activation_key, **others
+                *(self.name, backend, moe_config, weights, activation_key, quantization_method),
+                **others,
             )
+        kernel = self._our_kernel(backend)
         if others:
             name = next(iter(others))
             raise ValueError(f"{kernel} takes no {name}{did_you_mean(name, LayerWeights._fields)}")
@@ -332,30 +336,28 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
 
     def make_quant_config(
         self,
-        backend: BackendT,
+        backend: Enum,
         weights: LayerWeights | None = None,
-        activation_key: QuantKey | None = None,
+        activation_key: Key = None,
         **others: Any,
-    ) -> FusedMoEQuantConfig:
+    ) -> Any:
         """The quantization of a layer as the backend's kernels take it.
 
         ``weights`` are converted (None: unquantized); ``others`` are further fields of
         :class:`moe_kernels.quant_config.FusedMoEQuantConfig`: biases, SwiGLU's constants. Where
-        the backend's kernels are vLLM's, this is vLLM's class, and ``others`` has what else its
-        function takes. Raises as :meth:`convert_to_kernel_format`.
+        the backend is vLLM's, so is the result, and ``others`` has what else its function takes.
+        Raises as :meth:`convert_to_kernel_format`.
         """
         from moe_kernels.quant_config import FusedMoEQuantConfig
 
-        if self._first_kernel(backend)[1]:
-            config = provider.make_quant_config(
-                self.name, backend, weights, activation_key, **others
-            )
-            return cast("FusedMoEQuantConfig", config)
+        if vllm_objects.are_vllms(backend, activation_key):
+            return provider.make_quant_config(self.name, backend, weights, activation_key, **others)
+        self._our_kernel(backend)
         fields = {} if weights is None else weights.quant_fields()
         return FusedMoEQuantConfig(**{**fields, **others}, activation_key=activation_key)
 
-    def _first_kernel(self, backend: BackendT) -> tuple[str, bool]:
-        """The name of a backend's first kernel, and whether its class is vLLM's."""
+    def _our_kernel(self, backend: Enum) -> str:
+        """The name of a backend's first kernel, which is none of vLLM's."""
         from moe_kernels.registry import KernelUnavailableError, Unavailable, available
 
         where = f"backend {backend.name} of oracle {self.name!r}"
@@ -367,7 +369,12 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
             raise KernelUnavailableError(
                 f"{where}: kernel {names[0]}: {found.reason}; {found.remedy}"
             )
-        return names[0], provider.is_vllms(found.target)
+        if provider.is_vllms(found.target):
+            raise TypeError(
+                f"{where}: kernel {names[0]} is vLLM's and takes vLLM's own backend, layer and "
+                "keys, got moe_rules'"
+            )
+        return names[0]
 
     def _kernel_class(self, name: str) -> type:
         from moe_kernels.registry import resolve

@@ -40,9 +40,13 @@ class Fp8MoEKernelOracle(MoEKernelOracle[Fp8MoeBackend]):
 _oracle = Fp8MoEKernelOracle()
 map_fp8_backend = _oracle.map_backend
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
-convert_to_fp8_moe_kernel_format = _oracle.convert_to_kernel_format
-make_fp8_moe_quant_config = _oracle.make_quant_config
-make_fp8_moe_kernel = _oracle.make_kernel
+convert_to_fp8_moe_kernel_format = provider.either(
+    "oracle.fp8:convert_to_fp8_moe_kernel_format", _oracle.convert_to_kernel_format
+)
+make_fp8_moe_quant_config = provider.either(
+    "oracle.fp8:make_fp8_moe_quant_config", _oracle.make_quant_config
+)
+make_fp8_moe_kernel = provider.either("oracle.fp8:make_fp8_moe_kernel", _oracle.make_kernel)
 
 
 def select_fp8_moe_backend(

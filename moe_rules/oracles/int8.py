@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moe_rules.oracles import provider
 from moe_rules.oracles.backends import Int8MoeBackend
 from moe_rules.oracles.base import USUAL, Key, Layer, MoEKernelOracle, the_layer
 from moe_rules.vocabulary.fact_values import FactValue
@@ -23,9 +24,13 @@ class Int8MoEKernelOracle(MoEKernelOracle[Int8MoeBackend]):
 _oracle = Int8MoEKernelOracle()
 map_int8_backend = _oracle.map_backend
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
-convert_to_int8_moe_kernel_format = _oracle.convert_to_kernel_format
-make_int8_moe_quant_config = _oracle.make_quant_config
-make_int8_moe_kernel = _oracle.make_kernel
+convert_to_int8_moe_kernel_format = provider.either(
+    "oracle.int8:convert_to_int8_moe_kernel_format", _oracle.convert_to_kernel_format
+)
+make_int8_moe_quant_config = provider.either(
+    "oracle.int8:make_int8_moe_quant_config", _oracle.make_quant_config
+)
+make_int8_moe_kernel = provider.either("oracle.int8:make_int8_moe_kernel", _oracle.make_kernel)
 
 
 def select_int8_moe_backend(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moe_rules.oracles import provider
 from moe_rules.oracles.backends import WNA16MoEBackend
 from moe_rules.oracles.base import Key, Layer, MoEKernelOracle, the_layer
 from moe_rules.vocabulary.fact_values import FactValue
@@ -22,9 +23,15 @@ class WNA16MoEKernelOracle(MoEKernelOracle[WNA16MoEBackend]):
 _oracle = WNA16MoEKernelOracle()
 map_wna16_backend = _oracle.map_backend
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
-convert_to_wna16_moe_kernel_format = _oracle.convert_to_kernel_format
-make_wna16_moe_quant_config = _oracle.make_quant_config
-make_wna16_moe_kernel = _oracle.make_kernel
+convert_to_wna16_moe_kernel_format = provider.either(
+    "oracle.int_wna16:convert_to_wna16_moe_kernel_format", _oracle.convert_to_kernel_format
+)
+make_wna16_moe_quant_config = provider.either(
+    "oracle.int_wna16:make_wna16_moe_quant_config", _oracle.make_quant_config
+)
+make_wna16_moe_kernel = provider.either(
+    "oracle.int_wna16:make_wna16_moe_kernel", _oracle.make_kernel
+)
 
 
 def select_wna16_moe_backend(

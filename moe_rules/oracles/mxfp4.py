@@ -43,10 +43,17 @@ _oracle = Mxfp4MoEKernelOracle()
 _deepseek_v4 = DeepSeekV4Mxfp4MoEKernelOracle()
 map_mxfp4_backend = _oracle.map_backends
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
-convert_weight_to_mxfp4_moe_kernel_format = _oracle.convert_to_kernel_format
-convert_gpt_oss_weight_to_mxfp4_moe_kernel_format = _oracle.convert_to_kernel_format
-make_mxfp4_moe_quant_config = _oracle.make_quant_config
-make_mxfp4_moe_kernel = _oracle.make_kernel
+convert_weight_to_mxfp4_moe_kernel_format = provider.either(
+    "oracle.mxfp4:convert_weight_to_mxfp4_moe_kernel_format", _oracle.convert_to_kernel_format
+)
+convert_gpt_oss_weight_to_mxfp4_moe_kernel_format = provider.either(
+    "oracle.mxfp4:convert_gpt_oss_weight_to_mxfp4_moe_kernel_format",
+    _oracle.convert_to_kernel_format,
+)
+make_mxfp4_moe_quant_config = provider.either(
+    "oracle.mxfp4:make_mxfp4_moe_quant_config", _oracle.make_quant_config
+)
+make_mxfp4_moe_kernel = provider.either("oracle.mxfp4:make_mxfp4_moe_kernel", _oracle.make_kernel)
 
 
 def select_mxfp4_moe_backend(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from moe_rules.oracles import provider
 from moe_rules.oracles.backends import BackendGroup, NvFp4MoeBackend
 from moe_rules.oracles.base import Key, Layer, MoEKernelOracle, the_layer
 from moe_rules.vocabulary.fact_values import FactValue
@@ -31,9 +32,13 @@ class NvFp4MoEKernelOracle(MoEKernelOracle[NvFp4MoeBackend]):
 _oracle = NvFp4MoEKernelOracle()
 map_nvfp4_backend = _oracle.map_backend
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
-convert_to_nvfp4_moe_kernel_format = _oracle.convert_to_kernel_format
-make_nvfp4_moe_quant_config = _oracle.make_quant_config
-make_nvfp4_moe_kernel = _oracle.make_kernel
+convert_to_nvfp4_moe_kernel_format = provider.either(
+    "oracle.nvfp4:convert_to_nvfp4_moe_kernel_format", _oracle.convert_to_kernel_format
+)
+make_nvfp4_moe_quant_config = provider.either(
+    "oracle.nvfp4:make_nvfp4_moe_quant_config", _oracle.make_quant_config
+)
+make_nvfp4_moe_kernel = provider.either("oracle.nvfp4:make_nvfp4_moe_kernel", _oracle.make_kernel)
 
 
 def select_nvfp4_moe_backend(

@@ -24,8 +24,12 @@ class UnquantizedMoEKernelOracle(MoEKernelOracle[UnquantizedMoeBackend]):
 _oracle = UnquantizedMoEKernelOracle()
 map_unquantized_backend = _oracle.map_backend
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
-convert_to_unquantized_kernel_format = _oracle.convert_to_kernel_format
-make_unquantized_moe_kernel = _oracle.make_kernel
+convert_to_unquantized_kernel_format = provider.either(
+    "oracle.unquantized:convert_to_unquantized_kernel_format", _oracle.convert_to_kernel_format
+)
+make_unquantized_moe_kernel = provider.either(
+    "oracle.unquantized:make_unquantized_moe_kernel", _oracle.make_kernel
+)
 
 
 def select_unquantized_moe_backend(

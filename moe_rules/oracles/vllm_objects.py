@@ -24,8 +24,7 @@ from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig, d
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
 FUSED_MOE = "vllm.model_executor.layers.fused_moe"
-QUANTIZATION = "vllm.model_executor.layers.quantization"
-QUANT_KEYS = f"{QUANTIZATION}.utils.quant_utils"
+QUANT_KEYS = "vllm.model_executor.layers.quantization.utils.quant_utils"
 
 ENUM_MODULES = {
     "UnquantizedMoeBackend": "unquantized",
@@ -98,6 +97,41 @@ def is_quant_key(value: object) -> bool:
 def is_member(backend: Enum) -> bool:
     """Whether a backend is a member of an Enum of vLLM's."""
     return type(backend).__module__.partition(".")[0] == "vllm"
+
+
+def are_vllms(*values: object) -> bool:
+    """Whether objects, or classes, are vLLM's, or descend from its; false: none of them is.
+
+    What is neither vLLM's nor this package's (None, tensors, numbers) goes with both. Raises
+    TypeError for a mixture.
+    """
+    owners = {owner: value for value in values if (owner := _owner(value)) is not None}
+    if len(owners) > 1:
+        theirs, ours = (_name(v if isinstance(v, type) else type(v)) for v in _sorted(owners))
+        raise TypeError(
+            f"{theirs} does not go with {ours}: backend, layer, configurations and kernel class "
+            "are either all vLLM's or all moe_rules'. A kernel of moe_kernels runs in vLLM through "
+            "moe_rules.integrations.vllm (docs/vllm.md)"
+        )
+    return True in owners
+
+
+def are_ours(*values: object) -> bool:
+    """Whether any of the objects or classes is this package's."""
+    return any(_owner(value) is False for value in values)
+
+
+def _sorted(owners: Mapping[bool, object]) -> tuple[object, object]:
+    return owners[True], owners[False]
+
+
+def _owner(value: object) -> bool | None:
+    """True for what is vLLM's, false for what is this package's, None for anything else."""
+    cls = value if isinstance(value, type) else type(value)
+    packages = {base.__module__.partition(".")[0] for base in cls.__mro__}
+    if "vllm" in packages:
+        return True
+    return False if packages & {"moe_rules", "moe_kernels"} else None
 
 
 def is_vllms(config: object, *keys: object) -> bool:

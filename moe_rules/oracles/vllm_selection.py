@@ -74,7 +74,7 @@ class VllmSelection:
     def __init__(self, oracle: str, backends: type[Enum], selector: Callable[[], Selector]) -> None:
         self.oracle = oracle
         self._backends = backends
-        self._selector = selector
+        self.selector = selector
         asked = asked_facts(selector().rules, oracle)
         self._engine = tuple((name, read) for name, read in ENGINE_FACTS.items() if name in asked)
         self._answers: dict[tuple[Any, ...], Answer] = {}
@@ -100,7 +100,7 @@ class VllmSelection:
         if answer is None:
             keys = (weight_key, activation_key)
             facts = self.facts(config, *keys, options, quant_config)
-            answer = Answer(self._selector().decide(self.oracle, facts), self._backends, keys)
+            answer = Answer(self.selector().decide(self.oracle, facts), self._backends, keys)
             if len(self._answers) >= MAX_REMEMBERED:
                 self._answers.clear()
             self._answers[question] = answer
@@ -109,7 +109,7 @@ class VllmSelection:
     def order(self, *question: Any) -> tuple[str, ...]:
         """Backends in the order in which they are tried for a layer, whatever it requests."""
         facts = {**self.facts(*question), "moe_backend": "auto", "model_role": None}
-        return self._selector().decide(self.oracle, facts).order
+        return self.selector().decide(self.oracle, facts).order
 
     def facts(
         self,

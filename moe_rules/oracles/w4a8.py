@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from moe_rules.oracles import provider
 from moe_rules.oracles.backends import W4A8MoeBackend
 from moe_rules.oracles.base import USUAL, Key, Layer, MoEKernelOracle, the_layer
 from moe_rules.vocabulary.fact_values import FactValue
@@ -23,9 +24,13 @@ class W4A8MoEKernelOracle(MoEKernelOracle[W4A8MoeBackend]):
 _oracle = W4A8MoEKernelOracle()
 map_w4a8_backend = _oracle.map_backend
 backend_to_kernel_cls = _oracle.backend_to_kernel_cls
-convert_to_w4a8_moe_kernel_format = _oracle.convert_to_kernel_format
-make_w4a8_moe_quant_config = _oracle.make_quant_config
-make_w4a8_moe_kernel = _oracle.make_kernel
+convert_to_w4a8_moe_kernel_format = provider.either(
+    "oracle.w4a8:convert_to_w4a8_moe_kernel_format", _oracle.convert_to_kernel_format
+)
+make_w4a8_moe_quant_config = provider.either(
+    "oracle.w4a8:make_w4a8_moe_quant_config", _oracle.make_quant_config
+)
+make_w4a8_moe_kernel = provider.either("oracle.w4a8:make_w4a8_moe_kernel", _oracle.make_kernel)
 
 
 def select_w4a8_moe_backend(
