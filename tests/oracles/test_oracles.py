@@ -81,6 +81,34 @@ def test_select_backend_returns_member_and_class() -> None:
     assert cls.__name__ == "TritonExperts"
 
 
+def test_a_layer_has_two_names_and_is_one_of_two_classes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fp8, "_oracle", fp8.Fp8MoEKernelOracle("h100"))
+    selected = fp8.select_fp8_moe_backend(LAYER, *BLOCK)
+    keys = {"weight_key": BLOCK[0], "activation_key": BLOCK[1]}
+    assert fp8.select_fp8_moe_backend(config=LAYER, **keys) == selected
+    assert fp8.select_fp8_moe_backend(moe_config=LAYER, **keys) == selected
+    with pytest.raises(TypeError, match="got both config and moe_config"):
+        fp8.select_fp8_moe_backend(LAYER, moe_config=LAYER)
+    with pytest.raises(TypeError, match="got neither"):
+        fp8.select_fp8_moe_backend()
+    with pytest.raises(TypeError, match=r"FusedMoEConfig, got dict"):
+        fp8.select_fp8_moe_backend({"num_experts": 8})
+    with pytest.raises(TypeError, match=r"a quantization key is .*, got str"):
+        fp8.select_fp8_moe_backend(LAYER, "kFp8Static128BlockSym")
+
+
+def test_keys_that_are_not_named_are_the_oracles_usual_ones() -> None:
+    decision = int8.Int8MoEKernelOracle("h100").decide(LAYER)
+    assert decision.facts["weight_key"] == NAMED_KEYS["kInt8StaticChannelSym"]
+    assert decision.facts["activation_key"] == NAMED_KEYS["kInt8DynamicTokenSym"]
+
+
+def test_what_a_backend_offers_to_some_layers_only_is_not_among_its_classes() -> None:
+    oracle = mxfp4.Mxfp4MoEKernelOracle("b200")
+    names = oracle.kernel_names(Mxfp4MoeBackend.FLASHINFER_TRTLLM_MXFP4_BF16)
+    assert names == ["TrtLlmMxfp4ExpertsMonolithic", "TrtLlmMxfp4ExpertsModular"]
+
+
 def test_select_backend_without_a_kernel() -> None:
     oracle = unquantized.UnquantizedMoEKernelOracle("tpu")
     assert oracle.select_backend(LAYER) == (UnquantizedMoeBackend.TPU, None)

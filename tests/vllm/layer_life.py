@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.vllm import simulation
-from tests.vllm.parity import ORACLES, _oracle_classes, machine, read_cases
+from tests.vllm.parity import ORACLES, machine, oracle_classes, read_cases
 
 EXPERTS, HIDDEN, INTERMEDIATE = 2, 256, 128
 
@@ -289,7 +289,7 @@ def main() -> None:
     _stay_on_the_cpu()
     from moe_rules.oracles.base import MoEKernelOracle
 
-    classes = _oracle_classes(MoEKernelOracle)
+    classes = oracle_classes(MoEKernelOracle)
     report: dict[str, Any] = {"same": Counter(), "differ": [], "both fail": {}, "alphas": {}}
     for name, scheme in SCHEMES.items():
         oracle = classes[scheme.oracle](machine(platform, software))

@@ -9,6 +9,7 @@ vLLM's that is no refusal is counted as a crash of vLLM's, with what we answer t
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import sys
 from collections import Counter
@@ -72,7 +73,7 @@ def main() -> None:
     counts: Counter[str] = Counter()
     crashes: Counter[str] = Counter()
     differences: list[dict[str, Any]] = []
-    oracles = _oracle_classes(MoEKernelOracle)
+    oracles = oracle_classes(MoEKernelOracle)
     known: dict[Any, MoEKernelOracle[Any]] = {}
     for case in cases:
         world.set(case["software"], case["env"], objects.engine(case))
@@ -94,12 +95,11 @@ def main() -> None:
         else:
             asked = {"id": case["id"], "oracle": case["oracle"]}
             differences.append({**asked, "vllm": _text(theirs), "ours": _text(ours)})
-    print(json.dumps({**counts, "crashes of vLLM": crashes, "differences": differences}))
+    print(json.dumps({**counts, "crashes": crashes, "differences": differences}))
 
 
-def _oracle_classes(base: Any) -> dict[str, Any]:
-    import importlib
-
+def oracle_classes(base: Any) -> dict[str, Any]:
+    """Every oracle class, by the name of its table."""
     for module in simulation.ORACLES:
         importlib.import_module(f"moe_rules.oracles.{module}")
     found, todo = {}, [base]
