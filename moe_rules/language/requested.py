@@ -53,8 +53,8 @@ def requests_from_environ(
         key, _, backend = (part.strip() for part in item.partition("="))
         if not (key and backend):
             raise FactError(
-                f"{VARIABLE}: {item!r} is no request; write [ROLE.]ORACLE=BACKEND, with commas "
-                "between several, as fp8=triton,draft=auto"
+                f"{VARIABLE}: {item!r} is no request; write [ROLE.]ORACLE=BACKEND, several with "
+                "commas between them"
             )
         try:
             one = request(key, backend, oracles, Location(VARIABLE))

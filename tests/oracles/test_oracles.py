@@ -130,6 +130,15 @@ def test_priority_depends_on_layer_and_machine() -> None:
     )
 
 
+def test_a_request_by_oracle_decides_and_leaves_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    oracle = fp8.Fp8MoEKernelOracle("h100")
+    order = oracle.get_priority_backends(LAYER, *BLOCK)
+    monkeypatch.setenv("MOE_RULES_BACKEND", "fp8=marlin,draft=auto")
+    assert oracle.decide(LAYER, *BLOCK).backend == "MARLIN"
+    assert oracle.decide(LAYER, *BLOCK, model_role="draft").backend == "TRITON"
+    assert oracle.get_priority_backends(LAYER, *BLOCK) == order
+
+
 def test_map_backend() -> None:
     oracle = mxfp4.Mxfp4MoEKernelOracle("h100")
     assert oracle.map_backends("flashinfer_trtllm") == [
