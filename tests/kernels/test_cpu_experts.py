@@ -144,7 +144,7 @@ def test_router_weight_on_input():
 @pytest.mark.usefixtures("answer")
 def test_any_number_of_tokens_per_expert(in_dtype):
     config = FusedMoEConfig(2, 2, 96, 80, in_dtype=in_dtype)
-    for num_tokens in (1, 2, 4, 5, 8, 9, 33):
+    for num_tokens in (1, 2, 6, 7, 33):
         check("CPUUnquantizedExperts", random_layer(config, num_tokens=num_tokens, bias=True))
 
 

@@ -29,7 +29,7 @@ _BLOCK_ELEMENTS = 1 << 19
 _FEW_ROUNDED = 1
 """For so few tokens, rounding converted weights to 16 bits takes longer than it saves."""
 
-_FEW_SLOW = 4
+_FEW_SLOW = 6
 """For so few tokens, converting 16-bit weights to float32 takes longer than slow products."""
 
 

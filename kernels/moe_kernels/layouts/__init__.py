@@ -45,7 +45,7 @@ def convert_to_kernel_format(
     that were not packed. ``dequantize_for_cpu``: what torch has no products for, which is FP8 and
     MXFP4 everywhere, may be packed as copies in ``dtype``; or in float32 on a CPU without products
     of ``dtype``, so there unquantized weights, too. FP8 then takes two or four times its memory and
-    a fraction of its time; bf16 as float32 is faster from 3 tokens of an expert on.
+    a fraction of its time; bf16 as float32 is faster from 4 tokens of an expert on.
 
     Weights for Triton kernels that unpack them in registers are laid out as these read them
     fastest (:mod:`moe_kernels.layouts.unpacked_in_triton`), and those kernels take no others.
