@@ -63,8 +63,10 @@ def activation_parameters(
 
     The quantization config's SwiGLU constants come first, then the layer's, then the default of
     the activation: limit 7 and alpha 1.702 for swigluoai (gpt-oss), limit 7 for swiglustep, no
-    limit for silu. Raises ValueError where an activation has no default and none is given:
-    swigluoai_uninterleave needs a limit, situ its beta.
+    limit for silu. A limit of silu and a linear beta of situ that are not above 0 are none, which is
+    how vLLM's Triton code (``swiglu_limit_func``) and its SiTU operator take them. Raises ValueError
+    where an activation has no default and none is given: swigluoai_uninterleave needs a limit, situ
+    its beta.
     """
 
     def given(name: str, default: float | None = None) -> float | None:
@@ -75,7 +77,8 @@ def activation_parameters(
         return default
 
     if activation == "silu":
-        return ActivationParameters(limit=given("swiglu_limit"))
+        limit = given("swiglu_limit")
+        return ActivationParameters(limit=limit if limit is not None and limit > 0 else None)
     if activation == "swigluoai":
         alpha = given("swiglu_alpha", 1.702)
         assert alpha is not None
@@ -96,9 +99,10 @@ def activation_parameters(
     if activation == "situ":
         if moe_config.activation_situ_beta is None:
             raise ValueError("activation situ needs activation_situ_beta, got None")
+        linear = moe_config.activation_situ_linear_beta
         return ActivationParameters(
             situ_beta=moe_config.activation_situ_beta,
-            situ_linear_beta=moe_config.activation_situ_linear_beta,
+            situ_linear_beta=linear if linear is not None and linear > 0 else None,
         )
     return ActivationParameters()
 
