@@ -63,10 +63,10 @@ def activation_parameters(
 
     The quantization config's SwiGLU constants come first, then the layer's, then the default of
     the activation: limit 7 and alpha 1.702 for swigluoai (gpt-oss), limit 7 for swiglustep, no
-    limit for silu. A limit of silu and a linear beta of situ that are not above 0 are none, which is
-    how vLLM's Triton code (``swiglu_limit_func``) and its SiTU operator take them. Raises ValueError
-    where an activation has no default and none is given: swigluoai_uninterleave needs a limit, situ
-    its beta.
+    limit for silu. A limit of silu and a linear beta of situ that are not above 0 are none: so
+    vLLM's Triton code (``swiglu_limit_func``) and its SiTU operator take them. Raises ValueError
+    where an activation has no default and none is given: swigluoai_uninterleave needs a limit,
+    situ its beta.
     """
 
     def given(name: str, default: float | None = None) -> float | None:

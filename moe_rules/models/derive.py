@@ -116,6 +116,7 @@ def _derive(
         deployment=deployment.facts(),
         model={"architecture": find(architectures_of(config, text, tables), tables)},
     )
+    text.refuse_whole_numbers()
     refuse_deployment(tables.architectures, context, deployment)
     refuse_missing_fields(row, context)
     in_dtype = activation_dtype(config, text, machine_facts, deployment.dtype)

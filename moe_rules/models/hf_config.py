@@ -7,13 +7,13 @@ another name, and a multimodal model keeps its language model's part in a nested
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moe_rules.models.blocks import Head
 from moe_rules.models.conditions import descend
 from moe_rules.models.errors import CheckpointRefusedError
-from moe_rules.models.typed import Shape, below, check
+from moe_rules.models.typed import Shape, below, check, shown
 from moe_rules.vocabulary.layer import dtype_name
 
 CONFIG = "config.json"
@@ -36,7 +36,7 @@ class Fields(Shape):
 class HfConfig:
     """One level of a configuration: its own fields, then its class's aliases and defaults."""
 
-    __slots__ = ("aliases", "defaults", "fields", "model_type", "place")
+    __slots__ = ("aliases", "defaults", "fields", "floats", "model_type", "place")
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class HfConfig:
         described = classes.get(self.model_type or "", {})
         self.aliases: Mapping[str, str] = described.get("aliases", {})
         self.defaults: Mapping[str, Any] = described.get("defaults", {})
+        self.floats: Sequence[str] = described.get("floats", ())
 
     def get(self, name: str, absent: Any = None) -> Any:
         """The field's value, by whichever of its names the file uses, else the class's default.
@@ -64,6 +65,15 @@ class HfConfig:
         if used is not None:
             return self.fields[used]
         return self.defaults.get(self.aliases.get(name, name), absent)
+
+    def refuse_whole_numbers(self) -> None:
+        """Raise CheckpointRefusedError for a field that the class takes as a float only."""
+        for name in self.floats:
+            if name in self.fields and not isinstance(self.fields[name], float):
+                raise CheckpointRefusedError(
+                    f"{self.where(name)} is {shown(self.fields[name])}, and transformers' class "
+                    f"{self.model_type!r} takes a float only (10.0, not 10)"
+                )
 
     def where(self, path: str) -> str:
         """The place of a field, or of what is inside it, under the name that the file uses."""

@@ -162,10 +162,14 @@ class TextConfig(Closed):
 
 
 class ConfigClass(Closed):
-    """What the configuration class of a ``model_type`` adds to config.json."""
+    """What the configuration class of a ``model_type`` adds to config.json, and what it refuses.
+
+    ``floats`` are fields that the class takes as a float only: neither 10 nor null, but 10.0.
+    """
 
     defaults: dict[str, Any] = {}
     aliases: dict[str, str] = {}
+    floats: list[str] = []
     text: TextConfig | None = None
 
 

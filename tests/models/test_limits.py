@@ -36,6 +36,13 @@ def test_zero_is_no_clamp_of_ling(value: Any, expected: list[float | None]) -> N
     assert list(limits(config, "expert_swiglu_limit_list", value).values()) == expected
 
 
+@pytest.mark.parametrize("value", [10, 0, None])
+def test_transformers_takes_the_limit_of_deepseek_v4_as_a_float_only(value: Any) -> None:
+    with pytest.raises(CheckpointRefusedError, match=r"swiglu_limit .* takes a float only"):
+        derive_layers({**deepseek_v4(), "swiglu_limit": value}, H100)
+    derive_layers({**deepseek_v4("DeepseekV41ForCausalLM"), "swiglu_limit": value}, H100)
+
+
 EXAONE = {
     "architectures": ["ExaoneMoeForCausalLM"],
     "model_type": "exaone_moe",
