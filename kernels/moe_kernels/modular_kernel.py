@@ -10,9 +10,9 @@ suits a layer is decided by rules, before one is constructed.
 A (token, expert) pair is computed if its id is the id of a local expert. One whose id is not
 (negative, from global_num_experts on, or of an expert that expert_map puts at -1) contributes
 nothing, whatever its weight or its token's row holds, NaN and infinity included; a token without
-any other gets zeros, and does not count where one scale is taken over all tokens. A token that
-names an expert several times gets it as often. What is infinite in one token stays there, save
-for such a scale.
+any other gets zeros, and does not count where one scale is taken over all tokens. An expert that a
+token names several times counts each time. What is infinite in one token reaches no other, save
+through such a scale.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from computed_pairs import (
     check_pairs_without_expert,
     check_same_whatever_they_hold,
 )
+from moe_kernels.ops import quantize_scaled
 from moe_kernels.registry import our_names
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
@@ -28,6 +29,12 @@ FEW_AND_MANY = (5, 41)
 
 INTERPRETED = [scheme for scheme in SCHEMES if not scheme.is_fp8_in_triton]
 UNQUANTIZED = ("CPUUnquantizedExperts", "TritonExperts", "BatchedTritonExperts")
+
+
+@pytest.fixture(autouse=True)
+def few_programs(monkeypatch):
+    """The interpreter runs one program after the other."""
+    monkeypatch.setattr(quantize_scaled, "_PARTIALS", 8)
 
 
 def test_every_class_is_here():

@@ -207,4 +207,4 @@ def test_cpu_tensors_are_refused_unless_interpreted():
     result = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=env
     )
-    assert "runs on a GPU, hidden_states is on cpu" in result.stdout, result.stderr
+    assert "need a GPU, hidden_states is on cpu" in result.stdout, result.stderr

@@ -35,7 +35,7 @@ def quantize_input(
     expert_map: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """:func:`moe_kernels.ops.quantize_scaled.quantize_scaled` as an operator."""
-    require_gpu("TritonExperts", x)
+    require_gpu(x)
     routing = Routing(topk_ids.contiguous(), global_num_experts, expert_map)
     quantized, computed = quantize_scaled(
         x, (group_shape[0], group_shape[1]), scale, dtype, routing

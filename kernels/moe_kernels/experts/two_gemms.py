@@ -26,10 +26,10 @@ from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS, TileConfig
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
 
-def require_gpu(name: str, x: torch.Tensor) -> None:
-    """Raise ValueError, naming the experts, where Triton cannot run on ``x``."""
+def require_gpu(x: torch.Tensor) -> None:
+    """Raise ValueError where Triton cannot run on ``x``. For within operators."""
     if x.device.type == "cpu" and not triton.knobs.runtime.interpret:
-        raise ValueError(f"{name} runs on a GPU, hidden_states is on {x.device}")
+        raise ValueError(f"experts in Triton need a GPU, hidden_states is on {x.device}")
 
 
 def _fake_two_gemms(hidden_states: torch.Tensor, dtype: torch.dtype, *_: object) -> torch.Tensor:
@@ -70,6 +70,7 @@ def two_gemms(
     ``w2_tensors``: :meth:`moe_kernels.quant_config.FusedMoEQuantConfig.gemm_tensors`.
     Returns [M, H] in ``dtype``.
     """
+    require_gpu(hidden_states)
     num_tokens, top_k = topk_ids.shape
     num_pairs, num_local_experts = num_tokens * top_k, w13.shape[0]
     if num_pairs == 0:
@@ -201,7 +202,6 @@ class TwoGemmExperts(FusedMoEExperts):
 
         Raises ValueError for tensors on the CPU, and weights of another dtype than expected.
         """
-        require_gpu(type(self).__name__, prepared.hidden_states)
         self.check_dtypes(prepared.hidden_states, w13, w2)
         w13_tensors, w2_tensors = self.quant_config.gemm_tensors()
         output: torch.Tensor = two_gemms(
