@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import NoMoELayersError, UserError
-from moe_rules.cli.options import Options, add_platform, add_rules, positive
+from moe_rules.cli.options import Options, add_platform, add_rules, json_mapping, positive
 from moe_rules.cli.stated import Stated
 
 if TYPE_CHECKING:
@@ -40,6 +40,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_model(model)
     model.add_argument(
         "--quantization", metavar="METHOD", help="vLLM's --quantization, with --model"
+    )
+    model.add_argument(
+        "--quantization-config",
+        metavar="JSON",
+        type=json_mapping,
+        help="vLLM's --quantization-config: linear, moe, ignore, targets as JSON; with --model",
     )
     layer = parser.add_argument_group("layer")
     layer.add_argument("--oracle", help="ask this oracle, whatever the model says")
@@ -299,6 +305,7 @@ def _deployment_of(args: argparse.Namespace, stated: Stated) -> Deployment:
         enable_lora=bool(stated.groups["layer"].get("is_lora_enabled")),
         moe_backend=str(stated.groups["request"].get("moe_backend", "auto")),
         quantization=args.quantization,
+        quantization_config=getattr(args, "quantization_config", None),
         env=stated.environ(),
     )
 
@@ -345,9 +352,9 @@ def _stated_question(args: argparse.Namespace, stated: Stated) -> Question:
         raise UserError(
             f"without --model the layer has to be stated; missing: {', '.join(missing)}"
         )
-    for option in ("layer", "quantization"):
-        if getattr(args, option) is not None:
-            raise UserError(f"--{option} goes with --model")
+    for option in ("layer", "quantization", "quantization_config"):
+        if getattr(args, option, None) is not None:
+            raise UserError(f"--{option.replace('_', '-')} goes with --model")
     if "moe_backend" in stated.groups["request"]:
         layer["moe_backend"] = stated.groups["request"]["moe_backend"]
     try:

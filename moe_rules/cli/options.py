@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from typing import TypeAlias
+import json
+from typing import Any, TypeAlias
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Options: TypeAlias = "argparse._ActionsContainer"
@@ -50,6 +51,17 @@ def add_platform(parser: Options, default: str = "this machine") -> None:
         metavar="NAME_OR_FILE",
         help=f"a named machine (moe-rules list machines) or a recorded file; default: {default}",
     )
+
+
+def json_mapping(text: str) -> dict[str, Any]:
+    """A mapping written as JSON."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return value
 
 
 def positive(text: str) -> int:

@@ -29,8 +29,9 @@ SEQUENCE_PARALLEL_ALL2ALL = frozenset(
 class Deployment:
     """Engine arguments that matter to a MoE layer; the names are vLLM's.
 
-    ``quantization`` is a method that the user asks for, ``env`` the VLLM_* variables that are set:
-    text, of which conditions see what the reference reads.
+    ``quantization`` is a method that the user asks for, ``quantization_config`` what is quantized
+    online (a mapping of ``linear``, ``moe``, ``ignore``, ``targets``), ``env`` the VLLM_* variables
+    that are set: text, of which conditions see what the reference reads.
     """
 
     tensor_parallel_size: int = 1
@@ -44,6 +45,7 @@ class Deployment:
     enable_lora: bool = False
     moe_backend: str = "auto"
     quantization: str | None = None
+    quantization_config: Mapping[str, Any] | None = None
     dtype: str = "auto"
     env: Mapping[str, str] = field(default_factory=dict)
 

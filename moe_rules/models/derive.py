@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import Any
 
 from moe_rules.models.architectures import (
@@ -26,6 +27,7 @@ from moe_rules.models.expert_substitution import (
 from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_block, text_config
 from moe_rules.models.hints import names_no_experts
 from moe_rules.models.loading import LoadRefusal, load_refusals
+from moe_rules.models.online import OnlineQuantization, online_of
 from moe_rules.models.overrides import Overrides
 from moe_rules.models.place import Place
 from moe_rules.models.quantization import UNQUANTIZED, Quantization, Question, quantization_of
@@ -120,16 +122,42 @@ def _derive(
     refuse_deployment(tables.architectures, context, deployment)
     refuse_missing_fields(row, context)
     in_dtype = activation_dtype(config, text, machine_facts, deployment.dtype)
-    quantization = None
+    runtime: dict[str, Any] = {"model_type": text.model_type}
+    quantization: Quantization | OnlineQuantization | None = None
     if stated.oracle is None:
         place, block = quantization_block(config, hf_quant_config) or ("", None)
         context = context.extended(block={"place": place})
-        quantization = quantization_of(block, tables.quantization, context, row, in_dtype)
-    runtime = {"model_type": text.model_type}
+        online = online_of(
+            deployment.quantization_config,
+            deployment.quantization,
+            tables.quantization,
+            quantized=block is not None,
+        )
+        asked = partial(_asked_for, tables, context, deployment, row, in_dtype)
+        if online is None or block is not None:
+            quantization = quantization_of(block, tables.quantization, context, row, in_dtype)
+        else:
+            quantization = asked(None)
+        if online is not None:
+            quantization = OnlineQuantization(quantization, online, cache(asked))
+            runtime["moe_activation_override"] = online.activation
     substituted = substituted_experts(config, text)
     return _kinds(
         row, tables, context, deployment, in_dtype, quantization, stated, runtime, substituted
     )
+
+
+def _asked_for(
+    tables: Tables,
+    context: Context,
+    deployment: Deployment,
+    row: Mapping[str, Any],
+    in_dtype: str,
+    name: str | None,
+) -> Quantization:
+    """An unquantized checkpoint with a method that quantizes while it is loaded, by its name."""
+    asked = context.extended(deployment={**deployment.facts(), "quantization": name})
+    return quantization_of(None, tables.quantization, asked, row, in_dtype)
 
 
 def capability_of(machine_facts: Mapping[str, Any]) -> int:
@@ -169,7 +197,7 @@ def _kinds(
     context: Context,
     deployment: Deployment,
     in_dtype: str,
-    quantization: Quantization | None,
+    quantization: Quantization | OnlineQuantization | None,
     stated: Overrides,
     runtime: Mapping[str, Any],
     substituted: Substituted,
@@ -221,12 +249,14 @@ def _kinds(
 
 
 def _hint(
-    quantization: Quantization | None,
+    quantization: Quantization | OnlineQuantization | None,
     row: Mapping[str, Any],
     questions: list[Question],
     paths: Mapping[int, str],
 ) -> str | None:
     """What to say where a quantized checkpoint leaves all experts unquantized."""
+    if isinstance(quantization, OnlineQuantization):
+        quantization = quantization.base
     if quantization is None or quantization.checkpoint is None:
         return None
     if any(replace(question, loading=()) != UNQUANTIZED for question in questions):
@@ -251,7 +281,7 @@ def _with_loading(
 
 def _question(
     row: Mapping[str, Any],
-    quantization: Quantization | None,
+    quantization: Quantization | OnlineQuantization | None,
     place: Place,
     moe: FusedMoEConfig,
     stated: Overrides,

@@ -481,17 +481,33 @@ class Method(Closed):
         return _known("format", name, FORMATS)
 
 
+class OnlineKey(Closed):
+    """A name of a quantization key in ``quantization_config``."""
+
+    key: str
+    method: str | None = None
+    elsewhere: bool = False
+
+    @field_validator("key")
+    @classmethod
+    def _known_key(cls, name: str) -> str:
+        return _known("quantization key", name, NAMED_KEYS)
+
+
 class QuantizationFile(Closed):
     """``rules/models/quantization.yaml``.
 
     ``detect``: which method reads a checkpoint, where that is not the one its block names.
-    ``online``: methods that a user may ask for with an unquantized checkpoint. ``not_supported``:
+    ``online``: methods that a user may ask for with an unquantized checkpoint,
+    ``online_shorthands`` those of them that ``quantization_config`` may name. ``not_supported``:
     methods of other engines, which vLLM refuses. ``loading``: lists of checks that schemes name.
     """
 
     detect: list[Detection]
     loading: dict[str, list[LoadCheck]] = {}
     online: dict[str, str]
+    online_shorthands: list[str]
+    online_keys: dict[str, OnlineKey]
     not_supported: list[str]
     methods: dict[str, Method]
     schemes: dict[str, list[Scheme]]

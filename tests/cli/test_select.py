@@ -389,3 +389,26 @@ def test_a_request_by_oracle_and_role_is_shown_with_its_place(
     answer = cli(*words)
     assert answer.code == 2
     assert "MOE_RULES_BACKEND: 'unquantized' is no request" in answer.err
+
+
+def test_the_option_of_the_command_line(cli: Command, model: Path) -> None:
+    select = ("select", "--model", model, "--platform", "b200")
+    given = '{"moe": "mxfp8", "ignore": ["*layers.0.*"]}'
+    answer = cli(*select, "--quantization", "online", "--quantization-config", given)
+    assert "layer 0, on b200" in answer.out
+    assert "oracle mxfp8" in answer.out
+    for wrong in ("{", "[]"):
+        answer = cli(*select, "--quantization-config", wrong)
+        assert (answer.code, "not" in answer.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["select", "explain", "why-not"])
+def test_a_dense_model_has_no_moe_layers(cli: Command, tmp_path: Path, command: str) -> None:
+    config = tmp_path / "config.json"
+    config.write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
+    backend = ["TRITON"] if command == "why-not" else []
+    answer = cli(command, *backend, "--model", config, "--platform", "h100")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out == f"{config}: the model has no MoE layers\n"
+    answer = cli(command, *backend, "--model", config, "--platform", "h100", "--format", "json")
+    assert (answer.code, json.loads(answer.out)["layers"]) == (0, [])
