@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, TypeAlias
 
-from pydantic.types import Tag
+from pydantic import AfterValidator
+from pydantic_core import PydanticCustomError
 
 from moe_rules.models.blocks import Name
 from moe_rules.models.errors import CheckpointRefusedError
@@ -19,7 +20,7 @@ from moe_rules.models.names import matches_pattern
 from moe_rules.models.place import Place
 from moe_rules.models.quantization import Quantization, Question
 from moe_rules.models.suggest import unknown_name
-from moe_rules.models.typed import Shape, alternatives, check
+from moe_rules.models.typed import Shape, check
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
@@ -35,17 +36,22 @@ class Spec(Shape):
     activation: str | None = None
 
 
-LayerKind: TypeAlias = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[Spec, Tag("<map>")] | Annotated[None, Tag("<other>")],
-    alternatives(custom_error_message="text, or weight and activation"),
-]
+def _text_or_spec(value: object) -> object:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, Mapping):
+        return Spec.model_validate(value)
+    raise PydanticCustomError("layer_kind", "text, or weight and activation")
+
+
+LayerKind: TypeAlias = Annotated[Any, AfterValidator(_text_or_spec)]
 
 
 class Requested(Shape):
     """What a user may give."""
 
-    linear: LayerKind | None = None
-    moe: LayerKind | None = None
+    linear: LayerKind = None
+    moe: LayerKind = None
     ignore: list[Name] | None = None
     targets: dict[Name, str] | None = None
 
