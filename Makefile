@@ -33,8 +33,9 @@ avx2: $(VENV)/.installed  ## The tests of CPU kernels as on x86 without AVX-512.
 schemas: $(VENV)/.installed  ## Write schemas/ anew from the models.
 	$(BIN)/moe-rules schema --write schemas
 
-docs: $(VENV)/.installed  ## Write docs/quirks.md anew from the tables.
+docs: $(VENV)/.installed  ## Write docs/quirks.md and docs/coverage.md anew from the tables.
 	$(BIN)/python -m moe_rules.reporting.quirks --write
+	$(BIN)/python -m moe_rules.reporting.coverage --write
 
 clean:
 	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache

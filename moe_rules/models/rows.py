@@ -78,10 +78,16 @@ def _named(names: list[str], tables: Tables, device: Any) -> dict[str, Any] | No
 
 def _not_known(names: list[str], tables: Tables) -> ValueError:
     """The error for architectures without a row."""
+    drafts = tables.registry["draft_models"]
     dropped = tables.architectures["no_longer_supported"]
     for name in names:
         if name in tables.registry["not_in_vllm"]:
             return CheckpointRefusedError(f"{name}: {tables.registry['not_in_vllm'][name]}")
+        if name in drafts:
+            of = drafts[name]
+            return CheckpointRefusedError(
+                f"{name} is a draft model, which vLLM builds beside {of}; ask for that one"
+            )
         if name in dropped:
             return CheckpointRefusedError(
                 f"{name} was supported in vLLM until v{dropped[name]} and is no more"
