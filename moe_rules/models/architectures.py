@@ -97,6 +97,19 @@ def _experts(row: Mapping[str, Any], context: Context) -> int | None:
     return count
 
 
+def prediction_layers(row: Mapping[str, Any], context: Context) -> range:
+    """The indices of the multi-token prediction layers, which count on from the decoder layers."""
+    if row["mtp"] is None:
+        return range(0)
+    first, count = (
+        value_of(source, context, INTEGER) or 0
+        for source in (row["layers"]["count"], row["mtp"]["count"])
+    )
+    if count > MAX_LAYERS:
+        raise CheckpointRefusedError(f"{count} prediction layers; expected at most {MAX_LAYERS}")
+    return range(first, first + count)
+
+
 def at_layer(row: Mapping[str, Any], context: Context, index: int) -> Context:
     """The context of one decoder layer, with the fields that are its own."""
     here = context.extended(layer={"index": index})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import Any
@@ -12,6 +12,7 @@ from moe_rules.models.architectures import (
     fields_of_layer,
     layer_facts,
     moe_layers,
+    prediction_layers,
     refuse_deployment,
     refused_values,
     said,
@@ -41,6 +42,11 @@ from moe_rules.models.rows import (
 from moe_rules.models.tables import Tables, load_tables
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
+
+PREDICTION = (
+    "multi-token prediction, quantized otherwise than the model's layers: built with speculative "
+    "decoding only"
+)
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,39 @@ def _derive(
             quantization = OnlineQuantization(quantization, online, cache(asked))
             runtime["moe_activation_override"] = online.activation
     substituted = substituted_experts(config, text)
-    return _kinds(
-        row, tables, context, deployment, in_dtype, quantization, stated, runtime, substituted
+
+    def kinds(row: Mapping[str, Any], indices: Sequence[int]) -> list[ModelLayer]:
+        """The layers with these indices, by kind."""
+        return _kinds(
+            row,
+            indices,
+            tables,
+            context,
+            deployment,
+            in_dtype,
+            quantization,
+            stated,
+            runtime,
+            substituted,
+        )
+
+    layers = kinds(row, moe_layers(row, context))
+    predicting = prediction_layers(row, context) if layers else ()
+    drafts = kinds({**row, "experts": row["mtp"]["experts"]}, predicting) if predicting else []
+    return [*layers, *(_as_draft(one) for one in drafts if not _like_any(one, layers))]
+
+
+def _like_any(layer: ModelLayer, others: list[ModelLayer]) -> bool:
+    """Whether a layer is quantized as one of the others is."""
+    return any(
+        (one.oracle, one.weight_key, one.activation_key, one.options)
+        == (layer.oracle, layer.weight_key, layer.activation_key, layer.options)
+        for one in others
     )
+
+
+def _as_draft(layer: ModelLayer) -> ModelLayer:
+    return replace(layer, notes=(PREDICTION, *layer.notes))
 
 
 def _asked_for(
@@ -193,6 +229,7 @@ def _row(
 
 def _kinds(
     row: Mapping[str, Any],
+    indices: Sequence[int],
     tables: Tables,
     context: Context,
     deployment: Deployment,
@@ -202,12 +239,13 @@ def _kinds(
     runtime: Mapping[str, Any],
     substituted: Substituted,
 ) -> list[ModelLayer]:
-    """The MoE layers grouped by equal facts, in the order of their first layer."""
+    """MoE layers grouped by equal facts, in the order of their first layer."""
     facts: dict[tuple[Any, ...], FusedMoEConfig] = {}
     groups: list[tuple[FusedMoEConfig, Question, list[int]]] = []
     paths: dict[int, str] = {}
-    for index in moe_layers(row, context):
-        place = Place(row["experts"].format(layer=index), tuple(row["projections"]))
+    for number, index in enumerate(indices):
+        path = row["experts"].format(layer=index, index=number)
+        place = Place(path, tuple(row["projections"]))
         paths[index] = place.name
         here = at_layer(row, context, index)
         replaced = substituted.get(index, frozenset())
@@ -224,9 +262,9 @@ def _kinds(
             refuse_substituted(moe, question, own_class=own_class)
         moe = question.layer or moe
         question = _with_loading(question, row, tables, here, moe)
-        for known_moe, known_question, indices in groups:
+        for known_moe, known_question, alike in groups:
             if known_question == question and known_moe == moe:
-                indices.append(index)
+                alike.append(index)
                 break
         else:
             groups.append((moe, question, [index]))
@@ -239,12 +277,12 @@ def _kinds(
             question.activation_key,
             question.options,
             runtime,
-            tuple(indices),
-            paths[indices[0]],
+            tuple(alike),
+            paths[alike[0]],
             tuple(note for note in (question.reason, hint) if note is not None),
             question.loading,
         )
-        for moe, question, indices in groups
+        for moe, question, alike in groups
     ]
 
 

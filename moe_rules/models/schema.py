@@ -254,6 +254,16 @@ class QuantizationEdit(Closed):
     because: str | None = None
 
 
+class PredictionLayers(Closed):
+    """Layers of multi-token prediction: how many, and the module path of their experts.
+
+    In ``experts``, {layer} counts on from the decoder layers, {index} from 0.
+    """
+
+    count: Source
+    experts: str
+
+
 class Architecture(Closed):
     """Where one architecture's MoE layer facts come from.
 
@@ -268,7 +278,8 @@ class Architecture(Closed):
     names; the rest of the row is then that architecture's. ``reads`` are fields that the model
     class reads without a default, so that a configuration without them is refused.
     ``layer_fields`` names a list with one mapping for each decoder layer, whose fields count for
-    that layer before the configuration's own. ``own_experts_class``: the layers have a class of
+    that layer before the configuration's own. ``mtp``: layers that a draft model makes of the same
+    checkpoint. ``own_experts_class``: the layers have a class of
     routed experts, or transforms around them, with which constants cannot replace experts.
     ``no_oracle``: why the model class asks no oracle.
     """
@@ -281,6 +292,7 @@ class Architecture(Closed):
     reads: list[str] = []
     layers: MoELayers = MoELayers()
     layer_fields: str | None = None
+    mtp: PredictionLayers | None = None
     no_oracle: str | None = None
     num_experts: Source = "num_experts"
     experts_per_token: Source = "num_experts_per_tok"

@@ -92,7 +92,7 @@ def _complete_architectures(data: dict[str, Any], defaults: dict[str, Any]) -> d
         return merged(base, row)
 
     def complete(row: dict[str, Any]) -> dict[str, Any]:
-        kept = ("layers", "platforms", "quantization", "refuse", "loading")
+        kept = ("layers", "mtp", "platforms", "quantization", "refuse", "loading")
         varying = [name for name in row if name not in kept and _mentions_layer(row[name])]
         return {**row, "varying": varying}
 
