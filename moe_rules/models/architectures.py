@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from types import NoneType
 from typing import Any
 
 from moe_rules.models.conditions import Context, any_of, holds
@@ -149,6 +150,12 @@ def layer_facts(
         name: value_of(source, context, ROUTING_KINDS[name])
         for name, source in row["routing"].items()
     }
+    if routing["groups"] is None and not isinstance(row["routing"]["groups"], list | NoneType):
+        raise CheckpointRefusedError(
+            "vLLM's router of this model takes experts by groups, and config.json gives no number "
+            f"of them ({row['routing']['groups']})",
+            "model",
+        )
     clamps = {name: given(name) for name in _FLOATS}
     retained = retained_experts(given("num_experts"), substituted, context["layer.index"])
     facts = FusedMoEConfig(
