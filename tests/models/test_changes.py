@@ -1,7 +1,7 @@
 """Fields of default configurations that are absent, or null: as vLLM 0.33.0 reads them.
 
 ``coverage/changes.jsonl.gz`` was recorded by running vLLM's model classes on the configurations of
-``coverage/defaults.jsonl.gz`` with one field taken out or set to null. Left out are 52 of 412: those
+``coverage/defaults.jsonl.gz`` with one field taken out or null. Left out are 52 of 412: those
 in which we ask the user for a size that vLLM's classes hand on unread, and those in which
 transformers' class refuses a null that we take as vLLM's class would.
 """
