@@ -24,6 +24,10 @@ from moe_kernels.testing import random_layer
 
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="test_gpu_computed_pairs.py runs the classes in Triton here"
+)
+
 FEW_AND_MANY = (5, 41)
 """Tokens: so many that programs find their pairs themselves, and that pairs are sorted."""
 
