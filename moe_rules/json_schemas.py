@@ -21,12 +21,8 @@ from moe_rules.language.files import (
 from moe_rules.language.link import derived_facts
 from moe_rules.language.ruleset import vocabulary
 from moe_rules.machines.schema import MachinesFile
-from moe_rules.models.schema import (
-    ArchitecturesFile,
-    MistralFile,
-    QuantizationFile,
-    RegistryFile,
-)
+from moe_rules.models.quantization_schema import QuantizationFile
+from moe_rules.models.schema import ArchitecturesFile, MistralFile, RegistryFile
 from moe_rules.vocabulary.fact_values import Fact, did_you_mean
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS

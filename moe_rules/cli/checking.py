@@ -27,12 +27,8 @@ from moe_rules.language.validate import validate
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.errors import TableError
-from moe_rules.models.schema import (
-    ArchitecturesFile,
-    MistralFile,
-    QuantizationFile,
-    RegistryFile,
-)
+from moe_rules.models.quantization_schema import QuantizationFile
+from moe_rules.models.schema import ArchitecturesFile, MistralFile, RegistryFile
 from moe_rules.models.tables import load_tables
 from moe_rules.reporting import Report
 

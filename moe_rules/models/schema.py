@@ -1,10 +1,9 @@
 """The closed shape of the tables under ``rules/models`` (pydantic), from which schemas are made.
 
 ``ArchitecturesFile`` is ``architectures.yaml``: what a model architecture takes from config.json.
-``RegistryFile`` is ``registry.yaml``: names of architectures. ``QuantizationFile`` is
-``quantization.yaml``: from a checkpoint's quantization to the oracle that is asked, its keys and
-its options. How conditions and sources are read is in
-:mod:`moe_rules.models.conditions` and :mod:`moe_rules.models.sources`.
+``RegistryFile`` is ``registry.yaml``: names of architectures. ``MistralFile`` is ``mistral.yaml``:
+params.json. ``quantization.yaml`` is in :mod:`moe_rules.models.quantization_schema`. How conditions
+and sources are read is in :mod:`moe_rules.models.conditions` and :mod:`moe_rules.models.sources`.
 """
 
 from __future__ import annotations
@@ -13,27 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from moe_rules.models.formats import FORMATS
 from moe_rules.models.names import SKIP_RULES
-from moe_rules.models.shard_checks import COMPUTED_KEYS, LAYER_CHANGES
 from moe_rules.models.suggest import unknown_name
-from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 Scalar = bool | int | float | str | None
 Device = Literal["cuda", "rocm", "xpu", "cpu", "tpu", "out_of_tree", "unspecified"]
-Dtype = Literal["bf16", "fp16", "fp32"]
-Oracle = Literal[
-    "unquantized",
-    "fp8",
-    "int8",
-    "int_wna16",
-    "mxfp4",
-    "mxfp4_deepseek_v4",
-    "mxfp8",
-    "nvfp4",
-    "w4a8",
-    "w4a8_int8",
-]
 Stage = Literal["engine_config", "model", "quant_method"]
 
 
@@ -232,7 +215,7 @@ class Skip(Closed):
     @field_validator("rule")
     @classmethod
     def _known_rule(cls, rule: str) -> str:
-        return _known("rule", rule, SKIP_RULES)
+        return known_name("rule", rule, SKIP_RULES)
 
 
 class QuantizationEdit(Closed):
@@ -344,7 +327,7 @@ class ArchitecturesFile(Closed):
     def _like_names_exist(self) -> ArchitecturesFile:
         for name, row in self.architectures.items():
             if row.like is not None:
-                _known(f"architectures.{name}.like", row.like, self.architectures)
+                known_name(f"architectures.{name}.like", row.like, self.architectures)
         return self
 
 
@@ -402,152 +385,8 @@ class MistralFile(Closed):
     around: list[MistralArchitecture]
 
 
-# --- quantization.yaml ----------------------------------------------------------------------------
-
-
-class Detection(Closed):
-    """A checkpoint (and request) that a method claims. The first row that holds decides."""
-
-    when: Conditions
-    method: str | None = None
-    refuse: str | None = None
-
-
-class Computed(Closed):
-    """A quantization key that follows from sizes, by the algorithm of that name."""
-
-    computed: str
-
-    @field_validator("computed")
-    @classmethod
-    def _known_algorithm(cls, name: str) -> str:
-        return _known("computed key", name, COMPUTED_KEYS)
-
-
-Key = str | Computed | None
-
-
-class Scheme(Closed):
-    """What a quantized layer asks for: an oracle with keys and options, or why there is none.
-
-    Exactly one of ``oracle``, ``no_oracle``, ``refuse`` and ``then`` (another list of schemes).
-    A text in ``options`` or ``quant_config`` names a value of the layer's quantization; ``kind``
-    is the checkpoint format object the oracle is given. ``layer`` is what the method does to the
-    layer before it asks, ``loading`` names what it checks after that.
-    """
-
-    when: Conditions = {}
-    oracle: Oracle | None = None
-    weight: Key = None
-    activation: Key = None
-    options: dict[str, bool | str] = {}
-    quant_config: dict[str, Scalar] = {}
-    layer: str | None = None
-    loading: list[str] = []
-    no_oracle: str | None = None
-    refuse: str | None = None
-    then: str | None = None
-
-    @field_validator("layer")
-    @classmethod
-    def _known_change(cls, name: str | None) -> str | None:
-        return None if name is None else _known("layer change", name, LAYER_CHANGES)
-
-    @field_validator("weight", "activation")
-    @classmethod
-    def _known_key(cls, key: Key) -> Key:
-        if isinstance(key, str):
-            _known("quantization key", key, NAMED_KEYS)
-        return key
-
-    @model_validator(mode="after")
-    def _one_outcome(self) -> Scheme:
-        given = [self.oracle, self.no_oracle, self.refuse, self.then]
-        if sum(one is not None for one in given) != 1:
-            raise ValueError("give exactly one of oracle, no_oracle, refuse, then")
-        return self
-
-
-class Method(Closed):
-    """One of vLLM's quantization methods.
-
-    ``format`` is how the checkpoint's block is laid out, ``values`` the names under which its
-    fields are known to the schemes; ``named`` says, under such a name, whether a list of module
-    names has the layer. ``unavailable_on``: platforms whose list of methods lacks it.
-    """
-
-    same_as: str | None = None
-    format: str = "plain"
-    minimum_capability: int = 0
-    dtypes: list[Dtype] = ["bf16", "fp16", "fp32"]
-    unavailable_on: list[Device] = []
-    deprecated: bool = False
-    values: dict[str, Source] = {}
-    named: dict[str, Skip] = {}
-    required: list[str] = []
-    skip: Skip | None = None
-    refuse: list[Refusal] = []
-    schemes: str | list[Scheme] = []
-
-    @field_validator("format")
-    @classmethod
-    def _known_format(cls, name: str) -> str:
-        return _known("format", name, FORMATS)
-
-
-class OnlineKey(Closed):
-    """A name of a quantization key in ``quantization_config``."""
-
-    key: str
-    method: str | None = None
-    elsewhere: bool = False
-
-    @field_validator("key")
-    @classmethod
-    def _known_key(cls, name: str) -> str:
-        return _known("quantization key", name, NAMED_KEYS)
-
-
-class QuantizationFile(Closed):
-    """``rules/models/quantization.yaml``.
-
-    ``detect``: which method reads a checkpoint, where that is not the one its block names.
-    ``online``: methods that a user may ask for with an unquantized checkpoint,
-    ``online_shorthands`` those of them that ``quantization_config`` may name. ``not_supported``:
-    methods of other engines, which vLLM refuses. ``loading``: lists of checks that schemes name.
-    """
-
-    detect: list[Detection]
-    loading: dict[str, list[LoadCheck]] = {}
-    online: dict[str, str]
-    online_shorthands: list[str]
-    online_keys: dict[str, OnlineKey]
-    not_supported: list[str]
-    methods: dict[str, Method]
-    schemes: dict[str, list[Scheme]]
-
-    @model_validator(mode="after")
-    def _names_exist(self) -> QuantizationFile:
-        for name, method in self.methods.items():
-            if method.same_as is not None:
-                _known(f"methods.{name}.same_as", method.same_as, self.methods)
-                if self.methods[method.same_as].same_as is not None:
-                    raise ValueError(f"methods.{name}.same_as: {method.same_as} has same_as itself")
-            if isinstance(method.schemes, str):
-                _known(f"methods.{name}.schemes", method.schemes, self.schemes)
-        lists = [*self.schemes.values(), *(m.schemes for m in self.methods.values())]
-        for scheme in (one for rows in lists if isinstance(rows, list) for one in rows):
-            if scheme.then is not None:
-                _known("then", scheme.then, self.schemes)
-            for checks in scheme.loading:
-                _known("loading", checks, self.loading)
-        for method_name in (*(row.method for row in self.detect), *self.online.values()):
-            if method_name is not None:
-                _known("method", method_name, self.methods)
-        return self
-
-
-def _known(what: str, name: str, names: Any) -> str:
+def known_name(what: str, name: str, names: Any) -> str:
+    """The name, if it is one of these. Raises ValueError with the nearest one."""
     if name not in names:
         raise ValueError(unknown_name(what, name, names))
     return name

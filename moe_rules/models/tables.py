@@ -38,14 +38,8 @@ def tables_directory() -> Path:
 @cache
 def load_tables(directory: Path | None = None) -> Tables:
     """The tables of a directory (the packaged ones by default). Raises TableError."""
-    from moe_rules.models.schema import (
-        Architecture,
-        ArchitecturesFile,
-        Method,
-        MistralFile,
-        QuantizationFile,
-        RegistryFile,
-    )
+    from moe_rules.models.quantization_schema import Method, QuantizationFile
+    from moe_rules.models.schema import Architecture, ArchitecturesFile, MistralFile, RegistryFile
 
     where = tables_directory() if directory is None else directory
     architectures = _validated(where / "architectures.yaml", ArchitecturesFile)
