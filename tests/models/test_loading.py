@@ -244,3 +244,16 @@ def test_deployments_that_balance_no_experts_are_refused(
 ) -> None:
     with pytest.raises(CheckpointRefusedError, match=reason):
         derive_layers(qwen3(), machine, Deployment(**deployment))
+
+
+def test_a_language_model_is_answered_without_its_vision_tower() -> None:
+    config = {
+        "architectures": ["Qwen4ExpForConditionalGeneration"],
+        "model_type": "qwen4_exp",
+        "text_config": {**qwen3(moe_intermediate_size=640), "model_type": "qwen4_exp_text"},
+        "quantization_config": FP8_BLOCKS,
+    }
+    (padded,) = derive_layers(config, B200, Deployment(4, moe_backend="marlin"))
+    assert padded.moe.intermediate_size_per_partition == 256
+    (cut,) = derive_layers(config, B200, Deployment(8))
+    assert cut.loading[0].reason.endswith("80 is not a multiple of 128")
