@@ -412,3 +412,26 @@ def test_a_dense_model_has_no_moe_layers(cli: Command, tmp_path: Path, command: 
     assert answer.out == f"{config}: the model has no MoE layers\n"
     answer = cli(command, *backend, "--model", config, "--platform", "h100", "--format", "json")
     assert (answer.code, json.loads(answer.out)["layers"]) == (0, [])
+
+
+def test_that_no_oracle_is_asked_is_an_answer(cli: Command, tmp_path: Path) -> None:
+    model = {
+        "architectures": ["MiniCPMForCausalLM"],
+        "model_type": "minicpm",
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "num_hidden_layers": 2,
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_attention_heads": 4,
+        "torch_dtype": "bfloat16",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(model))
+    asked = ("select", "--model", str(tmp_path), "--platform", "h100")
+    text = cli(*asked)
+    assert text.code == 0
+    assert "fused_experts" in text.out
+    assert not text.err
+    answer = json.loads(cli(*asked, "--format", "json").out)
+    assert (answer["oracle"], answer["error"]) == (None, None)
+    assert "fused_experts" in answer["notes"][0]
