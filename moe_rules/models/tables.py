@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,29 @@ _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True)
 class Tables:
-    """What ``rules/models`` knows: one attribute for each of its files."""
+    """What ``rules/models`` knows: one attribute for each of its files.
 
+    Few models need the last two, which are read when they are first asked for. Raises TableError.
+    """
+
+    directory: Path
     architectures: Mapping[str, Any]
-    registry: Mapping[str, Any]
-    mistral: Mapping[str, Any]
     quantization: Mapping[str, Any]
+
+    @cached_property
+    def registry(self) -> Mapping[str, Any]:
+        """Names that are in no row of the architectures."""
+        from moe_rules.models.schema import RegistryFile
+
+        names = _validated(self.directory / "registry.yaml", RegistryFile)
+        return {**names, "without_moe_layers": frozenset(names["without_moe_layers"])}
+
+    @cached_property
+    def mistral(self) -> Mapping[str, Any]:
+        """How Mistral's params.json is read."""
+        from moe_rules.models.schema import MistralFile
+
+        return _validated(self.directory / "mistral.yaml", MistralFile)
 
 
 def tables_directory() -> Path:
@@ -39,16 +56,14 @@ def tables_directory() -> Path:
 def load_tables(directory: Path | None = None) -> Tables:
     """The tables of a directory (the packaged ones by default). Raises TableError."""
     from moe_rules.models.quantization_schema import Method, QuantizationFile
-    from moe_rules.models.schema import Architecture, ArchitecturesFile, MistralFile, RegistryFile
+    from moe_rules.models.schema import Architecture, ArchitecturesFile
 
     where = tables_directory() if directory is None else directory
     architectures = _validated(where / "architectures.yaml", ArchitecturesFile)
     quantization = _validated(where / "quantization.yaml", QuantizationFile)
-    registry = _validated(where / "registry.yaml", RegistryFile)
     return Tables(
+        where,
         _complete_architectures(architectures, _defaults(Architecture)),
-        {**registry, "without_moe_layers": frozenset(registry["without_moe_layers"])},
-        _validated(where / "mistral.yaml", MistralFile),
         _complete_methods(quantization, _defaults(Method)),
     )
 

@@ -69,7 +69,8 @@ _Entries: TypeAlias = Annotated[
     alternatives(custom_error_message="text or a list, with an entry for each layer"),
 ]
 
-STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+# A model meets few of the kinds and shapes: each is built when it is first used.
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, defer_build=True)
 Kind: TypeAlias = TypeAdapter[Any]
 """What one value may be."""
 
@@ -88,7 +89,7 @@ BY_FACT_TYPE = {"bool": FLAG, "int": INTEGER, "float": NUMBER, "enum": TEXT, "st
 class Shape(BaseModel):
     """The fields of a mapping that are read, with their types; others may be there."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="ignore")
+    model_config = {**STRICT, "extra": "ignore"}
 
 
 def read(kind: Kind, value: Any, where: str) -> Any:
