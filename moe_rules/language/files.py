@@ -5,9 +5,11 @@ The JSON Schemas in ``schemas/`` are generated from these models (``moe-rules sc
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -26,6 +28,22 @@ RawValues = Annotated[dict[str, Any], WithJsonSchema({"x-definition": "Values"})
 def _listed(raw: Any) -> Any:
     return raw if isinstance(raw, list) else [raw]
 
+
+CLASS_PATTERN = r"^([A-Za-z_][\w.]*:)?[A-Za-z_]\w*$"
+
+
+def _class_name(text: str) -> str:
+    if re.match(CLASS_PATTERN, text) is None:
+        raise ValueError(f"a class is written as Name or module:Name, not {text!r}")
+    return text
+
+
+ClassName = Annotated[
+    str,
+    AfterValidator(_class_name),
+    WithJsonSchema({"type": "string", "pattern": CLASS_PATTERN}),
+]
+"""A class's name, or where it is: "module:Name"."""
 
 OneOrMore = Annotated[
     list[str],
@@ -284,8 +302,10 @@ class SchemeTable(Table):
 class KernelTable(Explained):
     """What a kernel class supports on one platform. Everything said must hold."""
 
-    class_: str | None = Field(
-        None, alias="class", description="Class name, where it differs from the entry's."
+    class_: ClassName | None = Field(
+        None,
+        alias="class",
+        description="Class name, where it differs from the entry's, or module:Name.",
     )
     extends: str | None = Field(
         None, description="Start from this entry; keys given here replace its keys."

@@ -174,7 +174,7 @@ class _Linker:
             condition = all_of(condition, self._added(name, more_part, more))
         return rules.Kernel(
             name=name,
-            class_name=table.class_ or name,
+            class_name=next((t.class_ for _, t in reversed(declared) if t.class_), name),
             condition=condition,
             location=part.source.key_at(("kernels", name)),
         )
@@ -249,17 +249,17 @@ class _Linker:
         return self.parser(part).schemes(listed, ("kernels", owner, "schemes"))
 
     def _added(self, name: str, part: Part, table: raw.KernelTable) -> Condition:
-        """What an overlay adds to a packaged kernel: more requirements."""
+        """What an overlay adds to a packaged kernel: more requirements, besides another class."""
         conditions = [self.parser(part).condition(table.requires, ("kernels", name, "requires"))]
         if table.schemes is not None:
             conditions.append(self._schemes(part, name, table.schemes))
-        for key in ("extends", "kind", "supports", "class_"):
+        for key in ("extends", "kind", "supports"):
             if getattr(table, key) is not None:
                 self.parser(part).problem(
                     "overlay-key",
-                    f"an overlay that adds to {name!r} cannot set {key.rstrip('_')!r}; "
+                    f"an overlay that adds to {name!r} cannot set {key!r}; "
                     "use 'replace: true' to declare the kernel anew",
-                    ("kernels", name, key.rstrip("_")),
+                    ("kernels", name, key),
                     key=True,
                 )
         return all_of(*conditions)

@@ -60,6 +60,25 @@ def test_an_overlay_cannot_loosen_by_accident(small: MakeRules) -> None:
         small("platform: cuda\nkernels: {FastExperts: {supports: [lora]}}\n")
 
 
+def test_a_kernel_gets_another_class(small: MakeRules) -> None:
+    decision = select(
+        small("platform: cuda\nkernels: {FastExperts: {class: mine.experts:FasterExperts}}\n")
+    )
+    assert (decision.backend, decision.kernel) == ("FAST", "mine.experts:FasterExperts")
+    selector = small(
+        "platform: cuda\nkernels: {FastExperts: {class: mine.experts:FasterExperts}}\n"
+    )
+    assert select(selector, num_experts=65).backend == "SLOW"  # what it requires stays
+
+
+@pytest.mark.parametrize(
+    "place", ["mine.experts.FasterExperts", "mine:experts:Fast", ":Fast", "a b"]
+)
+def test_a_class_is_named_or_placed(small: MakeRules, place: str) -> None:
+    with pytest.raises(RuleFileError, match="class"):
+        small(f"platform: cuda\nkernels: {{FastExperts: {{class: '{place}'}}}}\n")
+
+
 def test_own_switches_are_read_first(small: MakeRules) -> None:
     decision = select(small(overlay("switches: [{take: SLOW, because: mine}]")))
     assert decision.backend == "SLOW"

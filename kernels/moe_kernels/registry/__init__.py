@@ -1,9 +1,10 @@
 """From the kernel names that rules use to the classes that run.
 
 A name is looked up in this order: what :func:`register` was given, entry points of the group
-``moe_rules.kernels`` (name = "module:Class"), this package, vLLM. Nothing is imported before
-:func:`resolve` is called for that very name; :func:`available` only looks whether packages are
-there. The names are the class names of vLLM 0.33.
+``moe_rules.kernels`` (name = "module:Class"), this package, vLLM. A rule file may also name a class
+by "module:Class", which counts as registered. Nothing is imported before :func:`resolve` is called
+for that very name; :func:`available` only looks whether packages are there. The other names are
+the class names of vLLM 0.33.
 """
 
 from __future__ import annotations
@@ -270,7 +271,9 @@ def resolve(name: str, *, provider: Provider | None = None, oracle: str | None =
     found = available(name, provider=provider, oracle=oracle)
     if isinstance(found, Unavailable):
         raise KernelUnavailableError(f"kernel {name}: {found.reason}; {found.remedy}")
-    target = _registered.get(name) if found.provider == "registered" else found.target
+    target: str | type = found.target
+    if found.provider == "registered":
+        target = _registered.get(name, target)
     return target if isinstance(target, type) else load(name, found.provider, found.target)
 
 
@@ -302,7 +305,7 @@ def _entry_points() -> dict[str, str]:
 
 def _target(name: str, provider: Provider, oracle: str | None) -> str | None:
     if provider == "registered":
-        target = _registered.get(name)
+        target = _registered.get(name, name if ":" in name else None)
         if isinstance(target, type):
             return f"{target.__module__}:{target.__qualname__}"
         return target

@@ -45,6 +45,15 @@ def test_unknown_name():
         resolve("NoSuchExperts")
 
 
+def test_a_place_is_a_name():
+    place = "moe_kernels.experts.cpu_experts:CPUExpertsFp8"
+    assert resolve(place) is resolve("CPUExpertsFp8", provider="moe_kernels")
+    with pytest.raises(KernelUnavailableError, match=r"not_there is not installed"):
+        resolve("not_there.experts:Mine")
+    with pytest.raises(KernelUnavailableError, match="does not import"):
+        resolve("moe_kernels.experts.cpu_experts:Mine")
+
+
 @pytest.fixture
 def registered():
     yield
