@@ -7,14 +7,14 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
+from moe_rules.engine.because import because
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from moe_rules.engine.decision import Decision
     from moe_rules.engine.explanation import Candidate
-    from moe_rules.files.problems import Location
     from moe_rules.language.conditions import Failure
-    from moe_rules.language.rules import Adjustment
 
 UNLIMITED = 1_000_000
 """Columns where no terminal limits them: more than any line has, so that none is cut or wrapped."""
@@ -79,46 +79,6 @@ def decision_lines(
 def will_not_load(reason: str) -> str:
     """That vLLM refuses a layer when it loads the weights, although a backend was selected."""
     return f"will not load: {reason}"
-
-
-def because(decision: Decision) -> tuple[str, Location | None]:
-    """Why this backend, in one line, and the place that says so."""
-    reason = decision.reason
-    if reason is not None:
-        text = {"requested": "asked for by name", "fallback": "nothing else serves"}
-        return reason.text or text.get(decision.how, f"a {decision.how} says so"), reason.location
-    assert decision.backend is not None
-    change = _what_moved(decision)
-    ahead = decision.order[: decision.order.index(decision.backend)]
-    parts = [f"{', '.join(ahead)} cannot serve the layer"] if ahead else []
-    if change is not None:
-        parts.append(change.reason.text or adjustment_in_words(change))
-        return "; ".join(parts), change.reason.location
-    parts.append("next in the order" if ahead else "first in the order, and it serves the layer")
-    selected = next(c for c in decision.candidates if c.verdict == "selected")
-    return "; ".join(parts), selected.location
-
-
-def _what_moved(decision: Decision) -> Adjustment | None:
-    """The last adjustment that put the selected backend ahead of one that stood before it."""
-    backend, before = decision.backend, decision.priority
-    if backend not in before:
-        return None
-    overtaken = set(before[: before.index(backend)])
-    for change in reversed(decision.adjustments):
-        raised = backend in change.names and change.action in ("first", "before")
-        lowered = overtaken & set(change.names) and change.action not in ("first", "before")
-        if raised or lowered:
-            return change
-    return None
-
-
-def adjustment_in_words(change: Adjustment) -> str:
-    """What an adjustment does: "last: A, B", "move A before B"."""
-    names = ", ".join(change.names)
-    if change.anchor is not None:
-        return f"move {names} {change.action} {change.anchor}"
-    return f"{change.action}: {names}"
 
 
 def failure_lines(failures: Iterable[Failure], indent: str = "") -> list[str]:

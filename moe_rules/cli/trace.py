@@ -9,14 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
-from moe_rules.cli.render import (
-    adjustment_in_words,
-    answer,
-    because,
-    failure_lines,
-    will_not_load,
-)
+from moe_rules.cli.render import answer, failure_lines, will_not_load
 from moe_rules.cli.render import verdict_in_words as verdict
+from moe_rules.engine.because import adjustment_in_words, because
 from moe_rules.vocabulary.fact_values import in_words
 
 if TYPE_CHECKING:

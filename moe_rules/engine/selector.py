@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,9 @@ class NotSupportedError(SelectionError, NotImplementedError):
     """No backend of the oracle supports the deployment."""
 
 
+Find = Callable[[str], FactValue]
+"""Finds a platform or software fact by its name. Raises LookupError where it cannot."""
+
 ERRORS: dict[str, type[SelectionError]] = {
     "invalid_request": InvalidRequestError,
     "not_supported": NotSupportedError,
@@ -76,7 +79,8 @@ class Selector:
 
     ``constants`` are facts that never change for this selector: platform and software facts,
     and switches if they are fixed. ``unknown`` are facts that no call will supply; if not given,
-    the platform and software facts that are not constant.
+    the platform and software facts that are not constant. ``find`` is asked for such
+    a fact where a rule asks for it and it is not constant.
 
     ``requested`` are backends that the user asks for by oracle and role of the model, before those
     of the rules; either takes the place of the layer's own ``moe_backend``.
@@ -91,13 +95,17 @@ class Selector:
         constants: Mapping[str, FactValue],
         unknown: Iterable[str] | None = None,
         requested: Requests | None = None,
+        find: Find | None = None,
     ) -> None:
         self.rules = rules
         self._requests = [layer for layer in (requested, rules.requested) if layer]
         self._unreadable = {n: v for n, v in constants.items() if isinstance(v, Unreadable)}
         constants = {n: v for n, v in constants.items() if n not in self._unreadable}
         self.constants = constants
-        if unknown is None:
+        self._find = find
+        if unknown is None and find is not None:
+            unknown = ()
+        elif unknown is None:
             constant_facts = [f.name for f in FACTS.values() if f.group in _CONSTANT_GROUPS]
             unknown = (name for name in constant_facts if name not in constants)
         self._unknown = frozenset(unknown) | PER_CALL
@@ -158,7 +166,10 @@ class Selector:
                     raise self._unreadable_switch(plan, missing) from None
                 if missing in unknown or missing not in self.rules.facts:
                     raise
-                unknown = unknown | {missing}
+                if self._found(missing):
+                    supplied[missing] = self._defaults[missing]
+                else:
+                    unknown = unknown | {missing}
             else:
                 rules = self.rules
                 return Decision(rules.platform, rules.fingerprint, plan, outcome, requested)
@@ -169,6 +180,16 @@ class Selector:
         place = next((test.location for test in tests), plan.oracle.location)
         where = f"oracle {plan.oracle.name!r} on {self.rules.platform} asks for it ({place})"
         return SwitchError(f"{self._unreadable[name].error}; {where}")
+
+    def _found(self, name: str) -> bool:
+        """Whether a fact that a rule asks could be found; then it is known from now on."""
+        if self._find is None or self.rules.facts[name].group not in _CONSTANT_GROUPS:
+            return False
+        try:
+            self._defaults[name] = self._find(name)
+        except LookupError:
+            return False
+        return True
 
     def _plan(self, oracle: str, unknown: frozenset[str]) -> OraclePlan:
         key = (oracle, unknown)
@@ -208,22 +229,27 @@ def selector_for(
     overlays: tuple[Path, ...] = (),
     switches: tuple[tuple[str, FactValue], ...] = (),
     requested: str = "",
+    find: Find | None = None,
 ) -> Selector:
     """The selector of a machine, with the switches that are set and the requests of the user.
 
-    ``requested`` is the text of ``MOE_RULES_BACKEND``. Raises FactError where it is wrong.
+    ``requested`` is the text of ``MOE_RULES_BACKEND``; ``find`` finds what ``machine`` does not
+    say. Raises FactError where the text is wrong.
     """
     rules = load_platform(machine.device, overlays)
     requests = requests_from_environ({VARIABLE: requested}, rules.oracles)
-    return Selector(rules, {**machine.facts(), **dict(switches)}, requested=requests)
+    return Selector(rules, {**machine.facts(), **dict(switches)}, None, requests, find)
 
 
 def selector_in(
-    environ: Mapping[str, str], machine: Machine, overlays: tuple[Path, ...] = ()
+    environ: Mapping[str, str],
+    machine: Machine,
+    overlays: tuple[Path, ...] = (),
+    find: Find | None = None,
 ) -> Selector:
     """The selector of a machine with the switches and requests that ``environ`` sets."""
     switches = tuple(switches_from_environ(environ).items())
-    return selector_for(machine, overlays, switches, environ.get(VARIABLE, ""))
+    return selector_for(machine, overlays, switches, environ.get(VARIABLE, ""), find)
 
 
 @functools.cache

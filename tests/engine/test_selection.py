@@ -325,3 +325,23 @@ def test_decisions_serialise(small: MakeRules) -> None:
     assert document["backend"] == "SLOW"
     assert document["candidates"][0]["failures"][0]["code"] == "shape"
     assert document["rules"] == small().rules.fingerprint
+
+
+def test_a_constant_is_found_when_a_rule_asks_for_it(small: MakeRules) -> None:
+    asked: list[str] = []
+
+    def find(name: str) -> bool:
+        asked.append(name)
+        if name != "flashinfer":
+            raise LookupError(name)
+        return False
+
+    rules = small(rules=SMALL.replace('num_experts: "<=64"', "flashinfer: true, hpc: true")).rules
+    device = {"device": "cuda", "compute_capability": (9, 0)}
+    selector = Selector(rules, device, find=find)
+    assert asked == []
+    assert [select(selector, hidden_dim=n).backend for n in (64, 128)] == ["SLOW", "SLOW"]
+    assert asked == ["flashinfer"]  # once, and what cannot matter is not looked for
+    found = select(Selector(rules, {**device, "flashinfer": True}, find=find))
+    assert found.backend == "FAST"  # what cannot be found is no obstacle
+    assert asked == ["flashinfer", "hpc"]

@@ -114,7 +114,8 @@ def _cell(
     selector: Selector,
 ) -> Cell:
     from moe_rules.cli.matrix import Cell
-    from moe_rules.cli.render import because, will_not_load
+    from moe_rules.cli.render import will_not_load
+    from moe_rules.engine.because import because
     from moe_rules.models.errors import CheckpointRefusedError
 
     def without_answer(outcome: str, why: str, oracle: str | None = None) -> Cell:

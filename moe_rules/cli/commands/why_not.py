@@ -83,7 +83,7 @@ def backend_name(decision: Decision, word: str) -> str:
 
 def _why(decision: Decision, name: str, candidates: tuple[Candidate, ...]) -> list[str]:
     """Sentences about the backend's place in the order, besides its kernels' own failures."""
-    from moe_rules.cli.render import adjustment_in_words, because
+    from moe_rules.engine.because import adjustment_in_words, because
 
     if decision.backend == name:
         text, place = because(decision)

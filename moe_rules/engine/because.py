@@ -1,0 +1,47 @@
+"""Why a backend was selected, in one line."""
+
+from __future__ import annotations
+
+from moe_rules.engine.explanation import Explanation
+from moe_rules.files.problems import Location
+from moe_rules.language.rules import Adjustment
+
+
+def because(decision: Explanation) -> tuple[str, Location | None]:
+    """Why this backend, in one line, and the place that says so."""
+    reason = decision.reason
+    if reason is not None:
+        text = {"requested": "asked for by name", "fallback": "nothing else serves"}
+        return reason.text or text.get(decision.how, f"a {decision.how} says so"), reason.location
+    assert decision.backend is not None
+    change = _what_moved(decision)
+    ahead = decision.order[: decision.order.index(decision.backend)]
+    parts = [f"{', '.join(ahead)} cannot serve the layer"] if ahead else []
+    if change is not None:
+        parts.append(change.reason.text or adjustment_in_words(change))
+        return "; ".join(parts), change.reason.location
+    parts.append("next in the order" if ahead else "first in the order, and it serves the layer")
+    selected = next(c for c in decision.candidates if c.verdict == "selected")
+    return "; ".join(parts), selected.location
+
+
+def _what_moved(decision: Explanation) -> Adjustment | None:
+    """The last adjustment that put the selected backend ahead of one that stood before it."""
+    backend, before = decision.backend, decision.priority
+    if backend not in before:
+        return None
+    overtaken = set(before[: before.index(backend)])
+    for change in reversed(decision.adjustments):
+        raised = backend in change.names and change.action in ("first", "before")
+        lowered = overtaken & set(change.names) and change.action not in ("first", "before")
+        if raised or lowered:
+            return change
+    return None
+
+
+def adjustment_in_words(change: Adjustment) -> str:
+    """What an adjustment does: "last: A, B", "move A before B"."""
+    names = ", ".join(change.names)
+    if change.anchor is not None:
+        return f"move {names} {change.action} {change.anchor}"
+    return f"{change.action}: {names}"
