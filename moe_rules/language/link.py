@@ -172,11 +172,13 @@ class _Linker:
         condition = self._kernel_condition(name, inherited)
         for more_part, more in declared[1:]:
             condition = all_of(condition, self._added(name, more_part, more))
+        # What gives the kernel another class is where a reader has to look.
+        owner, named = next((d for d in reversed(declared) if d[1].class_), declared[0])
         return rules.Kernel(
             name=name,
-            class_name=next((t.class_ for _, t in reversed(declared) if t.class_), name),
+            class_name=named.class_ or name,
             condition=condition,
-            location=part.source.key_at(("kernels", name)),
+            location=owner.source.key_at(("kernels", name)),
         )
 
     def _inherited(

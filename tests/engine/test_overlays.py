@@ -65,6 +65,7 @@ def test_a_kernel_gets_another_class(small: MakeRules) -> None:
         small("platform: cuda\nkernels: {FastExperts: {class: mine.experts:FasterExperts}}\n")
     )
     assert (decision.backend, decision.kernel) == ("FAST", "mine.experts:FasterExperts")
+    assert "overlay0" in decision.candidates[0].location.file
     selector = small(
         "platform: cuda\nkernels: {FastExperts: {class: mine.experts:FasterExperts}}\n"
     )
