@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit avx2 schemas docs clean
+.PHONY: demo test lint types unit avx2 test-vllm schemas docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -30,6 +30,19 @@ unit: $(VENV)/.installed
 avx2: $(VENV)/.installed  ## The tests of CPU kernels as on x86 without AVX-512.
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest $(wildcard tests/kernels/test_cpu_*.py)
 
+# A real vLLM: 12 GB of packages, and minutes to make and run; see docs/vllm.md.
+test-vllm: $(VENV)-vllm/.installed $(VENV)-vllm-simulated/.installed  ## The plugin in vLLM itself.
+	$(VENV)-vllm/bin/python -m pytest tests/vllm/test_engine.py
+	$(VENV)-vllm-simulated/bin/python -m pytest tests/vllm --ignore=tests/vllm/test_engine.py
+
+$(VENV)-vllm/.installed: tests/vllm/environment.py
+	$(PYTHON) $< engine $(@D)
+	touch $@
+
+$(VENV)-vllm-simulated/.installed: tests/vllm/environment.py
+	$(PYTHON) $< simulated $(@D)
+	touch $@
+
 schemas: $(VENV)/.installed  ## Write schemas/ anew from the models.
 	$(BIN)/moe-rules schema --write schemas
 
@@ -38,4 +51,4 @@ docs: $(VENV)/.installed  ## Write docs/quirks.md and docs/coverage.md anew from
 	$(BIN)/python -m moe_rules.reporting.coverage --write
 
 clean:
-	rm -rf $(VENV) dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-vllm $(VENV)-vllm-simulated dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,1 @@
+"""Engines that decide by the tables, one package each."""
