@@ -30,10 +30,12 @@ unit: $(VENV)/.installed
 avx2: $(VENV)/.installed  ## The tests of CPU kernels as on x86 without AVX-512.
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest $(wildcard tests/kernels/test_cpu_*.py)
 
+VLLM_ENGINE_TESTS := tests/vllm/test_engine.py tests/vllm/test_experts.py
+
 # A real vLLM: 12 GB of packages, and minutes to make and run; see docs/vllm.md.
 test-vllm: $(VENV)-vllm/.installed $(VENV)-vllm-simulated/.installed  ## The plugin in vLLM itself.
-	$(VENV)-vllm/bin/python -m pytest tests/vllm/test_engine.py
-	$(VENV)-vllm-simulated/bin/python -m pytest tests/vllm --ignore=tests/vllm/test_engine.py
+	$(VENV)-vllm/bin/python -m pytest $(VLLM_ENGINE_TESTS) tests/vllm/test_layer_life.py
+	$(VENV)-vllm-simulated/bin/python -m pytest tests/vllm $(VLLM_ENGINE_TESTS:%=--ignore=%)
 
 $(VENV)-vllm/.installed: tests/vllm/environment.py
 	$(PYTHON) $< engine $(@D)
