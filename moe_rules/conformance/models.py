@@ -1,8 +1,8 @@
 """Compares what is derived from models with what the reference derived, and decides it.
 
-Facts, scheme and refusals are compared by :mod:`moe_rules.models.conformance`. Here the derived
-layer is decided as well, by our rules on the line's platform, and compared with the recorded
-decision.
+Facts, scheme and refusals are compared by :mod:`moe_rules.conformance.derivations`. Here the
+derived layer is decided as well, by our rules on the line's platform, and compared with the
+recorded decision.
 """
 
 from __future__ import annotations
