@@ -9,7 +9,7 @@ import itertools
 from dataclasses import dataclass, replace
 
 from moe_kernels.quantization.schemes import quantization_format
-from moe_kernels.registry import our_names
+from moe_kernels.registry import our_names, runs_on_cpu
 
 from moe_rules.engine.selector import layer_facts
 from moe_rules.language.rules import ValueOf
@@ -54,7 +54,7 @@ class Claim:
 
     @property
     def on_cpu(self):
-        return "CPU" in self.kernel or self.kernel.startswith("Zentorch")
+        return runs_on_cpu(self.kernel)
 
     @property
     def scheme(self):
@@ -195,8 +195,8 @@ def claims(on_gpu):
         for kernel in rules.kernels.values():
             if kernel.class_name in our_names():
                 # The interpreter multiplies bf16 wrongly.
-                cpu = "CPU" in kernel.class_name or kernel.class_name.startswith("Zentorch")
-                dtypes = ("bf16", "fp16", "fp32") if on_gpu or cpu else ("fp16", "fp32")
+                bf16 = on_gpu or runs_on_cpu(kernel.class_name)
+                dtypes = ("bf16", "fp16", "fp32") if bf16 else ("fp16", "fp32")
                 entry = _Entry(rules, kernel, machines)
                 found |= dict.fromkeys(entry.claims(dtypes, skipped))
     return list(found), {where: len(schemes) for where, schemes in skipped.items()}
