@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 from hypothesis import given
@@ -65,6 +66,13 @@ def test_every_fact_has_a_meaning_and_a_domain() -> None:
     for fact in FACTS.values():
         assert fact.meaning.endswith(".")
         assert fact.domain
+
+
+def test_facts_of_a_layer_are_the_fields_that_describe_it() -> None:
+    facts = {name for name, fact in FACTS.items() if fact.group in ("layer", "parallel")}
+    described = {f.name for cls in (FusedMoEConfig, FusedMoEParallelConfig) for f in fields(cls)}
+    assert facts <= described
+    assert described - set(FACTS) == {"moe_parallel_config"}
 
 
 @given(st.sampled_from(sorted(NAMED_KEYS)))
