@@ -40,8 +40,15 @@ def named_values(checkpoint: Checkpoint) -> dict[str, Any]:
     values = {name: value_of(source, checkpoint.context) for name, source in row["values"].items()}
     for name in row["required"]:
         if values.get(name, checkpoint.context[name]) is None:
-            raise CheckpointRefusedError(f"the quantization block does not give {name!r}")
+            fields = _fields_of(row["values"].get(name), name)
+            raise CheckpointRefusedError(f"the quantization block does not give {fields}")
     return values
+
+
+def _fields_of(source: Any, name: str) -> str:
+    """The fields that a value is read from, where its row names these alone; else the value."""
+    named = source if isinstance(source, list) else [source]
+    return " or ".join(map(repr, named if all(isinstance(one, str) for one in named) else [name]))
 
 
 @shaped(Block)

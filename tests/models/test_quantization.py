@@ -287,6 +287,8 @@ def test_arguments_that_contradict_each_other_are_refused(given: dict[str, Any])
         ({**GPTQ, "desc_act": True}, H100, "desc_act"),
         ({**GPTQ, "bits": 3}, H100, "4 or 8 bits"),
         ({"quant_method": "gptq", "bits": 4}, H100, "does not give 'group_size'"),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 8}, H100, "does not give 'sym'"),
+        ({"quant_method": "awq", "group_size": 8}, H100, "does not give 'w_bit' or 'bits'"),
         ({**FP8_BLOCKS, "activation_scheme": "static"}, H100, "dynamic activations only"),
         (
             {**FP8_BLOCKS, "weight_block_size": [128]},
