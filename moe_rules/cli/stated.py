@@ -29,7 +29,8 @@ class Stated:
     def read(cls, args: argparse.Namespace) -> Stated:
         """Raises FactError or UserError for what is no fact, or not a value of it."""
         from moe_rules.vocabulary.fact_values import parse_value
-        from moe_rules.vocabulary.facts import FACTS, SWITCHES, switches_from_environ
+        from moe_rules.vocabulary.facts import FACTS
+        from moe_rules.vocabulary.switches import SWITCHES, switches_from_environ
 
         pairs = [_pair(text) for text in args.set]
         options = {

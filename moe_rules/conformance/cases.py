@@ -12,10 +12,10 @@ from typing import Any
 from moe_rules.engine.selector import layer_facts
 from moe_rules.models.options import option_facts
 from moe_rules.vocabulary.fact_values import FactValue
-from moe_rules.vocabulary.facts import switches_from_environ
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
 from moe_rules.vocabulary.readings import Unreadable
+from moe_rules.vocabulary.switches import switches_from_environ
 
 DEVICES = {"oot": "out_of_tree"}
 

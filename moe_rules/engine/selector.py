@@ -32,10 +32,11 @@ from moe_rules.vocabulary.fact_values import (
     did_you_mean,
     parse_value,
 )
-from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS, switches_from_environ
+from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
 from moe_rules.vocabulary.readings import Unreadable
+from moe_rules.vocabulary.switches import switches_from_environ
 
 MAX_REMEMBERED = 8192
 PER_CALL = frozenset(fact.name for fact in FACTS.values() if fact.per_call)

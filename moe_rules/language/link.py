@@ -22,7 +22,8 @@ from moe_rules.language.parse import Parser
 from moe_rules.language.parts import Part
 from moe_rules.language.requested import Requests, request
 from moe_rules.vocabulary.fact_values import Fact, FactError, FactValue, did_you_mean
-from moe_rules.vocabulary.facts import FACTS, SWITCHES
+from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.switches import SWITCHES
 
 PartT = TypeVar("PartT")
 

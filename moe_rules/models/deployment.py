@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from moe_rules.models.suggest import unknown_name
-from moe_rules.vocabulary.facts import switches_from_environ
+from moe_rules.vocabulary.switches import switches_from_environ
 
 SEQUENCE_PARALLEL_ALL2ALL = frozenset(
     (

@@ -21,7 +21,8 @@ from moe_rules.language.ruleset import PATH_VARIABLE
 from moe_rules.oracles import vllm_objects
 from moe_rules.oracles.vllm_objects import CHECKPOINT_READERS, ENGINE_FACTS, LAYER_READERS
 from moe_rules.vocabulary.fact_values import FactValue
-from moe_rules.vocabulary.facts import FACTS, SWITCHES
+from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.switches import SWITCHES
 
 ENVIRONMENT = (PATH_VARIABLE, VARIABLE, *SWITCHES)
 """The variables that a decision may depend on."""

@@ -26,8 +26,9 @@ from moe_rules import (
 )
 from moe_rules.language.rules import PlatformRules
 from moe_rules.vocabulary.fact_values import SwitchError
-from moe_rules.vocabulary.facts import FACTS, SWITCHES, switches_from_environ
+from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.readings import Unreadable
+from moe_rules.vocabulary.switches import SWITCHES, switches_from_environ
 
 RECORD: dict[str, Any] = json.loads(
     (Path(__file__).parent / "switch_readings.json").read_text(encoding="utf-8")
