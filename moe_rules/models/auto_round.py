@@ -84,24 +84,31 @@ def auto_round(checkpoint: Checkpoint) -> LayerResolver:
 
 
 def _refuse_unsupported(block: Mapping[str, Any], data_type: str) -> tuple[str, str]:
-    """The packing format and backend. Refuses what vLLM's configuration of the method refuses."""
+    """The packing format and backend. Refuses what vLLM's configuration of the method refuses.
+
+    It holds the settings against a data type that it knows by its whole name: of others, such as
+    "mx_fp4", it takes any packing, backend and group size.
+    """
     family = "mx_fp" if "mx_fp" in data_type else data_type
     formats = PACKING_FORMATS.get(family)
     if formats is None:
         raise CheckpointRefusedError(f"AutoRound's data type {data_type!r} is not supported")
+    held = data_type in PACKING_FORMATS
     bits, group_size = block["bits"], block["group_size"]
-    if bits not in ((4, 8) if family == "mx_fp" else range(2, 9)):
+    if bits not in ((4, 8) if data_type == "mx_fp" else range(2, 9)):
         raise CheckpointRefusedError(f"AutoRound's {data_type} with {bits} bits is not supported")
     packing_format = block.get("packing_format") or formats[0]
+    if not held:
+        formats = tuple(one for family in PACKING_FORMATS.values() for one in family)
     if packing_format not in formats:
         raise CheckpointRefusedError(
             f"AutoRound's {data_type} must be packed as {' or '.join(formats)}, "
             f"not {packing_format}"
         )
     backend = block.get("backend", block.get("vllm_backend", "auto"))
-    if backend not in (("auto",) if family == "mx_fp" else BACKENDS):
+    if backend not in (("auto",) if data_type == "mx_fp" else BACKENDS):
         raise CheckpointRefusedError(f"AutoRound's {data_type} with backend {backend!r}")
-    if family == "mx_fp" and not (group_size == MX_GROUP_SIZE and block.get("sym", True)):
+    if data_type == "mx_fp" and not (group_size == MX_GROUP_SIZE and block.get("sym", True)):
         raise CheckpointRefusedError("AutoRound's MXFP must be symmetric, in groups of 32")
     if family == "mx_fp" and bits == 8:
         for name, expected in MXFP8_ACTIVATIONS.items():

@@ -113,6 +113,18 @@ def quantization_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointRefusedError(
             f"strategy {arguments['strategy']!r} does not go with group_size {group_size}"
         )
+    if actorder in ("group", "dynamic") and not grouped:
+        raise CheckpointRefusedError(
+            f"actorder {actorder!r} does not go with strategy {arguments['strategy']!r}"
+        )
+    if dynamic == "local" and arguments["strategy"] != "tensor_group":
+        raise CheckpointRefusedError("dynamic 'local' goes with strategy 'tensor_group' only")
+    if arguments["type"] == "float" and arguments["num_bits"] not in (4, 8):
+        zeros = given.get("zp_dtype")
+        if zeros is None:
+            raise CheckpointRefusedError(
+                f"float quantization with {arguments['num_bits']} bits; expected 4 or 8"
+            )
     if (arguments["strategy"] == "block") != (arguments["block_structure"] is not None):
         raise CheckpointRefusedError("strategy 'block' and block_structure go together")
     if dynamic and arguments["strategy"] not in ("token", "tensor", "tensor_group", "group"):

@@ -153,7 +153,17 @@ def quantization_block(
     if block is None:
         return None
     check(Head, block, place)
-    return place, {**block, "quant_method": _method(block)}
+    return place, {**_upper_algorithm(block), "quant_method": _method(block)}
+
+
+def _upper_algorithm(block: Mapping[str, Any]) -> dict[str, Any]:
+    """The block with ModelOpt's algorithm in upper case, as vLLM compares it."""
+    upper = dict(block)
+    if isinstance(block.get("quant_algo"), str):
+        upper["quant_algo"] = block["quant_algo"].upper()
+    if isinstance(block.get("quantization"), Mapping):
+        upper["quantization"] = _upper_algorithm(block["quantization"])
+    return upper
 
 
 def _method(block: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from moe_rules.models.conditions import Context
+from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.formats import FORMATS
 from moe_rules.models.place import Checkpoint, Place
 
@@ -19,8 +20,11 @@ def names_no_experts(checkpoint: Checkpoint, places: Sequence[Place]) -> str | N
     block = _without_exclusions(checkpoint.block)
     context = Context(block, **checkpoint.context.groups)
     everything = replace(checkpoint, block=block, context=context)
-    resolve = FORMATS[checkpoint.method["format"]](everything)
-    if not places or any(resolve(place) is not None for place in places):
+    try:
+        resolve = FORMATS[checkpoint.method["format"]](everything)
+        if not places or any(resolve(place) is not None for place in places):
+            return None
+    except CheckpointRefusedError:  # it names experts, although in a way that must stay left out
         return None
     called = next(name for name in places[0].projection_names() if not name.endswith("None"))
     return (

@@ -44,6 +44,7 @@ def test_a_quantized_checkpoint_that_names_no_experts(quantization: dict[str, An
     [
         targets("Linear"),
         {**targets("Linear"), "ignore": ["re:.*experts.*"]},
+        {**targets("re:.*gate_proj", "re:.*up_proj"), "ignore": ["re:.*experts.*"]},
         {**FP8_BLOCKS, "modules_to_not_convert": ["mlp.experts"]},
         {"quant_method": "torchao", "quant_type": {"default": {"_type": "Int8"}}},
     ],

@@ -73,6 +73,11 @@ def asked(layer: ModelLayer) -> tuple[str | None, str | None, str | None]:
             ("nvfp4", "kNvfp4Static", "kNvfp4Dynamic"),
         ),
         (
+            {"quant_method": "modelopt_mixed", "quant_algo": "nvfp4"},
+            ("nvfp4", "kNvfp4Static", "kNvfp4Dynamic"),
+        ),
+        ({**AUTO_ROUND, "data_type": "mx_fp4", "group_size": 64}, (None, None, None)),
+        (
             {
                 "quant_method": "modelopt",
                 "quant_algo": "NVFP4",
@@ -307,6 +312,20 @@ def test_arguments_that_contradict_each_other_are_refused(given: dict[str, Any])
         ({**AUTO_ROUND, "bits": 9}, H100, "9 bits"),
         ({**AUTO_ROUND, "backend": "exllama"}, H100, "backend 'exllama'"),
         ({**AUTO_ROUND, "data_type": "mx_fp"}, H100, "groups of 32"),
+        ({**GPTQ, "quant_method": "gptq_marlin", "group_size": 96}, H100, "run as moe_wna16"),
+        ({"quant_method": "modelopt_fp4", "quant_algo": "FP8_PB_WO"}, H100, "no MoE scheme"),
+        ({"quant_method": "modelopt_mxfp8", "quant_algo": "FP8_PB_WO"}, H100, "no MoE scheme"),
+        (compressed({**INT4, "dynamic": "local"}, None, "pack-quantized"), H100, "'local'"),
+        (
+            compressed({**FP8_WEIGHTS, "actorder": "group"}, FP8_TOKENS, "float-quantized"),
+            H100,
+            "does not go with strategy 'channel'",
+        ),
+        (
+            compressed(FP8_WEIGHTS, {**FP8_TOKENS, "num_bits": 6}, "float-quantized"),
+            H100,
+            "6 bits; expected 4 or 8",
+        ),
         (
             {**AUTO_ROUND, "data_type": "mx_fp", "bits": 8, "group_size": 32, "act_bits": 16},
             H100,
