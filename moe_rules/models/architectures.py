@@ -11,6 +11,7 @@ from moe_rules.models.conditions import Context, any_of, holds
 from moe_rules.models.deployment import Deployment
 from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
 from moe_rules.models.expert_substitution import retained_experts
+from moe_rules.models.hf_config import HfConfig
 from moe_rules.models.routing import routing_method
 from moe_rules.models.rows import REQUIRED
 from moe_rules.models.sources import value_of
@@ -25,6 +26,7 @@ from moe_rules.models.typed import (
     POSITIVE,
     TEXT,
     Kind,
+    shown,
 )
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
@@ -315,6 +317,26 @@ def refused_values(row: Mapping[str, Any], context: Context) -> list[Any]:
     """The numbers that refusals look at, which may differ from layer to layer."""
     sources = (refusal["value"] for refusal in row["refuse"] if "value" in refusal)
     return [value_of(source, context, NUMBER) for source in sources]
+
+
+def refuse_layer_lists(table: Mapping[str, Any], text: HfConfig) -> None:
+    """Raise CheckpointRefusedError for a list that the class refuses (``layer_lists``)."""
+    count = text.get("num_hidden_layers")
+    for rule in table["layer_lists"]:
+        entries = text.get(rule["field"])
+        if text.model_type not in rule["model_types"] or not isinstance(entries, list):
+            continue
+        if isinstance(count, int) and len(entries) != count:
+            raise CheckpointRefusedError(
+                f"{text.where(rule['field'])} has {len(entries)} entries for {count} decoder layers"
+            )
+        types = rule.get("types")
+        others = [one for one in entries if types and one not in types]
+        if others:
+            raise CheckpointRefusedError(
+                f"{text.where(rule['field'])} holds {shown(others[0])}; "
+                f"expected {' or '.join(types)}"
+            )
 
 
 def refuse_deployment(table: Mapping[str, Any], context: Context, deployment: Deployment) -> None:

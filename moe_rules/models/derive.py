@@ -14,6 +14,7 @@ from moe_rules.models.architectures import (
     moe_layers,
     prediction_layers,
     refuse_deployment,
+    refuse_layer_lists,
     refused_values,
     said,
 )
@@ -125,6 +126,7 @@ def _derive(
         model={"architecture": find(architectures_of(config, text, tables), tables)},
     )
     text.refuse_whole_numbers()
+    refuse_layer_lists(tables.architectures, text)
     refuse_deployment(tables.architectures, context, deployment)
     refuse_missing_fields(row, context)
     in_dtype = activation_dtype(config, text, machine_facts, deployment.dtype)

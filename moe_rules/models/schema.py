@@ -305,6 +305,17 @@ class Architecture(Closed):
     note: str | None = None
 
 
+class LayerList(Closed):
+    """A list with an entry for each decoder layer, of the configurations of these model types.
+
+    ``types``: what an entry may be; absent for anything.
+    """
+
+    field: str
+    model_types: list[str]
+    types: list[str] | None = None
+
+
 class ArchitecturesFile(Closed):
     """``rules/models/architectures.yaml``.
 
@@ -317,6 +328,7 @@ class ArchitecturesFile(Closed):
     attention_heads: str
     refuse_layers: list[Refusal] = []
     refuse: list[Refusal] = []
+    layer_lists: list[LayerList] = []
     loading: list[LoadCheck] = []
     activation_aliases: dict[str, str]
     config_classes: dict[str, ConfigClass]

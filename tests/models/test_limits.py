@@ -43,6 +43,25 @@ def test_transformers_takes_the_limit_of_deepseek_v4_as_a_float_only(value: Any)
     derive_layers({**deepseek_v4("DeepseekV41ForCausalLM"), "swiglu_limit": value}, H100)
 
 
+@pytest.mark.parametrize("value", [None, 0, 7])
+@pytest.mark.parametrize(
+    ("architecture", "model_type", "field"),
+    [
+        ("GptOssForCausalLM", "gpt_oss", "swiglu_limit"),
+        ("GptOssForCausalLM", "gpt_oss", "swiglu_alpha"),
+        ("HYV4ForCausalLM", "hy_v4", "swiglu_limit"),
+        ("MiniMaxM3VLForCausalLM", "minimax_m3_vl_text", "swiglu_limit"),
+    ],
+)
+def test_other_classes_that_take_floats_only(
+    architecture: str, model_type: str, field: str, value: Any
+) -> None:
+    config = {"architectures": [architecture], "model_type": model_type}
+    with pytest.raises(CheckpointRefusedError, match=rf"{field} .* takes a float only"):
+        derive_layers({**config, field: value}, H100)
+    derive_layers({**config, field: 7.0}, H100)
+
+
 EXAONE = {
     "architectures": ["ExaoneMoeForCausalLM"],
     "model_type": "exaone_moe",
