@@ -167,6 +167,10 @@ def _derive(
         )
 
     layers = kinds(row, moe_layers(row, context))
+    if row["needs_moe_layers"] and not layers:
+        raise CheckpointRefusedError(
+            "the model has no MoE layers, which vLLM's class for it cannot do without", "model"
+        )
     predicting = prediction_layers(row, context) if layers else ()
     drafts = kinds({**row, "experts": row["mtp"]["experts"]}, predicting) if predicting else []
     return [*layers, *(_as_draft(one) for one in drafts if not _like_any(one, layers))]

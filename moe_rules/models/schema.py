@@ -255,6 +255,7 @@ class Architecture(Closed):
     down projection (null: there is none). ``platforms`` holds what differs on a platform.
     ``tensor_parallel_at_most_experts``: more ranks than experts are refused. ``balances_experts``:
     the class hands expert load balancing (EPLB) and redundant experts on to its layers.
+    ``needs_moe_layers``: vLLM's class refuses a configuration without any.
     ``pads_experts_to_ranks``: it adds experts until every rank has as many.
     ``quantization``: how the class changes the checkpoint's quantization. ``language_model`` is
     where a vision model holds a language model of any architecture, the one its text configuration
@@ -297,6 +298,7 @@ class Architecture(Closed):
     tensor_parallel_at_most_experts: bool = False
     own_experts_class: Source = False
     balances_experts: bool = False
+    needs_moe_layers: bool = False
     pads_experts_to_ranks: bool = False
     quantization: list[QuantizationEdit] = []
     refuse: list[Refusal] = []

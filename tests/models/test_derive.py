@@ -63,7 +63,6 @@ def test_tensor_parallelism_cuts_the_intermediate_size() -> None:
     [
         ({"mlp_only_layers": [0, 2]}, (1, 3)),
         ({"decoder_sparse_step": 2}, (1, 3)),
-        ({"num_experts": 0}, ()),
     ],
 )
 def test_only_moe_layers_count(fields: dict[str, Any], layers: tuple[int, ...]) -> None:

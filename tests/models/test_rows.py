@@ -31,6 +31,14 @@ def test_a_dense_model_has_no_moe_layers(names: list[str] | None) -> None:
     assert derive_layers({**LLAMA, "architectures": names}, H100) == []
 
 
+@pytest.mark.parametrize("fields", [{"mlp_only_layers": [0, 1, 2, 3]}, {"num_experts": 0}])
+def test_a_class_for_moe_models_only_refuses_a_dense_one(fields: dict[str, Any]) -> None:
+    with pytest.raises(CheckpointRefusedError, match="no MoE layers"):
+        derive_layers(qwen3(**fields), H100)
+    qwen2 = {"architectures": ["Qwen2MoeForCausalLM"], "model_type": "qwen2_moe"}
+    assert derive_layers(qwen3(mlp_only_layers=[0, 1, 2, 3], **qwen2), H100) == []
+
+
 def test_a_dense_language_model_inside_a_vision_model() -> None:
     config = {"architectures": ["LlavaForConditionalGeneration"], "text_config": LLAMA}
     assert derive_layers(config, H100) == []
@@ -116,7 +124,7 @@ def test_which_layers_are_moe(name: str, fields: dict[str, Any], layers: tuple[i
 
 @pytest.mark.parametrize(
     ("name", "field"),
-    [("Qwen3MoeForCausalLM", 0), ("DeepseekV3ForCausalLM", None), ("MellumForCausalLM", None)],
+    [("Qwen2MoeForCausalLM", 0), ("DeepseekV3ForCausalLM", None), ("MellumForCausalLM", None)],
 )
 def test_without_experts_some_models_are_dense(name: str, field: int | None) -> None:
     none = {"num_experts": field, "n_routed_experts": field, "first_k_dense_replace": 0}
