@@ -290,3 +290,27 @@ def test_the_switch_needs_an_aiter_that_knows_it() -> None:
     old = {**AITER, "aiter_fused_moe_quant_dtype_a": False}
     with pytest.raises(CheckpointRefusedError, match="quant_dtype_a"):
         derive_layers(config, old, Deployment(env=A4W4))
+
+
+@pytest.mark.parametrize(
+    ("deployment", "why"),
+    [
+        (Deployment(tensor_parallel_size=2, enable_expert_parallel=True, enable_eplb=True), "EPLB"),
+        (
+            Deployment(tensor_parallel_size=2, data_parallel_size=2, enable_expert_parallel=True),
+            "sequence-parallel",
+        ),
+    ],
+)
+def test_beam_is_refused_where_it_is_not_validated(deployment: Deployment, why: str) -> None:
+    beam = qwen3(architectures=["BeamForCausalLM"], model_type=None)
+    beam["mlp_layer_types"] = ["sparse"] * 4
+    with pytest.raises(CheckpointRefusedError, match=why):
+        derive_layers(beam, H100, deployment)
+
+
+@pytest.mark.parametrize(("groups", "method"), [(1, "RenormalizeNaive"), (None, "Custom")])
+def test_mistral4_without_groups_routes_itself(groups: int | None, method: str) -> None:
+    config = {"architectures": ["Mistral4ForCausalLM"], "model_type": "mistral4"}
+    (layer,) = derive_layers({**config, "n_group": groups}, H100)
+    assert layer.moe.routing_method == method
