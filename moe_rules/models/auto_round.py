@@ -5,13 +5,13 @@ Source: vLLM's ``inc/inc.py`` and ``inc/config_parser.py``.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from moe_rules.models.blocks import AutoRoundBlock, shaped
-from moe_rules.models.errors import CheckpointRefusedError
+from moe_rules.models.errors import CheckpointRefusedError, PatternError
 from moe_rules.models.names import rename, rename_all
+from moe_rules.models.patterns import occurs
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
 
 PACKING_FORMATS = {
@@ -154,6 +154,6 @@ def _entry_of(name: str, own: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _searches(pattern: str, name: str) -> bool:
     try:
-        return re.search(pattern, name) is not None
-    except re.error:
+        return occurs(pattern, name)
+    except PatternError:
         return False

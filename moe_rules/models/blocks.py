@@ -6,7 +6,6 @@ conditions of the tables meet values of known types only. What a field means is 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from functools import wraps
 from typing import Annotated, Any, TypeAlias
@@ -15,6 +14,8 @@ from pydantic import AfterValidator, Field
 from pydantic.types import Tag
 from pydantic_core import PydanticCustomError
 
+from moe_rules.models.errors import PatternError
+from moe_rules.models.patterns import compiled
 from moe_rules.models.place import Checkpoint, LayerResolver
 from moe_rules.models.typed import FlagOrText, Integer, Positive, Shape, Texts, alternatives, check
 
@@ -23,8 +24,8 @@ Reader: TypeAlias = Callable[[Checkpoint], LayerResolver]
 
 def _compiles(pattern: str) -> str:
     try:
-        re.compile(pattern)
-    except re.error as error:
+        compiled(pattern)
+    except PatternError as error:
         raise PydanticCustomError("pattern", f"a regular expression ({error})") from None
     return pattern
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -36,6 +35,10 @@ class ConfigValueError(CheckpointRefusedError):
         self.where = where
 
 
+class PatternError(ValueError):
+    """Text of a checkpoint's file that is no regular expression; the message says where."""
+
+
 @contextmanager
 def reading(what: str, stage: str = "engine_config") -> Iterator[None]:
     """Turn what no check of a value foresaw, met inside, into a CheckpointRefusedError.
@@ -45,7 +48,7 @@ def reading(what: str, stage: str = "engine_config") -> Iterator[None]:
     """
     try:
         yield
-    except (TypeError, AttributeError, KeyError, IndexError, re.error) as error:
+    except (TypeError, AttributeError, KeyError, IndexError, PatternError) as error:
         detail = f"{type(error).__name__}: {error}"
         raise CheckpointRefusedError(f"{what} is malformed ({detail})", stage) from error
 

@@ -6,7 +6,6 @@ None for a layer left unquantized). The block is read once; the resolver is aske
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -29,6 +28,7 @@ from moe_rules.models.names import (
     rename_all,
     split_trailing_star,
 )
+from moe_rules.models.patterns import begins
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
 from moe_rules.models.quark import quark
 from moe_rules.models.sources import value_of
@@ -89,7 +89,7 @@ def gptq(checkpoint: Checkpoint) -> LayerResolver:
 
     def resolve(place: Place) -> Values | None:
         for rule, override in dynamic.items():
-            if re.match(rule[2:] if rule[:2] in ("-:", "+:") else rule, place.name):
+            if begins(rule[2:] if rule[:2] in ("-:", "+:") else rule, place.name):
                 if rule.startswith("-:"):
                     return {**values, "own": shared, "left_out": True}
                 return {**values, "own": {**shared, **_dynamic_values(override)}}

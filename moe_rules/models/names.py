@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import Any
 
 from moe_rules.models.conditions import Context
+from moe_rules.models.patterns import begins
 
 WILDCARDS = frozenset("*?[")
 _compiled = lru_cache(maxsize=4096)(re.compile)
@@ -45,7 +46,7 @@ def rename_all(names: Iterable[str], rules: Mapping[str, Any] | None) -> list[st
 def matches_pattern(name: str, pattern: str) -> bool:
     """``pattern`` equals the name or, after "re:", matches it from its start."""
     if pattern.startswith("re:"):
-        return _compiled(pattern[3:]).match(name) is not None
+        return begins(pattern[3:], name)
     return name == pattern
 
 
