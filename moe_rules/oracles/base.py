@@ -8,7 +8,6 @@ comes from the tables. Kernel classes are imported when a method returns them, n
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -30,6 +29,7 @@ from moe_rules.language.conditions import ALWAYS
 from moe_rules.language.ruleset import overlay_paths
 from moe_rules.machines.machine import Machine
 from moe_rules.oracles import provider, vllm_objects
+from moe_rules.oracles.vllm_machine import this_machine
 from moe_rules.oracles.vllm_selection import VllmSelection
 from moe_rules.vocabulary.fact_values import FactValue, did_you_mean
 from moe_rules.vocabulary.layer import FusedMoEConfig
@@ -57,13 +57,6 @@ def the_layer(config: Layer, moe_config: Layer) -> Layer:
         given = "both config and moe_config" if config is not None else "neither"
         raise TypeError(f"a layer is given as config or as moe_config, got {given}")
     return moe_config if config is None else config
-
-
-def vllm_machine() -> Machine:
-    """The machine of this process as vLLM's own probes see it."""
-    probes = importlib.import_module("moe_rules.integrations.vllm.machine")
-    machine: Machine = probes.this_machine()
-    return machine
 
 
 class MoEKernelOracle(ABC, Generic[BackendT]):
@@ -104,7 +97,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
     @functools.cached_property
     def vllm(self) -> VllmSelection:
         """The selection for vLLM's objects. It loads the rules of the machine's platform."""
-        machine = vllm_machine() if self._machine is None else as_machine(self._machine)
+        machine = this_machine() if self._machine is None else as_machine(self._machine)
 
         def selector() -> Selector:
             return selector_in(os.environ, machine, overlay_paths(self._rules))

@@ -51,7 +51,7 @@ def layer(**changes: Any) -> Any:
 
 @pytest.fixture(autouse=True)
 def on_the_simulated_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moe_rules.oracles.base.vllm_machine", lambda: MACHINE)
+    monkeypatch.setattr("moe_rules.oracles.base.this_machine", lambda: MACHINE)
 
 
 def test_everything_that_vllms_callers_import_is_here() -> None:

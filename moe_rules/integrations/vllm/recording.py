@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from moe_rules.conformance.writing import append_case, case_of, refused, selected
-from moe_rules.integrations.vllm.machine import this_machine
 from moe_rules.integrations.vllm.outcomes import Outcome
 from moe_rules.integrations.vllm.selectors import Question, Tables
+from moe_rules.oracles.vllm_machine import this_machine
 from moe_rules.oracles.vllm_objects import ENGINE_FACTS, current_config, quant_key
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
