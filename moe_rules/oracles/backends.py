@@ -4,6 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
+from typing import TypeVar
+
+BackendT = TypeVar("BackendT", bound=Enum)
+
+
+def member(backends: type[BackendT], name: str) -> BackendT:
+    """The member of an Enum of backends, vLLM's or this package's.
+
+    Raises ValueError for a name that it lacks: rules may declare any backend, an Enum has those
+    of its version of vLLM.
+    """
+    try:
+        return backends[name]
+    except KeyError:
+        raise ValueError(
+            f"the rules name backend {name!r}, and {backends.__module__}.{backends.__qualname__} "
+            f"has no such member; it has {', '.join(backends.__members__)}. To run a class of your "
+            "own in vLLM, bind it to a kernel of one of these "
+            "(kernels: {KERNEL: {class: 'module:Class'}}, docs/vllm.md)"
+        ) from None
 
 
 class BackendGroup:

@@ -28,7 +28,7 @@ from moe_rules.engine.selector import (
 from moe_rules.language.conditions import ALWAYS
 from moe_rules.language.ruleset import overlay_paths
 from moe_rules.machines.machine import Machine
-from moe_rules.oracles import provider, vllm_objects
+from moe_rules.oracles import backends, provider, vllm_objects
 from moe_rules.oracles.vllm_machine import this_machine
 from moe_rules.oracles.vllm_selection import VllmSelection
 from moe_rules.vocabulary.fact_values import FactValue, did_you_mean
@@ -162,7 +162,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
             return self.vllm.answer(moe_config, *question).selected()
         decision = self.decide(moe_config, *keys, quant_config=quant_config, **others)
         assert decision.backend is not None
-        backend = self.backend_enum_cls()[decision.backend]
+        backend = backends.member(self.backend_enum_cls(), decision.backend)
         return backend, None if decision.kernel is None else self._kernel_class(decision.kernel)
 
     def get_priority_backends(
@@ -177,10 +177,11 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         keys = self._keys(moe_config, weight_key, activation_key)
         if vllm_objects.is_vllms(moe_config, *keys):
             order = self.vllm.order(moe_config, *keys, tuple(others.items()))
-            return [vllm_objects.vllm_member(enum[name]) for name in order]
+            return [vllm_objects.vllm_member(backends.member(enum, name)) for name in order]
         facts = {**layer_facts(moe_config), **others, "moe_backend": "auto", "model_role": None}
         facts |= {"weight_key": keys[0], "activation_key": keys[1]}
-        return [enum[name] for name in self._selector.decide(self.name, facts).order]
+        order = self._selector.decide(self.name, facts).order
+        return [backends.member(enum, name) for name in order]
 
     def _keys(self, moe_config: Layer, weight_key: Key, activation_key: Key) -> tuple[Key, Key]:
         """The keys, the usual ones where none were named."""
@@ -215,13 +216,13 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         """Names of the kernel classes a backend has for any layer; nothing is imported."""
         vllms = vllm_objects.is_member(backend)
         rules = (self.vllm.selector() if vllms else self._selector).rules
-        backends = rules.oracles[self.name].backends
-        if backend.name not in backends:
+        declared = rules.oracles[self.name].backends
+        if backend.name not in declared:
             raise ValueError(
                 f"{type(backend).__name__}.{backend.name} does not exist on {rules.platform}; "
-                f"there are {', '.join(backends)}"
+                f"there are {', '.join(declared)}"
             )
-        choices = backends[backend.name].choices
+        choices = declared[backend.name].choices
         return [choice.kernel.class_name for choice in choices if choice.when is ALWAYS]
 
     def map_backends(self, runner_backend: str) -> list[BackendT]:
@@ -237,7 +238,8 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
                 f"expected one of {', '.join(requests)}"
             )
         last = requests[runner_backend][-1]
-        return [self.backend_enum_cls()[backend.name] for backend in last.backends]
+        enum = self.backend_enum_cls()
+        return [backends.member(enum, backend.name) for backend in last.backends]
 
     def map_backend(self, runner_backend: str) -> BackendT:
         """The first of :meth:`map_backends`. Raises ValueError for a name that stands for none."""

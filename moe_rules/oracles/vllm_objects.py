@@ -19,6 +19,7 @@ from enum import Enum
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from moe_rules.oracles.backends import member
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig, dtype_name
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
@@ -158,6 +159,11 @@ def is_vllms(config: object, *keys: object) -> bool:
 
 
 def _require_layer(cls: type) -> None:
+    if issubclass(cls, FusedMoEConfig):
+        raise TypeError(
+            f"vLLM's selectors take a layer as vLLM's FusedMoEConfig, got {_name(cls)}; "
+            "moe_rules.oracles takes both"
+        )
     if not _class_in(cls, "vllm", "FusedMoEConfig"):
         raise TypeError(
             "a layer is described by vLLM's FusedMoEConfig or by "
@@ -338,24 +344,37 @@ def current_config() -> Any:
 
 
 def vllm_member(backend: Enum) -> Any:
-    """The member of vLLM's own Enum for a member of ours: both have the same names."""
+    """The member of vLLM's own Enum for a member of ours: both have the same names.
+
+    Raises ValueError where the vLLM that is installed has none.
+    """
     enum = type(backend).__name__
     module = importlib.import_module(f"{FUSED_MOE}.oracle.{ENUM_MODULES[enum]}")
-    return getattr(module, enum)[backend.name]
+    return member(getattr(module, enum), backend.name)
 
 
 def vllm_kernel(name: str, oracle: str) -> type:
     """The class that runs in vLLM under a kernel name: one that a user registered, or vLLM's own.
 
     Whether the packages that it needs are there, vLLM's probes have said. Raises ImportError where
-    it does not import, or nobody has it.
+    it does not import, or nobody has it, and TypeError for a class that is none of vLLM's experts.
     """
-    from moe_kernels.registry import Available, available, load, located, resolve
+    from moe_kernels.registry import Available, Provider, available, load, located, resolve
 
-    for provider in ("registered", "entry point"):
+    users: tuple[Provider, ...] = ("registered", "entry point")
+    for provider in users:
         if isinstance(available(name, provider=provider, oracle=oracle), Available):
-            return resolve(name, provider=provider, oracle=oracle)
+            return _experts(name, resolve(name, provider=provider, oracle=oracle))
     target = located(name, "vllm", oracle=oracle)
-    if target is None:
-        return resolve(name, provider="vllm", oracle=oracle)
+    if target is None:  # nobody has it here: whoever should have it says what is missing
+        has = [provider for provider in users if located(name, provider, oracle=oracle)]
+        return resolve(name, provider=has[0] if has else "vllm", oracle=oracle)
     return load(name, "vllm", target)
+
+
+def _experts(name: str, cls: type) -> type:
+    if not _class_in(cls, "vllm", "FusedMoEExperts"):
+        raise TypeError(
+            f"kernel {name}: vLLM runs subclasses of its FusedMoEExperts, {_name(cls)} is none"
+        )
+    return cls

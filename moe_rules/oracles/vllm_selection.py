@@ -19,6 +19,7 @@ from moe_rules.engine.selector import MAX_REMEMBERED, Selector, refusal
 from moe_rules.language.requested import VARIABLE
 from moe_rules.language.ruleset import PATH_VARIABLE
 from moe_rules.oracles import vllm_objects
+from moe_rules.oracles.backends import member
 from moe_rules.oracles.vllm_objects import CHECKPOINT_READERS, ENGINE_FACTS, LAYER_READERS
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
@@ -48,13 +49,14 @@ class Answer:
         """What vLLM's selector returns: the member of its own Enum, and its own class or None.
 
         Raises InvalidRequestError or NotSupportedError for a decision that failed, so that an
-        error of vLLM's type carries the reasons; ImportError for a class that does not import.
+        error of vLLM's type carries the reasons; ValueError for a backend that vLLM's Enum lacks;
+        ImportError for a class that does not import, TypeError for one that vLLM cannot run.
         """
         if self._selected is None:
             decision = self.decision
             if decision.backend is None:
                 raise refusal(decision)
-            backend = vllm_objects.vllm_member(self._backends[decision.backend])
+            backend = vllm_objects.vllm_member(member(self._backends, decision.backend))
             kernel = decision.kernel
             cls = None if kernel is None else vllm_objects.vllm_kernel(kernel, decision.oracle)
             self._selected = backend, cls

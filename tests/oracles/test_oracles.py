@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -277,3 +278,17 @@ def test_weights_are_dequantized_for_cpus_only_where_the_layer_allows_it(dequant
         w2_scale=layer.quant_config.w2_scale,
     )
     assert (converted.packed is not None) == (dequantize and torch.backends.mkldnn.is_available())
+
+
+def test_a_backend_of_an_overlay_is_no_member_of_the_enum(tmp_path: Path) -> None:
+    (tmp_path / "cuda.yaml").write_text(
+        "platform: cuda\n"
+        "oracles: {unquantized: {backends: {MINE: {kernels: [TritonExperts]}},"
+        " adjust: [{first: [MINE], because: mine}]}}\n"
+    )
+    oracle = unquantized.UnquantizedMoEKernelOracle("h100", [tmp_path])
+    assert oracle.decide(LAYER).backend == "MINE"
+    with pytest.raises(ValueError, match=r"'MINE'.* no such member; it has FLASHINFER_TRTLLM, "):
+        oracle.select_backend(LAYER)
+    with pytest.raises(ValueError, match=r"'MINE'.* no such member"):
+        oracle.get_priority_backends(LAYER)

@@ -170,6 +170,86 @@ def test_an_overlay_disables_and_binds(tmp_path: Path) -> None:
     assert "TRITON / tests.vllm.out_of_tree:Experts, because " in lines[-1]
 
 
+OWN_BACKEND = (
+    "oracles: {unquantized: {backends: {MINE: {kernels: [TritonExperts]}},"
+    " adjust: [{first: [MINE], because: mine}]}}\n"
+)
+
+
+def test_an_overlay_that_vllm_cannot_run_says_why(tmp_path: Path) -> None:
+    overlays = {
+        "new backend": OWN_BACKEND,
+        "no package": BOUND.replace("tests.vllm.out_of_tree", "no_such_package.experts"),
+        "no experts": BOUND.replace("tests.vllm.out_of_tree:Experts", "json:JSONEncoder"),
+    }
+    for name, text in overlays.items():
+        (tmp_path / name).mkdir()
+        overlay(tmp_path / name, text)
+    code = (
+        START
+        + SM90
+        + LOAD
+        + CALL
+        + f"""
+import os
+found = {{}}
+for name in {list(overlays)}:
+    os.environ["MOE_RULES_PATH"] = {str(tmp_path)!r} + "/" + name
+    try:
+        select_unquantized_moe_backend(layer())
+    except Exception as error:
+        bases = (ImportError, TypeError, ValueError)
+        found[name] = [[b.__name__ for b in bases if isinstance(error, b)], str(error)]
+print(json.dumps(found))
+"""
+    )
+    found = answer(code, MOE_RULES_VLLM="on")
+    (kind,), text = found["new backend"]
+    assert kind == "ValueError"
+    assert "'MINE'" in text
+    assert "has no such member; it has FLASHINFER_TRTLLM, " in text
+    assert "bind it to a kernel of one of these" in text
+    (kind,), text = found["no package"]
+    assert kind == "ImportError"
+    assert "no_such_package is not installed" in text
+    (kind,), text = found["no experts"]
+    assert kind == "TypeError"
+    assert "subclasses of its FusedMoEExperts, json.encoder.JSONEncoder is none" in text
+
+
+def test_other_arguments_are_as_wrong_as_for_vllm() -> None:
+    code = (
+        START
+        + SM90
+        + LOAD
+        + CALL
+        + """
+from moe_rules import FusedMoEConfig
+from vllm.model_executor.layers.fused_moe.oracle.fp8 import select_fp8_moe_backend
+ours = FusedMoEConfig(num_experts=8, experts_per_token=2, hidden_dim=128, intermediate_size=64)
+keys = dict(weight_key=None, activation_key=None)
+calls = [
+    ((layer(),), dict(keys, unknown=1)),
+    ((), dict(keys, moe_config=layer())),
+    ((layer(),), dict(keys, config=layer())),
+    ((layer(), None, None, True, None), {}),
+    ((ours,), keys),
+]
+found = []
+for args, kwargs in calls:
+    try:
+        found.append(str(select_fp8_moe_backend(*args, **kwargs)))
+    except TypeError as error:
+        found.append(f"TypeError: {error}")
+print(json.dumps(found))
+"""
+    )
+    found = answer(code, MOE_RULES_VLLM="on")
+    assert [text for text in found if not text.startswith("TypeError: ")] == []
+    assert "'unknown'" in found[0]
+    assert "take a layer as vLLM's FusedMoEConfig, got moe_rules." in found[-1]
+
+
 def test_a_refusal_has_the_reasons_of_both() -> None:
     code = START + SM90 + LOAD + CALL + "print(json.dumps(asked(moe_backend='aiter')))"
     error, text = answer(code, MOE_RULES_VLLM="on")
@@ -207,6 +287,17 @@ print(json.dumps([found, Lines.lines]))
     result = run_file(record, frozenset(), load_comparer())  # the packaged rules agree with vLLM
     assert result.complete
     assert result.oracles["unquantized"].decision.total == 4
+
+
+def test_shadow_compares_where_it_cannot_record(tmp_path: Path) -> None:
+    code = START + SM90 + LOAD + CALL + "print(json.dumps([[asked(), asked()], Lines.lines]))"
+    record = tmp_path / "no such folder" / "field.jsonl.gz"
+    found, lines = answer(code, MOE_RULES_VLLM="shadow", MOE_RULES_VLLM_RECORD=str(record))
+    assert found == [["TRITON", "TritonExperts"]] * 2
+    assert len(lines) == 2
+    assert "cannot record: " in lines[0]
+    assert str(record) in lines[0]
+    assert lines[1].endswith(", and vLLM selects the same")
 
 
 def test_a_draft_model_has_requests_of_its_own() -> None:

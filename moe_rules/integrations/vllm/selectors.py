@@ -84,6 +84,7 @@ class Tables:
         self.oracle = oracle
         self._signature = inspect.signature(original)
         self._names = tuple(self._signature.parameters)
+        self._known = frozenset(self._names)
         self._defaults = {
             name: parameter.default
             for name, parameter in self._signature.parameters.items()
@@ -119,9 +120,10 @@ class Tables:
         """What a call asks. Raises TypeError, as vLLM's selector does, for other arguments."""
         names = self._names
         given = {**dict(zip(names, args, strict=False)), **kwargs} if args else kwargs.copy()
+        said_once = len(given) == len(args) + len(kwargs)
         if len(given) != len(names):
             given = {**self._defaults, **given}
-        if len(given) != len(names) or len(args) + len(kwargs) > len(names):
+        if given.keys() != self._known or not said_once:
             self._signature.bind(*args, **kwargs)  # says what is wrong
         take = given.pop
         layer, weight_key = take(names[0]), take("weight_key", None)

@@ -55,14 +55,22 @@ class Shadow:
     ) -> None:
         try:
             question = tables.question(args, kwargs)
-            if self._record is not None:
-                record(self._record, tables, question, outcome)
+            self._add_case(tables, question, outcome)
             answer = tables.answer(question)
             if self._is_new(answer, outcome_names(outcome)) and not crashed(outcome):
                 self._compare(tables.oracle, question, answer.decision, outcome)
         except Exception as error:  # whatever it is, vLLM's own selection stands
             if self._is_new(tables.oracle, str(error)):
                 logger.warning("moe_rules: cannot look on at %s: %s", tables.oracle, error)
+
+    def _add_case(self, tables: Tables, question: Question, outcome: Outcome) -> None:
+        if self._record is None:
+            return
+        try:
+            record(self._record, tables, question, outcome)
+        except OSError as error:  # of the file; what can be compared is compared
+            if self._is_new(str(error)):
+                logger.warning("moe_rules: cannot record: %s", error)
 
     def _is_new(self, *kind: Any) -> bool:
         new = kind not in self._said
