@@ -19,10 +19,10 @@ def member(backends: type[BackendT], name: str) -> BackendT:
         return backends[name]
     except KeyError:
         raise ValueError(
-            f"the rules name backend {name!r}, and {backends.__module__}.{backends.__qualname__} "
-            f"has no such member; it has {', '.join(backends.__members__)}. To run a class of your "
-            "own in vLLM, bind it to a kernel of one of these "
-            "(kernels: {KERNEL: {class: 'module:Class'}}, docs/vllm.md)"
+            f"the rules name backend {name!r}, and vLLM's {backends.__name__} has no such member; "
+            f"it has {', '.join(backends.__members__)}. To run a class of your own in vLLM, bind "
+            "it to a kernel of one of these (kernels: {KERNEL: {class: 'module:Class'}}, "
+            "docs/vllm.md)"
         ) from None
 
 

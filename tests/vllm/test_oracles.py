@@ -34,7 +34,7 @@ def test_selectors_return_vllms_own_objects_or_errors(platform: str, files: list
     assert found["compared"] == found["selected"] + found["refused"] + sum(
         found["crashes"].values()
     )
-    assert found["selected"] > 50
+    assert found["selected"] > 10
     assert found["refused"] > 20
     # vLLM's own crash: the user's override is read from a model that is not there.
     assert {text.partition(" | ")[0] for text in found["crashes"]} <= {

@@ -300,6 +300,16 @@ def test_shadow_compares_where_it_cannot_record(tmp_path: Path) -> None:
     assert lines[1].endswith(", and vLLM selects the same")
 
 
+def test_on_says_once_that_nothing_is_recorded(tmp_path: Path) -> None:
+    record = tmp_path / "field.jsonl.gz"
+    again = "from moe_rules.integrations.vllm import register\nregister()\n"
+    done = python(
+        "-c", START + SM90 + LOAD + again, MOE_RULES_VLLM="on", MOE_RULES_VLLM_RECORD=str(record)
+    )
+    assert (done.stdout + done.stderr).count("MOE_RULES_VLLM_RECORD is for shadow") == 1
+    assert not record.exists()
+
+
 def test_a_draft_model_has_requests_of_its_own() -> None:
     code = (
         START

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -11,6 +12,7 @@ from moe_rules.engine.decision import Decision
 from moe_rules.engine.selector import refusal
 from moe_rules.integrations.vllm.mode import Mode
 from moe_rules.integrations.vllm.outcomes import Select, outcome_names
+from moe_rules.integrations.vllm.recording import RECORD_VARIABLE
 from moe_rules.integrations.vllm.replacing import replace_functions
 from moe_rules.integrations.vllm.saying import logger, selection_line
 from moe_rules.integrations.vllm.selectors import PACKAGE, SELECTORS, Tables
@@ -23,6 +25,8 @@ REFERENCE = "0.33.0"
 
 def install(mode: Mode) -> None:
     """Put the tables in the place of vLLM's selectors, or a comparison with them."""
+    if mode is Mode.ON and os.environ.get(RECORD_VARIABLE):
+        say_unrecorded()
     oracles = {f"{PACKAGE}.{replaced.function}": name for name, replaced in SELECTORS.items()}
     wrap = selecting if mode is Mode.ON else Shadow().beside
 
@@ -71,6 +75,14 @@ def bound(kernel: type | None, answer: Answer) -> type | None:
         return kernel
     facts = answer.decision.kernel_facts
     return for_keys(facts["weight_key"], facts["activation_key"])
+
+
+@functools.cache
+def say_unrecorded() -> None:
+    """Say once that a recording was asked for, and none is made."""
+    logger.warning(
+        "moe_rules: %s is for shadow, which asks vLLM; nothing is recorded", RECORD_VARIABLE
+    )
 
 
 @functools.cache
