@@ -40,8 +40,8 @@ BROKEN_PIPE = 141
 INTERRUPTED = 130
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
+def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """The parser of all commands; of one alone where ``words`` begin with its name."""
     parser = argparse.ArgumentParser(
         prog="moe-rules",
         description="Which Mixture-of-Experts kernel serves a layer on a machine, and why.",
@@ -49,7 +49,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"moe-rules {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name in COMMANDS:
+    asked = [name for name in COMMANDS if [name.replace("_", "-")] == list(words[:1])]
+    for name in asked or COMMANDS:
         importlib.import_module(f"moe_rules.cli.commands.{name}").add_parser(subparsers)
     return parser
 
@@ -60,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack the signs that we draw with
     try:
-        args = build_parser().parse_args(argv)
+        words = sys.argv[1:] if argv is None else argv
+        args = build_parser(words).parse_args(words)
         code: int = args.run(args)
         sys.stdout.flush()
     except SystemExit as stop:
