@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, cast
 
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.selector import (
@@ -29,6 +29,7 @@ from moe_rules.language.conditions import ALWAYS
 from moe_rules.language.ruleset import overlay_paths
 from moe_rules.machines.machine import Machine
 from moe_rules.oracles import backends, provider, vllm_objects
+from moe_rules.oracles.backends import BackendT
 from moe_rules.oracles.vllm_machine import this_machine
 from moe_rules.oracles.vllm_selection import VllmSelection
 from moe_rules.vocabulary.fact_values import FactValue, did_you_mean
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
     from moe_kernels.layouts import LayerWeights
     from moe_kernels.layouts.grouped_integers import CheckpointFormat
     from moe_kernels.registry import Provider
-
-BackendT = TypeVar("BackendT", bound=Enum)
 
 Layer = Any
 """A FusedMoEConfig, vLLM's or this package's."""
