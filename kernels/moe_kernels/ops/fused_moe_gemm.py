@@ -10,7 +10,14 @@ import torch
 import triton
 import triton.language as tl
 
-from moe_kernels.ops.gemm_launch import FusedActivation, Pairs, gemm_launch
+from moe_kernels.ops.gemm_launch import (
+    FusedActivation,
+    GemmCall,
+    Pairs,
+    gemm_call,
+    gemm_launch,
+    pairs_tensors,
+)
 from moe_kernels.ops.gemm_programs import (
     Settings,
     compute_tile,
@@ -19,6 +26,8 @@ from moe_kernels.ops.gemm_programs import (
     wait_for_tokens,
     weight_rows,
 )
+from moe_kernels.ops.launcher import Launcher, kept
+from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional
 from moe_kernels.tiling.tile_config import TileConfig
 
 
@@ -228,9 +237,29 @@ def fused_moe_gemm(
     Returns [num_pairs, N] in ``out_dtype``, [num_pairs, N / 2] after a gated activation; rows of
     pairs without an expert are not written. ``out``: where to write, contiguous.
     """
+    call = gemm_call(pairs, num_pairs, top_k, config, activation, out_dtype, bias is not None)
+    scales = spec_of_optional(a_scale), spec_of_optional(b_scale)
+    launcher, width = _launcher(call, spec_of(a), spec_of(b), *scales, block_shape)
+    if out is None:
+        out = torch.empty((num_pairs, width), dtype=out_dtype, device=b.device)
+    launcher(a, b, out, a_scale, b_scale, bias, *pairs_tensors(pairs))
+    return out
+
+
+@kept
+def _launcher(
+    call: GemmCall,
+    a: TensorSpec,
+    b: TensorSpec,
+    a_scale: TensorSpec | None,
+    b_scale: TensorSpec | None,
+    block_shape: tuple[int, int] | None,
+) -> tuple[Launcher, int]:
+    """What launches :func:`fused_moe_gemm` on such tensors, and the width of its result."""
     _, n, k = b.shape
-    launch = gemm_launch(pairs, num_pairs, b, config, activation, out, out_dtype, bias is not None)
+    launch = gemm_launch(call, b)
     scales, strides = _scales(a_scale, b_scale, block_shape)
+    config = call.config
     block_k = config.block_k
     group_n, group_k = block_shape if scales == "block" and block_shape else (0, 0)
     if group_k:
@@ -251,44 +280,29 @@ def fused_moe_gemm(
         group_k=group_k,
         one_b_scale=group_n != 0 and group_n % part_n == 0 and columns % part_n == 0,
     )
-    _fused_moe_gemm_kernel[launch.grid](
-        a,
-        b,
-        launch.out,
-        a_scale,
-        b_scale,
-        bias,
-        *launch.routing,
-        n,
-        k,
-        launch.width,
-        num_pairs,
-        top_k,
-        *a.stride(),
-        *b.stride(),
-        *strides,
-        *launch.activation,
-        S=settings,
-        **launch.options,
+    sizes = (call.num_experts, n, k, launch.width, call.num_pairs, call.top_k)
+    scalars = (*sizes, *a.strides, *b.strides, *strides, *launch.activation)
+    launcher = Launcher(
+        _fused_moe_gemm_kernel, launch.grid, scalars, {"S": settings}, **launch.options
     )
-    return launch.out
+    return launcher, launch.width
 
 
 def _scales(
-    a_scale: torch.Tensor | None,
-    b_scale: torch.Tensor | None,
+    a_scale: TensorSpec | None,
+    b_scale: TensorSpec | None,
     block_shape: tuple[int, int] | None,
 ) -> tuple[str, list[int]]:
     """How scales are applied, as :class:`_Settings` have it, and their strides."""
     if a_scale is None or b_scale is None:
         return "none", [0] * 5
     if block_shape is not None:
-        return "block", [*a_scale.stride(), *b_scale.stride()]
+        return "block", [*a_scale.strides, *b_scale.strides]
     strides = [0] * 5
-    if a_scale.numel() > 1:
-        strides[0] = a_scale.stride(0)
-    if b_scale.numel() > 1:
-        strides[2] = b_scale.stride(0)
-    if b_scale.dim() > 1:
-        strides[3] = b_scale.stride(1)
+    if a_scale.shape.numel() > 1:
+        strides[0] = a_scale.strides[0]
+    if b_scale.shape.numel() > 1:
+        strides[2] = b_scale.strides[0]
+    if len(b_scale.shape) > 1:
+        strides[3] = b_scale.strides[1]
     return "outer", strides

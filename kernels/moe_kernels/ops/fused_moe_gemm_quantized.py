@@ -19,7 +19,14 @@ import torch
 import triton
 import triton.language as tl
 
-from moe_kernels.ops.gemm_launch import FusedActivation, Pairs, gemm_launch
+from moe_kernels.ops.gemm_launch import (
+    FusedActivation,
+    GemmCall,
+    Pairs,
+    gemm_call,
+    gemm_launch,
+    pairs_tensors,
+)
 from moe_kernels.ops.gemm_programs import (
     Settings,
     compute_tile,
@@ -28,8 +35,10 @@ from moe_kernels.ops.gemm_programs import (
     wait_for_tokens,
     weight_rows,
 )
+from moe_kernels.ops.launcher import Launcher, kept
 from moe_kernels.ops.unpack_weights import unpack_tile
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
+from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional
 from moe_kernels.tiling.tile_config import TileConfig
 
 
@@ -245,23 +254,65 @@ def fused_moe_gemm_quantized(
     of other sizes.
     """
     values, scale, zero_point, row_scale = b
+    values = _stored(values, weight_format)
+    call = gemm_call(pairs, num_pairs, top_k, config, activation, out_dtype, bias is not None)
+    launcher, width = _launcher(
+        call,
+        spec_of(a),
+        spec_of_optional(a_scale),
+        spec_of(values),
+        spec_of(scale),
+        zero_point is not None,
+        spec_of_optional(row_scale),
+        weight_format,
+        native_mx,
+    )
+    if out is None:
+        out = torch.empty((num_pairs, width), dtype=out_dtype, device=values.device)
+    launcher(
+        a,
+        values,
+        out,
+        a_scale,
+        scale if native_mx else scale.view(torch.int32),
+        None if zero_point is None else zero_point.view(torch.int32),
+        row_scale,
+        bias,
+        *pairs_tensors(pairs),
+    )
+    return out
+
+
+@kept
+def _launcher(
+    call: GemmCall,
+    a: TensorSpec,
+    a_scale: TensorSpec | None,
+    values: TensorSpec,
+    scale: TensorSpec,
+    has_zero_point: bool,
+    row_scale: TensorSpec | None,
+    weight_format: str,
+    native_mx: bool,
+) -> tuple[Launcher, int]:
+    """What launches :func:`fused_moe_gemm_quantized` so, and the width of its result.
+
+    values: as :func:`_stored` has them.
+    """
     _, n, stored_columns = values.shape
     k = a.shape[1]
-    launch = gemm_launch(
-        pairs, num_pairs, values, config, activation, out, out_dtype, bias is not None
-    )
+    launch = gemm_launch(call, values)
+    config = call.config
     _, units, _, per_unit = scale.shape
     group = _FLOAT_GROUPS.get(weight_format, k // (units * per_unit))
-    num_groups = triton.cdiv(k, group)
+    num_groups = -(-k // group)
     in_words = weight_format in WORD_FORMATS
     block_k, scales_per_block = _block(group, num_groups, in_words, config.block_k)
     blocks = max(1, config.block_k // block_k)
-    if in_words:
-        values, stored_columns = values.view(torch.int16), stored_columns // 2
     settings = settings_of(
         _Settings,
         **launch.settings,
-        input_precision="ieee" if out_dtype == torch.float32 else "tf32",
+        input_precision="ieee" if call.out_dtype == torch.float32 else "tf32",
         mask_k=k % (block_k * blocks) != 0,
         halves=config.block_m >= 64 and launch.settings["sorted"],
         quantized=True,
@@ -271,9 +322,9 @@ def fused_moe_gemm_quantized(
         words=words_of_block(weight_format) if in_words else 0,
         packed_arithmetic=(
             weight_format in ("int4", "mxfp4", "uint8")
-            and out_dtype == torch.bfloat16
+            and call.out_dtype == torch.bfloat16
             and scales_per_block <= 2
-            and _has_packed_arithmetic(a.device)
+            and _has_packed_arithmetic(values.device)
         ),
         native_mx=native_mx,
         scale=_SCALES[scale.dtype],
@@ -281,39 +332,28 @@ def fused_moe_gemm_quantized(
         one_unit=not native_mx and (num_groups == 1 or per_unit * group % (block_k * blocks) == 0),
         group=group,
         scales_per_block=scales_per_block,
-        dtype=_TRITON_DTYPES[out_dtype],
+        dtype=_TRITON_DTYPES[call.out_dtype],
         has_a_scale=a_scale is not None and not native_mx,
-        has_zero_point=zero_point is not None,
+        has_zero_point=has_zero_point,
         has_row_scale=row_scale is not None,
     )
-    _fused_moe_gemm_quantized_kernel[launch.grid](
-        a,
-        _bits(values),
-        launch.out,
-        a_scale,
-        scale if native_mx else scale.view(torch.int32),
-        None if zero_point is None else zero_point.view(torch.int32),
-        row_scale,
-        bias,
-        *launch.routing,
-        n,
-        k,
-        launch.width,
-        stored_columns,
-        num_groups,
-        num_pairs,
-        top_k,
-        *a.stride(),
-        *((0, 0) if a_scale is None or a_scale.dim() < 2 else a_scale.stride()),
-        *values.stride()[:2],
+    sizes = (call.num_experts, n, k, launch.width, stored_columns, num_groups)
+    scalars = (
+        *sizes,
+        call.num_pairs,
+        call.top_k,
+        *a.strides,
+        *((0, 0) if a_scale is None or len(a_scale.shape) < 2 else a_scale.strides),
+        *values.strides[:2],
         units * n,
         n,
         *_row_strides(row_scale),
         *launch.activation,
-        S=settings,
-        **launch.options,
     )
-    return launch.out
+    launcher = Launcher(
+        _fused_moe_gemm_quantized_kernel, launch.grid, scalars, {"S": settings}, **launch.options
+    )
+    return launcher, launch.width
 
 
 _FLOAT_GROUPS = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
@@ -350,15 +390,20 @@ def _has_packed_arithmetic(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _row_strides(row_scale: torch.Tensor | None) -> tuple[int, int]:
+def _row_strides(row_scale: TensorSpec | None) -> tuple[int, int]:
     if row_scale is None:
         return 0, 0
     return (
-        row_scale.stride(0) if row_scale.numel() > 1 else 0,
-        row_scale.stride(1) if row_scale.dim() > 1 else 0,
+        row_scale.strides[0] if row_scale.shape.numel() > 1 else 0,
+        row_scale.strides[1] if len(row_scale.shape) > 1 else 0,
     )
 
 
-def _bits(x: torch.Tensor) -> torch.Tensor:
-    """FP8 tensors as their bits: the kernel decodes them itself, on every GPU alike."""
-    return x.view(torch.uint8) if x.dtype == torch.float8_e4m3fn else x
+def _stored(values: torch.Tensor, weight_format: str) -> torch.Tensor:
+    """``values`` as kernels load them.
+
+    FP8 as its bits, which the kernel decodes itself, on every GPU alike.
+    """
+    if weight_format in WORD_FORMATS:
+        return values.view(torch.int16)
+    return values.view(torch.uint8) if values.dtype == torch.float8_e4m3fn else values

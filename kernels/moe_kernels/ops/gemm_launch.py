@@ -1,16 +1,16 @@
-"""How the grouped GEMMs are launched: what both are given, whatever they multiply."""
+"""How the grouped GEMMs are launched: what all are given, whatever they multiply."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import torch
-import triton
 
 from moe_kernels.activation import ActivationParameters, activation_form
 from moe_kernels.ops.moe_align_block_size import SortedPairs
 from moe_kernels.ops.programmatic_launch import is_programmatic, launch_attributes
 from moe_kernels.routing import Routing
+from moe_kernels.tensor_spec import TensorSpec
 from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS, TileConfig
 
 Pairs = SortedPairs | Routing
@@ -24,15 +24,57 @@ class FusedActivation(NamedTuple):
     parameters: ActivationParameters
 
 
+class GemmCall(NamedTuple):
+    """What both GEMMs are told beside tensors; hashable."""
+
+    blocks: int | None
+    """Of sorted pairs, as many as there may be; None: pairs are not sorted."""
+    has_expert_map: bool
+    num_experts: int
+    """Global ones, where pairs are not sorted, else 0."""
+    num_pairs: int
+    top_k: int
+    config: TileConfig
+    activation: FusedActivation | None
+    out_dtype: torch.dtype
+    has_bias: bool
+
+
+def gemm_call(
+    pairs: Pairs,
+    num_pairs: int,
+    top_k: int,
+    config: TileConfig,
+    activation: FusedActivation | None,
+    out_dtype: torch.dtype,
+    has_bias: bool,
+) -> GemmCall:
+    """The call of a grouped GEMM over ``pairs``, whose result goes through ``activation``."""
+    blocks, has_expert_map, num_experts = None, False, 0
+    if isinstance(pairs, SortedPairs):
+        blocks = pairs.expert_ids.shape[0]
+    else:
+        has_expert_map, num_experts = pairs.expert_map is not None, pairs.global_num_experts
+    routing = blocks, has_expert_map, num_experts
+    return GemmCall(*routing, num_pairs, top_k, config, activation, out_dtype, has_bias)
+
+
+def pairs_tensors(pairs: Pairs) -> tuple[torch.Tensor | None, ...]:
+    """What a launch has of ``pairs``.
+
+    sorted_token_ids, expert_ids, num_tokens_post_padded, topk_ids, expert_map.
+    """
+    if isinstance(pairs, SortedPairs):
+        return (*pairs, None, None)
+    return None, None, None, pairs.topk_ids, pairs.expert_map
+
+
 class GemmLaunch(NamedTuple):
     """What the launches of both GEMMs have."""
 
     grid: tuple[int, ...]
-    out: torch.Tensor
-    """[num_pairs, width], to be written."""
     width: int
-    routing: tuple[torch.Tensor | int | None, ...]
-    """sorted_token_ids, expert_ids, num_tokens_post_padded, topk_ids, expert_map, num_experts."""
+    """Columns of the result."""
     activation: tuple[float, ...]
     """limit, alpha, beta, situ_beta, situ_linear_beta."""
     settings: dict[str, Any]
@@ -41,37 +83,20 @@ class GemmLaunch(NamedTuple):
     """Keyword arguments of the launch."""
 
 
-def gemm_launch(
-    pairs: Pairs,
-    num_pairs: int,
-    weight: torch.Tensor,
-    config: TileConfig,
-    activation: FusedActivation | None,
-    out: torch.Tensor | None,
-    out_dtype: torch.dtype,
-    has_bias: bool,
-) -> GemmLaunch:
-    """How to launch a grouped GEMM over ``pairs`` with ``weight`` [E, N, columns].
-
-    Its result goes through ``activation``, or through none, and to ``out``, or a new tensor.
-    """
+def gemm_launch(call: GemmCall, weight: TensorSpec) -> GemmLaunch:
+    """How to launch a grouped GEMM with ``weight`` [E, N, columns]."""
     num_local_experts, n, _ = weight.shape
+    config = call.config
     form, gated, interleaved = "", False, False
     parameters = ActivationParameters()
-    if activation is not None:
-        form, gated, interleaved = activation_form(activation.name)
-        parameters = activation.parameters
+    if call.activation is not None:
+        form, gated, interleaved = activation_form(call.activation.name)
+        parameters = call.activation.parameters
     width = n // 2 if gated else n
-    if out is None:
-        out = torch.empty(num_pairs, width, dtype=out_dtype, device=weight.device)
-    grid, routing, of_routing = _routing(
-        pairs, num_pairs, num_local_experts, triton.cdiv(n, config.block_n)
-    )
+    grid, of_routing = _routing(call, num_local_experts, -(-n // config.block_n))
     return GemmLaunch(
         grid,
-        out,
         width,
-        routing,
         (
             parameters.limit or 0.0,
             parameters.alpha,
@@ -87,7 +112,7 @@ def gemm_launch(
             "has_limit": parameters.limit is not None,
             "has_situ_linear_beta": parameters.situ_linear_beta is not None,
             "programmatic": is_programmatic(weight.device),
-            "has_bias": has_bias,
+            "has_bias": call.has_bias,
             "runs_of_8": width % 8 == 0,
             "block_m": config.block_m,
             "block_n": config.block_n,
@@ -103,21 +128,20 @@ def gemm_launch(
 
 
 def _routing(
-    pairs: Pairs, num_pairs: int, num_local_experts: int, num_tiles_n: int
-) -> tuple[tuple[int, ...], tuple[torch.Tensor | int | None, ...], dict[str, Any]]:
-    """The grid, routing and settings of a launch, as far as they depend on ``pairs``."""
-    slots_are_experts = num_pairs > num_local_experts
-    if isinstance(pairs, SortedPairs):
+    call: GemmCall, num_local_experts: int, num_tiles_n: int
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The grid and settings of a launch, as far as they depend on its pairs."""
+    if call.blocks is not None:
         settings = {"sorted": True, "has_expert_map": False, "slots_are_experts": True, "pairs": 1}
-        return (pairs.expert_ids.shape[0] * num_tiles_n,), (*pairs, None, None, 0), settings
+        return (call.blocks * num_tiles_n,), settings
+    slots_are_experts = call.num_pairs > num_local_experts
     return (
-        (num_tiles_n, num_local_experts if slots_are_experts else num_pairs),
-        (None, None, None, pairs.topk_ids, pairs.expert_map, pairs.global_num_experts),
+        (num_tiles_n, num_local_experts if slots_are_experts else call.num_pairs),
         {
             "sorted": False,
-            "has_expert_map": pairs.expert_map is not None,
+            "has_expert_map": call.has_expert_map,
             "slots_are_experts": slots_are_experts,
             # Few sizes, so that few kernels are compiled.
-            "pairs": 16 if num_pairs <= 16 else MAX_UNSORTED_PAIRS,
+            "pairs": 16 if call.num_pairs <= 16 else MAX_UNSORTED_PAIRS,
         },
     )

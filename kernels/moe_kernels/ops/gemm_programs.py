@@ -21,8 +21,7 @@ from moe_kernels.ops.routing import pairs_of_ranks, pairs_of_slot
 class Settings:
     """What a GEMM's kernel is compiled for, as far as both have it; passed as one constexpr.
 
-    Made by :func:`settings_of`: Triton asks at every launch whether it has compiled for these, and
-    for the same object that is a matter of its address.
+    Made by :func:`settings_of`: objects that differ are other kernels to Triton.
     """
 
     sorted: bool

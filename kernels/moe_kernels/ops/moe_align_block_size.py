@@ -4,13 +4,18 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 
-from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
+from moe_kernels.ops.launcher import Launcher, kept
+from moe_kernels.ops.programmatic_launch import (
+    is_programmatic,
+    launch_attributes,
+    wait_for_previous,
+)
 from moe_kernels.ops.routing import local_expert
 from moe_kernels.routing import Routing
 
@@ -145,37 +150,64 @@ def moe_align_block_size(routing: Routing, block_size: int, num_local_experts: i
     - num_tokens_post_padded: [1], how much of sorted_token_ids is meaningful.
     """
     topk_ids, global_num_experts, expert_map = routing
-    num_pairs = topk_ids.numel()
+    sizes = topk_ids.numel(), num_local_experts, block_size, global_num_experts
+    align = _align(*sizes, expert_map is not None, topk_ids.device)
+    sorted_token_ids = topk_ids.new_empty(align.size, dtype=torch.int32)
+    expert_ids = topk_ids.new_empty(align.size // block_size, dtype=torch.int32)
+    num_tokens_post_padded = topk_ids.new_empty(1, dtype=torch.int32)
+    result = SortedPairs(sorted_token_ids, expert_ids, num_tokens_post_padded)
+    counts = None
+    if align.counting is not None:
+        counts = topk_ids.new_empty(align.counts_shape, dtype=torch.int32)
+        align.counting(topk_ids, expert_map, counts, sorted_token_ids)
+    align.scattering(topk_ids, expert_map, counts, *result)
+    return result
+
+
+class _Align(NamedTuple):
+    """What :func:`moe_align_block_size` launches, and how large its tensors are."""
+
+    size: int
+    counts_shape: tuple[int, int]
+    counting: Launcher | None
+    """None: there is one chunk, and nothing to count."""
+    scattering: Launcher
+
+
+@kept
+def _align(
+    num_pairs: int,
+    num_local_experts: int,
+    block_size: int,
+    num_experts: int,
+    has_expert_map: bool,
+    device: torch.device,
+) -> _Align:
     num_active = min(num_local_experts, num_pairs)
     max_blocks = num_active + (num_pairs - num_active) // block_size
     size = max_blocks * block_size
     chunk = max(_AT_ONCE, triton.next_power_of_2(triton.cdiv(num_pairs, _MOST_CHUNKS)))
     num_chunks = triton.cdiv(num_pairs, chunk)
     experts = max(2, triton.next_power_of_2(num_local_experts))
-    sorted_token_ids = topk_ids.new_empty(size, dtype=torch.int32)
-    expert_ids = topk_ids.new_empty(max_blocks, dtype=torch.int32)
-    num_tokens_post_padded = topk_ids.new_empty(1, dtype=torch.int32)
-    options: dict[str, Any] = {"HAS_EXPERT_MAP": expert_map is not None, "num_warps": 4}
-    options |= {"EXPERTS": experts, "CHUNK": chunk} | launch_options(topk_ids.device)
-    sizes = (num_pairs, global_num_experts, size)
-    counts = None
-    if num_chunks > 1:
-        counts = topk_ids.new_empty(num_chunks, experts, dtype=torch.int32)
-        _count_kernel[(num_chunks,)](
-            topk_ids, expert_map, counts, sorted_token_ids, *sizes, **options
-        )
-    _scatter_kernel[(num_chunks,)](
-        topk_ids,
-        expert_map,
-        counts,
-        sorted_token_ids,
-        expert_ids,
-        num_tokens_post_padded,
-        *sizes,
-        BLOCK_SIZE=block_size,
-        AT_ONCE=_AT_ONCE,
-        ROWS=max(1, 4096 // experts),
-        COUNTED=counts is not None,
-        **options,
+    sizes = (num_pairs, num_experts, size)
+    constants = {
+        "HAS_EXPERT_MAP": has_expert_map,
+        "PROGRAMMATIC": is_programmatic(device),
+        "EXPERTS": experts,
+        "CHUNK": chunk,
+    }
+    options = {"num_warps": 4, **launch_attributes(device)}
+    of_scatter = {
+        "BLOCK_SIZE": block_size,
+        "AT_ONCE": _AT_ONCE,
+        "ROWS": max(1, 4096 // experts),
+        "COUNTED": num_chunks > 1,
+    }
+    return _Align(
+        size,
+        (num_chunks, experts),
+        Launcher(_count_kernel, (num_chunks,), sizes, constants, **options)
+        if num_chunks > 1
+        else None,
+        Launcher(_scatter_kernel, (num_chunks,), sizes, constants | of_scatter, **options),
     )
-    return SortedPairs(sorted_token_ids, expert_ids, num_tokens_post_padded)

@@ -8,7 +8,12 @@ import torch
 import triton
 import triton.language as tl
 
-from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
+from moe_kernels.ops.launcher import Launcher, kept
+from moe_kernels.ops.programmatic_launch import (
+    is_programmatic,
+    launch_attributes,
+    wait_for_previous,
+)
 from moe_kernels.ops.routing import local_expert
 from moe_kernels.routing import Routing
 
@@ -61,22 +66,36 @@ def moe_sum(x: torch.Tensor, topk_weights: torch.Tensor | None, routing: Routing
     topk_ids, global_num_experts, expert_map = routing
     num_tokens, top_k = topk_ids.shape
     width = x.shape[1]
-    out = x.new_empty(num_tokens, width)
-    block = min(triton.next_power_of_2(width), 512)
-    _moe_sum_kernel[(num_tokens, triton.cdiv(width, block))](
-        x,
-        out,
-        topk_weights,
-        topk_ids,
-        expert_map,
-        global_num_experts,
-        width,
-        top_k,
-        TOP_K=triton.next_power_of_2(top_k),
-        HAS_WEIGHTS=topk_weights is not None,
-        HAS_EXPERT_MAP=expert_map is not None,
-        BLOCK=block,
-        num_warps=2,  # with as many columns as one load of each thread has
-        **launch_options(x.device),
-    )
+    out = x.new_empty((num_tokens, width))
+    has = topk_weights is not None, expert_map is not None
+    launcher = _launcher(num_tokens, top_k, width, global_num_experts, *has, x.device)
+    launcher(x, out, topk_weights, topk_ids, expert_map)
     return out
+
+
+@kept
+def _launcher(
+    num_tokens: int,
+    top_k: int,
+    width: int,
+    num_experts: int,
+    has_weights: bool,
+    has_expert_map: bool,
+    device: torch.device,
+) -> Launcher:
+    block = min(triton.next_power_of_2(width), 512)
+    constants = {
+        "TOP_K": triton.next_power_of_2(top_k),
+        "HAS_WEIGHTS": has_weights,
+        "HAS_EXPERT_MAP": has_expert_map,
+        "PROGRAMMATIC": is_programmatic(device),
+        "BLOCK": block,
+    }
+    return Launcher(
+        _moe_sum_kernel,
+        (num_tokens, triton.cdiv(width, block)),
+        (num_experts, width, top_k),
+        constants,
+        num_warps=2,  # with as many columns as one load of each thread has
+        **launch_attributes(device),
+    )

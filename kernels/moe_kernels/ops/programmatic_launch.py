@@ -58,8 +58,3 @@ def is_programmatic(device: torch.device) -> bool:
 def launch_attributes(device: torch.device) -> dict[str, Any]:
     """Keyword arguments of a launch on ``device``."""
     return {"launch_pdl": True} if is_programmatic(device) else {}
-
-
-def launch_options(device: torch.device) -> dict[str, Any]:
-    """The same for a kernel that has a parameter PROGRAMMATIC."""
-    return {"PROGRAMMATIC": is_programmatic(device), **launch_attributes(device)}

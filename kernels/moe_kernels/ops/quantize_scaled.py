@@ -4,18 +4,28 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import triton
 import triton.language as tl
 
-from moe_kernels.ops.programmatic_launch import launch_options, wait_for_previous
+from moe_kernels.ops.launcher import Launcher, kept
+from moe_kernels.ops.programmatic_launch import (
+    is_programmatic,
+    launch_attributes,
+    wait_for_previous,
+)
 from moe_kernels.ops.routing import local_expert
 from moe_kernels.quantization.fp8 import MIN_AMAX
 from moe_kernels.routing import Routing
+from moe_kernels.tensor_spec import TensorSpec, spec_of
 from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 
 _PARTIALS = 1024
 """How many partial maxima a per-tensor scale is taken from."""
+_BLOCK = 1024
+"""How many values a program takes at a time, for a per-tensor scale."""
 
 
 @triton.jit
@@ -149,10 +159,8 @@ def quantize_scaled(
     :func:`moe_kernels.quantization.integers.quantize_integer`. Raises ValueError for another group
     shape.
     """
-    rows, columns = x.shape
-    info = torch.finfo if dtype.is_floating_point else torch.iinfo
-    largest = float(info(dtype).max)
-    out = torch.empty(rows, columns, dtype=dtype, device=x.device)
+    largest = _largest(dtype)
+    out = torch.empty(x.shape, dtype=dtype, device=x.device)
     if group_shape == TENSOR:
         return out, _quantize_tensor(x, out, scale, largest, routing)
     if group_shape[0] != 1 or scale is not None:
@@ -160,31 +168,41 @@ def quantize_scaled(
             "activations are quantized per tensor, per token or in groups of (1, columns), the "
             f"latter two dynamically; got group shape {group_shape}, static: {scale is not None}"
         )
+    rows, columns = x.shape
     group = columns if group_shape == TOKEN else group_shape[1]
+    scale = torch.empty((rows, -(-columns // group)), dtype=torch.float32, device=x.device)
+    if scale.numel():
+        _groups_launcher(spec_of(x), group, largest)(x, out, scale)
+    return out, scale
+
+
+@functools.cache
+def _largest(dtype: torch.dtype) -> float:
+    """The largest number in ``dtype``."""
+    info = torch.finfo if dtype.is_floating_point else torch.iinfo
+    return float(info(dtype).max)
+
+
+@kept
+def _groups_launcher(x: TensorSpec, group: int, largest: float) -> Launcher:
+    rows, columns = x.shape
     groups_per_row = triton.cdiv(columns, group)
-    scale = torch.empty(rows, groups_per_row, dtype=torch.float32, device=x.device)
     num_groups = rows * groups_per_row
-    if num_groups == 0:
-        return out, scale
     block_columns = triton.next_power_of_2(group)
     block_groups = max(1, 2048 // block_columns)
-    _quantize_groups_kernel[(triton.cdiv(num_groups, block_groups),)](
-        x,
-        out,
-        scale,
-        num_groups,
-        groups_per_row,
-        columns,
-        *x.stride(),
-        MIN_AMAX,
-        largest,
-        GROUP=group,
-        BLOCK_GROUPS=block_groups,
-        BLOCK_COLUMNS=block_columns,
+    return Launcher(
+        _quantize_groups_kernel,
+        (triton.cdiv(num_groups, block_groups),),
+        (num_groups, groups_per_row, columns, *x.strides, MIN_AMAX, largest),
+        {
+            "GROUP": group,
+            "PROGRAMMATIC": is_programmatic(x.device),
+            "BLOCK_GROUPS": block_groups,
+            "BLOCK_COLUMNS": block_columns,
+        },
         num_warps=2 if block_columns <= 2048 else 8,
-        **launch_options(x.device),
+        **launch_attributes(x.device),
     )
-    return out, scale
 
 
 def _quantize_tensor(
@@ -196,42 +214,41 @@ def _quantize_tensor(
 ) -> torch.Tensor:
     """Fill ``out`` with ``x`` over one scale, given or computed; returns the scale, [1]."""
     dynamic = scale is None
-    numel, block = x.numel(), 1024
     if scale is None:
         scale = torch.empty(1, dtype=torch.float32, device=x.device)
-    if numel == 0:
+    if x.numel() == 0:
         return scale.reshape(1)
-    layout = (numel, x.shape[1], *x.stride())
-    partial = None
+    spec, partial = spec_of(x), None
     if dynamic:
         partial = torch.empty(_PARTIALS, dtype=torch.float32, device=x.device)
         topk_ids, num_experts, expert_map = routing or (None, 0, None)
-        top_k = 1 if topk_ids is None else topk_ids.shape[1]
-        _partial_amax_kernel[(_PARTIALS,)](
-            x,
-            partial,
-            topk_ids,
-            expert_map,
-            num_experts,
-            top_k,
-            *x.shape,
-            *x.stride(),
-            HAS_ROUTING=routing is not None,
-            HAS_EXPERT_MAP=expert_map is not None,
-            TOP_K=triton.next_power_of_2(top_k),
-            PARTIALS=_PARTIALS,
-            BLOCK=min(block, triton.next_power_of_2(x.shape[1])),
-        )
-    _quantize_tensor_kernel[(triton.cdiv(numel, block),)](
-        x,
-        out,
-        partial,
-        scale,
-        *layout,
-        MIN_AMAX,
-        largest,
-        DYNAMIC=dynamic,
-        PARTIALS=_PARTIALS,
-        BLOCK=block,
-    )
+        top_k = 0 if topk_ids is None else topk_ids.shape[1]
+        amax = _amax_launcher(spec, num_experts, top_k, expert_map is not None)
+        amax(x, partial, topk_ids, expert_map)
+    _tensor_launcher(spec, largest, dynamic)(x, out, partial, scale)
     return scale.reshape(1)
+
+
+@kept
+def _amax_launcher(x: TensorSpec, num_experts: int, top_k: int, has_expert_map: bool) -> Launcher:
+    """``top_k``: 0 without a routing."""
+    constants = {
+        "HAS_ROUTING": top_k > 0,
+        "HAS_EXPERT_MAP": has_expert_map,
+        "TOP_K": triton.next_power_of_2(max(1, top_k)),
+        "PARTIALS": _PARTIALS,
+        "BLOCK": min(_BLOCK, triton.next_power_of_2(x.shape[1])),
+    }
+    scalars = (num_experts, max(1, top_k), *x.shape, *x.strides)
+    return Launcher(_partial_amax_kernel, (_PARTIALS,), scalars, constants)
+
+
+@kept
+def _tensor_launcher(x: TensorSpec, largest: float, dynamic: bool) -> Launcher:
+    numel = x.shape.numel()
+    return Launcher(
+        _quantize_tensor_kernel,
+        (triton.cdiv(numel, _BLOCK),),
+        (numel, x.shape[1], *x.strides, MIN_AMAX, largest),
+        {"DYNAMIC": dynamic, "PARTIALS": _PARTIALS, "BLOCK": _BLOCK},
+    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
+from moe_kernels.tensor_spec import spec_of
 from moe_kernels.tiling.rules_of_thumb import rules_of_thumb
 from moe_kernels.tiling.tile_config import LayerConfig
 from moe_kernels.tiling.tuned_configs import LayerKey, measured_config, scheme_name
@@ -35,11 +37,15 @@ def layer_config(
         measured = measured_config(w13.device, layer, num_local_pairs)
         if measured is not None:
             return measured
-    config = rules_of_thumb(num_local_pairs, w13, w2, block_shape, weight_format, dtype)
+    weights = spec_of(w13), spec_of(w2)
+    config = _by_rules_of_thumb(num_local_pairs, *weights, block_shape, weight_format, dtype)
     if _trial is None:
         return config
     _trial.asked.append(Asked(layer, num_local_pairs, config))
     return _trial.config or config
+
+
+_by_rules_of_thumb = functools.lru_cache(maxsize=8192)(rules_of_thumb)
 
 
 class Asked(NamedTuple):

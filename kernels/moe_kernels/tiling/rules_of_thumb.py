@@ -10,6 +10,7 @@ import functools
 
 import torch
 
+from moe_kernels.tensor_spec import TensorSpec
 from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
 
 _CACHE_BYTES = 50 << 20  # of Hopper's L2
@@ -17,8 +18,8 @@ _CACHE_BYTES = 50 << 20  # of Hopper's L2
 
 def rules_of_thumb(
     num_local_pairs: float,
-    w13: torch.Tensor,
-    w2: torch.Tensor,
+    w13: TensorSpec,
+    w2: TensorSpec,
     block_shape: tuple[int, int] | None = None,
     weight_format: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
@@ -50,20 +51,20 @@ def _block_m(load: float, dtype: torch.dtype, scaled: bool) -> int:
     return 128
 
 
-def _group_m(load: float, block_m: int, weight: torch.Tensor) -> int:
+def _group_m(load: float, block_m: int, weight: TensorSpec) -> int:
     """``group_m`` for ``load`` pairs per expert.
 
     The blocks of an expert take turns over its weight: other experts among them cost cache. But a
     weight that no cache holds is read anew for every group that has blocks of its expert, so
     there groups are large.
     """
-    expert_bytes = weight[0].numel() * weight.element_size()
+    expert_bytes = weight.shape[1] * weight.shape[2] * weight.dtype.itemsize
     if load > block_m and expert_bytes > _CACHE_BYTES:
         return 8
     return max(1, min(8, round(load / block_m)))
 
 
-def _tile(block_m: int, num_local_pairs: float, weight: torch.Tensor) -> TileConfig:
+def _tile(block_m: int, num_local_pairs: float, weight: TensorSpec) -> TileConfig:
     """The tiling of the GEMM with ``weight`` [E, N, K], given its blocks of rows."""
     dtype, k = weight.dtype, weight.shape[2]
     group_m = _group_m(num_local_pairs / weight.shape[0], block_m, weight)

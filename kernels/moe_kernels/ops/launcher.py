@@ -1,0 +1,91 @@
+"""Launching Triton kernels again and again, at little cost to the host.
+
+Triton looks at every argument of every launch to find the compiled kernel for it, which takes
+several times as long as the launch. So what does not change from call to call is put into a
+:class:`Launcher` once, and launchers are kept by what they depend on (:func:`kept`).
+"""
+
+# Triton is not annotated.
+# mypy: allow-untyped-calls
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+kept = functools.lru_cache(maxsize=4096)
+"""Decorate a function of what is hashable to return the same launcher for the same arguments.
+
+Layers of the same shape share theirs; with a different number of tokens comes another.
+"""
+
+_ALIGNMENT = 16
+"""Triton compiles for pointers that this divides, and for others."""
+
+
+class Launcher:
+    """A Triton kernel with its grid and all its arguments but tensors.
+
+    The kernel's tensors, of which any may be None, are its first parameters; ``scalars`` (integers
+    and floats) the next; ``constants`` its constexprs. ``options``: of the launch, as num_warps.
+    """
+
+    def __init__(
+        self,
+        kernel: Any,
+        grid: tuple[int, ...],
+        scalars: tuple[float, ...],
+        constants: Mapping[str, Any],
+        **options: Any,
+    ) -> None:
+        self._grid = (*grid, 1, 1)[:3]
+        self._plain = functools.partial(_launch, kernel[self._grid], scalars, constants, options)
+        # A compiled kernel takes constants, too, and ignores them.
+        self._others = (*scalars, *constants.values())
+        self._compiled: dict[tuple[Any, ...], Callable[..., None]] = {}
+
+    def __call__(self, *tensors: torch.Tensor | None) -> None:
+        """Launch on the current stream of the tensors' device; the first tensor is not None."""
+        first = tensors[0]
+        assert first is not None
+        device = first.get_device()
+        if first.is_cuda and device != torch.cuda.current_device():
+            with torch.cuda.device(device):
+                self(*tensors)
+            return
+        addresses = [0 if x is None else x.data_ptr() for x in tensors]
+        if functools.reduce(operator.or_, addresses) % _ALIGNMENT:
+            self._plain(*tensors)
+            return
+        key = (device, *[None if x is None else x.dtype for x in tensors])
+        compiled = self._compiled.get(key)
+        if compiled is not None:
+            compiled(*addresses, *self._others)
+            return
+        kernel = self._plain(*tensors)
+        if _depends_on_key_alone(kernel):
+            self._compiled[key] = kernel[self._grid]
+
+
+def _launch(
+    kernel: Callable[..., Any],
+    scalars: tuple[float, ...],
+    constants: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *tensors: torch.Tensor | None,
+) -> Any:
+    """Launch as Triton does; returns what it compiled, None from its interpreter."""
+    return kernel(*tensors, *scalars, **constants, **options)
+
+
+def _depends_on_key_alone(kernel: Any) -> bool:
+    """Whether Triton runs this compiled kernel for all aligned tensors of the same dtypes.
+
+    So it is for NVIDIA's GPUs. For AMD's it looks at the sizes of tensors, too.
+    """
+    metadata = getattr(kernel, "metadata", None)
+    return metadata is not None and metadata.target.backend == "cuda"
