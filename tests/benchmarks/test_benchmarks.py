@@ -181,10 +181,9 @@ def test_plans_with_little_time_cover_all_layers_first():
     }  # fmt: skip
 
 
-def measurement(kernel, us, num_tokens=1):
-    return Measurement(
-        "bf16", "s", "uniform", num_tokens, kernel, us, 2 * us, 5.0, "bytes", 1.0, 2.0, 1e-3
-    )
+def measurement(kernel, us, num_tokens=1, call_bytes=None):
+    figures = (us, 2 * us, 5.0, "bytes", 1.0, 2.0, 1e-3, call_bytes)
+    return Measurement("bf16", "s", "uniform", num_tokens, kernel, *figures)
 
 
 MEASURED = [
@@ -219,6 +218,19 @@ def test_reports(tmp_path):
     assert "- bf16 s uniform M=1: 0.80" in lines
     assert not any("M=4:" in line for line in lines)
     assert "- fast, bf16 s: broke" in lines
+
+
+def test_memory_is_reported_where_there_are_most_tokens():
+    found = [
+        measurement(OURS, 10.0, 4, 1 << 30),
+        measurement(OURS, 10.0, 16, 3 << 20),
+        measurement("slow", 40.0, 16, 5 << 20),
+        measurement("old", 40.0, 16),
+    ]
+    lines = list(markdown(Results(OURS, {}, found)))
+    place = lines.index("| scheme | shape | routing | M | moe_rules | old | slow |")
+    assert lines[place + 2] == "| bf16 | s | uniform | 16 | 3 |  | 5 |"
+    assert not any("MiB" in line for line in markdown(Results(OURS, {}, MEASURED)))
 
 
 def test_failures_settle_points():
@@ -256,6 +268,7 @@ def on_cpu(monkeypatch):
     monkeypatch.setattr(runner, "draw_layer", partial(draw_layer, device="cpu"))
     monkeypatch.setattr(runner, "graph_us", lambda calls: float(len(calls)))
     monkeypatch.setattr(runner, "eager_us", lambda call, repeats: 1.0)
+    monkeypatch.setattr(runner, "call_bytes", lambda call: 1)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
 
 

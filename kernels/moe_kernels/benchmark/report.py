@@ -49,6 +49,8 @@ class Measurement:
     tflops: float
     relative_error: float
     """Against a float32 reference, on a sample of the tokens."""
+    call_bytes: int | None = None
+    """Device memory that an eager call takes at its peak, its result included; None: not known."""
 
     @property
     def point(self) -> Point:
@@ -179,6 +181,7 @@ def markdown(results: Results) -> Iterator[str]:
         cells += [f"{m.eager_us:.0f}", f"{m.relative_error:.1e}"]
         row = ratios[m.point]
         yield _row([*cells, *(f"{row[name]:.2f}" if name in row else "" for name in columns)])
+    yield from _memory(results.measurements, [results.ours, *peers])
     if results.failures:
         yield from ("", "Not measured:", "")
         for f in results.failures:
@@ -209,6 +212,23 @@ def _summary(
                 mean, least, most = geometric_mean(found), min(found), max(found)
                 figures = [f"{mean:.2f}", f"{least:.2f}", f"{most:.2f}"]
                 yield _row([scheme, name, str(len(found)), *figures])
+
+
+def _memory(measurements: Sequence[Measurement], kernels: Sequence[str]) -> Iterator[str]:
+    """What a call of each kernel takes beside weights and tokens, where there are most tokens."""
+    found = {(m.point, m.kernel): m.call_bytes for m in measurements if m.call_bytes is not None}
+    most = max((point.num_tokens for point, _ in found), default=0)
+    points = dict.fromkeys(
+        m.point for m in sorted(measurements, key=_order) if m.num_tokens == most
+    )
+    if not found:
+        return
+    yield from ("", "Memory that a call takes beside weights and tokens, at its peak, in MiB:", "")
+    yield from _head(["scheme", "shape", "routing", "M", *kernels])
+    for point in points:
+        sizes = [found.get((point, kernel)) for kernel in kernels]
+        cells = ["" if size is None else f"{size / 2**20:.0f}" for size in sizes]
+        yield _row([*map(str, point), *cells])
 
 
 def _head(cells: Sequence[str]) -> tuple[str, str]:

@@ -34,7 +34,14 @@ from moe_kernels.benchmark.plan import Plan, add_options, plan_of
 from moe_kernels.benchmark.plots import write_plots
 from moe_kernels.benchmark.report import Failure, Launch, Measurement, Point, Results
 from moe_kernels.benchmark.shapes import Cost, cost
-from moe_kernels.benchmark.timing import ceilings, device_facts, eager_us, graph_us, launches
+from moe_kernels.benchmark.timing import (
+    call_bytes,
+    ceilings,
+    device_facts,
+    eager_us,
+    graph_us,
+    launches,
+)
 from moe_kernels.reference import relative_error
 from moe_kernels.testing import RandomLayer
 
@@ -168,7 +175,15 @@ class Benchmark:
         measured = mean.bytes / us * 1e-3, mean.flops / us * 1e-6
         self.results.measurements.append(
             Measurement(
-                *point, name, us, eager, mean.floor_us(gbps, tflops), bound_by, *measured, error
+                *point,
+                name,
+                us,
+                eager,
+                mean.floor_us(gbps, tflops),
+                bound_by,
+                *measured,
+                error,
+                call_bytes(calls[0]),
             )
         )
         if self.plan.launches:

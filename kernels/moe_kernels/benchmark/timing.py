@@ -73,6 +73,16 @@ def eager_us(call: Call, repeats: int = 50) -> float:
     return (time.perf_counter() - start) / repeats * 1e6
 
 
+def call_bytes(call: Call) -> int:
+    """Bytes of device memory that a call takes at its peak, its result included."""
+    call()  # what it keeps for the next one, it has then
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    return torch.cuda.max_memory_allocated() - before
+
+
 def launches(calls: Sequence[Call]) -> list[tuple[str, float]]:
     """Name and microseconds of everything that one call runs on the device, in order.
 
