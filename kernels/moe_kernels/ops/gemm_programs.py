@@ -95,8 +95,7 @@ def _sorted_tile(num_tokens_post_padded_ptr, N, S: tl.constexpr):
 def tile_of_program(routing, num_pairs, N, S: tl.constexpr):
     """(tile_n, expert (int64), number of rows, where :func:`_pairs_of_rows` finds the pairs).
 
-    routing: the pointers and the number of experts of
-    :class:`moe_kernels.ops.gemm_launch.GemmLaunch`.
+    routing: :func:`moe_kernels.ops.gemm_launch.pairs_tensors`, and the number of experts.
     No rows: there is nothing to do. It waits for the kernel before this one, unless this is the
     second GEMM and pairs are not sorted: then that is left to do.
     """
