@@ -1,11 +1,13 @@
 """Registration of whole experts computations as torch operators.
 
 An operator is opaque to ``torch.compile``: no graph break, no specialisation on token counts,
-whatever its implementation does on the host.
+whatever its implementation does on the host. Where nobody makes a graph, it is its implementation
+that runs: torch would convert some twenty arguments there and back for each call.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -23,8 +25,9 @@ def register_operator(
     """Decorate a function of tensors to become ``torch.ops.moe_kernels.<its name>``.
 
     ``fake`` takes the same arguments and returns empty tensors of the right shape and dtype. The
-    function mutates none of its arguments, and has no gradient. What the decorator returns calls
-    the operator.
+    function mutates none of its arguments, and has no gradient. Its first argument is a tensor, and
+    all are given by position. What the decorator returns calls the operator, or the function where
+    that comes to the same.
     """
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,6 +37,25 @@ def register_operator(
         _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
         torch.library.register_fake(f"moe_kernels::{name}", fake, lib=_LIBRARY)
         operator: Callable[..., Any] = getattr(torch.ops.moe_kernels, name).default
-        return operator
+
+        @functools.wraps(function)
+        def call(*args: Any) -> Any:
+            return operator(*args) if _is_watched(args[0]) else function(*args)
+
+        return call
 
     return decorate
+
+
+def _is_watched(x: torch.Tensor) -> bool:
+    """Whether somebody wants to know that an operator is called on ``x``, or what it would give.
+
+    As compilers, tracers, modes, autograd and subclasses of tensors do.
+    """
+    return (
+        torch.compiler.is_compiling()
+        or torch.is_grad_enabled()
+        or type(x) is not torch.Tensor
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._is_tracing()
+    )

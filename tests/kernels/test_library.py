@@ -1,0 +1,91 @@
+"""Operators: whoever watches sees them, and nobody else pays for them."""
+
+import pytest
+import torch
+from moe_kernels.ops.library import register_operator
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
+
+RAN = []
+
+
+def _fake(x, factor):
+    return x.new_empty(x.shape)
+
+
+@register_operator(_fake)
+def doubled_in_tests(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """Looks at values, as no tracer could."""
+    RAN.append(x.tolist())
+    return torch.tensor([2 * factor * value for value in RAN[-1]])
+
+
+OPERATOR = torch.ops.moe_kernels.doubled_in_tests.default
+X, EXPECTED = torch.tensor([1.0, 3.0]), [6.0, 18.0]
+
+
+class Watch(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(function)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.fixture(params=[torch.inference_mode, torch.no_grad, torch.enable_grad])
+def grad_mode(request):
+    RAN.clear()
+    with request.param():
+        yield
+
+
+def test_it_returns_the_same_in_every_mode(grad_mode):
+    assert doubled_in_tests(X, 3.0).tolist() == OPERATOR(X, 3.0).tolist() == EXPECTED
+
+
+def test_modes_see_the_operator(grad_mode):
+    with Watch() as watch:
+        assert doubled_in_tests(X, 3.0).tolist() == EXPECTED
+    assert OPERATOR in watch.seen
+
+
+def test_fake_tensors_get_what_the_fake_says(grad_mode):
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(X)
+        assert doubled_in_tests(fake, 3.0).shape == X.shape
+    assert doubled_in_tests(fake, 3.0).shape == X.shape  # outside, too
+    assert RAN == []
+
+
+def test_graphs_have_the_operator(grad_mode):
+    traced = make_fx(lambda x: doubled_in_tests(x, 3.0) + 1, tracing_mode="fake")(X)
+    assert OPERATOR in [node.target for node in traced.graph.nodes]
+    compiled = torch.compile(
+        lambda x: doubled_in_tests(x * 1, 3.0) + 1, fullgraph=True, backend="aot_eager"
+    )
+    RAN.clear()
+    assert compiled(X).tolist() == [value + 1 for value in EXPECTED]
+    assert [X.tolist()] == RAN
+
+
+def test_autograd_says_that_there_is_no_gradient():
+    x = X.clone().requires_grad_()
+    with torch.enable_grad():
+        assert doubled_in_tests(x, 3.0).requires_grad == OPERATOR(x, 3.0).requires_grad
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_traces_have_the_operator():
+    trace = torch.jit.trace(lambda x: doubled_in_tests(x, 3.0), X, check_trace=False)
+    assert "doubled_in_tests" in str(trace.graph)
+
+
+def test_nobody_pays_for_the_operator_in_inference():
+    with torch.inference_mode(), torch.profiler.profile() as profile:
+        assert doubled_in_tests(X, 3.0).tolist() == EXPECTED
+    names = [event.name for event in profile.events()]
+    assert not [name for name in names if "doubled_in_tests" in name], names
