@@ -78,6 +78,7 @@ class Benchmark:
         seconds = self.plan.seconds
         return seconds is not None and time.monotonic() - self._start > seconds
 
+    @torch.inference_mode()  # as engines run
     def measure(self, folder: Path, step: Callable[[], None]) -> None:
         """Every batch of the plan; writes results after each, and calls ``step`` per point.
 
