@@ -6,13 +6,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
+from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm
 from moe_kernels.ops.launcher import Launcher, kept
+from moe_kernels.routing import Routing
 from moe_kernels.tensor_spec import spec_of
+from moe_kernels.tiling.tile_config import TileConfig
 
 SCALARS, CONSTANTS, GRID = (3, 1, 16, 0.5), {"BLOCK": 64}, (5,)
 
@@ -128,6 +131,47 @@ def test_specs_differ_with_shape_strides_and_dtype(first, second):
         return object()
 
     assert (launcher(spec_of(a)) is launcher(spec_of(b))) == same
+
+
+@st.composite
+def drawn_layouts(draw):
+    """A matrix's dtype, order of dimensions in memory and padding, for both sides of a product."""
+    dtype = draw(st.sampled_from([torch.float16, torch.float32]))
+    layouts = [
+        (draw(st.permutations(range(dim))), draw(st.sampled_from([0, 1, 8]))) for dim in (2, 3)
+    ]
+    return dtype, layouts
+
+
+def laid_out(x, order, padding):
+    """The values of ``x`` with its dimensions in that order in memory, the last one padded."""
+    shape = [x.shape[dim] for dim in order]
+    shape[-1] += padding
+    memory = torch.zeros(shape, dtype=x.dtype, device=x.device)
+    result = memory[..., : shape[-1] - padding].permute(
+        [order.index(dim) for dim in range(x.dim())]
+    )
+    return result.copy_(x)
+
+
+@given(calls=st.lists(drawn_layouts(), min_size=2, max_size=5))
+@settings(max_examples=10, deadline=None)
+def test_gemms_of_other_strides_and_dtypes_have_launchers_of_their_own(calls):
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 32, generator=generator).to(device)
+    weight = torch.randn(2, 16, 32, generator=generator).to(device)
+    ids = torch.tensor([[0], [1], [0]], dtype=torch.int32, device=device)
+    expected = torch.stack(
+        [weight[expert] @ x for x, expert in zip(tokens, ids[:, 0], strict=True)]
+    )
+    config = TileConfig(16, 16, 16, 1, 1, 1)
+    for dtype, (of_tokens, of_weight) in calls:
+        a = laid_out(tokens.to(dtype), *of_tokens)
+        b = laid_out(weight.to(dtype), *of_weight)
+        output = fused_moe_gemm(a, b, Routing(ids, 2, None), 3, 1, config, dtype)
+        assert output.dtype == dtype
+        torch.testing.assert_close(output.float(), expected, rtol=2e-2, atol=5e-2)
 
 
 WITH_TRITON = '''
