@@ -40,22 +40,28 @@ def register_operator(
 
         @functools.wraps(function)
         def call(*args: Any) -> Any:
-            return operator(*args) if _is_watched(args[0]) else function(*args)
+            return operator(*args) if _is_watched(args) else function(*args)
 
         return call
 
     return decorate
 
 
-def _is_watched(x: torch.Tensor) -> bool:
-    """Whether somebody wants to know that an operator is called on ``x``, or what it would give.
+def _is_watched(args: tuple[Any, ...]) -> bool:
+    """Whether somebody wants to know that an operator is called so, or what it would give.
 
     As compilers, tracers, modes, autograd and subclasses of tensors do.
     """
     return (
         torch.compiler.is_compiling()
-        or torch.is_grad_enabled()
-        or type(x) is not torch.Tensor
+        or type(args[0]) is not torch.Tensor
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_tracing()
+        or (torch.is_grad_enabled() and any(_needs_gradient(arg) for arg in args))
     )
+
+
+def _needs_gradient(argument: Any) -> bool:
+    if isinstance(argument, list):
+        return any(_needs_gradient(item) for item in argument)
+    return isinstance(argument, torch.Tensor) and argument.requires_grad
