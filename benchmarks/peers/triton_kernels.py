@@ -13,18 +13,18 @@ import torch
 from moe_kernels.benchmark.peers import Peer, Run
 from moe_kernels.testing import RandomLayer
 
-from benchmarks.peers import vllm_triton
+from benchmarks.peers import vllm
 
 
 def _module() -> Any:
     """VLLM's module of these experts."""
-    return vllm_triton.module("experts.gpt_oss_triton_kernels_moe")
+    return vllm.moe("experts.gpt_oss_triton_kernels_moe")
 
 
 def _weights(layer: RandomLayer) -> tuple[Any, Any, Any]:
     """w13, w2 and vLLM's description of the scheme, as its loading leaves them."""
     _module()
-    config, quant = vllm_triton.module("config"), layer.quant_config
+    config, quant = vllm.moe("config"), layer.quant_config
     # matmul_ogs adds biases in float32, and vLLM keeps them so.
     biases = {
         "w1_bias": None if quant.w13_bias is None else quant.w13_bias.float(),
@@ -37,9 +37,7 @@ def _weights(layer: RandomLayer) -> tuple[Any, Any, Any]:
         # Columns of a product are rows of a weight, one after the other.
         transposed = layer.w13.transpose(1, 2), layer.w2.transpose(1, 2)
         return *transposed, config.biased_moe_quant_config(**biases)
-    swizzle = importlib.import_module(
-        "vllm.model_executor.layers.quantization.utils.mxfp4_utils"
-    )._swizzle_mxfp4
+    swizzle = vllm.quantization("mxfp4_utils")._swizzle_mxfp4
     ogs = importlib.import_module("triton_kernels.matmul_ogs")
     values, precisions = [], []
     for weight, scale in ((layer.w13, quant.w13_scale), (layer.w2, quant.w2_scale)):
@@ -61,8 +59,8 @@ def bind(layer: RandomLayer) -> Run | None:
     module = _module()
     w13, w2, scheme = _weights(layer)
     local, intermediate = len(layer.w13), moe.intermediate_size_per_partition
-    activation = vllm_triton.module("activation").MoEActivation.from_str(moe.activation)
-    remap = vllm_triton.module("utils").remap_topk_to_local
+    activation = vllm.activation_of(layer)
+    remap = vllm.moe("utils").remap_topk_to_local
 
     def run(tokens: RandomLayer) -> torch.Tensor:
         x, ids = tokens.hidden_states, tokens.topk_ids
@@ -115,7 +113,7 @@ def bind(layer: RandomLayer) -> Run | None:
 def about() -> str:
     """Whose they are."""
     _module()
-    return f"OpenAI's triton_kernels in vLLM {vllm_triton.VERSION}"
+    return f"OpenAI's triton_kernels in vLLM {vllm.VERSION}"
 
 
-PEERS = {"triton_kernels": Peer(bind, about)}
+PEERS = {"triton_kernels": Peer(bind, about, frozenset({"OAITritonExperts"}))}

@@ -1,8 +1,8 @@
 """Fills ``vendor-bench/`` with what peers need of their wheels.
 
 ``python -m benchmarks.peers.unpack WHEEL...``. Wheels come from PyPI:
-``pip download --no-deps vllm==0.33.0 sglang==0.5.23``. Of compiled extensions only the code of
-Hopper GPUs is kept, compressed, so that the folder is small.
+``pip download --no-deps vllm==0.33.0 sglang==0.5.23 humming-kernels==0.1.19``. Of vLLM's own
+extensions only the code that Hopper GPUs run is kept, compressed, so that the folder is small.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from benchmarks.peers.sources import SOURCES
 
 _VLLM = (
     r"model_executor/layers/fused_moe/(.*\.py|configs/.*(H100|H200).*\.json)",
-    r"model_executor/layers/quantization/utils/[^/]*\.py",
+    r"model_executor/layers/quantization/utils/(humming/)?[^/]*\.py",
     r"third_party/triton_kernels/.*\.py",
+    r"third_party/deep_gemm/.*",
     r"triton_utils/.*\.py",
-    r"utils/math_utils\.py",
+    r"utils/(deep_gemm|humming|math_utils)\.py",
     r"scalar_type\.py|_custom_ops\.py",
     r"_(moe_)?C_stable_libtorch\.abi3\.so",
 )
@@ -31,29 +32,49 @@ _SGLANG = (
     r"kernels/ops/moe/fused_moe_triton_kernels\.py",
     r"kernels/ops/quantization/int8_kernel\.py",
 )
-WANTED = {"vllm": re.compile("|".join(_VLLM)), "sglang": re.compile("|".join(_SGLANG))}
+_HUMMING = (r"humming/.*",)
+WANTED = {
+    "vllm": re.compile("|".join(_VLLM)),
+    "sglang": re.compile("|".join(_SGLANG)),
+    "humming_kernels": re.compile("|".join(_HUMMING)),
+}
+"""What is taken of a wheel, by paths below the folder of that name, or in the wheel without one."""
 
 ARCHITECTURE = 90
+_PTX = {"_moe_C_stable_libtorch.abi3.so"}
+"""Extensions with kernels (Marlin's) that run on Hopper as PTX of older GPUs alone."""
 _FATBIN_MAGIC = struct.pack("<IHH", 0xBA55ED50, 1, 16)  # magic, version, size of the header
 
 
-def keep_architecture(extension: bytes, architecture: int = ARCHITECTURE) -> bytes:
+def keep_architecture(
+    extension: bytes, architecture: int = ARCHITECTURE, ptx: bool = False
+) -> bytes:
     """``extension`` with zeros for the device code of other GPUs; its size stays.
 
-    A CUDA fat binary is a header and entries, each with a header of its own: kind (2 bytes),
-    version (2), size of the header (4) and of what follows it (8), and at 28 the architecture.
+    ``ptx``: where a fat binary has nothing for ``architecture``, what the driver can compile for it
+    stays as well. A CUDA fat binary is a header and entries, each with a header of its own: kind
+    (2 bytes, 1 is PTX), version (2), size of the header (4) and of what follows it (8), and at 28
+    the architecture.
     """
     data = bytearray(extension)
     start = data.find(_FATBIN_MAGIC)
     while start >= 0:
         (size,) = struct.unpack_from("<Q", data, start + 8)
         entry, end = start + 16, start + 16 + size
+        entries = []
         while entry < end:
+            (kind,) = struct.unpack_from("<H", data, entry)
             header, payload = struct.unpack_from("<IQ", data, entry + 4)
             (found,) = struct.unpack_from("<I", data, entry + 28)
-            if found != architecture:
-                data[entry + header : entry + header + payload] = bytes(payload)
+            entries.append((kind == 1, found, slice(entry + header, entry + header + payload)))
             entry += header + payload
+        native = any(found == architecture for _, found, _ in entries)
+        for compilable, found, payload_of in entries:
+            kept = found == architecture
+            if ptx and compilable and not native:
+                kept = found < architecture
+            if not kept:
+                data[payload_of] = bytes(payload_of.stop - payload_of.start)
         start = data.find(_FATBIN_MAGIC, end)
     return bytes(data)
 
@@ -65,22 +86,24 @@ def unpack(wheel: Path, target: Path) -> int:
     """
     package = wheel.name.split("-")[0]
     if package not in WANTED:
-        raise ValueError(f"{wheel}: expected a wheel of {' or '.join(WANTED)}")
+        raise ValueError(f"{wheel}: expected a wheel of {', '.join(WANTED)}")
     folder = target / package
     shutil.rmtree(folder, ignore_errors=True)
     total = 0
     with zipfile.ZipFile(wheel) as archive:
-        for name in archive.namelist():
-            inside = name.removeprefix(f"{package}/")
-            if inside == name or not WANTED[package].fullmatch(inside):
+        for entry in archive.infolist():
+            inside = entry.filename.removeprefix(f"{package}/")
+            if entry.is_dir() or not WANTED[package].fullmatch(inside):
                 continue
-            content = archive.read(name)
+            content = archive.read(entry)
             path = folder / inside
-            if path.suffix == ".so":
-                content = lzma.compress(keep_architecture(content))
+            if path.parent == folder and path.suffix == ".so":
+                kept = keep_architecture(content, ptx=path.name in _PTX)
+                content = lzma.compress(kept)
                 path = path.with_name(f"{path.name}.xz")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
+            path.chmod(0o644 | entry.external_attr >> 16 & 0o111)
             total += len(content)
     return total
 

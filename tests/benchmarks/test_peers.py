@@ -72,7 +72,7 @@ def test_wheels_are_cut_to_what_is_wanted(tmp_path) -> None:
     ]  # fmt: skip
     packed = tmp_path / "vllm" / "_moe_C_stable_libtorch.abi3.so.xz"
     assert lzma.decompress(packed.read_bytes()) == extension
-    with pytest.raises(ValueError, match="expected a wheel of vllm or sglang"):
+    with pytest.raises(ValueError, match="expected a wheel of vllm, sglang, humming_kernels"):
         unpack(tmp_path / "torch-2.whl", tmp_path)
 
 

@@ -40,6 +40,8 @@ class Peer:
     """Prepares weights as its users' are at load time. May raise PeerUnavailableError."""
     about: Callable[[], str]
     """Version, and what is not the peer's own. May raise PeerUnavailableError."""
+    kernels: frozenset[str] = frozenset()
+    """The kernels of the rules that it is, by their names there."""
 
 
 def load_peers(modules: Iterable[str] = ()) -> dict[str, Peer]:
