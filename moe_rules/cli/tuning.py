@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
+from moe_rules.cli.benchmarked import ORACLES
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.render import console
 
@@ -19,19 +20,6 @@ if TYPE_CHECKING:
     from moe_rules.cli.deployment import Asked, Question
     from moe_rules.engine.decision import Decision
     from moe_rules.engine.explanation import Candidate
-
-ORACLES = {
-    "bf16": "unquantized",
-    "fp16": "unquantized",
-    "fp8_block": "fp8",
-    "fp8_channel": "fp8",
-    "fp8_tensor": "fp8",
-    "int8_w8a8": "int8",
-    "int8_w8a16": "int_wna16",
-    "int4_w4a16": "int_wna16",
-    "mxfp4_w4a16": "mxfp4",
-}
-"""The oracles of the schemes that the benchmark names."""
 
 
 @dataclass(frozen=True)

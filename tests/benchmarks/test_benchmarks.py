@@ -31,8 +31,10 @@ from moe_kernels.benchmark.plan import Plan  # noqa: E402
 from moe_kernels.benchmark.plots import write_plots  # noqa: E402
 from moe_kernels.benchmark.report import (  # noqa: E402
     BEST,
+    PICK,
     Failure,
     Measurement,
+    Pick,
     Point,
     Results,
     geometric_mean,
@@ -201,6 +203,24 @@ def test_speedups_are_over_each_peer_and_the_best():
         Point("bf16", "s", "uniform", 1): {"slow": 2.0, "fast": 0.8, BEST: 0.8},
         Point("bf16", "s", "uniform", 4): {"slow": 4.0, BEST: 4.0},
     }
+
+
+def test_the_kernel_that_vllm_picks_is_compared_where_it_is_a_peer():
+    results = Results(OURS, {}, list(MEASURED))
+    results.peer_kernels = {"slow": ["SlowExperts", "OtherExperts"], "fast": ["FastExperts"]}
+    results.picks = [Pick("bf16", "s", "SLOW", "SlowExperts")]
+    point, other = (Point("bf16", "s", "uniform", tokens) for tokens in (1, 4))
+    assert results.ratios() == {
+        point: {"slow": 2.0, "fast": 0.8, BEST: 0.8, PICK: 2.0},
+        other: {"slow": 4.0, BEST: 4.0, PICK: 4.0},
+    }
+    lines = list(markdown(results))
+    assert "| bf16 | vLLM's pick | 2 | 2.83 | 2.00 | 4.00 |" in lines
+    assert next(line for line in lines if "| s |" in line).endswith("| 0.80 | 2.00 | SLOW |")
+    # A pick that no peer is has a name, but no ratio.
+    results.picks = [Pick("bf16", "s", "THIRD", "ThirdExperts")]
+    assert all(PICK not in row for row in results.ratios().values())
+    assert next(line for line in markdown(results) if "| s |" in line).endswith("0.80 | THIRD |")
 
 
 def test_reports(tmp_path):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from moe_kernels.benchmark.plan import Plan
+from moe_kernels.benchmark.report import Measurement, Results
 
 from moe_rules.cli import build_parser
+from moe_rules.cli.benchmarked import ORACLES, picks
 from moe_rules.cli.commands.bench import _plan_of
 from moe_rules.cli.errors import UserError
 from tests.cli.conftest import MODELS, Command
@@ -78,3 +80,54 @@ def test_without_a_gpu_it_says_so(cli: Command) -> None:
     assert answer.code == 2
     assert "needs a CUDA GPU" in answer.err
     assert answer.out == ""
+
+
+def test_vllms_picks_are_those_of_its_tables_for_the_device() -> None:
+    from moe_kernels.benchmark.shapes import SCHEMES
+
+    assert ORACLES.keys() == SCHEMES.keys()
+    plan = plan_of("--shape", "qwen3-30b-a3b", "deepseek-v3-ep8", "--scheme", *SCHEMES)
+    found = {(pick.scheme, pick.shape): pick.backend for pick in picks(plan, "NVIDIA H200")}
+    assert found["fp8_block", "qwen3-30b-a3b"] == "TRITON"
+    assert found["fp8_block", "deepseek-v3-ep8"] == "FLASHINFER_CUTLASS"
+    assert found["fp8_channel", "qwen3-30b-a3b"] == "VLLM_CUTLASS"
+    assert found["int4_w4a16", "qwen3-30b-a3b"] == "HUMMING"
+    assert found.keys() == set(plan.layers())
+
+
+def test_an_unknown_device_has_no_picks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert picks(plan_of("--scheme", "bf16"), "Voodoo 2") == []
+    assert "no named machine has a device called 'Voodoo 2'" in capsys.readouterr().err
+
+
+def test_overlays_and_switches_of_the_process_change_no_pick(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = plan_of("--shape", "deepseek-v3-ep8", "--scheme", "fp8_block")
+    before = picks(plan, "NVIDIA H200")
+    monkeypatch.setenv("MOE_RULES_BACKEND", "fp8=triton")
+    monkeypatch.setenv("MOE_RULES_PATH", "corrected")
+    monkeypatch.setenv("VLLM_USE_DEEP_GEMM", "1")
+    assert picks(plan, "NVIDIA H200") == before
+
+
+def test_tables_of_a_run_are_written_anew(cli: Command, tmp_path: Path) -> None:
+    point = ("int4_w4a16", "qwen3-30b-a3b", "uniform", 64)
+    figures = (5.0, "bytes", 1.0, 2.0, 1e-3)
+    results = Results("ours", {"device": "NVIDIA H200", "seed": 1})
+    results.measurements = [
+        Measurement(*point, name, us, us, *figures) for name, us in (("ours", 2.0), ("theirs", 3.0))
+    ]
+    results.peer_kernels = {"theirs": ["HummingIndexedExperts"]}
+    results.write(tmp_path)
+    answer = cli("bench", "--report", "--out", tmp_path)
+    assert answer.code == 0
+    assert "| int4_w4a16 | vLLM's pick | 1 | 1.50 | 1.50 | 1.50 |" in answer.out
+    assert answer.out == (tmp_path / "layers.md").read_text()
+    assert Results.read(tmp_path).picks[0].backend == "HUMMING"
+
+
+def test_a_report_without_results_says_so(cli: Command, tmp_path: Path) -> None:
+    answer = cli("bench", "--report", "--out", tmp_path)
+    assert answer.code == 2
+    assert f"{tmp_path} holds no results" in answer.err

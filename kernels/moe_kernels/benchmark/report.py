@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 BEST = "best peer"
 """What the fastest peer of a point is called among them."""
+PICK = "vLLM's pick"
+"""What the kernel that vLLM picks for a point is called among them, where it is one of them."""
 LOSS = 0.95
 """A point is lost if the best peer takes less than this share of our time."""
 
@@ -84,6 +86,16 @@ class Launch:
     us: float
 
 
+@dataclass(frozen=True)
+class Pick:
+    """What vLLM selects for a layer on the device of a run, by its rules."""
+
+    scheme: str
+    shape: str
+    backend: str
+    kernel: str
+
+
 @dataclass
 class Results:
     """All that a run found. ``run``: the facts its figures depend on."""
@@ -95,6 +107,20 @@ class Results:
     launches: list[Launch] = field(default_factory=list)
     declined: list[list[str]] = field(default_factory=list)
     """Scheme, shape and kernel where the kernel does not run such layers."""
+    peer_kernels: dict[str, list[str]] = field(default_factory=dict)
+    """The kernels of the rules that each peer is."""
+    picks: list[Pick] = field(default_factory=list)
+
+    def ratios(self) -> dict[Point, dict[str, float]]:
+        """How many times faster ours is than each peer, the BEST of them and vLLM's PICK."""
+        found = speedups(self.measurements, self.ours)
+        picked = {(pick.scheme, pick.shape): pick.kernel for pick in self.picks}
+        for point, row in found.items():
+            kernel = picked.get((point.scheme, point.shape))
+            same = [row[name] for name in row if kernel in self.peer_kernels.get(name, ())]
+            if same:
+                row[PICK] = min(same)
+        return found
 
     def settled(self, point: Point, kernel: str) -> bool:
         """Whether the kernel was measured on the point, or is known to fail or decline there."""
@@ -114,9 +140,10 @@ class Results:
         _write_csv(folder / "layers.csv", Measurement, self.measurements)
         if self.launches:
             _write_csv(folder / "launches.csv", Launch, self.launches)
-        names = ("measurements", "failures", "launches")
+        names = ("measurements", "failures", "launches", "picks")
         lists = {name: [asdict(entry) for entry in getattr(self, name)] for name in names}
         plain = {"ours": self.ours, "run": self.run, **lists, "declined": self.declined}
+        plain["peer_kernels"] = self.peer_kernels
         (folder / "layers.json").write_text(json.dumps(plain, indent=1))
         (folder / "layers.md").write_text("\n".join(markdown(self)) + "\n")
 
@@ -131,6 +158,8 @@ class Results:
             [Failure(**entry) for entry in plain["failures"]],
             [Launch(**entry) for entry in plain["launches"]],
             plain["declined"],
+            plain["peer_kernels"],
+            [Pick(**entry) for entry in plain["picks"]],
         )
 
 
@@ -161,10 +190,15 @@ def speedups(measurements: Sequence[Measurement], kernel: str) -> dict[Point, di
 
 
 def markdown(results: Results) -> Iterator[str]:
-    """The lines of a report: facts, a summary per scheme, lost points, every point, failures."""
-    ratios = speedups(results.measurements, results.ours)
-    peers = sorted({name for row in ratios.values() for name in row} - {BEST})
-    columns = [*peers, BEST] if peers else []
+    """The lines of a report: facts, a summary per scheme, lost points, every point, failures.
+
+    Columns "x NAME" are ratios of speed: how many times faster ours is than NAME.
+    """
+    ratios = results.ratios()
+    found = {name for row in ratios.values() for name in row}
+    peers = sorted(found - {BEST, PICK})
+    columns = [*peers, *(name for name in (BEST, PICK) if name in found)]
+    picks = {(pick.scheme, pick.shape): pick.backend for pick in results.picks}
     own = sorted((m for m in results.measurements if m.kernel == results.ours), key=_order)
     for name, value in results.run.items():
         yield f"- {name}: {value}"
@@ -174,13 +208,15 @@ def markdown(results: Results) -> Iterator[str]:
         yield from ("", f"Points below {LOSS} of the best peer:", "")
         yield from (f"- {point}: {ratio:.2f}" for point, ratio in lost)
     header = ["scheme", "shape", "routing", "M", "us", "bound", "GB/s", "TFLOPS", "us / floor"]
-    yield from ("", *_head([*header, "eager us", "error", *(f"x {name}" for name in columns)]))
+    header += ["eager us", "error", *(f"x {name}" for name in columns)]
+    yield from ("", *_head([*header, "vLLM picks"] if picks else header))
     for m in own:
         cells = [m.scheme, m.shape, m.routing, str(m.num_tokens), f"{m.us:.1f}", m.bound]
         cells += [f"{m.gbps:.0f}", f"{m.tflops:.0f}", f"{m.us / m.floor_us:.2f}"]
         cells += [f"{m.eager_us:.0f}", f"{m.relative_error:.1e}"]
         row = ratios[m.point]
-        yield _row([*cells, *(f"{row[name]:.2f}" if name in row else "" for name in columns)])
+        cells += [f"{row[name]:.2f}" if name in row else "" for name in columns]
+        yield _row([*cells, picks.get((m.scheme, m.shape), "")] if picks else cells)
     yield from _memory(results.measurements, [results.ours, *peers])
     if results.failures:
         yield from ("", "Not measured:", "")

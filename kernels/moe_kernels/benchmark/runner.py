@@ -10,8 +10,9 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -32,7 +33,7 @@ from moe_kernels.benchmark.peers import (
 )
 from moe_kernels.benchmark.plan import Plan, add_options, plan_of
 from moe_kernels.benchmark.plots import write_plots
-from moe_kernels.benchmark.report import Failure, Launch, Measurement, Point, Results
+from moe_kernels.benchmark.report import Failure, Launch, Measurement, Pick, Point, Results
 from moe_kernels.benchmark.shapes import Cost, cost
 from moe_kernels.benchmark.timing import (
     call_bytes,
@@ -51,6 +52,7 @@ PEER_BOUND = 2.0
 """Others round routing weights to the layer's dtype, and sum in it: their bound is wider."""
 
 Log = Callable[[str], None]
+Picks = Callable[[str], Sequence[Pick]]
 T = TypeVar("T")
 
 
@@ -236,8 +238,10 @@ def abouts(peers: Mapping[str, Peer]) -> dict[str, str]:
     return found
 
 
-def run(plan: Plan, args: argparse.Namespace) -> None:
+def run(plan: Plan, args: argparse.Namespace, picks: Picks = lambda _: []) -> None:
     """Measure, or compile with ``args.dry_run``; shows progress, writes to ``args.out``.
+
+    ``picks``: what vLLM selects for the plan's layers, for the name of a device.
 
     Raises BenchmarkError without a GPU, for peers that cannot be loaded, a DIR that cannot be
     resumed, and where the device was lost.
@@ -255,11 +259,13 @@ def run(plan: Plan, args: argparse.Namespace) -> None:
         compile_all(plan, args.peers, args.workers, console.print)
         return
     facts = {**device_facts(), **{k: round(v, 1) for k, v in ceilings().items()}}
-    facts |= {"seed": plan.seed, "peers": abouts(peers)}
+    facts |= {"date": date.today().isoformat(), "seed": plan.seed, "peers": abouts(peers)}
     results = Results(OURS, facts)
     if args.resume and (args.out / "layers.json").exists():
         results = _resumed(args.out, facts)
         plan = replace(plan, seed=results.run["seed"])
+    results.peer_kernels = {name: sorted(peer.kernels) for name, peer in peers.items()}
+    results.picks = list(picks(facts["device"]))
     total = sum(len(batch) for batch in plan.batches())
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
     with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as progress:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
+from moe_rules.cli.benchmarked import measured_plan, picks
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.options import Subparsers, command
 
@@ -28,10 +31,16 @@ def add_parser(subparsers: Subparsers) -> None:
         "measure kernels on whole MoE layers, against the floor and other kernels",
         "Checks every kernel against a float32 reference, then times it as a CUDA graph over\n"
         "rotated inputs. Writes DIR/layers.{md,csv,json} and a plot per shape. Needs torch and a\n"
-        "CUDA GPU. --dry-run first compiles everything in parallel.",
+        "CUDA GPU. --dry-run first compiles everything in parallel. Tables say which kernel vLLM\n"
+        "picks, and how ours compares with that one where it is a peer; --report writes those of\n"
+        "a run without this command anew.",
         "moe-rules bench --shape qwen3-30b-a3b --scheme bf16 fp8_block --routing uniform",
     )
-    add_options(parser.add_argument_group("benchmark"))
+    options = parser.add_argument_group("benchmark")
+    add_options(options)
+    options.add_argument(
+        "--report", action="store_true", help="measure nothing: write the tables in DIR anew"
+    )
     model = parser.add_argument_group("a model's layer, instead of named shapes and schemes")
     deployment.add_model(model)
     model.add_argument(
@@ -52,6 +61,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plan, measure, report."""
+    if args.report:
+        return _report(args.out)
     plan = _plan_of(args)
     try:
         import torch  # noqa: F401
@@ -62,9 +73,25 @@ def run(args: argparse.Namespace) -> int:
     from moe_kernels.benchmark.runner import run as measure
 
     try:
-        measure(plan, args)
+        measure(plan, args, partial(picks, plan))
     except BenchmarkError as error:
         raise UserError(str(error)) from None
+    return 0
+
+
+def _report(folder: Path) -> int:
+    """Write the tables of an earlier run. Raises UserError for a folder without one."""
+    from moe_kernels.benchmark.report import Results
+
+    try:
+        results = Results.read(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--out {folder} holds no results: {error!r}") from None
+    named = picks(measured_plan(results), results.run["device"])
+    own = {(pick.scheme, pick.shape): pick for pick in [*results.picks, *named]}
+    results.picks = list(own.values())
+    results.write(folder)
+    print((folder / "layers.md").read_text(), end="")
     return 0
 
 

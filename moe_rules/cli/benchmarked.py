@@ -1,0 +1,93 @@
+"""What the packaged rules decide for layers of the benchmark, on the device that it ran on.
+
+These are vLLM's decisions with everything that its installation may have: no overlay, no switch and
+no request of this process takes part.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.render import console
+
+if TYPE_CHECKING:
+    from moe_kernels.benchmark.plan import Plan
+    from moe_kernels.benchmark.report import Pick, Results
+    from moe_kernels.benchmark.shapes import Scheme, Shape
+
+    from moe_rules.engine.decision import Decision
+    from moe_rules.machines.machine import Machine
+
+ORACLES = {
+    "bf16": "unquantized",
+    "fp16": "unquantized",
+    "fp8_block": "fp8",
+    "fp8_channel": "fp8",
+    "fp8_tensor": "fp8",
+    "int8_w8a8": "int8",
+    "int8_w8a16": "int_wna16",
+    "int4_w4a16": "int_wna16",
+    "mxfp4_w4a16": "mxfp4",
+}
+"""The oracles of the schemes that the benchmark names."""
+
+
+def machine_called(device_name: str) -> Machine:
+    """The named machine whose driver calls its device so. Raises UserError if there is none."""
+    from moe_rules.machines.machine import named_machines
+
+    for named in named_machines().values():
+        if named.platform.get("device_name") == device_name:
+            return named.machine()
+    raise UserError(f"no named machine has a device called {device_name!r} (rules/machines.yaml)")
+
+
+def decide(scheme_name: str, scheme: Scheme, shape: Shape, machine: Machine) -> Decision:
+    """The decision for one layer."""
+    from moe_rules.engine.selector import layer_facts, selector_for
+
+    facts = {
+        **layer_facts(shape.moe_config(scheme.in_dtype)),
+        "weight_key": scheme.weight_key,
+        "activation_key": scheme.activation_key,
+    }
+    if scheme.group_size is not None:
+        facts["group_size"] = scheme.group_size
+    return selector_for(machine).decide(ORACLES[scheme_name], facts)
+
+
+def picks(plan: Plan, device_name: str) -> list[Pick]:
+    """What vLLM selects for every layer of ``plan``; none, and a note, on an unknown device."""
+    try:
+        machine = machine_called(device_name)
+    except UserError as error:
+        console(sys.stderr).print(f"what vLLM picks is left out: {error}", markup=False)
+        return []
+    return list(_picks(plan, machine))
+
+
+def _picks(plan: Plan, machine: Machine) -> Iterator[Pick]:
+    from moe_kernels.benchmark.report import Pick
+
+    for scheme, shape in plan.layers():
+        decision = decide(scheme, plan.schemes[scheme], plan.shapes[shape], machine)
+        if decision.backend is not None and decision.kernel is not None:
+            yield Pick(scheme, shape, decision.backend, decision.kernel)
+
+
+def measured_plan(results: Results) -> Plan:
+    """The named layers that ``results`` measured."""
+    from moe_kernels.benchmark.plan import Plan
+    from moe_kernels.benchmark.shapes import SCHEMES, SHAPES
+
+    measured = results.measurements
+    return Plan(
+        shapes={m.shape: SHAPES[m.shape] for m in measured if m.shape in SHAPES},
+        schemes={m.scheme: SCHEMES[m.scheme] for m in measured if m.scheme in SCHEMES},
+        tokens=sorted({m.num_tokens for m in measured}),
+        routings=list(dict.fromkeys(m.routing for m in measured)),
+        seed=results.run["seed"],
+    )
