@@ -1,16 +1,18 @@
 """DeepGEMM's grouped products in the contiguous layout: FP8 in blocks, and bf16.
 
-Blocks run in vLLM's ``DeepGemmExperts``, at every number of tokens. vLLM has no such experts for
-bf16: the layer is put together here, of vLLM's permutation for DeepGEMM, the two products, vLLM's
-activation and its weighted sum.
+Blocks run in vLLM's ``DeepGemmExperts`` at every number of tokens, and as a peer of its own in what
+vLLM's backend takes, ``TritonOrDeepGemmExperts``: with few tokens or a small intermediate size
+those are Triton's. vLLM has no such experts for bf16: the layer is put together here, of vLLM's
+permutation for DeepGEMM, the two products, vLLM's activation and its weighted sum.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
-from moe_kernels.benchmark.peers import Run
+from moe_kernels.benchmark.peers import Peer, Run
 from moe_kernels.testing import RandomLayer
 
 from benchmarks.peers import vllm
@@ -18,8 +20,8 @@ from benchmarks.peers import vllm
 VERSION = "2.8.1"
 
 
-def bind(layer: RandomLayer) -> Run | None:
-    """VLLM's experts, weights and scales converted as when it loads them."""
+def bind(module: str, name: str, layer: RandomLayer) -> Run | None:
+    """The experts ``name`` of a module of vLLM, with weights and scales converted by it."""
     quant = layer.quant_config
     if quant.weight_key is None or quant.weight_block_shape != (128, 128):
         return None
@@ -29,7 +31,7 @@ def bind(layer: RandomLayer) -> Run | None:
     scheme = vllm.moe("config").fp8_w8a8_moe_quant_config(
         w1_scale=w13_scale, w2_scale=w2_scale, block_shape=list(quant.weight_block_shape)
     )
-    experts = vllm.moe("experts.deep_gemm_moe").DeepGemmExperts(vllm.MoEConfig(layer), scheme)
+    experts = getattr(vllm.moe(f"experts.{module}"), name)(vllm.MoEConfig(layer), scheme)
     return vllm.call(experts, layer, (w13, w2), (w13.shape[1], w2.shape[1]), scheme)
 
 
@@ -84,9 +86,12 @@ def _package() -> Any:
     return deep_gemm
 
 
+def _experts(module: str, name: str) -> Peer:
+    return vllm.compiled_peer(partial(bind, module, name), f"DeepGEMM {VERSION} in {name}", name)
+
+
 PEERS = {
-    "deepgemm": vllm.compiled_peer(
-        bind, f"DeepGEMM {VERSION}", "DeepGemmExperts", "TritonOrDeepGemmExperts"
-    ),
+    "deepgemm": _experts("deep_gemm_moe", "DeepGemmExperts"),
+    "vllm_deepgemm": _experts("triton_deep_gemm_moe", "TritonOrDeepGemmExperts"),
     "deepgemm_bf16": vllm.compiled_peer(bind_bf16, f"DeepGEMM {VERSION}'s bf16 products"),
 }

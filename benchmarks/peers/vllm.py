@@ -46,10 +46,12 @@ _REAL = (
             "utils",
             "experts.cutlass_moe",
             "experts.deep_gemm_moe",
+            "experts.fallback",
             "experts.fused_humming_moe",
             "experts.gpt_oss_triton_kernels_moe",
             "experts.lora_experts_mixin",
             "experts.marlin_moe",
+            "experts.triton_deep_gemm_moe",
             "experts.triton_moe",
         )
     ),
