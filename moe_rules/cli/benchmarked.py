@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_rules.cli.errors import UserError
@@ -76,6 +77,16 @@ def _picks(plan: Plan, machine: Machine) -> Iterator[Pick]:
         decision = decide(scheme, plan.schemes[scheme], plan.shapes[shape], machine)
         if decision.backend is not None and decision.kernel is not None:
             yield Pick(scheme, shape, decision.backend, decision.kernel)
+
+
+def read_results(folder: Path) -> Results:
+    """What ``bench`` wrote into ``folder``. Raises UserError where that is nothing."""
+    from moe_kernels.benchmark.report import Results
+
+    try:
+        return Results.read(folder)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder} holds no results of moe-rules bench: {error!r}") from None
 
 
 def measured_plan(results: Results) -> Plan:

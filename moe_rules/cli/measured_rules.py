@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from moe_kernels.benchmark.tune.record import Measured, Record
-
-    from moe_rules.cli.deployment import Asked
-    from moe_rules.cli.tuning import TunedQuestion
+    from moe_rules.engine.decision import Decision
     from moe_rules.vocabulary.fact_values import FactValue
 
 NOISE = 0.97
@@ -31,27 +30,60 @@ _DEVICE_FACTS = ("device_name", "compute_capability", "gfx", "cpu_arch")
 """What a measurement holds for: these facts of the layer, and the first of these of the device."""
 
 
-def overlay(
-    asked: Asked, questions: Iterable[TunedQuestion], record: Record
-) -> dict[str, Any] | None:
-    """A rule file with the measured order of backends; None if that is the order of the rules."""
+Times = Mapping[str, float]
+"""Microseconds by backend."""
+
+
+@dataclass(frozen=True)
+class MeasuredLayer:
+    """A layer with the times of its backends.
+
+    ``decision``: without what was measured. ``by_tokens``: by number of tokens, ascending.
+    ``facts``: "device", "date" and the versions of everything that times depend on.
+    """
+
+    decision: Decision
+    by_tokens: Mapping[int, Times]
+    facts: Mapping[str, str]
+
+
+def write_overlay(path: Path, layers: Iterable[MeasuredLayer], command: str) -> bool:
+    """Write a rule file with the measured order of backends.
+
+    False, and no file, where that is the order of the rules. ``command``: what measured it.
+    """
+    import yaml
+
+    rules = _overlay(layers)
+    if rules is None:
+        path.unlink(missing_ok=True)  # of an earlier run
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(rules, sort_keys=False, width=100)
+    path.write_text(f"# The order of backends as it was measured by: {command}\n{text}")
+    return True
+
+
+def _overlay(layers: Iterable[MeasuredLayer]) -> dict[str, Any] | None:
     oracles: dict[str, dict[str, list[Any]]] = {}
-    for tuned in questions:
-        adjustments = list(_adjustments(tuned, record))
+    platform = None
+    for layer in layers:
+        adjustments = list(_adjustments(layer))
         if adjustments:
-            table = oracles.setdefault(tuned.decision.oracle, {"adjust": []})
+            platform = layer.decision.platform
+            table = oracles.setdefault(layer.decision.oracle, {"adjust": []})
             table["adjust"] += adjustments
-    return {"platform": asked.machine.device, "oracles": oracles} if oracles else None
+    return {"platform": platform, "oracles": oracles} if oracles else None
 
 
-def _adjustments(tuned: TunedQuestion, record: Record) -> Iterator[dict[str, Any]]:
+def _adjustments(measured: MeasuredLayer) -> Iterator[dict[str, Any]]:
     """What puts the backends of one layer into the measured order, range by range."""
-    by_tokens = record.of(str(tuned.layer))
-    layer = _conditions(tuned.decision.facts)
-    for tokens, calls in _ranges(tuned.decision.order, by_tokens):
+    decision, by_tokens, facts = measured.decision, measured.by_tokens, measured.facts
+    layer = _conditions(decision.facts)
+    for tokens, calls in _ranges(decision.order, by_tokens):
         when = {"num_tokens": calls} if calls else {}
         first = by_tokens[tokens[0]]
-        order = [name for name in tuned.decision.order if name in first]
+        order = [name for name in decision.order if name in first]
         wanted = measured_order(order, first)
         for name, other in moves(order, wanted):
             yield {
@@ -61,11 +93,11 @@ def _adjustments(tuned: TunedQuestion, record: Record) -> Iterator[dict[str, Any
                 "because": f"Measured faster than {other}",
                 "evidence": [
                     {
-                        "device": record.facts["device"],
-                        "date": record.facts["date"],
+                        "device": facts["device"],
+                        "date": facts["date"],
                         "versions": ", ".join(
                             f"{fact} {value}"
-                            for fact, value in record.facts.items()
+                            for fact, value in facts.items()
                             if fact not in ("device", "date")
                         ),
                         "figure": _figure(name, other, {n: by_tokens[n] for n in tokens}),
@@ -102,21 +134,21 @@ def _plain(value: FactValue) -> Any:
     return plain(value)
 
 
-def _figure(name: str, other: str, by_tokens: Mapping[int, Mapping[str, Measured]]) -> str:
+def _figure(name: str, other: str, by_tokens: Mapping[int, Times]) -> str:
     """How much faster a backend was than another one, at every number of tokens of a range."""
     measured = [
-        f"{m[other].us / m[name].us:.2f}x with {tokens} tokens ({m[name].us:.4g} us)"
-        for tokens, m in by_tokens.items()
+        f"{us[other] / us[name]:.2f}x with {tokens} tokens ({us[name]:.4g} us)"
+        for tokens, us in by_tokens.items()
     ]
     return f"speed relative to {other}: {', '.join(measured)}"
 
 
-def measured_order(order: Sequence[str], measured: Mapping[str, Measured]) -> list[str]:
+def measured_order(order: Sequence[str], us: Times) -> list[str]:
     """``order`` with every backend ahead of those that it is clearly faster than."""
     found: list[str] = []
     for name in order:
         place = len(found)
-        while place and measured[name].us < NOISE * measured[found[place - 1]].us:
+        while place and us[name] < NOISE * us[found[place - 1]]:
             place -= 1
         found.insert(place, name)
     return found
@@ -137,7 +169,7 @@ def moves(order: Sequence[str], wanted: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _ranges(
-    order: Sequence[str], by_tokens: Mapping[int, Mapping[str, Measured]]
+    order: Sequence[str], by_tokens: Mapping[int, Times]
 ) -> Iterator[tuple[list[int], str]]:
     """Measured numbers of tokens with one order of backends, and the calls that it is for.
 
@@ -146,8 +178,8 @@ def _ranges(
     """
     groups: list[list[int]] = []
     orders: list[list[str]] = []
-    for tokens, measured in by_tokens.items():
-        wanted = measured_order([name for name in order if name in measured], measured)
+    for tokens, us in by_tokens.items():
+        wanted = measured_order([name for name in order if name in us], us)
         if orders and wanted == orders[-1]:
             groups[-1].append(tokens)
         else:

@@ -130,4 +130,4 @@ def test_tables_of_a_run_are_written_anew(cli: Command, tmp_path: Path) -> None:
 def test_a_report_without_results_says_so(cli: Command, tmp_path: Path) -> None:
     answer = cli("bench", "--report", "--out", tmp_path)
     assert answer.code == 2
-    assert f"{tmp_path} holds no results" in answer.err
+    assert f"{tmp_path} holds no results of moe-rules bench" in answer.err

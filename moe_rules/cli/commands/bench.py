@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
-from moe_rules.cli.benchmarked import measured_plan, picks
+from moe_rules.cli.benchmarked import measured_plan, picks, read_results
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.options import Subparsers, command
 
@@ -81,12 +81,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _report(folder: Path) -> int:
     """Write the tables of an earlier run. Raises UserError for a folder without one."""
-    from moe_kernels.benchmark.report import Results
-
-    try:
-        results = Results.read(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--out {folder} holds no results: {error!r}") from None
+    results = read_results(folder)
     named = picks(measured_plan(results), results.run["device"])
     own = {(pick.scheme, pick.shape): pick for pick in [*results.picks, *named]}
     results.picks = list(own.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
@@ -12,8 +13,6 @@ from moe_rules.cli.errors import UserError
 from moe_rules.cli.options import Subparsers, command
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from moe_kernels.benchmark.tune.layers import TuneLayer
     from moe_kernels.benchmark.tune.measurer import Measurer
     from moe_kernels.benchmark.tune.record import Record
@@ -57,11 +56,21 @@ def add_parser(subparsers: Subparsers) -> None:
         "--device", choices=("cpu", "cuda"), help="where to measure; default: as the platform says"
     )
     add_options(tuning)
+    tuning.add_argument(
+        "--from",
+        nargs="+",
+        type=Path,
+        dest="results",
+        metavar="DIR",
+        help="measure nothing: write the rules from what moe-rules bench put into DIR",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Ask, measure, write."""
+    if args.results:
+        return _from_benchmark(args.results, args.out)
     try:
         import torch  # noqa: F401
     except ImportError:
@@ -103,6 +112,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _from_benchmark(folders: Sequence[Path], out: Path) -> int:
+    """Write an overlay for each device that was measured."""
+    from moe_rules.cli.measured_rules import MeasuredLayer, write_overlay
+    from moe_rules.cli.tuning import benchmarked_layers
+
+    by_file: dict[Path, list[MeasuredLayer]] = {}
+    for folder in folders:
+        for layer in benchmarked_layers(folder):
+            device = layer.facts["device"].lower().replace(" ", "-")
+            path = out / RULES / f"{layer.decision.platform}-{device}.yaml"
+            by_file.setdefault(path, []).append(layer)
+    for path, layers in by_file.items():
+        written = write_overlay(path, layers, "moe-rules bench, written by moe-rules tune --from")
+        print(f"wrote {path}" if written else f"{path}: the measured order is that of the rules")
+    return 0
+
+
 def _measurer(args: argparse.Namespace, device: str, layers: Sequence[TuneLayer]) -> Measurer:
     """What measures on ``device``. Raises UserError (exit code 1) where it has nothing to do."""
     from moe_kernels.benchmark.tune.measurer import DeviceError
@@ -132,19 +158,15 @@ def _write_overlay(
     asked: Asked, questions: Sequence[TunedQuestion], record: Record, out: Path
 ) -> Path | None:
     """Write the measured order of backends, if it is another one than that of the rules."""
-    import yaml
+    from moe_rules.cli.measured_rules import MeasuredLayer, write_overlay
 
-    from moe_rules.cli.measured_rules import overlay
-
+    layers = []
+    for tuned in questions:
+        measured = record.of(str(tuned.layer)).items()
+        by_tokens = {tokens: {m.backend: m.us for m in of.values()} for tokens, of in measured}
+        layers.append(MeasuredLayer(tuned.decision, by_tokens, record.facts))
     path = out / RULES / f"{asked.machine.device}-{asked.model or 'layer'}.yaml"
-    rules = overlay(asked, questions, record)
-    if rules is None:
-        path.unlink(missing_ok=True)  # of an earlier run
-        return None
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = yaml.safe_dump(rules, sort_keys=False, width=100)
-    path.write_text(f"# The order of backends as it was measured by: moe-rules tune\n{text}")
-    return path
+    return path if write_overlay(path, layers, "moe-rules tune") else None
 
 
 def _summary(
