@@ -11,6 +11,7 @@ import struct
 import sys
 import zipfile
 from dataclasses import replace
+from itertools import zip_longest
 
 import pytest
 
@@ -26,13 +27,15 @@ from benchmarks.peers import operators, sources, vllm_triton  # noqa: E402
 from benchmarks.peers.partial import PartialPackage  # noqa: E402
 from benchmarks.peers.unpack import keep_architecture, unpack  # noqa: E402
 
+PTX, CUBIN = 1, 2
 
-def fat_binary(*architectures: int) -> bytes:
-    """A fat binary with an entry of 16 bytes 0xFF per architecture."""
+
+def fat_binary(*architectures: int, kinds: tuple[int, ...] = ()) -> bytes:
+    """A fat binary with an entry of 16 bytes 0xFF per architecture; ``kinds``: CUBIN if absent."""
     header = struct.Struct("<HHIQ12xII28x")
     entries = b"".join(
-        header.pack(2, 1, header.size, 16, architecture, 0) + b"\xff" * 16
-        for architecture in architectures
+        header.pack(kind, 1, header.size, 16, architecture, 0) + b"\xff" * 16
+        for architecture, kind in zip_longest(architectures, kinds, fillvalue=CUBIN)
     )
     return struct.pack("<IHHQ", 0xBA55ED50, 1, 16, len(entries)) + entries
 
@@ -47,6 +50,36 @@ def test_other_gpus_code_becomes_zeros() -> None:
     assert kept.startswith(b"head")
     assert kept.endswith(b"tail")
     assert keep_architecture(kept) == kept
+
+
+def test_ptx_of_older_gpus_stays_where_there_is_nothing_else() -> None:
+    kinds = (PTX, CUBIN, PTX)
+    alone = fat_binary(80, 80, 100, kinds=kinds)
+    kept = keep_architecture(alone, 90, ptx=True)
+    first, entry = 16 + 64, 64 + 16  # an entry is a header of 64 bytes and the code
+    assert [kept[first + i * entry] for i in range(3)] == [0xFF, 0, 0]
+    native = fat_binary(80, 90, 100, kinds=kinds)
+    kept = keep_architecture(native, 90, ptx=True)
+    assert [kept[first + i * entry] for i in range(3)] == [0, 0xFF, 0]
+    assert keep_architecture(alone, 90).count(0xFF) == 0
+
+
+def test_programs_of_a_wheel_can_be_run(tmp_path) -> None:
+    wheel = tmp_path / "humming_kernels-1-any.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        program = zipfile.ZipInfo("humming/_native/compile")
+        program.external_attr = 0o755 << 16
+        archive.writestr(program, b"\x7fELF")
+        archive.writestr("humming/_native/launcher.so", b"\x7fELF" + fat_binary(80))
+        archive.writestr("humming_kernels-1.dist-info/METADATA", b"")
+    unpack(wheel, tmp_path)
+    folder = tmp_path / "humming_kernels" / "humming" / "_native"
+    assert {path.name: path.stat().st_mode & 0o111 for path in folder.iterdir()} == {
+        "compile": 0o111,
+        "launcher.so": 0,  # as it was: only vLLM's own extensions are cut and compressed
+    }
+    assert (folder / "launcher.so").read_bytes().endswith(b"\xff" * 16)
+    assert [path.name for path in (tmp_path / "humming_kernels").iterdir()] == ["humming"]
 
 
 def test_wheels_are_cut_to_what_is_wanted(tmp_path) -> None:
