@@ -35,6 +35,9 @@ ORACLES = {
 }
 """The oracles of the schemes that the benchmark names."""
 
+_FACTS = ("device", "date", "torch", "triton", "seed", "peers")
+"""What is read of the facts of a run."""
+
 
 def machine_called(device_name: str) -> Machine:
     """The named machine whose driver calls its device so. Raises UserError if there is none."""
@@ -84,9 +87,12 @@ def read_results(folder: Path) -> Results:
     from moe_kernels.benchmark.report import Results
 
     try:
-        return Results.read(folder)
+        results = Results.read(folder)
+        for fact in _FACTS:
+            results.run[fact]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder} holds no results of moe-rules bench: {error!r}") from None
+    return results
 
 
 def measured_plan(results: Results) -> Plan:

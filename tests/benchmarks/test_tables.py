@@ -10,7 +10,8 @@ from benchmarks import tables
 
 
 def write(folder: Path, scheme: str, device: str = "NVIDIA H200") -> Path:
-    results = Results("ours", {"device": device, "seed": 1})
+    run = {"device": device, "date": "2026-11-28", "torch": "2", "triton": "3"}
+    results = Results("ours", {**run, "seed": 1, "peers": {}})
     results.peer_kernels = {"theirs": ["HummingIndexedExperts"], "other": []}
     for routing, factor in (("uniform", 1.0), ("skewed", 9.0)):
         for tokens, times in ((1, (2.0, 3.0, 2.5)), (64, (2.0, 4.0, 9.0))):

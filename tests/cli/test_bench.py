@@ -114,7 +114,8 @@ def test_overlays_and_switches_of_the_process_change_no_pick(
 def test_tables_of_a_run_are_written_anew(cli: Command, tmp_path: Path) -> None:
     point = ("int4_w4a16", "qwen3-30b-a3b", "uniform", 64)
     figures = (5.0, "bytes", 1.0, 2.0, 1e-3)
-    results = Results("ours", {"device": "NVIDIA H200", "seed": 1})
+    run = {"device": "NVIDIA H200", "date": "2026-11-28", "torch": "2", "triton": "3"}
+    results = Results("ours", {**run, "seed": 1, "peers": {}})
     results.measurements = [
         Measurement(*point, name, us, us, *figures) for name, us in (("ours", 2.0), ("theirs", 3.0))
     ]
@@ -131,3 +132,10 @@ def test_a_report_without_results_says_so(cli: Command, tmp_path: Path) -> None:
     answer = cli("bench", "--report", "--out", tmp_path)
     assert answer.code == 2
     assert f"{tmp_path} holds no results of moe-rules bench" in answer.err
+    for wrong in ("[]", "{", '{"ours": 1}'):
+        (tmp_path / "layers.json").write_text(wrong)
+        answer = cli("bench", "--report", "--out", tmp_path)
+        assert answer.code == 2
+        assert f"{tmp_path} holds no results of moe-rules bench" in answer.err
+    Results("ours", {"device": "NVIDIA H200"}).write(tmp_path)
+    assert "'date'" in cli("bench", "--report", "--out", tmp_path).err

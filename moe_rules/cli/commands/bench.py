@@ -32,8 +32,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "Checks every kernel against a float32 reference, then times it as a CUDA graph over\n"
         "rotated inputs. Writes DIR/layers.{md,csv,json} and a plot per shape. Needs torch and a\n"
         "CUDA GPU. --dry-run first compiles everything in parallel. Tables say which kernel vLLM\n"
-        "picks, and how ours compares with that one where it is a peer; --report writes those of\n"
-        "a run without this command anew.",
+        "picks, and how ours compares with that one where it is a peer; --report adds that to\n"
+        "those of python -m moe_kernels.benchmark.",
         "moe-rules bench --shape qwen3-30b-a3b --scheme bf16 fp8_block --routing uniform",
     )
     options = parser.add_argument_group("benchmark")
