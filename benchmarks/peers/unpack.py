@@ -41,20 +41,16 @@ WANTED = {
 """What is taken of a wheel, by paths below the folder of that name, or in the wheel without one."""
 
 ARCHITECTURE = 90
-_PTX = {"_moe_C_stable_libtorch.abi3.so"}
-"""Extensions with kernels (Marlin's) that run on Hopper as PTX of older GPUs alone."""
 _FATBIN_MAGIC = struct.pack("<IHH", 0xBA55ED50, 1, 16)  # magic, version, size of the header
 
 
-def keep_architecture(
-    extension: bytes, architecture: int = ARCHITECTURE, ptx: bool = False
-) -> bytes:
+def keep_architecture(extension: bytes, architecture: int = ARCHITECTURE) -> bytes:
     """``extension`` with zeros for the device code of other GPUs; its size stays.
 
-    ``ptx``: where a fat binary has nothing for ``architecture``, what the driver can compile for it
-    stays as well. A CUDA fat binary is a header and entries, each with a header of its own: kind
-    (2 bytes, 1 is PTX), version (2), size of the header (4) and of what follows it (8), and at 28
-    the architecture.
+    Where a fat binary has nothing for ``architecture``, PTX of older GPUs stays, which the driver
+    compiles; all of Marlin's kernels are such. A CUDA fat binary is a header and entries, each with
+    a header of its own: kind (2 bytes, 1 is PTX), version (2), size of the header (4) and of what
+    follows it (8), and at 28 the architecture.
     """
     data = bytearray(extension)
     start = data.find(_FATBIN_MAGIC)
@@ -70,10 +66,7 @@ def keep_architecture(
             entry += header + payload
         native = any(found == architecture for _, found, _ in entries)
         for compilable, found, payload_of in entries:
-            kept = found == architecture
-            if ptx and compilable and not native:
-                kept = found < architecture
-            if not kept:
+            if found != architecture and (native or not compilable or found > architecture):
                 data[payload_of] = bytes(payload_of.stop - payload_of.start)
         start = data.find(_FATBIN_MAGIC, end)
     return bytes(data)
@@ -98,8 +91,7 @@ def unpack(wheel: Path, target: Path) -> int:
             content = archive.read(entry)
             path = folder / inside
             if path.parent == folder and path.suffix == ".so":
-                kept = keep_architecture(content, ptx=path.name in _PTX)
-                content = lzma.compress(kept)
+                content = lzma.compress(keep_architecture(content))
                 path = path.with_name(f"{path.name}.xz")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
