@@ -23,9 +23,10 @@ from moe_kernels.benchmark.peers import PeerUnavailableError  # noqa: E402
 from moe_kernels.benchmark.shapes import SCHEMES, Scheme, Shape  # noqa: E402
 from moe_kernels.reference import relative_error  # noqa: E402
 
-from benchmarks.peers import operators, sources, vllm_triton  # noqa: E402
+from benchmarks.peers import PEERS, operators, sources, vllm_triton  # noqa: E402
 from benchmarks.peers.partial import PartialPackage  # noqa: E402
 from benchmarks.peers.unpack import keep_architecture, unpack  # noqa: E402
+from moe_rules.language.ruleset import load_platform  # noqa: E402
 
 PTX, CUBIN = 1, 2
 
@@ -215,3 +216,10 @@ def test_vllms_experts_compute_the_layer(scheme, shape, partial_vllm, monkeypatc
     asked = replace(SCHEMES[scheme], in_dtype="fp16")  # the interpreter has no bf16 products
     error, bound = computed(vllm_triton.PEERS["vllm_triton"], asked, shape)
     assert error <= bound
+
+
+def test_peers_are_kernels_that_the_rules_know() -> None:
+    known = {kernel.class_name for kernel in load_platform("cuda").kernels.values()}
+    claimed = [name for peer in PEERS.values() for name in peer.kernels]
+    assert set(claimed) <= known
+    assert len(claimed) == len(set(claimed)), "two peers are one kernel"
