@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from moe_kernels.benchmark.report import Pick, Results
     from moe_kernels.benchmark.shapes import Scheme, Shape
 
+    from moe_rules.cli.measured_rules import MeasuredLayer
     from moe_rules.engine.decision import Decision
+    from moe_rules.engine.explanation import Candidate
     from moe_rules.machines.machine import Machine
 
 ORACLES = {
@@ -108,3 +110,41 @@ def measured_plan(results: Results) -> Plan:
         routings=list(dict.fromkeys(m.routing for m in measured)),
         seed=results.run["seed"],
     )
+
+
+def serving(decision: Decision) -> Iterator[Candidate]:
+    """The kernel that each backend would serve with, the selected one first."""
+    seen = set()
+    for candidate in decision.candidates:
+        serves = candidate.verdict == "selected" or (
+            candidate.verdict == "eligible" and decision.how == "auto"
+        )
+        if serves and candidate.backend not in seen:
+            seen.add(candidate.backend)
+            yield candidate
+
+
+def measured_layers(folder: Path) -> Iterator[MeasuredLayer]:
+    """The layers that ``bench`` measured, with the times of peers that are a backend's kernel.
+
+    Raises UserError for a folder without results, and for a device without a name.
+    """
+    from moe_kernels.benchmark.shapes import ROUTINGS
+
+    from moe_rules.cli.measured_rules import MeasuredLayer
+
+    results = read_results(folder)
+    machine, plan = machine_called(results.run["device"]), measured_plan(results)
+    versions = {name: str(results.run[name]) for name in ("device", "date", "torch", "triton")}
+    for scheme, shape in plan.layers():
+        decision = decide(scheme, plan.schemes[scheme], plan.shapes[shape], machine)
+        backends = {candidate.kernel: candidate.backend for candidate in serving(decision)}
+        by_tokens: dict[int, dict[str, float]] = {}
+        used = {}
+        for m in sorted(results.measurements, key=lambda m: m.num_tokens):
+            if (m.scheme, m.shape, m.routing) != (scheme, shape, ROUTINGS[0]):
+                continue
+            for kernel in backends.keys() & set(results.peer_kernels.get(m.kernel, ())):
+                by_tokens.setdefault(m.num_tokens, {})[backends[kernel]] = m.us
+                used[m.kernel] = results.run["peers"][m.kernel]
+        yield MeasuredLayer(decision, by_tokens, {**versions, "kernels": "; ".join(used.values())})

@@ -1,7 +1,4 @@
-"""The layers that ``tune`` measures, with the kernels that the rules let serve them.
-
-Or those that ``bench`` has measured.
-"""
+"""The layers that ``tune`` measures, with the kernels that the rules let serve them."""
 
 from __future__ import annotations
 
@@ -9,17 +6,10 @@ import argparse
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
-from moe_rules.cli.benchmarked import (
-    ORACLES,
-    decide,
-    machine_called,
-    measured_plan,
-    read_results,
-)
+from moe_rules.cli.benchmarked import ORACLES, serving
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.render import console
 
@@ -28,7 +18,6 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from moe_rules.cli.deployment import Asked, Question
-    from moe_rules.cli.measured_rules import MeasuredLayer
     from moe_rules.engine.decision import Decision
     from moe_rules.engine.explanation import Candidate
 
@@ -118,45 +107,6 @@ def tuned_questions(asked: Asked) -> tuple[list[TunedQuestion], list[str]]:
         reasons = "\n  ".join(dict.fromkeys(notes))
         raise UserError(f"{asked.model or 'the layer'} has no kernel to tune here\n  {reasons}", 1)
     return found, notes
-
-
-def serving(decision: Decision) -> Iterator[Candidate]:
-    """The kernel that each backend would serve with, the selected one first."""
-    seen = set()
-    for candidate in decision.candidates:
-        serves = candidate.verdict == "selected" or (
-            candidate.verdict == "eligible" and decision.how == "auto"
-        )
-        if serves and candidate.backend not in seen:
-            seen.add(candidate.backend)
-            yield candidate
-
-
-def benchmarked_layers(folder: Path) -> Iterator[MeasuredLayer]:
-    """The layers that ``bench`` measured, with the times of peers that are a backend's kernel.
-
-    Raises UserError for a folder without results, and for a device without a name.
-    """
-    from moe_kernels.benchmark.shapes import ROUTINGS
-
-    from moe_rules.cli.measured_rules import MeasuredLayer
-
-    results = read_results(folder)
-    machine, plan = machine_called(results.run["device"]), measured_plan(results)
-    versions = {name: str(results.run[name]) for name in ("device", "date", "torch", "triton")}
-    for scheme, shape in plan.layers():
-        decision = decide(scheme, plan.schemes[scheme], plan.shapes[shape], machine)
-        backends = {candidate.kernel: candidate.backend for candidate in serving(decision)}
-        by_tokens: dict[int, dict[str, float]] = {}
-        used = {}
-        for m in sorted(results.measurements, key=lambda m: m.num_tokens):
-            if (m.scheme, m.shape, m.routing) != (scheme, shape, ROUTINGS[0]):
-                continue
-            for kernel in backends.keys() & set(results.peer_kernels.get(m.kernel, ())):
-                times = by_tokens.setdefault(m.num_tokens, {})
-                times[backends[kernel]] = min(m.us, times.get(backends[kernel], m.us))
-                used[m.kernel] = results.run["peers"][m.kernel]
-        yield MeasuredLayer(decision, by_tokens, {**versions, "kernels": "; ".join(used.values())})
 
 
 def _contender(decision: Decision, candidate: Candidate) -> Contender:

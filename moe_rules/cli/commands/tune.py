@@ -114,12 +114,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _from_benchmark(folders: Sequence[Path], out: Path) -> int:
     """Write an overlay for each device that was measured."""
+    from moe_rules.cli.benchmarked import measured_layers
     from moe_rules.cli.measured_rules import MeasuredLayer, write_overlay
-    from moe_rules.cli.tuning import benchmarked_layers
 
     by_file: dict[Path, list[MeasuredLayer]] = {}
     for folder in folders:
-        for layer in benchmarked_layers(folder):
+        for layer in measured_layers(folder):
             device = layer.facts["device"].lower().replace(" ", "-")
             path = out / RULES / f"{layer.decision.platform}-{device}.yaml"
             by_file.setdefault(path, []).append(layer)
