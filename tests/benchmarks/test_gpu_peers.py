@@ -16,10 +16,9 @@ from moe_kernels.reference import relative_error  # noqa: E402
 
 from benchmarks.peers import PEERS  # noqa: E402
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+pytestmark = pytest.mark.gpu
 
 SHAPES = {
     "plain": Shape(16, 4, 512, 384),
