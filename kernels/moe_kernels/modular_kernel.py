@@ -40,6 +40,23 @@ class FusedMoEActivationFormat(Enum):
     """[num_local_experts, max_tokens_per_expert, hidden_dim]."""
 
 
+class Exchange(NamedTuple):
+    """How the tokens of one call went to other ranks, which their way back depends on.
+
+    num_tokens: M, this rank's. sent, received: how many rows for and from every rank, at most one
+    per token. row_bytes: of each. token_rows: [M, places] int64, where in what returns the parts of
+    each token are, the number of rows that return for none; None: tokens return summed. lost: [M]
+    bool, the tokens that were not sent to every expert; None: there are none.
+    """
+
+    num_tokens: int
+    sent: list[int]
+    received: list[int]
+    row_bytes: int
+    token_rows: torch.Tensor | None = None
+    lost: torch.Tensor | None = None
+
+
 class PrepareResult(NamedTuple):
     """What experts take: tokens in their format and dtype, their scales, and the routing.
 
@@ -48,6 +65,7 @@ class PrepareResult(NamedTuple):
     expert hold tokens; batch_rows: [M, topk] int64, the row of hidden_states (its first two
     dimensions taken as one) that holds each pair, one row for all pairs of a token with one expert,
     or the number of rows for a pair that no local expert has.
+    exchange: where tokens came from other ranks; all else is of the tokens that this rank received.
     """
 
     hidden_states: torch.Tensor
@@ -56,6 +74,7 @@ class PrepareResult(NamedTuple):
     routing: Routing
     expert_num_tokens: torch.Tensor | None = None
     batch_rows: torch.Tensor | None = None
+    exchange: Exchange | None = None
 
 
 class FusedMoEExperts(ABC):

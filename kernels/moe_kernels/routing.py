@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +31,15 @@ class Routing(NamedTuple):
             return torch.where(known, ids, -1)
         local = self.expert_map.long()[torch.where(known, ids, 0)]
         return torch.where(known & (local >= 0), local, -1)
+
+
+def expert_map_of(
+    num_experts: int, held: Sequence[int], device: torch.device | str = "cpu"
+) -> torch.Tensor:
+    """[num_experts] int32: the place in ``held``, a rank's experts in their order, or -1."""
+    expert_map = torch.full((num_experts,), -1, dtype=torch.int32)
+    expert_map[list(held)] = torch.arange(len(held), dtype=torch.int32)
+    return expert_map.to(device)
 
 
 CustomRoutingFunction = Callable[

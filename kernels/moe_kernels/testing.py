@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.quantization.minifloat import E2M1
 from moe_kernels.quantization.schemes import quantize_weight
 from moe_kernels.reference import error_bound, reference_moe
-from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_kernels.routing import expert_map_of
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import QuantKey, Scale
 
 
@@ -43,6 +45,34 @@ class RandomLayer:
             "global_num_experts": self.moe_config.num_experts,
             "expert_map": self.expert_map,
         }
+
+    def share(self, held: Sequence[int], parallel: FusedMoEParallelConfig) -> RandomLayer:
+        """The layer as one of the ranks of ``parallel`` has it, which holds these experts of all."""
+        experts = list(held)
+        fields = ("w13_scale", "w2_scale", "w13_zp", "w2_zp", "w13_scale_2", "w2_scale_2")
+        of_experts = {
+            name: getattr(self.quant_config, name) for name in (*fields, "w13_bias", "w2_bias")
+        }
+        return replace(
+            self,
+            moe_config=replace(self.moe_config, moe_parallel_config=parallel),
+            quant_config=replace(
+                self.quant_config,
+                **{name: value[experts] for name, value in of_experts.items() if value is not None},
+            ),
+            w13=self.w13[experts],
+            w2=self.w2[experts],
+            expert_map=expert_map_of(self.moe_config.num_experts, experts, self.w13.device),
+        )
+
+    def tokens(self, rows: slice) -> RandomLayer:
+        """The layer with these of its tokens."""
+        return replace(
+            self,
+            hidden_states=self.hidden_states[rows],
+            topk_weights=self.topk_weights[rows],
+            topk_ids=self.topk_ids[rows],
+        )
 
     def reference(
         self, kernel: FusedMoEKernel | None = None, dtype: torch.dtype = torch.float64
@@ -104,10 +134,8 @@ def random_layer(
     ep_size = moe_config.moe_parallel_config.ep_size
     local, mapping = num_experts, None
     if expert_map or (expert_map is None and ep_size > 1):
-        first = ep_rank * moe_config.num_local_experts
-        local = min(moe_config.num_local_experts, num_experts - first)
-        mapping = torch.full((num_experts,), -1, dtype=torch.int32, device=device)
-        mapping[first : first + local] = torch.arange(local, dtype=torch.int32, device=device)
+        held = moe_config.experts_of(ep_rank)
+        local, mapping = len(held), expert_map_of(num_experts, held, device)
 
     hidden = moe_config.hidden_dim
     intermediate = moe_config.intermediate_size_per_partition

@@ -184,6 +184,15 @@ class FusedMoEConfig:
         """Experts held by one rank (the largest share when they do not divide evenly)."""
         return -(-self.num_experts // self.moe_parallel_config.ep_size)
 
+    def experts_of(self, ep_rank: int) -> range:
+        """The experts that rank ``ep_rank`` of ``ep_size`` holds, where they lie in order.
+
+        As in vLLM: where they do not divide, the first ranks hold one more.
+        """
+        share, more = divmod(self.num_experts, self.moe_parallel_config.ep_size)
+        first = ep_rank * share + min(ep_rank, more)
+        return range(first, first + share + (ep_rank < more))
+
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> FusedMoEConfig:
         """Build from plain values; ``parallel`` holds the :class:`FusedMoEParallelConfig` fields.

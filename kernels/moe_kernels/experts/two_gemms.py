@@ -73,7 +73,7 @@ def two_gemms(
     require_gpu(hidden_states)
     num_tokens, top_k = topk_ids.shape
     num_pairs, num_local_experts = num_tokens * top_k, w13.shape[0]
-    if num_pairs == 0:
+    if num_pairs == 0 or num_local_experts == 0:
         return torch.zeros(hidden_states.shape, dtype=dtype, device=hidden_states.device)
     routing = Routing(topk_ids.contiguous(), global_num_experts, expert_map)
     if topk_weights is not None:

@@ -1,0 +1,45 @@
+"""Every rank gets all tokens, and each token is summed over the ranks on its way back."""
+
+from __future__ import annotations
+
+import torch
+
+from moe_kernels.modular_kernel import Exchange, PrepareResult
+from moe_kernels.prepare_finalize.over_ranks import PrepareAndFinalizeOverRanks
+from moe_kernels.prepare_finalize.rows import RowLayout, TokenRows
+
+
+class AllGatherReduceScatter(PrepareAndFinalizeOverRanks):
+    """All-gather, then reduce-scatter in the layer's dtype. vLLM's ``allgather_reducescatter``.
+
+    Ranks with fewer tokens than others, or than ``capacity``, send rows without experts besides, so
+    that all send as many. Also where ranks have parts of every expert.
+    """
+
+    def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
+        layout = RowLayout(rows)
+        num_tokens, size, device = len(rows.topk_ids), self.ranks.size, rows.topk_ids.device
+        if self.capacity is None:
+            count = torch.full((size,), num_tokens, dtype=torch.int64, device=device)
+            _, counts = self.ranks.begin_call({"a token's row": str(layout)}, count)
+            most = max(counts)
+        else:
+            most = self.capacity
+            if num_tokens > most:
+                raise ValueError(f"{num_tokens} tokens on rank {self.ranks.rank}, capacity {most}")
+        place = torch.arange(most, device=device)
+        packed = layout.pack(rows, torch.where(place < num_tokens, place, -1))
+        gathered = packed.new_empty(size * most, layout.row_bytes)
+        if most > 0:
+            self.ranks.all_gather(gathered, packed)
+        exchange = Exchange(num_tokens, [most] * size, [most] * size, layout.row_bytes)
+        return layout.unpack(gathered), exchange
+
+    def finalize(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
+        """The sum over the ranks of each of this rank's tokens."""
+        exchange = prepared.exchange
+        assert exchange is not None
+        output = expert_output.new_empty(exchange.sent[0], expert_output.shape[1])
+        if len(output) > 0:
+            self.ranks.reduce_scatter(output, expert_output.contiguous())
+        return output[: exchange.num_tokens]

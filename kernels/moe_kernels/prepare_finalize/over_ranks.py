@@ -1,0 +1,155 @@
+"""What ways to send tokens to the experts of other ranks share.
+
+Each rank has tokens of its own, any number of them; experts are spread over the ranks. prepare
+sends each token, with its routing, to ranks that have experts for it; these compute their part of
+its weighted sum, and finalize brings the parts back and sums them. Tokens are quantized before they
+travel where the experts take them quantized, but for one scale over all tokens: that is one over
+those that a rank receives.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+
+from moe_kernels.modular_kernel import (
+    Exchange,
+    FusedMoEExperts,
+    FusedMoEPrepareAndFinalize,
+    PrepareResult,
+)
+from moe_kernels.prepare_finalize.rows import TokenRows
+from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.ranks.agreement import Facts, RankError, in_words
+from moe_kernels.ranks.group import Ranks
+from moe_kernels.routing import Routing
+from moe_rules.vocabulary.layer import FusedMoEConfig
+
+
+class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
+    """The common part; all ranks of the group construct it, with what each holds.
+
+    ``expert_map``: [num_experts] int32, as calls have it; None: every rank has a part of every
+    expert. ``capacity``: so many rows are sent whatever the routing, without waiting for the other
+    ranks on the host, as CUDA graphs need; None: as many as there are.
+
+    Raises RankError if ranks disagree about the layer, an expert is on several of them, or, where
+    the group is all of the layer's ranks, on none.
+    """
+
+    def __init__(
+        self,
+        ranks: Ranks,
+        moe_config: FusedMoEConfig,
+        quant_config: FusedMoEQuantConfig,
+        expert_map: torch.Tensor | None,
+        capacity: int | None = None,
+    ) -> None:
+        if capacity is not None and capacity < 1:
+            raise ValueError(f"capacity must be 1 or more, got {capacity}")
+        self.ranks = ranks
+        self.capacity = capacity
+        self._moe_config = moe_config
+        self._quantizes_late = quant_config.has_one_dynamic_scale
+        self._expert_map = expert_map
+        self._accepted_map = expert_map
+        held = None
+        if expert_map is not None:
+            local = expert_map.tolist()
+            held = [expert for expert, place in enumerate(local) if place >= 0]
+        self._num_local_experts = moe_config.num_experts if held is None else len(held)
+        placed = ranks.agree(self._facts(quant_config), held)
+        self._owners = _owners(placed, moe_config) if held is not None else None
+
+    def _facts(self, quant_config: FusedMoEQuantConfig) -> Facts:
+        """What all ranks must have alike."""
+        config = self._moe_config
+        names = ("num_experts", "experts_per_token", "hidden_dim", "in_dtype", "activation")
+        return {
+            "exchange": type(self).__name__,
+            "capacity": self.capacity,
+            "ranks of the group": self.ranks.size,
+            **{name: getattr(config, name) for name in names},
+            "intermediate_size_per_partition": config.intermediate_size_per_partition,
+            "ep_size": config.moe_parallel_config.ep_size,
+            "weight_key": str(quant_config.weight_key),
+            "activation_key": str(quant_config.activation_key),
+            "experts": "some" if self._expert_map is not None else "a part of each",
+        }
+
+    def prepare(
+        self,
+        hidden_states: torch.Tensor,
+        topk_weights: torch.Tensor | None,
+        routing: Routing,
+        experts: FusedMoEExperts,
+        num_local_experts: int,
+    ) -> PrepareResult:
+        """Send tokens to the ranks that have experts for them.
+
+        Raises RankError if a rank is missing or its call is another one's, ValueError if
+        ``expert_map`` or the experts in w13 are not those that this was constructed with.
+        """
+        self._check(routing, num_local_experts)
+        ids = routing.topk_ids
+        known = (ids >= 0) & (ids < routing.global_num_experts)
+        ids = torch.where(known, ids, -1).to(torch.int32)
+        scale, row_scale = None, None
+        if not self._quantizes_late:
+            everywhere = Routing(ids, routing.global_num_experts, None)
+            hidden_states, scale = experts.quantize_input(hidden_states, everywhere)
+            row_scale = scale if scale is not None and scale.dim() > 1 else None
+        if topk_weights is None:
+            topk_weights = ids.new_ones(ids.shape, dtype=torch.float32)
+        rows = TokenRows(hidden_states, row_scale, topk_weights.float(), ids)
+        received, exchange = self._dispatch(rows)
+        local = Routing(received.topk_ids, routing.global_num_experts, routing.expert_map)
+        tokens = received.hidden_states
+        if self._quantizes_late:
+            tokens, scale = experts.quantize_input(tokens, local)
+        elif received.scale is not None:
+            scale = received.scale
+        return PrepareResult(tokens, scale, received.topk_weights, local, exchange=exchange)
+
+    @abstractmethod
+    def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
+        """Send ``rows``; those that this rank received, and how they went."""
+
+    def _check(self, routing: Routing, num_local_experts: int) -> None:
+        """Raise ValueError where a call has other experts than this was constructed with."""
+        if num_local_experts != self._num_local_experts:
+            raise ValueError(
+                f"w13 holds {num_local_experts} experts, but rank {self.ranks.rank} told the "
+                f"others of {self._num_local_experts}"
+            )
+        given = routing.expert_map
+        if given is self._accepted_map:
+            return
+        # Reads values, so only of a map that is new; CUDA graphs are captured after a first call.
+        own = self._expert_map
+        if given is None or own is None or not torch.equal(given.cpu(), own.cpu()):
+            raise ValueError(
+                f"rank {self.ranks.rank} told the others of another expert_map than this call has"
+            )
+        self._accepted_map = given
+
+
+def _owners(placed: list[list[int]], config: FusedMoEConfig) -> list[int]:
+    """The rank of each expert, or the number of ranks for none. Raises RankError."""
+    owners = [len(placed)] * config.num_experts
+    for rank, held in enumerate(placed):
+        for expert in held:
+            if owners[expert] < len(placed):
+                raise RankError(
+                    f"expert {expert} is on {in_words([owners[expert], rank])}: give each copy an "
+                    "id of its own (a physical expert)"
+                )
+            owners[expert] = rank
+    nowhere = [expert for expert, owner in enumerate(owners) if owner == len(placed)]
+    if nowhere and len(placed) == config.moe_parallel_config.ep_size:
+        raise RankError(
+            f"{len(nowhere)} of {config.num_experts} experts are on no rank, the first is "
+            f"{nowhere[0]}"
+        )
+    return owners

@@ -1,0 +1,81 @@
+"""Tokens as rows of bytes, which one collective sends: values, scales and routing of each."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+_ALIGNMENT = 16
+"""Bytes that rows and their parts are a multiple of: GPUs copy so many at once."""
+
+
+class TokenRows(NamedTuple):
+    """What is sent of every token: [M, columns] each.
+
+    hidden_states as the experts take them, or not yet quantized; scale: of each row, None: there is
+    none, or one for all. topk_weights: float32. topk_ids: int32, -1 where there is no expert.
+    needed: int32, what a rank says of itself, alike in all of its rows.
+    """
+
+    hidden_states: torch.Tensor
+    scale: torch.Tensor | None
+    topk_weights: torch.Tensor
+    topk_ids: torch.Tensor
+    needed: torch.Tensor | None = None
+
+
+class RowLayout:
+    """Where the parts of a token lie in its row."""
+
+    def __init__(self, rows: TokenRows) -> None:
+        self._parts: list[tuple[int, int, torch.dtype] | None] = []
+        offset = 0
+        for part in rows:
+            if part is None:
+                self._parts.append(None)
+                continue
+            size = part.shape[1] * part.element_size()
+            self._parts.append((offset, offset + size, part.dtype))
+            offset += -(-size // _ALIGNMENT) * _ALIGNMENT
+        self.row_bytes = offset
+
+    def __str__(self) -> str:
+        parts = []
+        for name, part in zip(TokenRows._fields, self._parts, strict=True):
+            if part is not None:
+                start, stop, dtype = part
+                columns = (stop - start) // dtype.itemsize
+                parts.append(f"{name} {str(dtype).removeprefix('torch.')} [{columns}]")
+        return ", ".join(parts)
+
+    def pack(self, rows: TokenRows, index: torch.Tensor) -> torch.Tensor:
+        """The rows that ``index`` [R] int64 names, -1 for one without experts: [R, row_bytes]."""
+        packed = rows.topk_ids.new_empty(len(index), self.row_bytes, dtype=torch.uint8)
+        if len(rows.topk_ids) == 0:
+            packed.zero_()
+        parts = TokenRows(*self._views(packed))
+        known = index.clamp(min=0)
+        for part, source in zip(parts, rows, strict=True):
+            if part is not None and source is not None and len(source) > 0:
+                torch.index_select(_bits(source), 0, known, out=_bits(part))
+        parts.topk_ids.masked_fill_((index < 0)[:, None], -1)
+        return packed
+
+    def unpack(self, packed: torch.Tensor) -> TokenRows:
+        """Inverse of :meth:`pack`; hidden_states are a view."""
+        views = self._views(packed)
+        others: list[Any] = [None if part is None else part.contiguous() for part in views[1:]]
+        return TokenRows(views[0], *others)
+
+    def _views(self, packed: torch.Tensor) -> list[Any]:
+        """Views of the parts of :class:`TokenRows`; None for one that there is not."""
+        return [
+            None if part is None else packed[:, part[0] : part[1]].view(part[2])
+            for part in self._parts
+        ]
+
+
+def _bits(x: torch.Tensor) -> torch.Tensor:
+    """Not every device copies rows of FP8; bits are bits."""
+    return x.view(torch.uint8) if x.dtype.itemsize == 1 else x

@@ -1,0 +1,1 @@
+"""The processes that share a layer: what they agree on, what they send, and who is missing."""

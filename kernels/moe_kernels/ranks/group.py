@@ -1,0 +1,217 @@
+"""``Ranks``: collectives of one layer that end with an error which names who is missing.
+
+What a backend of torch.distributed says when a rank dies or hangs names none: gloo gives
+"Connection reset by peer" at once, or a timeout; NCCL's kernels wait until its watchdog ends the
+process. So ranks wait on the host, for less than the group's timeout. A rank that waited in vain
+says so in the group's store and reads there who else did: who did not is missing, because it is
+gone (a process of the same host) or because nothing was heard of it until the timeout.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from moe_kernels.ranks.agreement import Facts, RankError, digest, disagreement
+from moe_kernels.ranks.processes import Process, this_process
+
+# torch.distributed is annotated in part.
+# mypy: allow-untyped-calls
+
+_PATIENCE = 0.75
+"""The share of the timeout that a wait may take; in the rest, ranks find out who is missing."""
+_POLL = 0.01
+"""Seconds between two looks at the store."""
+
+
+class Ranks:
+    """The ranks of a process group as one layer uses them. Made by all ranks in the same order.
+
+    ``rank`` and ``size`` are those of ``group``; ``timeout`` is the group's, in seconds.
+    """
+
+    def __init__(self, group: dist.ProcessGroup | None = None) -> None:
+        """``group`` None: of all ranks. Raises ValueError where there is none."""
+        if not dist.is_initialized():
+            raise ValueError(
+                "ranks need a process group: start with torchrun and call "
+                "torch.distributed.init_process_group()"
+            )
+        self.group = group or dist.distributed_c10d._get_default_group()
+        self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
+        self.timeout = _timeout_of(self.group)
+        store = dist.distributed_c10d._get_process_group_store(self.group)
+        layer = store.add(f"moe_kernels/layers/{self.rank}", 1)
+        self._said = dist.distributed_c10d.PrefixStore(f"moe_kernels/layer/{layer}", store)
+        self._failures = dist.distributed_c10d.PrefixStore("moe_kernels/failures", store)
+        self._processes: list[Process] = []
+        self._calls = 0
+
+    # What ranks say ------------------------------------------------------------------------------
+
+    def agree(self, facts: Facts, own: Any) -> list[Any]:
+        """Refuse ranks that do not say the same ``facts``; every rank's ``own``, which JSON takes.
+
+        Raises RankError, which says who has what, or who did not come within the timeout.
+        """
+        said = self._tell("agreement", [facts, own, this_process()])
+        self._processes = [Process(*process) for _, _, process in said]
+        self._refuse([facts for facts, _, _ in said], "")
+        return [own for _, own, _ in said]
+
+    def begin_call(self, facts: Facts, counts: torch.Tensor) -> tuple[list[int], list[int]]:
+        """Exchange ``counts`` [size] int64, one for every rank: those sent, and those received.
+
+        Waits on the host. Raises RankError where ranks say different ``facts`` or are in different
+        calls: before anything else is sent.
+        """
+        self._calls += 1
+        facts = {**facts, "call": self._calls}
+        sent = counts[:, None].expand(self.size, 2).clone()
+        sent[:, 1] = digest(facts)
+        received = torch.empty_like(sent)
+        self.all_to_all(received, sent)
+        both = self._on_host(torch.stack([sent, received]))
+        if bool((both[1, :, 1] != both[0, 0, 1]).any()):
+            self._refuse(self._tell(f"facts {facts['call']}", facts), " in a call")
+        return both[0, :, 0].tolist(), both[1, :, 0].tolist()
+
+    def _refuse(self, said: Sequence[Facts], where: str) -> None:
+        found = disagreement(said)
+        if found is not None:
+            raise RankError(f"the {self.size} ranks of a layer disagree{where}: {found}")
+
+    def _tell(self, key: str, what: Any) -> list[Any]:
+        """Put ``what`` in the store, and read what every rank has put there."""
+        deadline = time.monotonic() + self.timeout
+        self._said.set(f"{key}/{self.rank}", json.dumps(what))
+        missing = [rank for rank in range(self.size) if rank != self.rank]
+        while missing:
+            missing = [rank for rank in missing if not self._said.check([f"{key}/{rank}"])]
+            if missing and time.monotonic() > deadline:
+                raise RankError(
+                    f"{self._named(missing)} did not say what the layer is within "
+                    f"{self.timeout:g} s: gone, or elsewhere"
+                )
+            if missing:
+                time.sleep(_POLL)
+        return [json.loads(self._said.get(f"{key}/{rank}")) for rank in range(self.size)]
+
+    # Collectives ---------------------------------------------------------------------------------
+
+    def all_to_all(
+        self,
+        output: torch.Tensor,
+        tensor: torch.Tensor,
+        output_rows: list[int] | None = None,
+        input_rows: list[int] | None = None,
+    ) -> None:
+        """``all_to_all_single``: so many rows for every rank, or the same number for each."""
+        self._collective(
+            "all_to_all_single", dist.all_to_all_single, output, tensor, output_rows, input_rows
+        )
+
+    def all_gather(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
+        """``all_gather_into_tensor``."""
+        self._collective("all_gather_into_tensor", dist.all_gather_into_tensor, output, tensor)
+
+    def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
+        """``reduce_scatter_tensor``, a sum."""
+        self._collective("reduce_scatter_tensor", dist.reduce_scatter_tensor, output, tensor)
+
+    def _collective(self, name: str, start: Callable[..., Any], *arguments: Any) -> None:
+        begin = time.monotonic()
+        try:
+            work = start(*arguments, group=self.group, async_op=True)
+            if arguments[0].device.type == "cpu":
+                work.wait(timedelta(seconds=_PATIENCE * self.timeout))
+            else:
+                work.wait()  # the stream does, the host goes on
+        except RuntimeError as error:
+            self._fail(name, begin, error)
+
+    def _on_host(self, tensor: torch.Tensor) -> torch.Tensor:
+        """``tensor`` on the host, once the stream is there. Raises RankError if it never is."""
+        if tensor.device.type == "cpu":
+            return tensor
+        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host.copy_(tensor, non_blocking=True)
+        done = torch.cuda.Event()
+        done.record()
+        begin = time.monotonic()
+        while not done.query():
+            waited = time.monotonic() - begin
+            if waited > _PATIENCE * self.timeout:
+                self._fail("the exchange of counts", begin, None)
+            if waited > _POLL:
+                time.sleep(_POLL / 100)
+        return host
+
+    # Who is missing ------------------------------------------------------------------------------
+
+    def _fail(self, what: str, begin: float, error: RuntimeError | None) -> NoReturn:
+        """Find out, before ``begin`` plus the timeout, which ranks do not say that it failed."""
+        said = str(error).partition("\n")[0] if error else "nothing came"
+        where = f"{what} of {self.size} ranks failed, in call {self._calls} of a layer"
+        missing = [rank for rank in range(self.size) if rank != self.rank]
+        gone: list[int] = []
+        try:
+            self._failures.set(f"{self.rank}", said)
+            while missing and not gone and time.monotonic() < begin + self.timeout:
+                time.sleep(_POLL)
+                gone = [rank for rank in missing if self._is_gone(rank)]
+                missing = self._silent(missing)
+            gone = self._silent(gone)  # a rank may have said so and ended
+            self._leave(begin + self.timeout)
+        except RuntimeError:
+            host = "rank 0, whose store the ranks meet in, is gone"
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+                host = "torchrun, whose store the ranks meet in, is gone"
+            raise RankError(f"{host}: {where} ({said})") from error
+        if gone:
+            raise RankError(f"{self._named(gone)} is gone: {where} ({said})") from error
+        if missing:
+            raise RankError(
+                f"{self._named(missing)} did not take part within {self.timeout:g} s: {where}; "
+                f"it hangs, or is gone ({said})"
+            ) from error
+        raise RankError(f"{where} on all of them: {said}") from error
+
+    def _is_gone(self, rank: int) -> bool:
+        return bool(self._processes) and self._processes[rank].is_gone
+
+    def _silent(self, ranks: list[int]) -> list[int]:
+        """Those of ``ranks`` that do not say that they failed."""
+        return [rank for rank in ranks if not self._failures.check([f"{rank}"])]
+
+    def _leave(self, deadline: float) -> None:
+        """The process of rank 0, which may hold the store, ends after those that read in it."""
+        self._failures.set(f"left/{self.rank}", "")
+        if dist.get_rank() != 0:
+            return
+        others = [rank for rank in range(self.size) if self._failures.check([f"{rank}"])]
+        while time.monotonic() < deadline + _PATIENCE:
+            if all(self._failures.check([f"left/{rank}"]) for rank in others):
+                return
+            time.sleep(_POLL)
+
+    def _named(self, ranks: list[int]) -> str:
+        """Ranks, with their processes where these are known."""
+        named = [
+            f"rank {rank}" + (f" ({self._processes[rank]})" if self._processes else "")
+            for rank in ranks
+        ]
+        return ", ".join(named)
+
+
+def _timeout_of(group: dist.ProcessGroup) -> float:
+    """Seconds that a group's collectives may take: the least, where it has several backends."""
+    backends = [group._get_backend(device) for device in group._device_types]
+    return min(backend.options._timeout.total_seconds() for backend in backends)
