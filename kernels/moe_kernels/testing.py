@@ -47,7 +47,7 @@ class RandomLayer:
         }
 
     def share(self, held: Sequence[int], parallel: FusedMoEParallelConfig) -> RandomLayer:
-        """The layer as one of the ranks of ``parallel`` has it, which holds these experts of all."""
+        """The layer as a rank of ``parallel`` has it that holds these experts of all."""
         experts = list(held)
         fields = ("w13_scale", "w2_scale", "w13_zp", "w2_zp", "w13_scale_2", "w2_scale_2")
         of_experts = {

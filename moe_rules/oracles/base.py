@@ -38,6 +38,7 @@ from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 if TYPE_CHECKING:
     import torch
+    import torch.distributed as dist
     from moe_kernels.layouts import LayerWeights
     from moe_kernels.layouts.grouped_integers import CheckpointFormat
     from moe_kernels.registry import Provider
@@ -256,25 +257,45 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         backend: Enum,
         experts_cls: type,
         routing_tables: Any = None,
+        *,
+        process_group: dist.ProcessGroup | None = None,
+        expert_map: torch.Tensor | None = None,
+        capacity: int | None = None,
         **others: Any,
     ) -> Any:
         """Join experts with the preparation of their inputs to a kernel that runs.
 
         For a class of vLLM this calls vLLM, with vLLM's backend and configurations, lets the
         experts process ``layer`` (one of ``others``) where vLLM does, and returns its
-        FusedMoEKernel; ``routing_tables`` and ``others`` are for that. Raises ImportError for a
-        class that is neither vLLM's nor made for this package, ValueError for arguments that the
-        kernel lacks or does not take, TypeError for a mixture of vLLM's and this package's.
+        FusedMoEKernel; ``routing_tables`` and ``others`` are for that.
+
+        For a class of this package ``process_group`` has the ranks that exchange tokens, as the
+        layer's parallel configuration says; ``expert_map`` and ``capacity`` go with it
+        (:func:`moe_kernels.prepare_finalize.choice.prepare_finalize_over`). None: tokens stay.
+
+        Raises ImportError for a class that is neither vLLM's nor made for this package, ValueError
+        for arguments that the kernel lacks or does not take, TypeError for a mixture of vLLM's and
+        this package's, and RankError where ranks disagree.
         """
         from moe_kernels.registry.bind import bind
 
         if vllm_objects.are_vllms(experts_cls, backend, moe_config, quant_config):
             arguments = (backend, moe_config, quant_config, experts_cls, routing_tables)
+            if process_group is not None:
+                raise ValueError(f"{experts_cls.__name__} takes no process_group: vLLM has its own")
             return provider.make_kernel(self.name, *arguments, **others)
         if routing_tables is not None or others:
             name = next(iter(others), "routing_tables")
             raise ValueError(f"{experts_cls.__name__} takes no {name}")
-        return bind(experts_cls.__name__, moe_config, quant_config, oracle=self.name)
+        return bind(
+            experts_cls.__name__,
+            moe_config,
+            quant_config,
+            oracle=self.name,
+            process_group=process_group,
+            expert_map=expert_map,
+            capacity=capacity,
+        )
 
     def convert_to_kernel_format(
         self,

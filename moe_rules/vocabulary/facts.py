@@ -13,7 +13,9 @@ from moe_rules.vocabulary.fact_values import Fact, FactValue
 from moe_rules.vocabulary.layer import ACTIVATIONS, DTYPES, ROUTING_METHODS
 from moe_rules.vocabulary.switches import SWITCH_FACTS, SWITCHES
 
+# vLLM's, and all_to_all_single, which is moe_kernels' own.
 ALL2ALL_BACKENDS = (
+    "all_to_all_single",
     "allgather_reducescatter",
     "deepep_high_throughput",
     "deepep_low_latency",

@@ -92,6 +92,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
         ``expert_map`` or the experts in w13 are not those that this was constructed with.
         """
         self._check(routing, num_local_experts)
+        self.ranks.calls += 1
         ids = routing.topk_ids
         known = (ids >= 0) & (ids < routing.global_num_experts)
         ids = torch.where(known, ids, -1).to(torch.int32)

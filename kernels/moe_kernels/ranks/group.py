@@ -13,7 +13,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import Any, NoReturn
 
 import torch
@@ -27,14 +26,19 @@ from moe_kernels.ranks.processes import Process, this_process
 
 _PATIENCE = 0.75
 """The share of the timeout that a wait may take; in the rest, ranks find out who is missing."""
-_POLL = 0.01
-"""Seconds between two looks at the store."""
+_POLL = 0.005
+"""The most seconds between two questions whether something is done."""
+_LOOK = 0.05
+"""Seconds between two looks at whether the other ranks are there."""
+_GRACE = 1.0
+"""Seconds for which what a rank sent before it ended may be on its way."""
 
 
 class Ranks:
     """The ranks of a process group as one layer uses them. Made by all ranks in the same order.
 
-    ``rank`` and ``size`` are those of ``group``; ``timeout`` is the group's, in seconds.
+    ``rank`` and ``size`` are those of ``group``; ``timeout`` is the group's, in seconds; ``calls``
+    counts those of the layer.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -52,7 +56,7 @@ class Ranks:
         self._said = dist.distributed_c10d.PrefixStore(f"moe_kernels/layer/{layer}", store)
         self._failures = dist.distributed_c10d.PrefixStore("moe_kernels/failures", store)
         self._processes: list[Process] = []
-        self._calls = 0
+        self.calls = 0
 
     # What ranks say ------------------------------------------------------------------------------
 
@@ -72,15 +76,14 @@ class Ranks:
         Waits on the host. Raises RankError where ranks say different ``facts`` or are in different
         calls: before anything else is sent.
         """
-        self._calls += 1
-        facts = {**facts, "call": self._calls}
+        facts = {**facts, "number of the call": self.calls}
         sent = counts[:, None].expand(self.size, 2).clone()
         sent[:, 1] = digest(facts)
         received = torch.empty_like(sent)
         self.all_to_all(received, sent)
         both = self._on_host(torch.stack([sent, received]))
         if bool((both[1, :, 1] != both[0, 0, 1]).any()):
-            self._refuse(self._tell(f"facts {facts['call']}", facts), " in a call")
+            self._refuse(self._tell("facts", facts), " in a call")
         return both[0, :, 0].tolist(), both[1, :, 0].tolist()
 
     def _refuse(self, said: Sequence[Facts], where: str) -> None:
@@ -97,8 +100,8 @@ class Ranks:
             missing = [rank for rank in missing if not self._said.check([f"{key}/{rank}"])]
             if missing and time.monotonic() > deadline:
                 raise RankError(
-                    f"{self._named(missing)} did not say what the layer is within "
-                    f"{self.timeout:g} s: gone, or elsewhere"
+                    f"{self._named(missing)} of {self.size} ranks did not come to agree on a layer "
+                    f"within {self.timeout:g} s: it hangs, or is gone"
                 )
             if missing:
                 time.sleep(_POLL)
@@ -119,51 +122,75 @@ class Ranks:
         )
 
     def all_gather(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
-        """``all_gather_into_tensor``."""
-        self._collective("all_gather_into_tensor", dist.all_gather_into_tensor, output, tensor)
+        """Every rank's ``tensor``, one after the other."""
+        self._collective("all_gather", _named("all_gather"), output, tensor)
 
     def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
-        """``reduce_scatter_tensor``, a sum."""
-        self._collective("reduce_scatter_tensor", dist.reduce_scatter_tensor, output, tensor)
+        """The sum of what all ranks have for this one: [n, H] of their [size * n, H]."""
+        if tensor.device.type == "cpu":
+            # gloo sums all of it on every rank, and its work never says that it is done.
+            parts = torch.empty_like(tensor)
+            self.all_to_all(parts, tensor)
+            output.copy_(parts.view(self.size, *output.shape).sum(0, dtype=torch.float32))
+            return
+        self._collective("reduce_scatter", _named("reduce_scatter"), output, tensor)
 
     def _collective(self, name: str, start: Callable[..., Any], *arguments: Any) -> None:
         begin = time.monotonic()
         try:
             work = start(*arguments, group=self.group, async_op=True)
             if arguments[0].device.type == "cpu":
-                work.wait(timedelta(seconds=_PATIENCE * self.timeout))
-            else:
-                work.wait()  # the stream does, the host goes on
+                self._wait(name, work.is_completed)
+            work.wait()  # of other devices the stream does; the host goes on
+        except RankError:
+            raise
         except RuntimeError as error:
             self._fail(name, begin, error)
 
     def _on_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """``tensor`` on the host, once the stream is there. Raises RankError if it never is."""
+        """``tensor`` on the host, once the stream is there."""
         if tensor.device.type == "cpu":
             return tensor
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         host.copy_(tensor, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
-        begin = time.monotonic()
-        while not done.query():
-            waited = time.monotonic() - begin
-            if waited > _PATIENCE * self.timeout:
-                self._fail("the exchange of counts", begin, None)
-            if waited > _POLL:
-                time.sleep(_POLL / 100)
+        self._wait("the exchange of counts", done.query)
         return host
+
+    def _wait(self, what: str, is_done: Callable[[], bool]) -> None:
+        """Wait for what other ranks do, too. Raises RankError if one of them cannot."""
+        begin = time.monotonic()
+        look = begin + _LOOK
+        missed: float | None = None
+        while not is_done():
+            now = time.monotonic()
+            if now - begin > _PATIENCE * self.timeout:
+                self._fail(what, begin, None)
+            if now > look:
+                look = now + _LOOK
+                if self._someone_failed():
+                    self._fail(what, begin, None)
+                # What a rank sent before it ended in good order may still be on its way.
+                if not any(process.is_gone for process in self._processes):
+                    missed = None
+                elif missed is None:
+                    missed = now
+                elif now - missed > _GRACE:
+                    self._fail(what, begin, None)
+            time.sleep(min(_POLL, (now - begin) / 16))
 
     # Who is missing ------------------------------------------------------------------------------
 
     def _fail(self, what: str, begin: float, error: RuntimeError | None) -> NoReturn:
         """Find out, before ``begin`` plus the timeout, which ranks do not say that it failed."""
         said = str(error).partition("\n")[0] if error else "nothing came"
-        where = f"{what} of {self.size} ranks failed, in call {self._calls} of a layer"
+        where = f"{what} of {self.size} ranks failed, in call {self.calls} of a layer"
         missing = [rank for rank in range(self.size) if rank != self.rank]
         gone: list[int] = []
         try:
             self._failures.set(f"{self.rank}", said)
+            self._failures.set("any", "")
             while missing and not gone and time.monotonic() < begin + self.timeout:
                 time.sleep(_POLL)
                 gone = [rank for rank in missing if self._is_gone(rank)]
@@ -183,6 +210,13 @@ class Ranks:
                 f"it hangs, or is gone ({said})"
             ) from error
         raise RankError(f"{where} on all of them: {said}") from error
+
+    def _someone_failed(self) -> bool:
+        """Whether a rank says so, or the store has gone with the process that holds it."""
+        try:
+            return bool(self._failures.check(["any"]))
+        except RuntimeError:
+            return True
 
     def _is_gone(self, rank: int) -> bool:
         return bool(self._processes) and self._processes[rank].is_gone
@@ -209,6 +243,14 @@ class Ranks:
             for rank in ranks
         ]
         return ", ".join(named)
+
+
+def _named(collective: str) -> Callable[..., Any]:
+    """One that takes tensors, not lists of them: torch 2.13 names these anew."""
+    older = {"all_gather": "all_gather_into_tensor", "reduce_scatter": "reduce_scatter_tensor"}
+    name = f"{collective}_single"
+    function: Callable[..., Any] = getattr(dist, name, None) or getattr(dist, older[collective])
+    return function
 
 
 def _timeout_of(group: dist.ProcessGroup) -> float:

@@ -13,7 +13,7 @@ CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["rank_pool", "moe_kernels.testing", "moe_kernels.registry.bind"])
 
 
-class RankFailure(AssertionError):
+class RankFailedError(AssertionError):
     """A rank raised an error; the message has its traceback."""
 
 
@@ -45,19 +45,20 @@ class RankPool:
         for pipe in self.pipes:
             pipe.send((function, arguments))
 
-    def result(self, rank, seconds=60.0):
-        """What a rank's call returned. Raises RankFailure if it raised an error or does not end."""
+    def answer(self, rank, seconds=60.0):
+        """Whether a rank's call returned, and what, or the traceback of what it raised."""
         if not self.pipes[rank].poll(seconds):
-            raise RankFailure(f"rank {rank} did not end within {seconds} s")
-        done, value = self.pipes[rank].recv()
-        if not done:
-            raise RankFailure(f"rank {rank}: {value}")
-        return value
+            return False, f"nothing within {seconds} s"
+        return self.pipes[rank].recv()
 
     def run(self, function, *arguments):
-        """What the calls of all ranks returned, in their order."""
+        """What the calls of all ranks returned, in order. Raises RankFailedError if one raised."""
         self.start(function, *arguments)
-        return [self.result(rank) for rank in range(self.size)]
+        answers = [self.answer(rank) for rank in range(self.size)]
+        failed = [f"rank {i}: {value}" for i, (done, value) in enumerate(answers) if not done]
+        if failed:
+            raise RankFailedError("\n".join(failed))
+        return [value for _, value in answers]
 
     def stop(self):
         for process in self.processes:

@@ -1,5 +1,6 @@
 """A layer over ranks gives what it gives on one, whatever the ranks have."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 import torch.distributed as dist
 from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
-from moe_kernels.testing import random_layer
+from moe_kernels.testing import RandomLayer, random_layer
 
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
@@ -32,12 +33,19 @@ class Case:
     weight: str | None = None
     activation: str | None = None
     in_dtype: str = "bf16"
+    top_k: int = 3
+    hidden: int = 72
+    intermediate: int = 40
+    change: Callable[[RandomLayer], RandomLayer] | None = None
+    weighs_input: bool = False
 
     def whole(self):
         """The layer with all tokens of all ranks, as one rank has it."""
-        config = FusedMoEConfig(self.num_experts, 3, 72, 40, in_dtype=self.in_dtype)
+        sizes = (self.num_experts, self.top_k, self.hidden, self.intermediate)
+        config = FusedMoEConfig(*sizes, in_dtype=self.in_dtype)
         keys = (key and NAMED_KEYS[key] for key in (self.weight, self.activation))
-        return random_layer(config, *keys, num_tokens=sum(self.tokens), seed=5)
+        layer = random_layer(config, *keys, num_tokens=sum(self.tokens), seed=5)
+        return layer if self.change is None else self.change(layer)
 
     def share(self, whole, rank, exchange):
         """The layer with tokens and experts of one rank."""
@@ -68,21 +76,47 @@ def run_case(rank, size, case, exchange):
     whole = case.whole()
     share = case.share(whole, rank, exchange)
     kernel = case.kernel_of(share, exchange)
-    output = kernel.apply(**share.arguments())
-    other = kernel.apply(**share.arguments() | {"hidden_states": -share.hidden_states})
+    arguments = {**share.arguments(), "apply_router_weight_on_input": case.weighs_input}
+    output = kernel.apply(**arguments)
+    other = kernel.apply(**arguments | {"hidden_states": -share.hidden_states})
     assert output.shape == share.hidden_states.shape
     assert output.dtype == share.hidden_states.dtype
     assert len(output) == 0 or not torch.equal(other, output)
-    assert torch.equal(kernel.apply(**share.arguments()), output)
+    assert torch.equal(kernel.apply(**arguments), output)
     return output.float().numpy()
 
 
+def output_of(pools, case, exchange):
+    """The outputs of all ranks, one after the other."""
+    parts = pools(len(case.tokens)).run(run_case, case, exchange)
+    return torch.cat([torch.from_numpy(part) for part in parts])
+
+
 def check(pools, case, exchange):
-    outputs = pools(len(case.tokens)).run(run_case, case, exchange)
-    output = torch.cat([torch.from_numpy(part) for part in outputs])
-    whole = case.whole()
+    output, whole = output_of(pools, case, exchange), case.whole()
     kernel = bind(case.kernel, whole.moe_config, whole.quant_config)
     assert relative_error(output, whole.reference(kernel)) <= whole.error_bound(kernel)
+
+
+def without_experts(layer):
+    """Ids of no expert in one pair of three and in all of token 1, whose row is infinite."""
+    ids = layer.topk_ids.long().clone()
+    ids.view(-1)[::3] = torch.tensor([-1, 6, 2**31, 2**32 + 1, -(2**40), 7])[: len(ids)]
+    ids[1] = 6
+    rows = layer.hidden_states.clone()
+    rows[1] = torch.inf
+    weights = layer.topk_weights.masked_fill((ids < 0) | (ids >= 6), torch.nan)
+    return replace(layer, topk_ids=ids, hidden_states=rows, topk_weights=weights)
+
+
+def duplicates(layer):
+    """Every token names an expert twice."""
+    return replace(layer, topk_ids=layer.topk_ids[:, [0, 1, 0]])
+
+
+def strided(layer):
+    """Tokens that do not lie side by side."""
+    return replace(layer, hidden_states=layer.hidden_states.repeat(1, 2)[:, :72])
 
 
 CASES = {
@@ -95,6 +129,9 @@ CASES = {
     "experts out of order": Case((4, 5), holds=((5, 0, 3), (4, 1, 2))),
     "one rank holds all": Case((4, 5), holds=((), (0, 1, 2, 3, 4, 5))),
     "float32": Case((5, 6), in_dtype="fp32"),
+    "pairs without experts": Case((2, 4), change=without_experts),
+    "experts named twice": Case((2, 4), change=duplicates),
+    "tokens with gaps": Case((2, 4), change=strided),
     "quantized in the kernel": Case(
         (5, 6), 4, None, "CPUExpertsInt8", "kInt8StaticChannelSym", "kInt8DynamicTokenSym"
     ),
@@ -105,3 +142,38 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_ranks_give_what_one_gives(pools, case, exchange):
     check(pools, CASES[case], exchange)
+
+
+def weighted(layer):
+    """Weights that are not 1, as a single expert's are when they are drawn."""
+    return replace(layer, topk_weights=layer.topk_weights * 0.5)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_tokens_weighed_before_the_experts(pools, exchange):
+    case = Case((3, 2), top_k=1, in_dtype="fp32", change=weighted, weighs_input=True)
+    whole = case.whole()
+    kernel = bind(case.kernel, whole.moe_config)
+    expected = kernel.apply(**whole.arguments(), apply_router_weight_on_input=True)
+    assert relative_error(output_of(pools, case, exchange), expected.double()) <= 1e-5
+    later = kernel.apply(**whole.arguments())
+    assert relative_error(later, expected.double()) > 1e-2
+
+
+def with_copies(layer):
+    """Experts 4 and 5 are copies of 0 and 1: tokens name one or the other in turn."""
+    ids = layer.topk_ids % 4
+    ids[::2] = torch.where(ids[::2] < 2, ids[::2] + 4, ids[::2])
+    w13, w2 = (torch.cat([w[:4], w[:2]]) for w in (layer.w13, layer.w2))
+    return replace(layer, topk_ids=ids, w13=w13, w2=w2)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_an_id_names_a_physical_expert(pools, exchange):
+    case = Case((4, 5), in_dtype="fp32", holds=((0, 1, 2), (3, 4, 5)), change=with_copies)
+    whole = case.whole()
+    logical = FusedMoEConfig(4, 3, 72, 40, in_dtype="fp32")
+    arguments = whole.arguments() | {"w13": whole.w13[:4], "w2": whole.w2[:4]}
+    arguments |= {"topk_ids": whole.topk_ids % 4, "global_num_experts": 4}
+    expected = bind(case.kernel, logical).apply(**arguments)
+    assert relative_error(output_of(pools, case, exchange), expected.double()) <= 1e-5
