@@ -26,7 +26,7 @@ class AllGatherReduceScatter(PrepareAndFinalizeOverRanks):
         else:
             most = self.capacity
             if num_tokens > most:
-                raise ValueError(f"{num_tokens} tokens on rank {self.ranks.rank}, capacity {most}")
+                raise ValueError(f"{num_tokens} tokens on {self._this_rank}, capacity {most}")
         place = torch.arange(most, device=device)
         packed = layout.pack(rows, torch.where(place < num_tokens, place, -1))
         gathered = packed.new_empty(size * most, layout.row_bytes)

@@ -100,7 +100,8 @@ class AllToAllFixedCapacity(AllToAll):
         assert self.capacity is not None
         if needed is None or self._needed is None or int(needed.max()) <= self.capacity:
             return
-        beyond = [f"rank {i} had {n}" for i, n in enumerate(needed.tolist()) if n > self.capacity]
+        counts = zip(self.ranks.numbers, needed.tolist(), strict=True)
+        beyond = [f"rank {rank} had {n}" for rank, n in counts if n > self.capacity]
         needed.zero_()
         self._needed.zero_()
         raise CapacityError(

@@ -50,6 +50,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
             raise ValueError(f"capacity must be 1 or more, got {capacity}")
         self.ranks = ranks
         self.capacity = capacity
+        self._this_rank = in_words([ranks.numbers[ranks.rank]])
         self._moe_config = moe_config
         self._quantizes_late = quant_config.has_one_dynamic_scale
         self._expert_map = expert_map
@@ -60,7 +61,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
             held = [expert for expert, place in enumerate(local) if place >= 0]
         self._num_local_experts = moe_config.num_experts if held is None else len(held)
         placed = ranks.agree(self._facts(quant_config), held)
-        self._owners = _owners(placed, moe_config) if held is not None else None
+        self._owners = _owners(placed, ranks.numbers, moe_config) if held is not None else None
 
     def _facts(self, quant_config: FusedMoEQuantConfig) -> Facts:
         """What all ranks must have alike."""
@@ -92,7 +93,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
         ``expert_map`` or the experts in w13 are not those that this was constructed with.
         """
         self._check(routing, num_local_experts)
-        self.ranks.calls += 1
+        self.ranks.count_call()
         ids = routing.topk_ids
         known = (ids >= 0) & (ids < routing.global_num_experts)
         ids = torch.where(known, ids, -1).to(torch.int32)
@@ -121,7 +122,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
         """Raise ValueError where a call has other experts than this was constructed with."""
         if num_local_experts != self._num_local_experts:
             raise ValueError(
-                f"w13 holds {num_local_experts} experts, but rank {self.ranks.rank} told the "
+                f"w13 holds {num_local_experts} experts, but {self._this_rank} told the "
                 f"others of {self._num_local_experts}"
             )
         given = routing.expert_map
@@ -131,19 +132,19 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
         own = self._expert_map
         if given is None or own is None or not torch.equal(given.cpu(), own.cpu()):
             raise ValueError(
-                f"rank {self.ranks.rank} told the others of another expert_map than this call has"
+                f"{self._this_rank} told the others of another expert_map than this call has"
             )
         self._accepted_map = given
 
 
-def _owners(placed: list[list[int]], config: FusedMoEConfig) -> list[int]:
+def _owners(placed: list[list[int]], numbers: list[int], config: FusedMoEConfig) -> list[int]:
     """The rank of each expert, or the number of ranks for none. Raises RankError."""
     owners = [len(placed)] * config.num_experts
     for rank, held in enumerate(placed):
         for expert in held:
             if owners[expert] < len(placed):
                 raise RankError(
-                    f"expert {expert} is on {in_words([owners[expert], rank])}: give each copy an "
+                    f"expert {expert} is on {in_words([numbers[owners[expert]], numbers[rank]])}: give each copy an "
                     "id of its own (a physical expert)"
                 )
             owners[expert] = rank

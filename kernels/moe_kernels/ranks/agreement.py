@@ -20,12 +20,12 @@ def digest(facts: Facts) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big") >> 1
 
 
-def disagreement(said: Sequence[Facts]) -> str | None:
-    """What the ranks, in order, say differently: "hidden_dim: 64 on ranks 0, 1; 96 on rank 2"."""
+def disagreement(said: Mapping[int, Facts]) -> str | None:
+    """What ranks say differently, as "topk: 8 on ranks 0, 1; 6 on rank 2"; None: nothing."""
     differing = []
-    for name in dict.fromkeys(name for facts in said for name in facts):
+    for name in dict.fromkeys(name for facts in said.values() for name in facts):
         ranks: dict[str, list[int]] = {}
-        for rank, facts in enumerate(said):
+        for rank, facts in said.items():
             ranks.setdefault(str(facts.get(name)), []).append(rank)
         if len(ranks) > 1:
             parts = [f"{value} on {in_words(who)}" for value, who in ranks.items()]

@@ -37,8 +37,8 @@ _GRACE = 1.0
 class Ranks:
     """The ranks of a process group as one layer uses them. Made by all ranks in the same order.
 
-    ``rank`` and ``size`` are those of ``group``; ``timeout`` is the group's, in seconds; ``calls``
-    counts those of the layer.
+    ``rank`` and ``size`` are those of ``group``; ``numbers`` are what all processes call its ranks,
+    as messages do; ``timeout`` is the group's, in seconds; ``calls`` counts those of the layer.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -50,6 +50,7 @@ class Ranks:
             )
         self.group = group or dist.distributed_c10d._get_default_group()
         self.rank, self.size = dist.get_rank(self.group), dist.get_world_size(self.group)
+        self.numbers = dist.get_process_group_ranks(self.group)
         self.timeout = _timeout_of(self.group)
         store = dist.distributed_c10d._get_process_group_store(self.group)
         layer = store.add(f"moe_kernels/layers/{self.rank}", 1)
@@ -57,6 +58,10 @@ class Ranks:
         self._failures = dist.distributed_c10d.PrefixStore("moe_kernels/failures", store)
         self._processes: list[Process] = []
         self.calls = 0
+
+    def count_call(self) -> None:
+        """Begin another call of the layer."""
+        self.calls += 1
 
     # What ranks say ------------------------------------------------------------------------------
 
@@ -87,7 +92,7 @@ class Ranks:
         return both[0, :, 0].tolist(), both[1, :, 0].tolist()
 
     def _refuse(self, said: Sequence[Facts], where: str) -> None:
-        found = disagreement(said)
+        found = disagreement(dict(zip(self.numbers, said, strict=True)))
         if found is not None:
             raise RankError(f"the {self.size} ranks of a layer disagree{where}: {found}")
 
@@ -239,7 +244,8 @@ class Ranks:
     def _named(self, ranks: list[int]) -> str:
         """Ranks, with their processes where these are known."""
         named = [
-            f"rank {rank}" + (f" ({self._processes[rank]})" if self._processes else "")
+            f"rank {self.numbers[rank]}"
+            + (f" ({self._processes[rank]})" if self._processes else "")
             for rank in ranks
         ]
         return ", ".join(named)

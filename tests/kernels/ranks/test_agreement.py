@@ -200,5 +200,5 @@ FACTS = st.dictionaries(st.sampled_from("abc"), st.integers(0, 2) | st.none(), m
 @given(st.lists(FACTS, min_size=1, max_size=4))
 def test_ranks_agree_exactly_if_all_say_the_same(said):
     agree = all(facts == said[0] for facts in said)
-    assert (disagreement(said) is None) == agree
+    assert (disagreement(dict(enumerate(said))) is None) == agree
     assert (len({digest(facts) for facts in said}) == 1) == agree

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 import torch.distributed as dist
+from moe_kernels.ranks.agreement import RankError
 from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import RandomLayer, random_layer
@@ -177,3 +178,53 @@ def test_an_id_names_a_physical_expert(pools, exchange):
     arguments |= {"topk_ids": whole.topk_ids % 4, "global_num_experts": 4}
     expected = bind(case.kernel, logical).apply(**arguments)
     assert relative_error(output_of(pools, case, exchange), expected.double()) <= 1e-5
+
+
+def in_parts(rank, size, exchange):
+    """Without expert parallelism: every rank has a part of each expert's intermediate values."""
+    whole = Case((3, 4), in_dtype="fp32").whole()
+    backend, fixed = EXCHANGES[exchange]
+    parallel = FusedMoEParallelConfig.make(dp_size=size, all2all_backend=backend)
+    config = replace(
+        whole.moe_config, moe_parallel_config=parallel, intermediate_size_per_partition=20
+    )
+    part = slice(20 * rank, 20 * rank + 20)
+    w13 = torch.cat([half[:, part] for half in whole.w13.chunk(2, 1)], 1)
+    tokens = whole.tokens(slice(0, 3) if rank == 0 else slice(3, 7))
+    kernel = bind(
+        "CPUUnquantizedExperts",
+        config,
+        process_group=dist.group.WORLD,
+        capacity=4 if fixed else None,
+    )
+    assert type(kernel.prepare_finalize).__name__ == "AllGatherReduceScatter"
+    arguments = tokens.arguments() | {"w13": w13, "w2": whole.w2[:, :, part]}
+    return relative_error(kernel.apply(**arguments), tokens.reference())
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_ranks_with_a_part_of_each_expert(pools, exchange):
+    assert max(pools(2).run(in_parts, exchange)) <= 1e-5
+
+
+def in_groups(rank, size):
+    """Ranks 0 and 2 share a layer, and ranks 1 and 3 another; messages have their numbers."""
+    groups = [dist.new_group([0, 2]), dist.new_group([1, 3])]
+    case = Case((3, 4), in_dtype="fp32", change=strided if rank % 2 else None)
+    share = case.share(case.whole(), rank // 2, "all to all")
+    kernel = bind(case.kernel, share.moe_config, process_group=groups[rank % 2])
+    error = relative_error(kernel.apply(**share.arguments()), case.whole().tokens(
+        slice(0, 3) if rank < 2 else slice(3, 7)
+    ).reference())  # fmt: skip
+    with pytest.raises(RankError, match=f"expert 0 is on ranks {rank % 2}, {rank % 2 + 2}"):
+        bind(
+            case.kernel,
+            share.moe_config,
+            process_group=groups[rank % 2],
+            expert_map=torch.arange(6, dtype=torch.int32),
+        )
+    return error
+
+
+def test_groups_are_some_of_the_ranks(pools):
+    assert max(pools(4).run(in_groups)) <= 1e-5
