@@ -143,9 +143,10 @@ def _owners(placed: list[list[int]], numbers: list[int], config: FusedMoEConfig)
     for rank, held in enumerate(placed):
         for expert in held:
             if owners[expert] < len(placed):
+                both = in_words([numbers[owners[expert]], numbers[rank]])
                 raise RankError(
-                    f"expert {expert} is on {in_words([numbers[owners[expert]], numbers[rank]])}: give each copy an "
-                    "id of its own (a physical expert)"
+                    f"expert {expert} is on {both}: give each copy an id of its own (a physical "
+                    "expert)"
                 )
             owners[expert] = rank
     nowhere = [expert for expert, owner in enumerate(owners) if owner == len(placed)]

@@ -243,11 +243,9 @@ class Ranks:
 
     def _named(self, ranks: list[int]) -> str:
         """Ranks, with their processes where these are known."""
-        named = [
-            f"rank {self.numbers[rank]}"
-            + (f" ({self._processes[rank]})" if self._processes else "")
-            for rank in ranks
-        ]
+        named = [f"rank {self.numbers[rank]}" for rank in ranks]
+        if self._processes:
+            named = [f"{name} ({self._processes[i]})" for name, i in zip(named, ranks, strict=True)]
         return ", ".join(named)
 
 

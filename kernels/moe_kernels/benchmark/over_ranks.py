@@ -1,0 +1,311 @@
+"""Times a layer over the ranks of a process group: its phases, and what its exchange moves.
+
+Every rank calls the same functions, and all get the same figures: those of the slowest rank. All
+ranks begin a phase together, and a whole layer.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from moe_kernels.benchmark.peers import converted
+from moe_kernels.modular_kernel import Exchange, FusedMoEKernel
+from moe_kernels.prepare_finalize.over_ranks import PrepareAndFinalizeOverRanks
+from moe_kernels.ranks.group import Ranks
+from moe_kernels.registry.bind import bind
+from moe_kernels.routing import Routing
+from moe_kernels.testing import RandomLayer
+from moe_rules.vocabulary.layer import FusedMoEParallelConfig
+
+# torch.distributed is annotated in part.
+# mypy: allow-untyped-calls
+
+_WARM_UPS = 2
+_MOST_RUNS = 20
+_SECONDS = 2.0
+"""For how long one thing is timed, unless three runs take longer."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Dispatch or combine. Milliseconds of the slowest rank; ``exchange_ms``: of its collective.
+
+    ``bytes``: that the rank which sends most sends to others. ``bare_ms``: of an
+    ``all_to_all_single`` of the same bytes, and nothing else.
+    """
+
+    ms: float
+    exchange_ms: float
+    bare_ms: float
+    bytes: int
+
+    @property
+    def gbps(self) -> float:
+        """What a rank sends, in GB/s, while the collective runs."""
+        return self.bytes / self.exchange_ms * 1e-6
+
+    @property
+    def share(self) -> float:
+        """Of the bare exchange's bandwidth."""
+        return self.bare_ms / self.exchange_ms
+
+
+@dataclass(frozen=True)
+class LayerOverRanks:
+    """One layer over ``ranks``. ``num_tokens`` in all; milliseconds of the slowest rank.
+
+    ``relative_error`` is against the same kernel on one rank; ``error_bound`` holds for each of
+    both, against the exact result. ``one_rank_ms``: of that one rank, with all tokens.
+    """
+
+    ranks: int
+    exchange: str
+    num_tokens: int
+    relative_error: float
+    error_bound: float
+    ms: float
+    one_rank_ms: float
+    dispatch: Phase
+    experts_ms: float
+    combine: Phase
+
+    @property
+    def correct(self) -> bool:
+        """The error is not beyond what both may differ."""
+        return self.relative_error <= 2 * self.error_bound
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than one rank."""
+        return self.one_rank_ms / self.ms
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain form."""
+        derived = {"correct": self.correct, "speedup": self.speedup}
+        phases = {
+            name: {**asdict(phase), "gbps": phase.gbps, "share": phase.share}
+            for name, phase in (("dispatch", self.dispatch), ("combine", self.combine))
+        }
+        return {**asdict(self), **derived, **phases}
+
+
+def share_of(num_tokens: int, rank: int, size: int) -> slice:
+    """The tokens of a rank where they are spread evenly; the first ranks have one more."""
+    share, more = divmod(num_tokens, size)
+    first = rank * share + min(rank, more)
+    return slice(first, first + share + (rank < more))
+
+
+def measure(
+    group: dist.ProcessGroup,
+    whole: RandomLayer,
+    kernel_name: str,
+    parallel: FusedMoEParallelConfig,
+    *,
+    oracle: str | None = None,
+) -> LayerOverRanks:
+    """Run ``whole``, drawn alike on every rank, over the ranks of ``group``.
+
+    ``whole`` has all tokens and all experts, in the layout of
+    :mod:`moe_kernels.quantization.schemes`. Raises ValueError and RankError as
+    :func:`moe_kernels.registry.bind.bind`.
+    """
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    device = whole.hidden_states.device
+    config = replace(whole.moe_config, moe_parallel_config=parallel)
+    mine = share_of(len(whole.hidden_states), rank, size)
+    share = converted(whole.share(config.experts_of(rank), parallel), kernel_name).tokens(mine)
+    kernel = bind(
+        kernel_name, config, share.quant_config, oracle=oracle, process_group=group,
+        expert_map=share.expert_map,
+    )  # fmt: skip
+    arguments = share.arguments()
+    output = kernel.apply(**arguments)
+    bound = whole.error_bound(kernel)
+    clock = _Clock(group, device)
+    ms = clock.slowest(lambda: kernel.apply(**arguments))
+    dispatch, experts_ms, combine = _phases(kernel, share, clock)
+
+    alone = converted(whole, kernel_name)
+    one = bind(kernel_name, whole.moe_config, alone.quant_config, oracle=oracle)
+    expected = one.apply(**alone.arguments())[mine]
+    one_rank_ms = clock.first(lambda: one.apply(**alone.arguments()))
+    wide = output.double() - expected.double(), expected.double()
+    squares = clock.gathered([float(x.square().sum()) for x in wide])
+    difference, norm = (sum(part) for part in zip(*squares, strict=True))
+    assert isinstance(kernel.prepare_finalize, PrepareAndFinalizeOverRanks)
+    return LayerOverRanks(
+        ranks=size,
+        exchange=parallel.all2all_backend,
+        num_tokens=len(whole.hidden_states),
+        relative_error=(difference / norm) ** 0.5 if norm else difference**0.5,
+        error_bound=bound,
+        ms=ms,
+        one_rank_ms=one_rank_ms,
+        dispatch=dispatch,
+        experts_ms=experts_ms,
+        combine=combine,
+    )
+
+
+class _Clock:
+    """Times what all ranks do together."""
+
+    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
+        self.group = group
+        self.device = device
+
+    def now(self) -> Any:
+        """A point of time: of the stream, where there is one."""
+        if self.device.type == "cpu":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def ms(self, begin: Any, end: Any) -> float:
+        """Between two points of time."""
+        if self.device.type == "cpu":
+            return float(end - begin) * 1e3
+        end.synchronize()
+        return float(begin.elapsed_time(end))
+
+    def together(self) -> None:
+        """Wait for all ranks."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        dist.barrier(self.group)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    def gathered(self, value: list[float]) -> list[list[float]]:
+        """What each rank has."""
+        found: list[Any] = [None] * dist.get_world_size(self.group)
+        dist.all_gather_object(found, value, group=self.group)
+        return found
+
+    def repeated(self, once: Callable[[], list[float]]) -> list[float]:
+        """``once``'s milliseconds: the slowest rank's of each run, and the median of runs."""
+        for _ in range(_WARM_UPS):
+            begin = time.perf_counter()
+            once()
+            seconds = time.perf_counter() - begin
+        longest = max(value for (value,) in self.gathered([seconds]))
+        runs = max(3, min(_MOST_RUNS, int(_SECONDS / max(longest, 1e-6))))
+        own = [value for _ in range(runs) for value in once()]
+        slowest = [max(values) for values in zip(*self.gathered(own), strict=True)]
+        count = len(slowest) // runs
+        return [statistics.median(slowest[i::count]) for i in range(count)]
+
+    def slowest(self, call: Callable[[], object]) -> float:
+        """Milliseconds of a call that all ranks make."""
+
+        def once() -> list[float]:
+            self.together()
+            begin = self.now()
+            call()
+            return [self.ms(begin, self.now())]
+
+        return self.repeated(once)[0]
+
+    def first(self, call: Callable[[], object]) -> float:
+        """Milliseconds of a call on the first rank alone, while the others wait."""
+
+        def once() -> list[float]:
+            self.together()
+            begin = self.now()
+            if dist.get_rank(self.group) == 0:
+                call()
+            return [self.ms(begin, self.now())]
+
+        return self.repeated(once)[0]
+
+
+class _TimedRanks:
+    """Ranks that note when their collectives begin and end."""
+
+    def __init__(self, ranks: Ranks, clock: _Clock) -> None:
+        self._ranks = ranks
+        self._clock = clock
+        self.spans: list[tuple[Any, Any]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._ranks, name)
+        if name not in ("all_to_all", "all_gather", "reduce_scatter"):
+            return found
+
+        def timed(*arguments: Any) -> None:
+            begin = self._clock.now()
+            found(*arguments)
+            self.spans.append((begin, self._clock.now()))
+
+        return timed
+
+
+def _phases(
+    kernel: FusedMoEKernel, share: RandomLayer, clock: _Clock
+) -> tuple[Phase, float, Phase]:
+    """Dispatch, milliseconds of the experts, combine."""
+    over = kernel.prepare_finalize
+    assert isinstance(over, PrepareAndFinalizeOverRanks)
+    ranks = over.ranks
+    timed = _TimedRanks(ranks, clock)
+    routing = Routing(share.topk_ids, share.moe_config.num_experts, share.expert_map)
+    activation = share.moe_config.activation
+    last: list[Exchange] = []
+
+    def once() -> list[float]:
+        timed.spans.clear()
+        clock.together()
+        points = [clock.now()]
+        prepared = over.prepare(
+            share.hidden_states, share.topk_weights, routing, kernel.experts, len(share.w13)
+        )
+        points.append(clock.now())
+        clock.together()
+        points.append(clock.now())
+        output = kernel.experts.apply(prepared, share.w13, share.w2, activation)
+        points.append(clock.now())
+        clock.together()
+        points.append(clock.now())
+        over.finalize(output, prepared)
+        points.append(clock.now())
+        assert prepared.exchange is not None
+        last[:] = [prepared.exchange]
+        pairs = [*zip(points[::2], points[1::2], strict=True), *timed.spans]
+        return [clock.ms(*pair) for pair in pairs]
+
+    over.ranks = timed  # type: ignore[assignment]
+    try:
+        dispatch_ms, experts_ms, combine_ms, out_ms, back_ms = clock.repeated(once)
+    finally:
+        over.ranks = ranks
+    (exchange,) = last
+    wide = share.hidden_states.shape[1] * share.hidden_states.element_size()
+    dispatch = _phase(dispatch_ms, out_ms, exchange.sent, exchange.received, exchange.row_bytes)
+    combine = _phase(combine_ms, back_ms, exchange.received, exchange.sent, wide)
+    return dispatch(ranks, clock), experts_ms, combine(ranks, clock)
+
+
+def _phase(
+    ms: float, exchange_ms: float, sent: Sequence[int], received: Sequence[int], row_bytes: int
+) -> Callable[[Ranks, _Clock], Phase]:
+    """A phase whose bytes are still to be exchanged bare."""
+
+    def bare(ranks: Ranks, clock: _Clock) -> Phase:
+        rows = torch.zeros(sum(sent), row_bytes, dtype=torch.uint8, device=clock.device)
+        arrived = rows.new_empty(sum(received), row_bytes)
+        splits = list(received), list(sent)
+        bare_ms = clock.slowest(lambda: ranks.all_to_all(arrived, rows, *splits))
+        own = (sum(sent) - sent[ranks.rank]) * row_bytes
+        most = int(max(value for (value,) in clock.gathered([own])))
+        return Phase(ms, exchange_ms, bare_ms, most)
+
+    return bare
