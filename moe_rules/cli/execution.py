@@ -86,32 +86,16 @@ def execute(
     fit into ``max_weight_bytes``. Raises UserError (exit code 1) where the kernel cannot be had or
     does not run here.
     """
-    if decision.kernel is None:
-        raise UserError(f"{decision.backend} was selected, which has no kernel to run", 1)
-    try:
-        import torch
-    except ImportError:
-        raise UserError("running needs torch: pip install 'moe-rules[kernels]'", 1) from None
+    name, module, chosen = kernel_here(decision, device)
+    import torch
     from moe_kernels.reference import relative_error
-    from moe_kernels.registry import KernelUnavailableError, resolve
+    from moe_kernels.registry import KernelUnavailableError
     from moe_kernels.registry.bind import bind
     from moe_kernels.testing import random_layer
 
-    try:
-        cls = resolve(decision.kernel, oracle=decision.oracle)
-    except KernelUnavailableError as error:
-        raise UserError(str(error), 1) from error
-    chosen = device or ("cuda" if decision.platform in ("cuda", "rocm") else "cpu")
-    if chosen == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"{decision.kernel} was selected for {decision.platform}; torch sees no GPU here "
-            "(--device cpu runs kernels that can on the CPU)",
-            1,
-        )
     # Oracles and backends may say how a layer is quantized where the checkpoint does not.
-    weight_key, activation_key = _key(decision, "weight_key"), _key(decision, "activation_key")
-    group_size = decision.kernel_facts.get("group_size")
-    reduced, reductions = _reduced(moe, weight_key, max_weight_bytes)
+    weight_key, activation_key, group_size = scheme_of(decision)
+    reduced, reductions = reduced_to(moe, weight_key, max_weight_bytes)
     try:
         layer = random_layer(
             reduced,
@@ -120,9 +104,9 @@ def execute(
             num_tokens,
             chosen,
             seed,
-            group_size=group_size if isinstance(group_size, int) else None,
+            group_size=group_size,
         )
-        kernel = bind(decision.kernel, reduced, layer.quant_config, oracle=decision.oracle)
+        kernel = bind(name, reduced, layer.quant_config, oracle=decision.oracle)
         with torch.inference_mode():
             output = kernel.apply(**layer.arguments())
             expected = layer.reference(kernel)
@@ -130,10 +114,10 @@ def execute(
     except (KernelUnavailableError, NotImplementedError, ValueError) as error:
         raise UserError(str(error), 1) from error
     return Execution(
-        kernel=decision.kernel,
-        module=cls.__module__,
+        kernel=name,
+        module=module,
         device=chosen,
-        software=_software(chosen),
+        software=software(chosen),
         dtype=reduced.in_dtype,
         num_tokens=num_tokens,
         num_experts=reduced.num_experts,
@@ -147,15 +131,48 @@ def execute(
     )
 
 
-def _key(decision: Decision, name: str) -> QuantKey | None:
-    """A quantization key that the selected kernel was asked with."""
+def kernel_here(decision: Decision, device: str | None) -> tuple[str, str, str]:
+    """The kernel of a decision, its module, and the device to run it on ("cpu" or "cuda").
+
+    Raises UserError (exit code 1) where there is none, or not here.
+    """
+    if decision.kernel is None:
+        raise UserError(f"{decision.backend} was selected, which has no kernel to run", 1)
+    try:
+        import torch
+    except ImportError:
+        raise UserError("running needs torch: pip install 'moe-rules[kernels]'", 1) from None
+    from moe_kernels.registry import KernelUnavailableError, resolve
+
+    try:
+        cls = resolve(decision.kernel, oracle=decision.oracle)
+    except KernelUnavailableError as error:
+        raise UserError(str(error), 1) from error
+    chosen = device or ("cuda" if decision.platform in ("cuda", "rocm") else "cpu")
+    if chosen == "cuda" and not torch.cuda.is_available():
+        raise UserError(
+            f"{decision.kernel} was selected for {decision.platform}; torch sees no GPU here "
+            "(--device cpu runs kernels that can on the CPU)",
+            1,
+        )
+    return decision.kernel, cls.__module__, chosen
+
+
+def scheme_of(decision: Decision) -> tuple[QuantKey | None, QuantKey | None, int | None]:
+    """The keys of weights and activations that the kernel was asked with, and the group size."""
     from moe_rules.vocabulary.quant_keys import QuantKey
 
-    key = decision.kernel_facts.get(name)
-    return key if isinstance(key, QuantKey) else None
+    weight, activation, size = (
+        decision.kernel_facts.get(name) for name in ("weight_key", "activation_key", "group_size")
+    )
+    return (
+        weight if isinstance(weight, QuantKey) else None,
+        activation if isinstance(activation, QuantKey) else None,
+        size if isinstance(size, int) else None,
+    )
 
 
-def _reduced(
+def reduced_to(
     moe: FusedMoEConfig, weight_key: QuantKey | None, max_bytes: float
 ) -> tuple[FusedMoEConfig, tuple[str, ...]]:
     """The layer with as many experts as fit, and what that changed, in words."""
@@ -202,7 +219,7 @@ def _times(call: Callable[[], object], device: str) -> list[float]:
     return times
 
 
-def _software(device: str) -> str:
+def software(device: str) -> str:
     """The device by name, and the versions that a time depends on."""
     import torch
 

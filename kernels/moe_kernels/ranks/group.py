@@ -128,7 +128,7 @@ class Ranks:
 
     def all_gather(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
         """Every rank's ``tensor``, one after the other."""
-        self._collective("all_gather", _named("all_gather"), output, tensor)
+        self._collective("all_gather", _function("all_gather"), output, tensor)
 
     def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
         """The sum of what all ranks have for this one: [n, H] of their [size * n, H]."""
@@ -138,7 +138,7 @@ class Ranks:
             self.all_to_all(parts, tensor)
             output.copy_(parts.view(self.size, *output.shape).sum(0, dtype=torch.float32))
             return
-        self._collective("reduce_scatter", _named("reduce_scatter"), output, tensor)
+        self._collective("reduce_scatter", _function("reduce_scatter"), output, tensor)
 
     def _collective(self, name: str, start: Callable[..., Any], *arguments: Any) -> None:
         begin = time.monotonic()
@@ -249,7 +249,7 @@ class Ranks:
         return ", ".join(named)
 
 
-def _named(collective: str) -> Callable[..., Any]:
+def _function(collective: str) -> Callable[..., Any]:
     """One that takes tensors, not lists of them: torch 2.13 names these anew."""
     older = {"all_gather": "all_gather_into_tensor", "reduce_scatter": "reduce_scatter_tensor"}
     name = f"{collective}_single"

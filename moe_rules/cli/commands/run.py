@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 
+from moe_kernels.ranks.torchrun import number_of_ranks, this_rank
+
 from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
+from moe_rules.cli.execution_over_ranks import add_timeout, execute_over_ranks, spread
 from moe_rules.cli.options import Subparsers, add_format, command, positive
 
 
@@ -17,13 +20,20 @@ def add_parser(subparsers: Subparsers) -> None:
         "run",
         "run one layer on the selected kernel, and compare with the reference",
         "Random weights and tokens. Prints the error against a float64 reference, and the median\n"
-        "time. Needs torch. Exit code 1: the kernel cannot be had here, or the error is too large.",
-        "moe-rules run --model config.json --num-tokens 64",
+        "time. Needs torch. Exit code 1: the kernel cannot be had, or the error is too large.\n"
+        "Started by torchrun, with --ep: the layer over its ranks, the error against one rank,\n"
+        "the time of each phase, and what the exchange moves.",
+        "moe-rules run --model config.json --num-tokens 64\n"
+        "  torchrun --nproc-per-node 4 -m moe_rules run --model config.json --ep",
     )
     deployment.add_options(parser)
     execution = parser.add_argument_group("execution")
     execution.add_argument(
-        "--num-tokens", type=positive, default=16, metavar="N", help="default: 16"
+        "--num-tokens",
+        type=positive,
+        default=16,
+        metavar="N",
+        help="of all ranks together; default: 16",
     )
     execution.add_argument(
         "--device", choices=("cpu", "cuda"), help="where to run; default: as the platform says"
@@ -36,6 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="GB",
         help="run with fewer experts if the weights take more 10^9 bytes than this; default: 1.5",
     )
+    add_timeout(execution)
     add_format(parser, "text", "json")
     parser.set_defaults(run=run)
 
@@ -46,6 +57,9 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.cli.execution import GIGABYTE, execute
     from moe_rules.cli.render import decision_lines
 
+    ranks = number_of_ranks()
+    if ranks > 1:
+        spread(args, ranks)
     asked = deployment.ask(args)
     question = asked.questions[0]
     if question.oracle is None:
@@ -53,14 +67,19 @@ def run(args: argparse.Namespace) -> int:
     decision = asked.decide(question)
     if decision.failed:
         raise UserError(str(decision.error), 1)
-    execution = execute(
-        decision,
-        question.moe,
-        num_tokens=args.num_tokens,
-        device=args.device,
-        seed=args.seed,
-        max_weight_bytes=args.max_weights_gb * GIGABYTE,
+    options = {
+        "num_tokens": args.num_tokens,
+        "device": args.device,
+        "seed": args.seed,
+        "max_weight_bytes": args.max_weights_gb * GIGABYTE,
+    }
+    execution = (
+        execute(decision, question.moe, **options)
+        if ranks == 1
+        else execute_over_ranks(decision, question.moe, timeout=args.rank_timeout, **options)
     )
+    if this_rank() > 0:
+        return int(not execution.correct)
     if args.format == "json":
         print(json.dumps({"decision": decision.to_dict(), "run": execution.to_dict()}, indent=2))
     else:
