@@ -16,21 +16,6 @@ if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
     from moe_rules.vocabulary.layer import FusedMoEConfig
 
-TIMEOUT = 300.0
-"""Seconds after which a rank that does not come is missing, unless asked otherwise."""
-
-
-def add_timeout(parser: argparse._ActionsContainer) -> None:
-    """``--rank-timeout``."""
-    parser.add_argument(
-        "--rank-timeout",
-        type=float,
-        default=TIMEOUT,
-        metavar="S",
-        help="with torchrun: a rank that does not come within so many seconds ends the others; "
-        f"default: {TIMEOUT:g}",
-    )
-
 
 def spread(args: argparse.Namespace, ranks: int) -> None:
     """Let the options mean the ranks that there are: data-parallel ones, if they do not say.
@@ -117,7 +102,7 @@ def execute_over_ranks(
     """
     name, module, chosen = kernel_here(decision, device)
     import torch
-    from moe_kernels.benchmark.over_ranks import measure
+    from moe_kernels.benchmark.over_ranks import SpreadLayer
     from moe_kernels.ranks.agreement import RankError
     from moe_kernels.ranks.torchrun import number_of_ranks, process_group
     from moe_kernels.registry import KernelUnavailableError
@@ -134,7 +119,10 @@ def execute_over_ranks(
             whole = random_layer(
                 reduced, weight_key, activation_key, num_tokens, own, seed, group_size=group_size
             )
-            layer = measure(group, whole, name, moe.moe_parallel_config, oracle=decision.oracle)
+            spread = SpreadLayer(
+                group, whole, name, moe.moe_parallel_config, oracle=decision.oracle
+            )
+            layer = spread.measure(whole, moe.moe_parallel_config.all2all_backend)
     except (KernelUnavailableError, NotImplementedError, RankError, ValueError) as error:
         raise UserError(str(error), 1) from error
     return ExecutionOverRanks(

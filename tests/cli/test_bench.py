@@ -139,3 +139,11 @@ def test_a_report_without_results_says_so(cli: Command, tmp_path: Path) -> None:
         assert f"{tmp_path} holds no results of moe-rules bench" in answer.err
     Results("ours", {"device": "NVIDIA H200"}).write(tmp_path)
     assert "'date'" in cli("bench", "--report", "--out", tmp_path).err
+
+
+def test_ranks_are_started_by_torchrun(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    monkeypatch.delenv("RANK", raising=False)
+    answer = cli("bench", "--ranks", "--shape", "mixtral-8x7b")
+    assert answer.code == 2
+    assert "torchrun --nproc-per-node N -m moe_rules bench --ranks" in answer.err

@@ -10,12 +10,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from moe_kernels.benchmark.peers import converted
+from moe_kernels.benchmark.plan import FIXED
 from moe_kernels.modular_kernel import Exchange, FusedMoEKernel
 from moe_kernels.prepare_finalize.over_ranks import PrepareAndFinalizeOverRanks
 from moe_kernels.ranks.group import Ranks
@@ -103,56 +105,91 @@ def share_of(num_tokens: int, rank: int, size: int) -> slice:
     return slice(first, first + share + (rank < more))
 
 
-def measure(
-    group: dist.ProcessGroup,
-    whole: RandomLayer,
-    kernel_name: str,
-    parallel: FusedMoEParallelConfig,
-    *,
-    oracle: str | None = None,
-) -> LayerOverRanks:
-    """Run ``whole``, drawn alike on every rank, over the ranks of ``group``.
+class SpreadLayer:
+    """``whole``, drawn alike on every rank, spread over the ranks of ``group``.
 
-    ``whole`` has all tokens and all experts, in the layout of
-    :mod:`moe_kernels.quantization.schemes`. Raises ValueError and RankError as
-    :func:`moe_kernels.registry.bind.bind`.
+    ``whole`` has all experts, in the layout of :mod:`moe_kernels.quantization.schemes`;
+    ``parallel`` says how they are spread.
     """
-    rank, size = dist.get_rank(group), dist.get_world_size(group)
-    device = whole.hidden_states.device
-    config = replace(whole.moe_config, moe_parallel_config=parallel)
-    mine = share_of(len(whole.hidden_states), rank, size)
-    share = converted(whole.share(config.experts_of(rank), parallel), kernel_name).tokens(mine)
-    kernel = bind(
-        kernel_name, config, share.quant_config, oracle=oracle, process_group=group,
-        expert_map=share.expert_map,
-    )  # fmt: skip
-    arguments = share.arguments()
-    output = kernel.apply(**arguments)
-    bound = whole.error_bound(kernel)
-    clock = _Clock(group, device)
-    ms = clock.slowest(lambda: kernel.apply(**arguments))
-    dispatch, experts_ms, combine = _phases(kernel, share, clock)
 
-    alone = converted(whole, kernel_name)
-    one = bind(kernel_name, whole.moe_config, alone.quant_config, oracle=oracle)
-    expected = one.apply(**alone.arguments())[mine]
-    one_rank_ms = clock.first(lambda: one.apply(**alone.arguments()))
-    wide = output.double() - expected.double(), expected.double()
-    squares = clock.gathered([float(x.square().sum()) for x in wide])
-    difference, norm = (sum(part) for part in zip(*squares, strict=True))
-    assert isinstance(kernel.prepare_finalize, PrepareAndFinalizeOverRanks)
-    return LayerOverRanks(
-        ranks=size,
-        exchange=parallel.all2all_backend,
-        num_tokens=len(whole.hidden_states),
-        relative_error=(difference / norm) ** 0.5 if norm else difference**0.5,
-        error_bound=bound,
-        ms=ms,
-        one_rank_ms=one_rank_ms,
-        dispatch=dispatch,
-        experts_ms=experts_ms,
-        combine=combine,
-    )
+    def __init__(
+        self,
+        group: dist.ProcessGroup,
+        whole: RandomLayer,
+        kernel_name: str,
+        parallel: FusedMoEParallelConfig,
+        *,
+        oracle: str | None = None,
+    ) -> None:
+        self.group = group
+        self._whole = whole
+        self._bind = partial(bind, kernel_name, oracle=oracle)
+        config = replace(whole.moe_config, moe_parallel_config=parallel)
+        held = config.experts_of(dist.get_rank(group))
+        self._share = converted(whole.share(held, parallel), kernel_name)
+        self._alone = converted(whole, kernel_name)
+        self._one = self._bind(whole.moe_config, self._alone.quant_config)
+
+    def measure(self, tokens: RandomLayer, exchange: str) -> LayerOverRanks:
+        """Run the layer on ``tokens``, those of all ranks.
+
+        ``exchange``: an all2all_backend; with :data:`FIXED` after it, with a capacity, and on GPUs
+        as a CUDA graph. Raises ValueError and RankError as
+        :func:`moe_kernels.prepare_finalize.choice.prepare_finalize_over`.
+        """
+        backend, fixed = exchange.removesuffix(FIXED), exchange.endswith(FIXED)
+        num_tokens, size = len(tokens.hidden_states), dist.get_world_size(self.group)
+        mine = share_of(num_tokens, dist.get_rank(self.group), size)
+        share = with_tokens_of(self._share, tokens.tokens(mine))
+        alone = with_tokens_of(self._alone, tokens)
+        config = share.moe_config
+        parallel = replace(config.moe_parallel_config, all2all_backend=backend)
+        kernel = self._bind(
+            replace(config, moe_parallel_config=parallel),
+            share.quant_config,
+            process_group=self.group,
+            expert_map=share.expert_map,
+            capacity=-(-num_tokens // size) if fixed else None,
+        )
+        clock = _Clock(self.group, share.hidden_states.device)
+        arguments, all_arguments = share.arguments(), alone.arguments()
+        output = kernel.apply(**arguments)
+        expected = self._one.apply(**all_arguments)[mine]
+        call: Callable[[], object] = partial(kernel.apply, **arguments)
+        one: Callable[[], object] = partial(self._one.apply, **all_arguments)
+        if fixed and share.hidden_states.device.type == "cuda":
+            call, one = _replay(call), _replay(one)
+        ms, one_rank_ms = clock.slowest(call), clock.first(one)
+        dispatch, experts_ms, combine = _phases(kernel, share, clock)
+        wide = output.double() - expected.double(), expected.double()
+        squares = gathered(clock.group, [float(x.square().sum()) for x in wide])
+        difference, norm = (sum(part) for part in zip(*squares, strict=True))
+        return LayerOverRanks(
+            ranks=size,
+            exchange=exchange,
+            num_tokens=num_tokens,
+            relative_error=(difference / norm) ** 0.5 if norm else difference**0.5,
+            error_bound=self._whole.error_bound(kernel),
+            ms=ms,
+            one_rank_ms=one_rank_ms,
+            dispatch=dispatch,
+            experts_ms=experts_ms,
+            combine=combine,
+        )
+
+
+def with_tokens_of(layer: RandomLayer, other: RandomLayer) -> RandomLayer:
+    """``layer`` with the tokens and the routing of another."""
+    names = ("hidden_states", "topk_weights", "topk_ids")
+    return replace(layer, **{name: getattr(other, name) for name in names})
+
+
+def _replay(call: Callable[[], object]) -> Callable[[], object]:
+    """Replays of a CUDA graph of ``call``."""
+    from moe_kernels.benchmark.timing import capture
+
+    replay: Callable[[], object] = capture([call]).replay
+    return replay
 
 
 class _Clock:
@@ -185,22 +222,16 @@ class _Clock:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
-    def gathered(self, value: list[float]) -> list[list[float]]:
-        """What each rank has."""
-        found: list[Any] = [None] * dist.get_world_size(self.group)
-        dist.all_gather_object(found, value, group=self.group)
-        return found
-
     def repeated(self, once: Callable[[], list[float]]) -> list[float]:
         """``once``'s milliseconds: the slowest rank's of each run, and the median of runs."""
         for _ in range(_WARM_UPS):
             begin = time.perf_counter()
             once()
             seconds = time.perf_counter() - begin
-        longest = max(value for (value,) in self.gathered([seconds]))
+        longest = max(value for (value,) in gathered(self.group, [seconds]))
         runs = max(3, min(_MOST_RUNS, int(_SECONDS / max(longest, 1e-6))))
         own = [value for _ in range(runs) for value in once()]
-        slowest = [max(values) for values in zip(*self.gathered(own), strict=True)]
+        slowest = [max(values) for values in zip(*gathered(self.group, own), strict=True)]
         count = len(slowest) // runs
         return [statistics.median(slowest[i::count]) for i in range(count)]
 
@@ -226,6 +257,13 @@ class _Clock:
             return [self.ms(begin, self.now())]
 
         return self.repeated(once)[0]
+
+
+def gathered(group: dist.ProcessGroup, value: list[Any]) -> list[list[Any]]:
+    """What each rank has."""
+    found: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, value, group=group)
+    return found
 
 
 class _TimedRanks:
@@ -312,7 +350,7 @@ def _phase(
         splits = list(received), list(sent)
         bare_ms = clock.slowest(lambda: ranks.all_to_all(arrived, rows, *splits))
         own = (sum(sent) - sent[ranks.rank]) * row_bytes
-        most = int(max(value for (value,) in clock.gathered([own])))
+        most = int(max(value for (value,) in gathered(clock.group, [own])))
         return Phase(ms, exchange_ms, bare_ms, most)
 
     return bare

@@ -10,6 +10,16 @@ from pathlib import Path
 
 from moe_kernels.benchmark.report import Point
 from moe_kernels.benchmark.shapes import ROUTINGS, SCHEMES, SHAPES, TOKENS, Scheme, Shape
+from moe_kernels.ranks.torchrun import add_timeout
+
+FIXED = "-fixed"
+"""After the name of an exchange: with a fixed number of rows."""
+EXCHANGES = tuple(
+    name + fixed
+    for name in ("allgather_reducescatter", "all_to_all_single")
+    for fixed in ("", FIXED)
+)
+"""What layers are measured with over ranks."""
 
 COARSE = 3
 """With little time, every third number of tokens comes first."""
@@ -103,6 +113,22 @@ def add_options(parser: argparse._ActionsContainer) -> None:
         metavar="S",
         help="start no measurement after so many, and begin with few numbers of tokens",
     )
+    parser.add_argument(
+        "--ranks",
+        action="store_true",
+        help="measure layers over the ranks that torchrun started, instead: against one rank, with "
+        "the numbers of tokens in all",
+    )
+    parser.add_argument(
+        "--exchange",
+        nargs="+",
+        choices=EXCHANGES,
+        default=list(EXCHANGES),
+        metavar="NAME",
+        help=f"with --ranks: {', '.join(EXCHANGES)}, how tokens are sent; fixed: with as many rows "
+        "as can be, on GPUs in a CUDA graph; default: all",
+    )
+    add_timeout(parser)
     parser.add_argument("--seed", type=int, metavar="N", help="of weights, tokens and routings")
     parser.add_argument(
         "--out",

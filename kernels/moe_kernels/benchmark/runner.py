@@ -33,6 +33,7 @@ from moe_kernels.benchmark.peers import (
 )
 from moe_kernels.benchmark.plan import Plan, add_options, plan_of
 from moe_kernels.benchmark.plots import write_plots
+from moe_kernels.benchmark.ranks_report import run_over_ranks
 from moe_kernels.benchmark.report import Failure, Launch, Measurement, Pick, Point, Results
 from moe_kernels.benchmark.shapes import Cost, cost
 from moe_kernels.benchmark.timing import (
@@ -43,6 +44,7 @@ from moe_kernels.benchmark.timing import (
     graph_us,
     launches,
 )
+from moe_kernels.ranks.agreement import RankError
 from moe_kernels.reference import relative_error
 from moe_kernels.testing import RandomLayer
 
@@ -242,10 +244,17 @@ def run(plan: Plan, args: argparse.Namespace, picks: Picks = lambda _: []) -> No
     """Measure, or compile with ``args.dry_run``; shows progress, writes to ``args.out``.
 
     ``picks``: what vLLM selects for the plan's layers, for the name of a device.
+    With ``args.ranks`` over ranks (:mod:`moe_kernels.benchmark.ranks_report`).
 
     Raises BenchmarkError without a GPU, for peers that cannot be loaded, a DIR that cannot be
     resumed, and where the device was lost.
     """
+    if args.ranks:
+        try:
+            run_over_ranks(plan, args)
+        except (RankError, ValueError) as error:
+            raise BenchmarkError(str(error)) from error
+        return
     if not torch.cuda.is_available():
         raise BenchmarkError(
             f"a benchmark needs a CUDA GPU, and torch {torch.__version__} sees none"

@@ -86,6 +86,8 @@ class Scheme:
     """The layer's dtype."""
     group_size: int | None = None
     """Of integer weights whose key covers whole rows."""
+    cpu_kernel: str | None = None
+    """Which of our kernels runs it on a CPU; None: none is measured there."""
 
     def takes(self, shape: Shape) -> bool:
         """Whether groups divide the rows of both weights."""
@@ -99,8 +101,11 @@ class Scheme:
         return replace(self, group_size=size, weight_bytes=self.weight_bytes + scales)
 
 
-def _w8a8(weight: str, activation: str, weight_bytes: float, matrix_rate: str) -> Scheme:
-    return Scheme(NAMED_KEYS[weight], NAMED_KEYS[activation], weight_bytes, matrix_rate)
+def _w8a8(
+    weight: str, activation: str, weight_bytes: float, rate: str, cpu_kernel: str | None = None
+) -> Scheme:
+    keys = NAMED_KEYS[weight], NAMED_KEYS[activation]
+    return Scheme(*keys, weight_bytes, rate, cpu_kernel=cpu_kernel)
 
 
 def _groups(weight: str, weight_bytes: float) -> Scheme:
@@ -113,12 +118,22 @@ def _groups(weight: str, weight_bytes: float) -> Scheme:
 
 
 SCHEMES: Mapping[str, Scheme] = {
-    "bf16": Scheme(None, None, 2.0, "bf16_tflops"),
-    "fp16": Scheme(None, None, 2.0, "fp16_tflops", in_dtype="fp16"),
-    "fp8_block": _w8a8("kFp8Static128BlockSym", "kFp8Dynamic128Sym", 1 + 4 / 128**2, "fp8_tflops"),
+    "bf16": Scheme(None, None, 2.0, "bf16_tflops", cpu_kernel="CPUUnquantizedExperts"),
+    "fp16": Scheme(
+        None, None, 2.0, "fp16_tflops", in_dtype="fp16", cpu_kernel="CPUUnquantizedExperts"
+    ),
+    "fp8_block": _w8a8(
+        "kFp8Static128BlockSym",
+        "kFp8Dynamic128Sym",
+        1 + 4 / 128**2,
+        "fp8_tflops",
+        "CPUExpertsFp8W8A8",
+    ),
     "fp8_channel": _w8a8("kFp8StaticChannelSym", "kFp8DynamicTokenSym", 1.0, "fp8_tflops"),
     "fp8_tensor": _w8a8("kFp8StaticTensorSym", "kFp8StaticTensorSym", 1.0, "fp8_tflops"),
-    "int8_w8a8": _w8a8("kInt8StaticChannelSym", "kInt8DynamicTokenSym", 1.0, "int8_tflops"),
+    "int8_w8a8": _w8a8(
+        "kInt8StaticChannelSym", "kInt8DynamicTokenSym", 1.0, "int8_tflops", "CPUExpertsInt8"
+    ),
     "int8_w8a16": _groups("kInt8Static", 1.0),
     "int4_w4a16": _groups("kInt4Static", 0.5),
     "mxfp4_w4a16": Scheme(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,31 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 
+TIMEOUT = 300.0
+"""Seconds after which a rank that does not come is missing, unless asked otherwise."""
+
+
+def add_timeout(parser: argparse._ActionsContainer) -> None:
+    """``--rank-timeout``."""
+    parser.add_argument(
+        "--rank-timeout",
+        type=float,
+        default=TIMEOUT,
+        metavar="S",
+        help="with torchrun: a rank that does not come within so many seconds ends the others; "
+        f"default: {TIMEOUT:g}",
+    )
+
+
 def number_of_ranks() -> int:
     """How many ranks torchrun started; 1 where it did not start this process."""
     size = os.environ.get("WORLD_SIZE", "")
-    return int(size) if size.isdecimal() and "RANK" in os.environ else 1
+    return int(size) if size.isdecimal() and started_by_torchrun() else 1
+
+
+def started_by_torchrun() -> bool:
+    """Whether this process is a rank, and be it the only one."""
+    return "RANK" in os.environ
 
 
 def this_rank() -> int:

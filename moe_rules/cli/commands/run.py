@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 
-from moe_kernels.ranks.torchrun import number_of_ranks, this_rank
+from moe_kernels.ranks.torchrun import add_timeout, number_of_ranks, this_rank
 
 from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.execution_over_ranks import add_timeout, execute_over_ranks, spread
+from moe_rules.cli.execution_over_ranks import execute_over_ranks, spread
 from moe_rules.cli.options import Subparsers, add_format, command, positive
 
 

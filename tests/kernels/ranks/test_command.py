@@ -106,3 +106,15 @@ def test_wrong_options_are_named(torchrun, case):
         assert code in (1, 2)
         assert out == ""
         assert said in err
+
+
+def test_bench_compares_with_one_rank(torchrun, tmp_path):
+    words = ["--model", str(MODELS / "toy-moe.json"), "--tokens", "5", "--routing", "uniform"]
+    words += ["--exchange", "all_to_all_single", "--out", str(tmp_path)]
+    (code, out, err), (_, other_out, _) = torchrun(2, "bench", "--ranks", *words)
+    assert (code, other_out) == (0, ""), err
+    (layer,) = json.loads((tmp_path / "ranks.json").read_text())["layers"]
+    assert (layer["scheme"], layer["num_tokens"], layer["ranks"]) == ("bf16", 5, 2)
+    assert layer["correct"]
+    assert (tmp_path / "ranks.md").read_text() == out
+    assert "| bf16 | toy-moe | uniform | 5 | all_to_all_single | " in out
