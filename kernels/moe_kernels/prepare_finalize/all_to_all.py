@@ -67,4 +67,6 @@ def source_tokens(places: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 def first_places(places: torch.Tensor, top_k: int) -> torch.Tensor:
     """Of ``places`` [M, ranks], in the order of ranks, those that there can be: [M, <= top_k]."""
+    if places.shape[1] <= top_k:
+        return places
     return places.sort(1).values[:, :top_k].contiguous()

@@ -85,6 +85,10 @@ def combine_rows(
     flat = x.reshape(-1, x.shape[-1])
     if flat.shape[0] == 0:
         return x.new_zeros(rows.shape[0], x.shape[-1])
+    if x.is_cuda:
+        from moe_kernels.ops.rows import sum_rows
+
+        return sum_rows(flat, rows, None if topk_weights is None else topk_weights.contiguous())
     values = flat[rows.clamp(max=flat.shape[0] - 1)].float()
     if topk_weights is not None:
         values *= topk_weights.float()[..., None]

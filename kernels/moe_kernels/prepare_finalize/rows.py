@@ -55,10 +55,9 @@ class RowLayout:
         if len(rows.topk_ids) == 0:
             packed.zero_()
         parts = TokenRows(*self._views(packed))
-        known = index.clamp(min=0)
         for part, source in zip(parts, rows, strict=True):
             if part is not None and source is not None and len(source) > 0:
-                torch.index_select(_bits(source), 0, known, out=_bits(part))
+                _gather(source, index, part)
         parts.topk_ids.masked_fill_((index < 0)[:, None], -1)
         return packed
 
@@ -76,6 +75,14 @@ class RowLayout:
         ]
 
 
-def _bits(x: torch.Tensor) -> torch.Tensor:
-    """Not every device copies rows of FP8; bits are bits."""
-    return x.view(torch.uint8) if x.dtype.itemsize == 1 else x
+def _gather(source: torch.Tensor, index: torch.Tensor, out: torch.Tensor) -> None:
+    """Copy the rows ``index`` of ``source`` to ``out``; for -1, any row."""
+    if source.is_cuda:
+        from moe_kernels.ops.rows import gather_rows
+
+        gather_rows(source if source.stride(1) == 1 else source.contiguous(), index, out)
+        return
+    if source.dtype.itemsize == 1:
+        # Not every device copies rows of FP8; bits are bits.
+        source, out = source.view(torch.uint8), out.view(torch.uint8)
+    torch.index_select(source, 0, index.clamp(min=0), out=out)

@@ -1,4 +1,4 @@
-"""Processes of a real process group (gloo), which run one test after the other."""
+"""Processes of a real process group, which run one test after the other."""
 
 import multiprocessing
 import os
@@ -20,10 +20,11 @@ class RankFailedError(AssertionError):
 class RankPool:
     """``size`` ranks, whose store this process hosts, as torchrun's agent does.
 
-    ``store_at``: the port at which rank 0 is to host it instead, as without torchrun.
+    ``store_at``: the port at which rank 0 is to host it instead, as without torchrun. ``backend``:
+    gloo, or nccl, where every rank has the GPU of its number.
     """
 
-    def __init__(self, size, timeout=60.0, store_at=None):
+    def __init__(self, size, timeout=60.0, store_at=None, backend="gloo"):
         self.size = size
         self._store = None
         port = store_at
@@ -33,7 +34,7 @@ class RankPool:
         self.pipes, self.processes = [], []
         for rank in range(size):
             here, there = CONTEXT.Pipe()
-            settings = (rank, size, port, store_at is not None, timeout)
+            settings = (rank, size, port, store_at is not None, timeout, backend)
             process = CONTEXT.Process(target=_serve, args=(there, *settings), daemon=True)
             process.start()
             there.close()
@@ -66,7 +67,7 @@ class RankPool:
             process.join()
 
 
-def _serve(pipe, rank, size, port, hosts_store, timeout):
+def _serve(pipe, rank, size, port, hosts_store, timeout, backend):
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = str(not hosts_store)
     torch.set_num_threads(1)
@@ -74,8 +75,15 @@ def _serve(pipe, rank, size, port, hosts_store, timeout):
         "127.0.0.1", port, size if hosts_store else None, is_master=hosts_store and rank == 0,
         wait_for_workers=False,
     )  # fmt: skip
+    if backend == "nccl":
+        torch.cuda.set_device(rank)
     dist.init_process_group(
-        "gloo", store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout)
+        backend,
+        store=store,
+        rank=rank,
+        world_size=size,
+        timeout=timedelta(seconds=timeout),
+        device_id=torch.device("cuda", rank) if backend == "nccl" else None,
     )
     while True:
         function, arguments = pipe.recv()
