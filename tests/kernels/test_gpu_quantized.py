@@ -22,7 +22,9 @@ from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
 from moe_kernels.routing import Routing
 from moe_kernels.testing import random_layer
-from moe_kernels.tiling.tile_config import TileConfig
+from moe_kernels.tiling.devices import specializes_warps
+from moe_kernels.tiling.layer_config import trial
+from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
 
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
@@ -52,14 +54,20 @@ SCHEMES = {
 SHAPES = [(1, 8, 2, 512, 256), (600, 8, 4, 256, 384), (0, 4, 2, 128, 128), (37, 5, 3, 224, 96)]
 
 
-def make(scheme, shape, *, mapped, in_dtype="bf16", seed=0):
-    _, weight, activation = SCHEMES[scheme]
+def make(scheme, shape, *, mapped, in_dtype="bf16", seed=0, activation="silu"):
+    _, *names = SCHEMES[scheme]
     tokens, experts, topk, hidden, intermediate = shape
     parallel = FusedMoEParallelConfig(ep_size=2 if mapped else 1, use_ep=mapped)
     config = FusedMoEConfig(
-        experts, topk, hidden, intermediate, in_dtype=in_dtype, moe_parallel_config=parallel
+        experts,
+        topk,
+        hidden,
+        intermediate,
+        activation=activation,
+        in_dtype=in_dtype,
+        moe_parallel_config=parallel,
     )
-    keys = [None if name is None else NAMED_KEYS[name] for name in (weight, activation)]
+    keys = [None if name is None else NAMED_KEYS[name] for name in names]
     layer = random_layer(
         config, *keys, tokens, "cuda", seed, bias=mapped, ep_rank=int(mapped), group_size=32
     )
@@ -111,6 +119,47 @@ def test_many_tokens(scheme):
     check(layer, kernel, output)
     for _ in range(5):
         assert torch.equal(kernel.apply(**arguments), output)
+
+
+SPECIALIZED_TILES = [
+    TileConfig(16, 128, 128, 1, 4, 5, warp_specialized=True),
+    TileConfig(16, 256, 64, 1, 16, 4, warp_specialized=True),
+    TileConfig(32, 128, 128, 2, 8, 4, warp_specialized=True),
+    TileConfig(64, 128, 128, 1, 8, 4, warp_specialized=True),
+    TileConfig(128, 128, 64, 1, 4, 4, warp_specialized=True),
+    TileConfig(256, 128, 64, 4, 8, 4, warp_specialized=True),
+]
+# Few pairs and many; columns that stages do not divide; ups after gates, in turn with them, none.
+SPECIALIZED_CASES = [
+    ((3, 8, 2, 512, 256), False, "silu"),
+    ((333, 5, 3, 480, 352), True, "swigluoai"),
+    ((600, 8, 4, 256, 416), True, "relu2_no_mul"),
+]
+
+
+@pytest.mark.skipif(
+    not (torch.cuda.is_available() and specializes_warps(torch.device("cuda"))),
+    reason="needs Hopper",
+)
+@pytest.mark.parametrize("tile", SPECIALIZED_TILES, ids=str)
+@pytest.mark.parametrize("scheme", ["int4", "int4_zero_points", "int8_weights", "mxfp4"])
+def test_warpgroups_that_share_the_work(monkeypatch, scheme, tile):
+    from moe_kernels.ops import fused_moe_gemm_quantized_hopper
+
+    taken = []
+    takes = fused_moe_gemm_quantized_hopper.takes
+    monkeypatch.setattr(
+        fused_moe_gemm_quantized_hopper,
+        "takes",
+        lambda *args: taken.append(takes(*args)) or taken[-1],
+    )
+    for shape, mapped, activation in SPECIALIZED_CASES:
+        layer, arguments, kernel = make(scheme, shape, mapped=mapped, activation=activation)
+        with trial(LayerConfig(tile, tile)):
+            output = kernel.apply(**arguments)
+            assert torch.equal(kernel.apply(**arguments), output)
+        check(layer, kernel, output)
+    assert taken == [True] * 2 * len(SPECIALIZED_CASES)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

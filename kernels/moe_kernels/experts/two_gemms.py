@@ -84,7 +84,7 @@ def two_gemms(
         num_local_pairs, w13, w2, block_shape, weight_format=weight_format, dtype=dtype
     )
     pairs: Pairs = routing
-    if num_pairs > MAX_UNSORTED_PAIRS:
+    if num_pairs > MAX_UNSORTED_PAIRS or config.up.warp_specialized:
         pairs = moe_align_block_size(routing, config.up.block_m, num_local_experts)
 
     def gemm(

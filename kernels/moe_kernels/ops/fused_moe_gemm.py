@@ -179,7 +179,7 @@ def _fused_moe_gemm_kernel(
     tile_n, expert, num_rows, where = tile_of_program(routing, num_pairs, N, S)
     if num_rows == 0:
         return
-    n = weight_rows(tile_n, N, width, S)
+    n = weight_rows(tl.arange(0, S.block_n), tile_n, N, width, S)
     b_columns = b_ptr + expert * stride_be + n.to(tl.int64) * stride_bn
     wait_for_tokens(b_columns, K * b_ptr.dtype.element_ty.primitive_bitwidth // 8, S)
     # What there is not is another pointer: tuples hold no None.

@@ -39,6 +39,7 @@ from moe_kernels.ops.launcher import Launcher, kept
 from moe_kernels.ops.unpack_weights import unpack_tile
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
 from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional
+from moe_kernels.tiling.devices import specializes_warps
 from moe_kernels.tiling.tile_config import TileConfig
 
 
@@ -203,7 +204,7 @@ def _fused_moe_gemm_quantized_kernel(
     tile_n, expert, num_rows, where = tile_of_program(routing, num_pairs, N, S)
     if num_rows == 0:
         return
-    n = weight_rows(tile_n, N, width, S)
+    n = weight_rows(tl.arange(0, S.block_n), tile_n, N, width, S)
     b_rows = b_ptr + expert * stride_be + n.to(tl.int64) * stride_bn
     wait_for_tokens(b_rows, stored_columns * (2 if S.words else 1), S)
     # What there is not is another pointer: tuples hold no None.
@@ -266,6 +267,7 @@ def fused_moe_gemm_quantized(
         spec_of_optional(row_scale),
         weight_format,
         native_mx,
+        config.warp_specialized and (a.data_ptr() | values.data_ptr()) % 16 == 0,
     )
     if out is None:
         out = torch.empty((num_pairs, width), dtype=out_dtype, device=values.device)
@@ -294,10 +296,12 @@ def _launcher(
     row_scale: TensorSpec | None,
     weight_format: str,
     native_mx: bool,
+    specialized: bool,
 ) -> tuple[Launcher, int]:
     """What launches :func:`fused_moe_gemm_quantized` so, and the width of its result.
 
-    values: as :func:`_stored` has them.
+    values: as :func:`_stored` has them. specialized: with warpgroups that share the work, if there
+    is a kernel for that.
     """
     _, n, stored_columns = values.shape
     k = a.shape[1]
@@ -350,6 +354,13 @@ def _launcher(
         *_row_strides(row_scale),
         *launch.activation,
     )
+    if specialized and specializes_warps(values.device):
+        # Tritons before 3.6 lack what it imports.
+        from moe_kernels.ops.fused_moe_gemm_quantized_hopper import hopper_launcher, takes
+
+        if takes(a, values, settings, config):
+            tiles, device = launch.grid[0], values.device
+            return hopper_launcher(settings, config, tiles, scalars, device), launch.width
     launcher = Launcher(
         _fused_moe_gemm_quantized_kernel, launch.grid, scalars, {"S": settings}, **launch.options
     )

@@ -73,22 +73,17 @@ def settings_of(kind: Callable[..., _S], **values: Any) -> _S:
 
 
 @triton.jit
-def _sorted_tile(num_tokens_post_padded_ptr, N, S: tl.constexpr):
-    """(tile_m, tile_n, whether there is such a tile) of this program, for sorted pairs.
+def sorted_tile(tile, num_tiles_m, num_tiles_n, S: tl.constexpr):
+    """(tile_m, tile_n) of a tile's number, for sorted pairs; past the last tile, anything.
 
-    Tiles are numbered over the blocks that exist, not those the grid allows for; neighbours share
-    rows of A within a group, and an expert's weights.
+    Neighbours share rows of A within a group, and an expert's weights.
     """
-    num_tiles_m = tl.load(num_tokens_post_padded_ptr) // S.block_m
-    num_tiles_n = tl.cdiv(N, S.block_n)
-    tile = tl.program_id(0)
     group = tile // (S.group_m * num_tiles_n)
     group_size = tl.minimum(num_tiles_m - group * S.group_m, S.group_m)
     in_group = tile % (S.group_m * num_tiles_n)
     # Past the last tile there is no group.
     group_size = tl.maximum(group_size, 1)
-    tile_m = group * S.group_m + in_group % group_size
-    return tile_m, in_group // group_size, tile < num_tiles_m * num_tiles_n
+    return group * S.group_m + in_group % group_size, in_group // group_size
 
 
 @triton.jit
@@ -105,7 +100,11 @@ def tile_of_program(routing, num_pairs, N, S: tl.constexpr):
     if S.sorted or S.form != "":
         wait_for_previous(S.programmatic)
     if S.sorted:
-        tile_m, tile_n, exists = _sorted_tile(num_tokens_post_padded_ptr, N, S)
+        # Tiles are numbered over the blocks that exist, not those the grid allows for.
+        num_tiles_m = tl.load(num_tokens_post_padded_ptr) // S.block_m
+        num_tiles_n = tl.cdiv(N, S.block_n)
+        tile_m, tile_n = sorted_tile(tl.program_id(0), num_tiles_m, num_tiles_n, S)
+        exists = tl.program_id(0) < num_tiles_m * num_tiles_n
         expert = tl.load(expert_ids_ptr + tile_m, mask=exists, other=0)
         num_rows = tl.where(exists, S.block_m, 0)
         where = tile_m * S.block_m
@@ -152,13 +151,12 @@ def _pairs_of_rows(
 
 
 @triton.jit
-def weight_rows(tile_n, N, width, S: tl.constexpr):
-    """The rows [block_n] of the weight that a tile has; those out of range are others.
+def weight_rows(index, tile_n, N, width, S: tl.constexpr):
+    """The rows of the weight that ``index`` counts in a tile; those out of range are others.
 
     If gates come first and then the ups, of 16 rows 8 are gates and 8 the ups of the same columns
     of the result, so that one thread has both.
     """
-    index = tl.arange(0, S.block_n)
     spare = index % 8 if S.runs_of_8 else index * 0
     if S.split:
         column = tile_n * (S.block_n // 2) + index // 16 * 8 + index % 8

@@ -35,7 +35,7 @@ def _e4m3(bits):
 
 
 @triton.jit
-def _scale_values(bits, KIND: tl.constexpr):
+def scale_values(bits, KIND: tl.constexpr):
     """The float32 that the lowest bits of an int32 are as e8m0 (2^-127: 0), e4m3, bf16, ..."""
     if KIND == "e8m0":
         return ((bits & 0xFF) << 23).to(tl.float32, bitcast=True)
@@ -50,7 +50,7 @@ def _scale_values(bits, KIND: tl.constexpr):
 
 
 @triton.jit
-def _raised_e8m0(bits):
+def raised_e8m0(bits):
     """Four e8m0 in an int32 times 2^62. They are 2^65 at most."""
     return bits + 0x3E3E3E3E
 
@@ -105,14 +105,14 @@ def _unpack_words(word, other, scales, zero_points, FORMAT: tl.constexpr, DTYPE:
     )
 
 
-def _assembly(*runs: str) -> tl.constexpr:
-    """Inline assembly that leaves each of the four runs in t, then times its scale in $0 to $3.
+def _assembly(*runs: str, scaled: bool = True) -> tl.constexpr:
+    """Inline assembly that leaves each of the four runs in t, then (times its scale) in $0 to $3.
 
     Operands: the outputs, word, other word, scales of the first and of the last two runs, zero
     points likewise.
     """
     # A product with -0.0 added is a product.
-    product = "fma.rn.bf16x2 ${}, t, ${}, nothing;"
+    product = "fma.rn.bf16x2 ${}, t, ${}, nothing;" if scaled else "mov.b32 ${}, t;"
     lines = [run + product.format(i, 6 + i // 2) for i, run in enumerate(runs)]
     registers = ".reg .b32 t, u, one, minus_one, nothing;"
     values = "mov.b32 one, 0x3F803F80; mov.b32 minus_one, 0xBF80BF80; mov.b32 nothing, 0x80008000;"
@@ -157,27 +157,35 @@ _INT4 = _assembly(*(_nibbles(4 * run) for run in range(4)))
 _MXFP4 = _assembly(*(_e2m1_bits(run) for run in range(4)))
 _UINT8 = _assembly(*(_bytes(run, False) for run in range(4)))
 _UINT8_WITH_ZERO_POINTS = _assembly(*(_bytes(run, True) for run in range(4)))
+_INT4_UNSCALED = _assembly(*(_nibbles(4 * run) for run in range(4)), scaled=False)
+_UINT8_UNSCALED = _assembly(*(_bytes(run, False) for run in range(4)), scaled=False)
+_UINT8_WITH_ZERO_POINTS_UNSCALED = _assembly(*(_bytes(run, True) for run in range(4)), scaled=False)
 
 
 @triton.jit
-def _unpack_words_bf16x2(
-    word, other, scales, zero_points, FORMAT: tl.constexpr, HAS_ZERO_POINT: tl.constexpr
+def unpack_words_bf16x2(
+    word,
+    other,
+    scales,
+    zero_points,
+    FORMAT: tl.constexpr,
+    HAS_ZERO_POINT: tl.constexpr,
+    SCALED: tl.constexpr = True,
 ):
     """The same to bfloat16, two at a time, on NVIDIA GPUs from compute capability 8.0 on.
 
     For runs of which the first two share a scale and zero point, and the last two. Numbers of
     mxfp4 are less by a factor of 2^126: 2^62 should be in the scale, which is all that its exponent
-    has room for (:func:`_raised_e8m0`), and the rest be applied to the sum.
+    has room for (:func:`raised_e8m0`), and the rest be applied to the sum. Not SCALED: integers
+    less their zero points.
     """
-    ASSEMBLY: tl.constexpr = (
-        _INT4
-        if FORMAT == "int4"
-        else _MXFP4
-        if FORMAT == "mxfp4"
-        else _UINT8_WITH_ZERO_POINTS
-        if HAS_ZERO_POINT
-        else _UINT8
+    SCALED_BYTES: tl.constexpr = _UINT8_WITH_ZERO_POINTS if HAS_ZERO_POINT else _UINT8
+    UNSCALED_BYTES: tl.constexpr = (
+        _UINT8_WITH_ZERO_POINTS_UNSCALED if HAS_ZERO_POINT else _UINT8_UNSCALED
     )
+    BYTES: tl.constexpr = SCALED_BYTES if SCALED else UNSCALED_BYTES
+    NIBBLES: tl.constexpr = _INT4 if SCALED else _INT4_UNSCALED
+    ASSEMBLY: tl.constexpr = NIBBLES if FORMAT == "int4" else _MXFP4 if FORMAT == "mxfp4" else BYTES
     # What is subtracted is 128 and the zero point of a nibble, the zero point less 128 of a byte.
     OFFSET: tl.constexpr = -128.0 if FORMAT == "int4" else 128.0
     first, second, third, fourth = tl.inline_asm_elementwise(
@@ -222,18 +230,18 @@ def unpack_tile(first, b, other, units, weight_scales, num_groups, S: tl.constex
                 packed_zero_points = tl.load(zero_point_ptr + scale_units + unit)
         shift = group % S.per_unit * (32 // S.per_unit)
         if S.packed_arithmetic and S.format == "mxfp4":
-            scale = _scale_values(_raised_e8m0(packed_scales) >> shift, S.scale)
+            scale = scale_values(raised_e8m0(packed_scales) >> shift, S.scale)
         else:
-            scale = _scale_values(packed_scales >> shift, S.scale)
+            scale = scale_values(packed_scales >> shift, S.scale)
         if S.has_zero_point:
-            zero_point = _scale_values(packed_zero_points >> shift, S.scale)
+            zero_point = scale_values(packed_zero_points >> shift, S.scale)
         else:
             zero_point = tl.full((S.block_n,), MIDDLE, tl.float32)
         for _ in tl.static_range(4 // S.scales_per_block):
             scales = scales + (scale,)  # type: ignore[assignment] # noqa: RUF005
             zero_points = zero_points + (zero_point,)  # type: ignore[assignment] # noqa: RUF005
     if S.packed_arithmetic:
-        weight = _unpack_words_bf16x2(b, other, scales, zero_points, S.format, S.has_zero_point)
+        weight = unpack_words_bf16x2(b, other, scales, zero_points, S.format, S.has_zero_point)
     elif S.words:
         weight = _unpack_words(b, other, scales, zero_points, S.format, S.dtype)
     else:

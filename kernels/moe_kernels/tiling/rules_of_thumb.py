@@ -6,12 +6,11 @@ Triton 3.6, for the shapes in :mod:`moe_kernels.benchmark.shapes`, put as simply
 
 from __future__ import annotations
 
-import functools
-
 import torch
 
 from moe_kernels.tensor_spec import TensorSpec
-from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
+from moe_kernels.tiling.devices import multiprocessors, shared_memory, specializes_warps
+from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
 
 _CACHE_BYTES = 50 << 20  # of Hopper's L2
 
@@ -27,9 +26,12 @@ def rules_of_thumb(
     """Tilings for a layer, as :func:`moe_kernels.tiling.layer_config.layer_config` is asked."""
     load = num_local_pairs / w13.shape[0]
     if weight_format is not None:
+        if _specialized_packed(num_local_pairs, load, w13, weight_format, dtype):
+            tile = _specialized_packed_tile(load, weight_format)
+            return LayerConfig(tile, tile)
         block_m = 16 if load <= 12 else 32 if load <= 24 else 64 if load <= 160 else 128
         # A single token's experts have too few wide tiles to fill the multiprocessors.
-        few = num_local_pairs * w13.shape[1] < 128 * _multiprocessors(w13.device)
+        few = num_local_pairs * w13.shape[1] < 128 * multiprocessors(w13.device)
         narrow = 32 if few else 64 if weight_format == "uint8" else 128
         group_m = _group_m(load, block_m, w13)
         tile = _packed_tile(block_m, narrow, group_m, dtype)
@@ -105,26 +107,35 @@ def _packed_tile(block_m: int, narrow: int, group_m: int, dtype: torch.dtype) ->
     return TileConfig(block_m, narrow, 128, group_m, narrow // 32, 4 if narrow == 32 else 3)
 
 
+def _specialized_packed(
+    num_local_pairs: float, load: float, w13: TensorSpec, weight_format: str, dtype: torch.dtype
+) -> bool:
+    """Whether GEMMs with packed weights are faster where warpgroups share the work.
+
+    That is while weights are what takes the time to read and to unpack, and sorted pairs cost
+    little beside them.
+    """
+    most = _SPECIALIZED_LOADS.get(weight_format, 0)
+    few = num_local_pairs <= MAX_UNSORTED_PAIRS and load < 1
+    return dtype == torch.bfloat16 and load <= most and not few and specializes_warps(w13.device)
+
+
+_SPECIALIZED_LOADS = {"int4": 24, "mxfp4": 24, "uint8": 160}
+"""By weight format, up to how many pairs per expert."""
+_SPECIALIZED_STAGES = {16: (8, 5), 32: (6, 4), 64: (4, 3)}
+"""By rows of A, of weights in 4 and in 8 bits: so that two programs share a multiprocessor."""
+
+
+def _specialized_packed_tile(load: float, weight_format: str) -> TileConfig:
+    """The tiling of GEMMs with packed weights whose warpgroups share the work."""
+    block_m = 16 if load <= 8 else 32 if load <= 24 else 64
+    stages = _SPECIALIZED_STAGES[block_m][weight_format == "uint8"]
+    return TileConfig(block_m, 128, 128, 1, 4 if block_m == 64 else 8, stages, True)
+
+
 def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConfig:
     """``tile`` with no more stages than shared memory has room for."""
     # A pipeline of s stages holds s tiles of A and of B.
     stage = (tile.block_m + tile.block_n) * tile.block_k * dtype.itemsize
-    room = _shared_memory(device) - 4096  # scales, and what the compiler adds
+    room = shared_memory(device) - 4096  # scales, and what the compiler adds
     return tile._replace(num_stages=max(1, min(tile.num_stages, room // stage)))
-
-
-@functools.cache
-def _multiprocessors(device: torch.device) -> int:
-    """How many there are; of no GPU, as many as an H200 has."""
-    if device.type != "cuda":
-        return 132
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
-@functools.cache
-def _shared_memory(device: torch.device) -> int:
-    """Bytes of shared memory that one program may have."""
-    if device.type != "cuda":
-        return 64 * 1024
-    properties = torch.cuda.get_device_properties(device)
-    return int(getattr(properties, "shared_memory_per_block_optin", 64 * 1024))

@@ -23,6 +23,15 @@ class TileConfig(NamedTuple):
     """How many blocks of pairs take turns over the same rows of the weight."""
     num_warps: int
     num_stages: int
+    warp_specialized: bool = False
+    """Whether warpgroups share the work, one loading, the others (of ``num_warps``) multiplying.
+
+    On Hopper, where there is a kernel for that; elsewhere it makes no difference.
+    """
+
+    def __str__(self) -> str:
+        """The numbers in a line."""
+        return " ".join(map(str, self[:6])) + (" specialized" if self.warp_specialized else "")
 
 
 class LayerConfig(NamedTuple):

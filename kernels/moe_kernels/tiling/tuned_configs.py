@@ -279,10 +279,16 @@ class _Reader:
         return tuple(found)
 
     def tile(self, raw: Any, key: str) -> TileConfig:
-        sizes = [self.size(size, key) for size in self.items(raw, key)]
-        if len(sizes) != len(TileConfig._fields):
-            raise self.error(key, f"expected {', '.join(TileConfig._fields)}, got {raw}")
-        tile = TileConfig(*sizes)
+        *names, flag = TileConfig._fields
+        values = self.items(raw, key)
+        sizes, flags = values[: len(names)], values[len(names) :]
+        if len(sizes) < len(names) or len(flags) > 1:
+            raise self.error(key, f"expected {', '.join(names)} and perhaps {flag}, got {raw}")
+        for value in flags:
+            if not isinstance(value, bool):
+                raise self.error(key, f"{flag} must be true or false, got {value!r}")
+        m, n, k, group_m, warps, stages = (self.size(size, key) for size in sizes)
+        tile = TileConfig(m, n, k, group_m, warps, stages, *flags)
         for name in ("block_m", "block_n", "block_k", "num_warps"):
             if getattr(tile, name) & (getattr(tile, name) - 1):
                 raise self.error(key, f"{name} must be a power of two, got {getattr(tile, name)}")

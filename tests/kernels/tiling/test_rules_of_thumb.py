@@ -33,7 +33,7 @@ def test_tilings_fit(num_local_pairs, experts, hidden, intermediate, dtype, bloc
     shape = (128, 128) if blocks and dtype == torch.float8_e4m3fn else None
     w13, w2 = weights(dtype, experts, hidden, intermediate)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rules_of_thumb, "_shared_memory", lambda _: SHARED_MEMORY)
+        patch.setattr(rules_of_thumb, "shared_memory", lambda _: SHARED_MEMORY)
         config = rules_of_thumb.rules_of_thumb(num_local_pairs, w13, w2, shape)
     assert config.up.block_m == config.down.block_m
     for tile in config:
@@ -56,7 +56,37 @@ def test_rows_grow_with_the_load():
 def test_less_shared_memory_means_fewer_stages():
     w13, w2 = weights(torch.bfloat16, 8, 4096, 4096)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rules_of_thumb, "_shared_memory", lambda _: SHARED_MEMORY)
+        patch.setattr(rules_of_thumb, "shared_memory", lambda _: SHARED_MEMORY)
         many = rules_of_thumb.rules_of_thumb(1e5, w13, w2).up.num_stages
-        patch.setattr(rules_of_thumb, "_shared_memory", lambda _: 100 * 1024)
+        patch.setattr(rules_of_thumb, "shared_memory", lambda _: 100 * 1024)
         assert 1 <= rules_of_thumb.rules_of_thumb(1e5, w13, w2).up.num_stages < many
+
+
+PACKED = {"int4": 64, "mxfp4": 64, "uint8": 128}
+"""Bytes of 128 columns of a row."""
+
+
+def packed_config(num_local_pairs, weight_format, dtype=torch.bfloat16):
+    w13, w2 = weights(torch.uint8, 8, 4096, 4096)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules_of_thumb, "specializes_warps", lambda _: True)
+        return rules_of_thumb.rules_of_thumb(num_local_pairs, w13, w2, None, weight_format, dtype)
+
+
+@pytest.mark.parametrize("weight_format", PACKED)
+@pytest.mark.parametrize("load", [1, 8, 9, 24, 25, 160, 161, 4096])
+def test_warpgroups_share_the_work_two_programs_to_a_multiprocessor(load, weight_format):
+    tile = packed_config(8 * load, weight_format).up
+    assert tile.warp_specialized == (load <= (160 if weight_format == "uint8" else 24))
+    if tile.warp_specialized:
+        assert tile.block_m >= load or load > 24
+        row = PACKED[weight_format] + 2 * 4  # scales and zero points of 128 columns
+        stage = tile.block_n * row + tile.block_m * 2 * 128
+        assert 2 * (tile.num_stages * stage + 6144) <= 228 << 10
+
+
+@pytest.mark.parametrize("weight_format", PACKED)
+def test_warpgroups_do_not_share_few_pairs_nor_other_dtypes(weight_format):
+    assert not packed_config(4, weight_format).up.warp_specialized
+    assert not packed_config(64, weight_format, torch.float16).up.warp_specialized
+    assert not packed_config(64, "nvfp4").up.warp_specialized

@@ -198,6 +198,10 @@ WRONG = {
         lambda raw: change_entry(raw, up=[16, 64, 32, 1, 4]),
         r"layers\[0\]\.configs\[0\]\.up: expected block_m, block_n, block_k, group_m, num_warps",
     ),
+    "no flag": (
+        lambda raw: change_entry(raw, up=[16, 64, 32, 1, 4, 3, 1]),
+        r"configs\[0\]\.up: warp_specialized must be true or false, got 1",
+    ),
     "no power of two": (
         lambda raw: change_entry(raw, down=[16, 48, 32, 1, 4, 3]),
         r"configs\[0\]\.down: block_n must be a power of two, got 48",

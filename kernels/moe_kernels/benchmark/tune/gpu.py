@@ -19,6 +19,7 @@ from moe_kernels.benchmark.tune.record import Measured, Tiling
 from moe_kernels.benchmark.tune.search import ROUNDS, Search, tiles_for
 from moe_kernels.reference import relative_error
 from moe_kernels.registry import KernelUnavailableError, unpacks_in_triton
+from moe_kernels.tiling.devices import specializes_warps
 from moe_kernels.tiling.layer_config import Asked, trial
 from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
 from moe_kernels.tiling.tuned_configs import versions
@@ -159,4 +160,5 @@ def _tiles(layer: TuneLayer, contender: Contender, num_tokens: int) -> list[Tile
     rows = min(config.hidden_dim, 2 * config.intermediate_size_per_partition)
     load = num_tokens * layer.load_per_token
     packed = unpacks_in_triton(contender.kernel)
-    return tiles_for(load, activation_bytes, rows, columns, packed)
+    specialized = packed and config.in_dtype == "bf16" and specializes_warps(torch.device("cuda"))
+    return tiles_for(load, activation_bytes, rows, columns, packed, specialized)

@@ -63,6 +63,14 @@ _PACKED_TILES: _Tiles = {
 }
 """Of weights that are unpacked as they are loaded."""
 
+_SPECIALIZED_PACKED_TILES = tuple(
+    TileConfig(block_m, 128, 128, 1, warps, stages, True)
+    for block_m, depths in {16: (8, 5), 32: (6, 4), 64: (4, 3)}.items()
+    for stages in depths
+    for warps in (4, 8)
+)
+"""Of those whose warpgroups share the work."""
+
 _LOADS = {16: (0, 24), 32: (2, 64), 64: (6, 256), 128: (24, math.inf)}
 """By rows of a tile: the pairs per expert for which it may be good."""
 
@@ -72,13 +80,18 @@ _GROUPED_LOAD = 64
 
 
 def tiles_for(
-    load: float, activation_bytes: int, rows: int, columns: int, packed: bool = False
+    load: float,
+    activation_bytes: int,
+    rows: int,
+    columns: int,
+    packed: bool = False,
+    specialized: bool = False,
 ) -> list[TileConfig]:
     """Tilings of one GEMM that may be good, for ``load`` pairs per expert.
 
     activation_bytes: of a number of A. rows, columns: the least of both GEMMs' weights. Tiles have
     no more columns, and no more rows unless all have. packed: weights are unpacked as they are
-    loaded.
+    loaded. specialized: warpgroups may share the work.
     """
     found = []
     tiles = _PACKED_TILES if packed else _TILES
@@ -90,6 +103,10 @@ def tiles_for(
             for group in _GROUPS if load >= _GROUPED_LOAD else _GROUPS[:1]:
                 fitting = max(2, min(stages, room))
                 found.append(TileConfig(block_m, block_n, block_k, group, warps, fitting))
+    if packed and specialized:
+        for tile in _SPECIALIZED_PACKED_TILES:
+            least, most = _LOADS[tile.block_m]
+            found += [tile] if least <= load <= most else []
     narrow = [tile for tile in found if tile.block_n <= rows]
     return list(dict.fromkeys(narrow or found))
 

@@ -78,7 +78,7 @@ def tiling_in_words(measured: Measured) -> str:
     tiling = measured.tiling
     if tiling is None:
         return ""
-    up, down = (" ".join(map(str, tile)) for tile in tiling.config)
+    up, down = tiling.config
     gain = tiling.heuristic_us / measured.us
     return f"{gain:.2f}x the rules of thumb, up {up}, down {down}, of {tiling.tried}"
 

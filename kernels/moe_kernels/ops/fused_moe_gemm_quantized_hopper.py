@@ -1,0 +1,436 @@
+"""The grouped GEMM on packed weights on Hopper: one warpgroup loads, others unpack and multiply.
+
+It computes what :mod:`moe_kernels.ops.fused_moe_gemm_quantized` does, from the same tensors.
+Programs stay and take tile after tile. Each multiplying warpgroup has a share of a tile's rows of
+the weight, and waits for nothing but the stages that the loading one fills: the matrix units work
+on what one has unpacked while it, or another one, unpacks what comes next.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: disable-error-code=assignment
+# ruff: noqa: RUF005  # kernels add tuples, but do not unpack them
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    async_copy,
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+from triton.runtime.jit import constexpr_function
+
+from moe_kernels.ops.activation import activate
+from moe_kernels.ops.gemm_programs import sorted_tile, weight_rows
+from moe_kernels.ops.hopper_unpacking import (
+    blocks_of_stage,
+    count_units,
+    load_units,
+    run_values,
+    units_of_stage,
+    unpack_block,
+    words_in_shared_memory,
+    words_layout,
+)
+from moe_kernels.ops.launcher import Launcher
+from moe_kernels.ops.programmatic_launch import launch_attributes, wait_for_previous
+from moe_kernels.tensor_spec import TensorSpec
+from moe_kernels.tiling.devices import multiprocessors
+from moe_kernels.tiling.tile_config import TileConfig
+
+# Triton 3.7 renamed it.
+_copy = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_to_shared
+
+_WARPS = gl.constexpr(4)
+"""Of a warpgroup."""
+_SHARED_MEMORY = 228 << 10
+"""Of a multiprocessor."""
+
+
+@constexpr_function
+def _rows_layout(columns):
+    """16 bytes a thread, of rows of 16-bit numbers."""
+    across = min(32, columns // 8)
+    return gl.BlockedLayout([1, 8], [32 // across, across], [_WARPS.value, 1], [1, 0])
+
+
+@gluon.jit
+def _next(stage, phase, S: gl.constexpr):
+    """The stage after this one, and the phase of its barriers."""
+    last = stage == S.stages - 1
+    return gl.where(last, 0, stage + 1), gl.where(last, phase ^ 1, phase)
+
+
+@gluon.jit
+def _rows(index, tile_n, N, width, S: gl.constexpr):
+    """:func:`moe_kernels.ops.gemm_programs.weight_rows`, with gates and ups apart always."""
+    if S.interleaved:
+        column = tile_n * (S.block_n // 2) + index // 16 * 8 + index % 8
+        n = 2 * gl.where(column < width, column, index % 8) + index % 16 // 8
+    else:
+        n = weight_rows(index, tile_n, N, width, S)
+    return n
+
+
+@gluon.jit
+def _load(stages, tiles, operands, S: gl.constexpr, SHARES: gl.constexpr):
+    """Fill the stages: rows of A by their pairs, words of the weight, scales, zero points."""
+    a_stages, b_stages, scale_stages, zero_stages, full, empty = stages
+    num_tiles_m, num_tiles_n, sorted_token_ids_ptr, expert_ids_ptr, num_pairs, top_k = tiles
+    a_ptr, stride_am, K, b_ptr, stride_be, stride_bn, stored_columns = operands[:7]
+    scale_ptr, zero_point_ptr, stride_bse, stride_bsg, num_units, N, width = operands[7:]
+    ROWS: gl.constexpr = S.block_n // SHARES
+    WORDS: gl.constexpr = S.words * S.blocks
+    A_LAYOUT: gl.constexpr = _rows_layout(S.block_k)
+    B_LAYOUT: gl.constexpr = _rows_layout(WORDS)
+    EACH: gl.constexpr = gl.BlockedLayout([1], [32], [_WARPS], [0])
+    a_columns = gl.arange(0, S.block_k, gl.SliceLayout(0, A_LAYOUT))[None, :]
+    b_columns = gl.arange(0, WORDS, gl.SliceLayout(0, B_LAYOUT))[None, :]
+    stage = 0
+    phase = 1
+    for tile in range(gl.program_id(0), num_tiles_m * num_tiles_n, gl.num_programs(0)):
+        tile_m, tile_n = sorted_tile(tile, num_tiles_m, num_tiles_n, S)
+        expert = gl.load(expert_ids_ptr + tile_m).to(gl.int64)
+        row = gl.arange(0, S.block_m, gl.SliceLayout(1, A_LAYOUT))
+        pair = gl.load(sorted_token_ids_ptr + tile_m * S.block_m + row)
+        a_mask = (pair < num_pairs)[:, None]
+        a_ptrs = a_ptr + ((pair // top_k).to(gl.int64) * stride_am)[:, None] + a_columns
+        b_expert = b_ptr + expert * stride_be
+        scale_expert = scale_ptr + expert * stride_bse
+        zero_expert = zero_point_ptr + expert * stride_bse
+        b_rows = ()
+        scale_rows = ()
+        for share in gl.static_range(SHARES):
+            index = share * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, B_LAYOUT))
+            n = _rows(index, tile_n, N, width, S)
+            b_rows = b_rows + ((n * stride_bn)[:, None] + b_columns,)
+            index = share * ROWS + gl.arange(0, ROWS, EACH)
+            scale_rows = scale_rows + (_rows(index, tile_n, N, width, S),)
+        for step in range(gl.cdiv(K, S.block_k * S.blocks)):
+            mbarrier.wait(empty.index(stage), phase)
+            for share in gl.static_range(SHARES):
+                place = stage * SHARES + share
+                b_ptrs = b_expert + step * WORDS + b_rows[share]
+                if S.mask_k:
+                    stored = b_columns + step * WORDS < stored_columns
+                    _copy(b_stages.index(place), b_ptrs, mask=stored)
+                else:
+                    _copy(b_stages.index(place), b_ptrs)
+                for i in gl.static_range(units_of_stage(S)):
+                    unit = step * (S.blocks * S.block_k) // (S.group * S.per_unit) + i
+                    if S.mask_k:
+                        unit = gl.minimum(unit, num_units - 1)
+                    at = unit * stride_bsg + scale_rows[share]
+                    _copy(scale_stages.index(place * units_of_stage(S) + i), scale_expert + at)
+                    if S.has_zero_point:
+                        _copy(zero_stages.index(place * units_of_stage(S) + i), zero_expert + at)
+            for block in gl.static_range(S.blocks):
+                first = (step * S.blocks + block) * S.block_k
+                mask = a_mask
+                if S.mask_k:
+                    mask = mask & (a_columns + first < K)
+                _copy(a_stages.index(stage * S.blocks + block), a_ptrs + first, mask=mask)
+            async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
+            stage, phase = _next(stage, phase, S)
+
+
+@gluon.jit
+def _multiply(
+    stages,
+    tiles,
+    operands,
+    S: gl.constexpr,
+    SHARES: gl.constexpr,
+    SHARE: gl.constexpr,
+    ON_SUMS: gl.constexpr,
+):
+    """Unpack a share of the rows of the weight, multiply, store.
+
+    ON_SUMS: scales are applied to the sums of a stage, not to every number.
+    """
+    a_stages, b_stages, scale_stages, zero_stages, full, empty = stages
+    num_tiles_m, num_tiles_n, sorted_token_ids_ptr, expert_ids_ptr, num_pairs, _ = tiles
+    K, a_scale_ptr, row_scale_ptr, stride_rse, stride_rsn, bias_ptr, N = operands[:7]
+    out_ptr, width, parameters = operands[7:]
+    ROWS: gl.constexpr = S.block_n // SHARES
+    MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [_WARPS, 1], [16, S.block_m, 16])
+    LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
+    SUMS: gl.constexpr = gl.SliceLayout(1, MMA)
+    WORDS: gl.constexpr = words_layout(ROWS, S.words * S.blocks)
+    SCALES: gl.constexpr = gl.SliceLayout(1, words_layout(ROWS, 16))
+    stage = 0
+    phase = 0
+    for tile in range(gl.program_id(0), num_tiles_m * num_tiles_n, gl.num_programs(0)):
+        tile_m, tile_n = sorted_tile(tile, num_tiles_m, num_tiles_n, S)
+        sums = gl.zeros((ROWS, S.block_m), gl.float32, MMA)
+        for step in range(gl.cdiv(K, S.block_k * S.blocks)):
+            mbarrier.wait(full.index(stage), phase)
+            fence_async_shared()  # rows of A were not written by the copy engine
+            place = stage * SHARES + SHARE
+            blocks = blocks_of_stage(b_stages.index(place).load(WORDS), S)
+            units = load_units(scale_stages, place, SCALES, S)
+            zero_units = units
+            if S.has_zero_point:
+                zero_units = load_units(zero_stages, place, SCALES, S)
+            product = sums
+            if ON_SUMS:
+                sum_units = load_units(scale_stages, place, SUMS, S)
+                product = gl.zeros((ROWS, S.block_m), gl.float32, MMA)
+            weights = ()  # in use until they are multiplied
+            for block in gl.static_range(S.blocks):
+                weight = unpack_block(
+                    blocks[block], units, zero_units, step, block * S.block_k, S, not ON_SUMS
+                )
+                weight = gl.convert_layout(weight, LEFT, assert_trivial=True)
+                a = a_stages.index(stage * S.blocks + block).permute((1, 0))
+                product = warpgroup_mma(weight, a, product, is_async=True)
+                weights = weights + (weight,)
+            product = warpgroup_mma_wait(0, deps=(product,) + weights)[0]
+            mbarrier.arrive(empty.index(stage), count=1)
+            if ON_SUMS:
+                sums += product * run_values(sum_units, step, 0, S)[:, None]
+            else:
+                sums = product
+            stage, phase = _next(stage, phase, S)
+
+        expert = gl.load(expert_ids_ptr + tile_m).to(gl.int64)
+        n = _rows(SHARE * ROWS + gl.arange(0, ROWS, SUMS), tile_n, N, width, S)
+        if S.has_a_scale:
+            sums *= gl.load(a_scale_ptr)
+        if S.format == "mxfp4":
+            sums *= 18446744073709551616.0  # 2^64, which numbers and raised scales lack
+        if S.has_row_scale:
+            sums *= gl.load(row_scale_ptr + expert * stride_rse + n * stride_rsn)[:, None]
+        if S.has_bias:
+            sums += gl.load(bias_ptr + expert * N + n).to(gl.float32)[:, None]
+        pairs_ptr = sorted_token_ids_ptr + tile_m * S.block_m
+        share_n = tile_n * SHARES + SHARE
+        _store(sums, pairs_ptr, num_pairs, share_n, out_ptr, width, parameters, S)
+
+
+@gluon.jit
+def _store(sums, pairs_ptr, num_pairs, share_n, out_ptr, width, parameters, S: gl.constexpr):
+    """Store sums [rows of the weight, pairs], through the activation if there is one."""
+    limit, alpha, beta, situ_beta, situ_linear_beta = parameters
+    COLUMNS: gl.constexpr = sums.shape[0] // 2 if S.gated else sums.shape[0]
+    value = sums
+    if S.form != "":
+        sums = sums.to(out_ptr.dtype.element_ty).to(gl.float32)
+        gate = sums
+        up = sums
+        if S.gated:
+            halves = gl.reshape(sums, (COLUMNS // 8, 2, 8, S.block_m))
+            gate, up = gl.split(gl.permute(halves, (0, 2, 3, 1)))
+            gate = gl.reshape(gate, (COLUMNS, S.block_m))
+            up = gl.reshape(up, (COLUMNS, S.block_m))
+        value = activate(
+            gate,
+            up,
+            limit,
+            alpha,
+            beta,
+            situ_beta,
+            situ_linear_beta,
+            S.form,
+            S.gated,
+            S.has_limit,
+            S.has_situ_linear_beta,
+        )
+    LAYOUT: gl.constexpr = _rows_layout(COLUMNS)
+    value = gl.permute(value.to(out_ptr.dtype.element_ty), (1, 0))
+    pair = gl.load(pairs_ptr + gl.arange(0, S.block_m, gl.SliceLayout(1, LAYOUT)))
+    column = share_n * COLUMNS + gl.arange(0, COLUMNS, gl.SliceLayout(0, LAYOUT))
+    gl.store(
+        out_ptr + (pair.to(gl.int64) * width)[:, None] + column[None, :],
+        gl.convert_layout(value, LAYOUT),
+        mask=(pair < num_pairs)[:, None] & (column < width)[None, :],
+    )
+
+
+@gluon.jit(do_not_specialize=["num_pairs", "num_experts"])
+def _fused_moe_gemm_quantized_hopper_kernel(
+    a_ptr,
+    b_ptr,
+    out_ptr,
+    a_scale_ptr,
+    b_scale_ptr,
+    zero_point_ptr,
+    row_scale_ptr,
+    bias_ptr,
+    sorted_token_ids_ptr,
+    expert_ids_ptr,
+    num_tokens_post_padded_ptr,
+    topk_ids_ptr,
+    expert_map_ptr,
+    num_experts,
+    N,
+    K,
+    width,
+    stored_columns,
+    num_groups,
+    num_pairs,
+    top_k,
+    stride_am,
+    stride_ak,
+    stride_asm,
+    stride_ask,
+    stride_be,
+    stride_bn,
+    stride_bse,
+    stride_bsg,
+    stride_rse,
+    stride_rsn,
+    limit,
+    alpha,
+    beta,
+    situ_beta,
+    situ_linear_beta,
+    S: gl.constexpr,
+    SHARES: gl.constexpr,
+    REGISTERS: gl.constexpr,
+    LOADING_REGISTERS: gl.constexpr,
+    ON_SUMS: gl.constexpr,
+):
+    wait_for_previous(S.programmatic)
+    num_tiles_m = gl.load(num_tokens_post_padded_ptr) // S.block_m
+    num_tiles_n = gl.cdiv(N, S.block_n)
+    if gl.program_id(0) >= num_tiles_m * num_tiles_n:
+        return
+    ROWS: gl.constexpr = S.block_n // SHARES
+    WORDS: gl.constexpr = S.words * S.blocks
+    ONE_ROW: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    A_SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    B_SHARED: gl.constexpr = words_in_shared_memory(WORDS)
+    a_stages = gl.allocate_shared_memory(
+        gl.bfloat16, [S.stages * S.blocks, S.block_m, S.block_k], A_SHARED
+    )
+    b_stages = gl.allocate_shared_memory(gl.int16, [S.stages * SHARES, ROWS, WORDS], B_SHARED)
+    UNITS: gl.constexpr = S.stages * SHARES * units_of_stage(S)
+    scale_stages = gl.allocate_shared_memory(gl.int32, [UNITS, ROWS], ONE_ROW)
+    zero_stages = scale_stages
+    if S.has_zero_point:
+        zero_stages = gl.allocate_shared_memory(gl.int32, [UNITS, ROWS], ONE_ROW)
+    full = gl.allocate_shared_memory(gl.int64, [S.stages, 1], mbarrier.MBarrierLayout())
+    empty = gl.allocate_shared_memory(gl.int64, [S.stages, 1], mbarrier.MBarrierLayout())
+    for stage in gl.static_range(S.stages):
+        mbarrier.init(full.index(stage), count=32 * _WARPS)
+        mbarrier.init(empty.index(stage), count=SHARES)
+    fence_async_shared()
+
+    # What there is not is another pointer: tuples hold no None.
+    zero_points = zero_point_ptr if S.has_zero_point else b_scale_ptr
+    a_scales = a_scale_ptr if S.has_a_scale else a_ptr
+    row_scales = row_scale_ptr if S.has_row_scale else a_ptr
+    biases = bias_ptr if S.has_bias else a_ptr
+    stages = (a_stages, b_stages, scale_stages, zero_stages, full, empty)
+    tiles = (num_tiles_m, num_tiles_n, sorted_token_ids_ptr, expert_ids_ptr, num_pairs, top_k)
+    loaded = (a_ptr, stride_am, K, b_ptr, stride_be, stride_bn, stored_columns)
+    num_units = gl.cdiv(num_groups, S.per_unit)
+    loaded = loaded + (b_scale_ptr, zero_points, stride_bse, stride_bsg, num_units, N, width)
+    multiplied = (K, a_scales, row_scales, stride_rse, stride_rsn, biases, N, out_ptr, width)
+    multiplied = multiplied + ((limit, alpha, beta, situ_beta, situ_linear_beta),)
+    if SHARES == 1:
+        gl.warp_specialize(
+            [
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 0, ON_SUMS)),
+                (_load, (stages, tiles, loaded, S, SHARES)),
+            ],
+            [_WARPS],
+            [LOADING_REGISTERS],
+        )
+    elif SHARES == 2:
+        gl.warp_specialize(
+            [
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 0, ON_SUMS)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 1, ON_SUMS)),
+                (_load, (stages, tiles, loaded, S, SHARES)),
+            ],
+            [_WARPS, _WARPS],
+            [REGISTERS, LOADING_REGISTERS],
+        )
+    else:
+        gl.warp_specialize(
+            [
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 0, ON_SUMS)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 1, ON_SUMS)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 2, ON_SUMS)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 3, ON_SUMS)),
+                (_load, (stages, tiles, loaded, S, SHARES)),
+            ],
+            [_WARPS, _WARPS, _WARPS, _WARPS],
+            [REGISTERS, REGISTERS, REGISTERS, LOADING_REGISTERS],
+        )
+
+
+def takes(a: TensorSpec, values: TensorSpec, settings: Any, config: TileConfig) -> bool:
+    """Whether the kernel computes this GEMM, of tensors that begin at multiples of 16 bytes.
+
+    a: [rows, K]. values: as :mod:`moe_kernels.ops.fused_moe_gemm_quantized` loads them.
+    """
+    columns = settings.block_k.value * settings.blocks.value
+    unit = settings.group.value * settings.per_unit.value
+    # What is copied begins at 16 bytes, as Triton knows of multiples of 16.
+    sizes = (a.shape[1], a.strides[0], *values.strides[:2])
+    return bool(
+        settings.sorted
+        and settings.packed_arithmetic
+        and (columns % unit == 0 or unit % columns == 0)
+        and a.strides[1] == 1
+        and not any(size % 16 for size in sizes)
+        and config.num_warps in (4, 8, 16)
+        and config.block_n % (16 * config.num_warps) == 0
+    )
+
+
+def hopper_launcher(
+    settings: Any,
+    config: TileConfig,
+    num_tiles: int,
+    scalars: tuple[float, ...],
+    device: torch.device,
+) -> Launcher:
+    """What launches the kernel, for at most so many tiles, where it :func:`takes` the GEMM."""
+    shares = config.num_warps // 4
+    programs = _programs(settings, config)
+    registers = 65536 // programs // (128 * (shares + 1)) // 8 * 8  # of a thread at the start
+    loading = 40 if config.block_m <= 64 else 56 if config.block_m <= 128 else 72
+    constants = {
+        "S": settings,
+        "SHARES": shares,
+        "REGISTERS": min(240, (registers * (shares + 1) - loading) // shares // 8 * 8),
+        "LOADING_REGISTERS": loading,
+        "ON_SUMS": _scales_sums(settings),
+    }
+    return Launcher(
+        _fused_moe_gemm_quantized_hopper_kernel,
+        (min(num_tiles, programs * multiprocessors(device)),),
+        scalars,
+        constants,
+        num_warps=4,
+        maxnreg=registers,
+        **launch_attributes(device),
+    )
+
+
+def _scales_sums(settings: Any) -> bool:
+    """Whether scales are applied to the sums of a stage: one for each row, and few sums."""
+    columns = settings.block_k.value * settings.blocks.value
+    return bool(
+        settings.format != "mxfp4" and settings.group % columns == 0 and settings.block_m <= 32
+    )
+
+
+def _programs(settings: Any, config: TileConfig) -> int:
+    """How many programs share a multiprocessor: as many as its shared memory holds."""
+    columns = settings.block_k.value * settings.blocks.value
+    words = settings.words.value * settings.blocks.value
+    units = count_units(settings) * (2 if settings.has_zero_point else 1)
+    stage = config.block_n * (2 * words + 4 * units) + config.block_m * 2 * columns
+    # Results pass through it on their way too, and 1 KB of each program is not its own.
+    return int(max(1, _SHARED_MEMORY // (config.num_stages * stage + 6144)))
