@@ -85,6 +85,8 @@ def bind(layer: RandomLayer) -> Run | None:
         return None
     if quant.weight_format not in ("int4", "uint8", "mxfp4"):
         return None
+    if quant.weight_format != "mxfp4" and quant.w13_bias is not None:
+        return None  # no such checkpoints
     converted = _mxfp4(layer) if quant.weight_format == "mxfp4" else _integers(layer)
     intermediate = converted.rows // 2
     config = vllm.MoEConfig(
