@@ -115,12 +115,12 @@ def execute_over_ranks(
     one_rank = dataclasses.replace(moe, moe_parallel_config=FusedMoEParallelConfig())
     reduced, reductions = reduced_to(one_rank, weight_key, max_weight_bytes / number_of_ranks())
     try:
-        with process_group(chosen, timeout) as (group, own), torch.inference_mode():
+        with process_group(chosen, timeout) as (ranks, own), torch.inference_mode():
             whole = random_layer(
                 reduced, weight_key, activation_key, num_tokens, own, seed, group_size=group_size
             )
             spread = SpreadLayer(
-                group, whole, name, moe.moe_parallel_config, oracle=decision.oracle
+                ranks, whole, name, moe.moe_parallel_config, oracle=decision.oracle
             )
             layer = spread.measure(whole, moe.moe_parallel_config.all2all_backend)
     except (KernelUnavailableError, NotImplementedError, RankError, ValueError) as error:

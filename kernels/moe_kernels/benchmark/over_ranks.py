@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from moe_kernels.benchmark.peers import converted
 from moe_kernels.benchmark.plan import FIXED
@@ -26,7 +25,7 @@ from moe_kernels.routing import Routing
 from moe_kernels.testing import RandomLayer
 from moe_rules.vocabulary.layer import FusedMoEParallelConfig
 
-# torch.distributed is annotated in part.
+# torch.cuda.Event is not annotated.
 # mypy: allow-untyped-calls
 
 _WARM_UPS = 2
@@ -106,7 +105,7 @@ def share_of(num_tokens: int, rank: int, size: int) -> slice:
 
 
 class SpreadLayer:
-    """``whole``, drawn alike on every rank, spread over the ranks of ``group``.
+    """``whole``, drawn alike on every rank, spread over ``ranks``.
 
     ``whole`` has all experts, in the layout of :mod:`moe_kernels.quantization.schemes`;
     ``parallel`` says how they are spread.
@@ -114,18 +113,18 @@ class SpreadLayer:
 
     def __init__(
         self,
-        group: dist.ProcessGroup,
+        ranks: Ranks,
         whole: RandomLayer,
         kernel_name: str,
         parallel: FusedMoEParallelConfig,
         *,
         oracle: str | None = None,
     ) -> None:
-        self.group = group
+        self._clock = _Clock(ranks, whole.hidden_states.device)
         self._whole = whole
         self._bind = partial(bind, kernel_name, oracle=oracle)
         config = replace(whole.moe_config, moe_parallel_config=parallel)
-        held = config.experts_of(dist.get_rank(group))
+        held = config.experts_of(ranks.rank)
         self._share = converted(whole.share(held, parallel), kernel_name)
         self._alone = converted(whole, kernel_name)
         self._one = self._bind(whole.moe_config, self._alone.quant_config)
@@ -138,8 +137,9 @@ class SpreadLayer:
         :func:`moe_kernels.prepare_finalize.choice.prepare_finalize_over`.
         """
         backend, fixed = exchange.removesuffix(FIXED), exchange.endswith(FIXED)
-        num_tokens, size = len(tokens.hidden_states), dist.get_world_size(self.group)
-        mine = share_of(num_tokens, dist.get_rank(self.group), size)
+        clock, ranks = self._clock, self._clock.ranks
+        num_tokens, size = len(tokens.hidden_states), ranks.size
+        mine = share_of(num_tokens, ranks.rank, size)
         share = with_tokens_of(self._share, tokens.tokens(mine))
         alone = with_tokens_of(self._alone, tokens)
         config = share.moe_config
@@ -147,11 +147,10 @@ class SpreadLayer:
         kernel = self._bind(
             replace(config, moe_parallel_config=parallel),
             share.quant_config,
-            process_group=self.group,
+            process_group=ranks.group,
             expert_map=share.expert_map,
             capacity=-(-num_tokens // size) if fixed else None,
         )
-        clock = _Clock(self.group, share.hidden_states.device)
         arguments, all_arguments = share.arguments(), alone.arguments()
         output = kernel.apply(**arguments)
         expected = self._one.apply(**all_arguments)[mine]
@@ -162,7 +161,7 @@ class SpreadLayer:
         ms, one_rank_ms = clock.slowest(call), clock.first(one)
         dispatch, experts_ms, combine = _phases(kernel, share, clock)
         wide = output.double() - expected.double(), expected.double()
-        squares = gathered(clock.group, [float(x.square().sum()) for x in wide])
+        squares = clock.gathered([float(x.square().sum()) for x in wide])
         difference, norm = (sum(part) for part in zip(*squares, strict=True))
         return LayerOverRanks(
             ranks=size,
@@ -195,8 +194,8 @@ def _replay(call: Callable[[], object]) -> Callable[[], object]:
 class _Clock:
     """Times what all ranks do together."""
 
-    def __init__(self, group: dist.ProcessGroup, device: torch.device) -> None:
-        self.group = group
+    def __init__(self, ranks: Ranks, device: torch.device) -> None:
+        self.ranks = ranks
         self.device = device
 
     def now(self) -> Any:
@@ -214,11 +213,15 @@ class _Clock:
         end.synchronize()
         return float(begin.elapsed_time(end))
 
+    def gathered(self, values: Sequence[float]) -> list[list[float]]:
+        """What each rank has."""
+        return self.ranks.gather(values, self.device)
+
     def together(self) -> None:
         """Wait for all ranks."""
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-        dist.barrier(self.group)
+        self.gathered([0.0])
         if self.device.type == "cuda":
             torch.cuda.synchronize()
 
@@ -228,10 +231,10 @@ class _Clock:
             begin = time.perf_counter()
             once()
             seconds = time.perf_counter() - begin
-        longest = max(value for (value,) in gathered(self.group, [seconds]))
+        longest = max(value for (value,) in self.gathered([seconds]))
         runs = max(3, min(_MOST_RUNS, int(_SECONDS / max(longest, 1e-6))))
         own = [value for _ in range(runs) for value in once()]
-        slowest = [max(values) for values in zip(*gathered(self.group, own), strict=True)]
+        slowest = [max(values) for values in zip(*self.gathered(own), strict=True)]
         count = len(slowest) // runs
         return [statistics.median(slowest[i::count]) for i in range(count)]
 
@@ -252,18 +255,11 @@ class _Clock:
         def once() -> list[float]:
             self.together()
             begin = self.now()
-            if dist.get_rank(self.group) == 0:
+            if self.ranks.rank == 0:
                 call()
             return [self.ms(begin, self.now())]
 
         return self.repeated(once)[0]
-
-
-def gathered(group: dist.ProcessGroup, value: list[Any]) -> list[list[Any]]:
-    """What each rank has."""
-    found: list[Any] = [None] * dist.get_world_size(group)
-    dist.all_gather_object(found, value, group=group)
-    return found
 
 
 class _TimedRanks:
@@ -350,7 +346,7 @@ def _phase(
         splits = list(received), list(sent)
         bare_ms = clock.slowest(lambda: ranks.all_to_all(arrived, rows, *splits))
         own = (sum(sent) - sent[ranks.rank]) * row_bytes
-        most = int(max(value for (value,) in gathered(clock.group, [own])))
+        most = int(max(value for (value,) in clock.gathered([own])))
         return Phase(ms, exchange_ms, bare_ms, most)
 
     return bare

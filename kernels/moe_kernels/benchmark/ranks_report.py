@@ -14,10 +14,11 @@ from typing import Any
 import torch
 
 from moe_kernels.benchmark.layers import draw_layer, draw_workload
-from moe_kernels.benchmark.over_ranks import LayerOverRanks, Phase, SpreadLayer, gathered
+from moe_kernels.benchmark.over_ranks import LayerOverRanks, Phase, SpreadLayer
 from moe_kernels.benchmark.plan import Plan
 from moe_kernels.benchmark.report import Point
 from moe_kernels.benchmark.shapes import Scheme
+from moe_kernels.ranks.group import Ranks
 from moe_kernels.ranks.torchrun import process_group, started_by_torchrun, this_rank
 from moe_rules.vocabulary.layer import FusedMoEParallelConfig
 
@@ -72,11 +73,11 @@ def run_over_ranks(plan: Plan, args: argparse.Namespace) -> None:
             "-m moe_rules bench --ranks ..."
         )
     kind = "cuda" if torch.cuda.is_available() else "cpu"
-    with process_group(kind, args.rank_timeout) as (group, device), torch.inference_mode():
-        (seed,) = gathered(group, [plan.seed])[0]  # drawn by each rank, where it is not given
-        plan = replace(plan, seed=seed)
-        results = RanksResults(_facts(kind, group.size(), plan))
-        for point, layer in _measured(plan, args.exchange, group, device):
+    with process_group(kind, args.rank_timeout) as (ranks, device), torch.inference_mode():
+        (seed,) = ranks.gather([plan.seed], device)[0]  # drawn by each rank, where it is not given
+        plan = replace(plan, seed=int(seed))
+        results = RanksResults(_facts(kind, ranks.size, plan))
+        for point, layer in _measured(plan, args.exchange, ranks, device):
             results.measured.append((point, layer))
             if this_rank() == 0:
                 results.write(args.out)
@@ -85,10 +86,10 @@ def run_over_ranks(plan: Plan, args: argparse.Namespace) -> None:
 
 
 def _measured(
-    plan: Plan, exchanges: list[str], group: Any, device: torch.device
+    plan: Plan, exchanges: list[str], ranks: Ranks, device: torch.device
 ) -> Iterator[tuple[Point, LayerOverRanks]]:
     """Each point of the plan, with each exchange."""
-    parallel = FusedMoEParallelConfig.make(dp_size=group.size(), enable_expert_parallel=True)
+    parallel = FusedMoEParallelConfig.make(dp_size=ranks.size, enable_expert_parallel=True)
     start = time.monotonic()
     for batch in plan.batches():
         scheme = plan.schemes[batch[0].scheme]
@@ -98,14 +99,14 @@ def _measured(
         # The whole layer, of which a named shape may be one rank's share.
         shape = replace(plan.shapes[batch[0].shape], ep_size=1)
         whole = draw_layer(shape, scheme, plan.seed, device=str(device))
-        spread = SpreadLayer(group, whole, kernel, parallel)
+        spread = SpreadLayer(ranks, whole, kernel, parallel)
         for point in batch:
             seed = plan.seed + point.num_tokens
             drawn = (point.num_tokens, point.routing, 1, seed)
             (tokens,) = draw_workload(whole, shape, scheme, *drawn).inputs
             for exchange in exchanges:
                 late = plan.seconds is not None and time.monotonic() - start > plan.seconds
-                if any(value for (value,) in gathered(group, [late])):
+                if any(value for (value,) in ranks.gather([late], device)):
                     return
                 yield point, spread.measure(tokens, exchange)
 

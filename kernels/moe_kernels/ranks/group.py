@@ -140,6 +140,14 @@ class Ranks:
             return
         self._collective("reduce_scatter", _function("reduce_scatter"), output, tensor)
 
+    def gather(self, values: Sequence[float], device: torch.device) -> list[list[float]]:
+        """Every rank's ``values``, as many on each; waits on the host until all are here."""
+        own = torch.tensor([values] * self.size, dtype=torch.float64, device=device)
+        found = torch.empty_like(own)
+        self.all_to_all(found, own)
+        rows: list[list[float]] = self._on_host(found).tolist()
+        return rows
+
     def _collective(self, name: str, start: Callable[..., Any], *arguments: Any) -> None:
         begin = time.monotonic()
         try:

@@ -8,9 +8,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+# torch.distributed is annotated in part.
+# mypy: allow-untyped-calls
+
 if TYPE_CHECKING:
     import torch
-    import torch.distributed as dist
+
+    from moe_kernels.ranks.group import Ranks
 
 
 TIMEOUT = 300.0
@@ -46,16 +50,19 @@ def this_rank() -> int:
 
 
 @contextmanager
-def process_group(kind: str, timeout: float) -> Iterator[tuple[dist.ProcessGroup, torch.device]]:
-    """All ranks, and this one's device: ``kind`` "cuda" (NCCL) or "cpu" (gloo).
+def process_group(kind: str, timeout: float) -> Iterator[tuple[Ranks, torch.device]]:
+    """All ranks in a process group, and this one's device: ``kind`` "cuda" (NCCL) or "cpu" (gloo).
 
     ``timeout``: seconds after which a collective fails. Raises ValueError where there is no GPU for
-    a rank.
+    a rank, RankError if they do not meet or have different versions of torch.
     """
     from datetime import timedelta
 
     import torch
     import torch.distributed as dist
+
+    from moe_kernels.ranks.agreement import RankError
+    from moe_kernels.ranks.group import Ranks
 
     device, bound = torch.device(kind), None
     if kind == "cuda":
@@ -67,12 +74,22 @@ def process_group(kind: str, timeout: float) -> Iterator[tuple[dist.ProcessGroup
             )
         device = bound = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        "nccl" if kind == "cuda" else "gloo",
-        timeout=timedelta(seconds=timeout),
-        device_id=bound,
-    )
     try:
-        yield dist.distributed_c10d._get_default_group(), device
-    finally:
-        dist.destroy_process_group()
+        dist.init_process_group(
+            "nccl" if kind == "cuda" else "gloo",
+            timeout=timedelta(seconds=timeout),
+            device_id=bound,
+        )
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise RankError(f"the {number_of_ranks()} ranks did not meet: {reason}") from error
+    ranks = Ranks()
+    ranks.agree({"torch": torch.__version__, "device": kind}, None)
+    try:
+        yield ranks, device
+    except BaseException:
+        if kind == "cuda":
+            # Kernels of NCCL that wait for a rank that is missing would keep the process.
+            dist.distributed_c10d._abort_process_group(ranks.group)
+        raise
+    dist.destroy_process_group()
