@@ -98,19 +98,15 @@ class Ranks:
 
     def _tell(self, key: str, what: Any) -> list[Any]:
         """Put ``what`` in the store, and read what every rank has put there."""
-        deadline = time.monotonic() + self.timeout
-        self._said.set(f"{key}/{self.rank}", json.dumps(what))
-        missing = [rank for rank in range(self.size) if rank != self.rank]
-        while missing:
-            missing = [rank for rank in missing if not self._said.check([f"{key}/{rank}"])]
-            if missing and time.monotonic() > deadline:
-                raise RankError(
-                    f"{self._named(missing)} of {self.size} ranks did not come to agree on a layer "
-                    f"within {self.timeout:g} s: it hangs, or is gone"
-                )
-            if missing:
-                time.sleep(_POLL)
-        return [json.loads(self._said.get(f"{key}/{rank}")) for rank in range(self.size)]
+        keys = [f"{key}/{rank}" for rank in range(self.size)]
+        self._said.set(keys[self.rank], json.dumps(what))
+        missing = absent(self._said, keys, self.timeout)
+        if missing:
+            raise RankError(
+                f"{self._named(missing)} of {self.size} ranks did not come to agree on a layer "
+                f"within {self.timeout:g} s: it hangs, or is gone"
+            )
+        return [json.loads(self._said.get(key)) for key in keys]
 
     # Collectives ---------------------------------------------------------------------------------
 
@@ -255,6 +251,16 @@ class Ranks:
         if self._processes:
             named = [f"{name} ({self._processes[i]})" for name, i in zip(named, ranks, strict=True)]
         return ", ".join(named)
+
+
+def absent(store: dist.distributed_c10d.Store, keys: Sequence[str], seconds: float) -> list[int]:
+    """The ranks that did not set their key in ``store`` within so many seconds."""
+    deadline = time.monotonic() + seconds
+    missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
+    while missing and time.monotonic() < deadline:
+        time.sleep(_POLL)
+        missing = [rank for rank in missing if not store.check([keys[rank]])]
+    return missing
 
 
 def _function(collective: str) -> Callable[..., Any]:

@@ -60,9 +60,10 @@ def process_group(kind: str, timeout: float) -> Iterator[tuple[Ranks, torch.devi
 
     import torch
     import torch.distributed as dist
+    from torch.distributed.rendezvous import rendezvous
 
-    from moe_kernels.ranks.agreement import RankError
-    from moe_kernels.ranks.group import Ranks
+    from moe_kernels.ranks.agreement import RankError, in_words
+    from moe_kernels.ranks.group import Ranks, absent
 
     device, bound = torch.device(kind), None
     if kind == "cuda":
@@ -74,13 +75,25 @@ def process_group(kind: str, timeout: float) -> Iterator[tuple[Ranks, torch.devi
             )
         device = bound = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    limit = timedelta(seconds=timeout)
     try:
+        store, rank, size = next(rendezvous("env://", timeout=limit))
+        keys = [f"moe_kernels/started/{i}" for i in range(size)]
+        store.set(keys[rank], "")
+        missing = absent(store, keys, timeout)
+        if missing:
+            raise RankError(f"{in_words(missing)} of {size} did not start within {timeout:g} s")
         dist.init_process_group(
             "nccl" if kind == "cuda" else "gloo",
-            timeout=timedelta(seconds=timeout),
+            store=store,
+            rank=rank,
+            world_size=size,
+            timeout=limit,
             device_id=bound,
         )
-    except RuntimeError as error:
+    except RankError:
+        raise
+    except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise RankError(f"the {number_of_ranks()} ranks did not meet: {reason}") from error
     ranks = Ranks()

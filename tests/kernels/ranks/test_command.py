@@ -28,7 +28,7 @@ def _command(pipe, words, environment):
 def torchrun():
     """Runs the command on so many ranks, as torchrun does: exit code, output and errors of each."""
 
-    def run(size, *words):
+    def run(size, *words, missing=()):
         store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         environment = {
             "WORLD_SIZE": str(size),
@@ -39,7 +39,7 @@ def torchrun():
             "OMP_NUM_THREADS": "1",
         }
         pipes, processes = [], []
-        for rank in range(size):
+        for rank in set(range(size)) - set(missing):
             here, there = CONTEXT.Pipe()
             own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}
             processes.append(CONTEXT.Process(target=_command, args=(there, [*words], own)))
@@ -106,6 +106,12 @@ def test_wrong_options_are_named(torchrun, case):
         assert code in (1, 2)
         assert out == ""
         assert said in err
+
+
+def test_a_rank_that_does_not_start_is_named(torchrun):
+    ((code, out, err),) = torchrun(2, *CPU, "--ep", "--rank-timeout", "2", missing={0})
+    assert (code, out) == (1, "")
+    assert "rank 0 of 2 did not start within 2 s" in err
 
 
 def test_bench_compares_with_one_rank(torchrun, tmp_path):
