@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit avx2 test-vllm schemas docs clean
+.PHONY: demo test lint types unit avx2 test-vllm test-transformers schemas docs clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -45,6 +45,20 @@ $(VENV)-vllm-simulated/.installed: tests/vllm/environment.py
 	$(PYTHON) $< simulated $(@D)
 	touch $@
 
+# Every architecture of transformers, and the oldest version that is supported; minutes.
+test-transformers: $(VENV)/.installed $(VENV)-transformers/.installed  ## Whole models of transformers.
+	MOE_RULES_LONG=1 $(BIN)/pytest tests/integrations/transformers
+	MOE_RULES_LONG=1 $(VENV)-transformers/bin/python -m pytest tests/integrations/transformers
+
+OLDEST_TRANSFORMERS := 5.17.0
+
+$(VENV)-transformers/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(@D)
+	grep -v transformers constraints.txt > $(@D)/constraints.txt
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -c $(@D)/constraints.txt \
+		-e '.[transformers]' transformers==$(OLDEST_TRANSFORMERS) hypothesis pytest
+	touch $@
+
 schemas: $(VENV)/.installed  ## Write schemas/ anew from the models.
 	$(BIN)/moe-rules schema --write schemas
 
@@ -53,4 +67,4 @@ docs: $(VENV)/.installed  ## Write docs/quirks.md and docs/coverage.md anew from
 	$(BIN)/python -m moe_rules.reporting.coverage --write
 
 clean:
-	rm -rf $(VENV) $(VENV)-vllm $(VENV)-vllm-simulated dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-transformers $(VENV)-vllm $(VENV)-vllm-simulated dist .mypy_cache .pytest_cache .ruff_cache

@@ -55,6 +55,10 @@ class PackedUnquantized(PackedProduct):
         output: torch.Tensor = product(x, weight, bias, "none", [], "")
         return output
 
+    def weight(self, expert: int) -> torch.Tensor:
+        """The weights of one expert as they came, [N, K]."""
+        return self.experts[expert].to_dense()
+
 
 @dataclass(frozen=True, eq=False)
 class PackedInt8(PackedProduct):

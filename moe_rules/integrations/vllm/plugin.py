@@ -10,14 +10,16 @@ from typing import Any, NoReturn
 
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.selector import refusal
+from moe_rules.integrations.saying import engine_logger, selection_line
 from moe_rules.integrations.vllm.mode import Mode
 from moe_rules.integrations.vllm.outcomes import Select, outcome_names
 from moe_rules.integrations.vllm.recording import RECORD_VARIABLE
 from moe_rules.integrations.vllm.replacing import replace_functions
-from moe_rules.integrations.vllm.saying import logger, selection_line
 from moe_rules.integrations.vllm.selectors import PACKAGE, SELECTORS, Tables
 from moe_rules.integrations.vllm.shadow import Shadow
 from moe_rules.oracles.vllm_selection import Answer
+
+logger = engine_logger("vllm")
 
 REFERENCE = "0.33.0"
 """The version of vLLM that the tables describe."""

@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from moe_rules.engine.decision import Decision
+from moe_rules.integrations.saying import (
+    engine_logger,
+    layer_words,
+    reason_words,
+    selection_line,
+)
 from moe_rules.integrations.vllm.outcomes import (
     Outcome,
     Select,
@@ -18,9 +24,10 @@ from moe_rules.integrations.vllm.outcomes import (
     outcome_names,
 )
 from moe_rules.integrations.vllm.recording import RECORD_VARIABLE, record
-from moe_rules.integrations.vllm.saying import layer_words, logger, reason_words, selection_line
 from moe_rules.integrations.vllm.selectors import Question, Tables
 from moe_rules.oracles.vllm_objects import vllm_kernel
+
+logger = engine_logger("vllm")
 
 
 class Shadow:

@@ -1,4 +1,4 @@
-"""What the plugin says in vLLM's log."""
+"""What integrations say in an engine's log: a decision in one line."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from moe_rules.engine.because import because
 from moe_rules.engine.decision import Decision
 from moe_rules.vocabulary.fact_values import in_words
 
-logger = logging.getLogger("vllm.moe_rules")
-"""Below vLLM's own, so that its format and level hold."""
+
+def engine_logger(package: str) -> logging.Logger:
+    """The log of an integration: below the engine's own, so that its format and level hold."""
+    return logging.getLogger(f"{package}.moe_rules")
 
 
 def layer_words(decision: Decision) -> str:

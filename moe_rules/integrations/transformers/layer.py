@@ -1,0 +1,89 @@
+"""An experts module of transformers, as kernels here take a layer.
+
+A module is one of a class that transformers' ``use_experts_implementation`` decorates: weights of
+all experts in one parameter, and attributes that say in which layout.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from moe_rules.integrations.transformers.activations import with_activation
+from moe_rules.vocabulary.layer import FusedMoEConfig, dtype_name
+
+
+class NotServedError(ValueError):
+    """No kernel here computes a module; the message says why."""
+
+
+class LayerTensors(NamedTuple):
+    """The tensors of a module: w13 [E, 2I, H] ([E, I, H] without gate), w2 [E, H, I], biases.
+
+    They are the module's own, or views of them where it has the last two dimensions exchanged.
+    """
+
+    w13: torch.Tensor
+    w2: torch.Tensor
+    w13_bias: torch.Tensor | None
+    w2_bias: torch.Tensor | None
+
+
+def is_experts(module: nn.Module) -> bool:
+    """Whether transformers lets functions compute ``module``."""
+    return all(hasattr(module, name) for name in ("is_transposed", "has_gate", "has_bias"))
+
+
+def up_name(module: Any) -> str:
+    """The parameter with the weights of the first GEMM."""
+    return "gate_up_proj" if module.has_gate else "up_proj"
+
+
+def layer_tensors(module: Any) -> LayerTensors:
+    """See :class:`LayerTensors`."""
+    up = up_name(module)
+    w13, w2 = getattr(module, up), module.down_proj
+    if module.is_transposed:
+        w13, w2 = w13.transpose(1, 2), w2.transpose(1, 2)
+    if not module.has_bias:
+        return LayerTensors(w13, w2, None, None)
+    return LayerTensors(w13, w2, getattr(module, f"{up}_bias"), module.down_proj_bias)
+
+
+def layer_config(module: Any, top_k: int) -> FusedMoEConfig:
+    """What ``module`` computes for tokens with ``top_k`` experts each.
+
+    Its experts are all there are: transformers numbers those of a rank from 0 on, and others
+    beyond them. Raises NotServedError for what no kernel here takes.
+    """
+    w13, w2, w13_bias, _ = layer_tensors(module)
+    _check_weights(module, w13)
+    try:
+        dtype = dtype_name(w13.dtype)
+    except ValueError as error:
+        raise NotServedError(f"its weights: {error}") from None
+    layer = FusedMoEConfig(
+        num_experts=w13.shape[0],
+        experts_per_token=top_k,
+        hidden_dim=w13.shape[2],
+        intermediate_size=w2.shape[2],
+        routing_method="Unspecified",
+        in_dtype=dtype,
+        has_bias=w13_bias is not None,
+    )
+    try:
+        return with_activation(module, layer, w13.device)
+    except ValueError as error:
+        raise NotServedError(str(error)) from None
+
+
+def _check_weights(module: Any, w13: torch.Tensor) -> None:
+    """Raise NotServedError for weights that come and go, or are not all here."""
+    if w13.device.type == "meta":
+        raise NotServedError("its weights are on the meta device")
+    if type(w13.data) is not torch.Tensor:
+        raise NotServedError(f"its weights are of the class {type(w13.data).__name__}")
+    if getattr(getattr(module, "_hf_hook", None), "offload", False):
+        raise NotServedError("its weights are offloaded, and come only for each call")

@@ -1,0 +1,117 @@
+"""The kernel of one experts module: the tables select it, weights are converted for it."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from dataclasses import dataclass
+
+import torch
+from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
+from moe_kernels.modular_kernel import FusedMoEKernel
+from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.registry import KernelUnavailableError, our_names
+from moe_kernels.registry.bind import bind
+from torch import nn
+
+from moe_rules.engine.decision import Decision
+from moe_rules.engine.selector import SelectionError, selector_in
+from moe_rules.files.packaged import packaged_rules
+from moe_rules.integrations.saying import reason_words, selection_line
+from moe_rules.integrations.transformers.layer import (
+    LayerTensors,
+    NotServedError,
+    layer_config,
+    layer_tensors,
+)
+from moe_rules.integrations.transformers.packed import Packable, let_go, make_packable, restore
+from moe_rules.integrations.transformers.saying import say
+from moe_rules.language.ruleset import overlay_paths
+from moe_rules.machines.detection import System, detect, probe
+from moe_rules.machines.machine import Machine
+from moe_rules.vocabulary.layer import FusedMoEConfig
+
+OVERLAY = "transformers"
+"""The packaged overlay that says what runs inside transformers; the user's come after it."""
+
+_TORCH_DEVICES = {"cuda": "cuda", "rocm": "cuda", "xpu": "xpu", "cpu": "cpu"}
+"""What torch calls the devices of platforms."""
+
+
+@dataclass(frozen=True, eq=False)
+class Serving:
+    """What computes a module on one device, in one dtype: a kernel of ours, or none, and why."""
+
+    device: torch.device
+    dtype: torch.dtype
+    kernel: FusedMoEKernel | None
+    activation: str
+    refusal: str = ""
+
+    def serves(self, tensors: LayerTensors) -> bool:
+        """Whether the weights are still where and what they were."""
+        return tensors.w13.device == self.device and tensors.w13.dtype == self.dtype
+
+
+def serve(module: nn.Module, top_k: int) -> Serving:
+    """Select and bind the kernel of ``module``, and convert its weights.
+
+    ``top_k``: experts per token. Says once per kind of layer what was selected and why. Raises
+    FactError for a request and RuleFileError for an overlay that is wrong.
+    """
+    restore(module)
+    w13 = layer_tensors(module).w13
+    try:
+        with torch.no_grad(), torch.inference_mode(False):
+            layer = layer_config(module, top_k)
+            return _bound(module, layer, _decision(layer, w13.device))
+    except NotServedError as error:
+        return Serving(w13.device, w13.dtype, None, "", str(error))
+
+
+def _decision(layer: FusedMoEConfig, device: torch.device) -> Decision:
+    """What the tables select; said in the log. Raises NotServedError for nothing."""
+    overlays = (packaged_rules() / "overlays" / OVERLAY, *overlay_paths())
+    selector = selector_in(os.environ, _machine(device.type), overlays)
+    try:
+        decision = selector.select("unquantized", layer)
+    except SelectionError as error:
+        raise NotServedError(str(error)) from None
+    say(logging.INFO, f"{selection_line(decision)}, on {device.type} in {layer.in_dtype}")
+    return decision
+
+
+@functools.cache
+def _machine(device: str) -> Machine:
+    """The machine at hand, if ``device`` is its. Raises NotServedError for another one."""
+    if device == "cpu":
+        without_accelerators = {**os.environ, "VLLM_TARGET_DEVICE": "cpu"}
+        return probe(System(environ=without_accelerators)).machine
+    machine = detect()
+    if _TORCH_DEVICES.get(machine.device) != device:
+        raise NotServedError(f"it is on {device}, but this machine is taken for {machine.device}")
+    return machine
+
+
+def _bound(module: nn.Module, layer: FusedMoEConfig, decision: Decision) -> Serving:
+    tensors = layer_tensors(module)
+    weights = LayerWeights(tensors.w13.detach(), tensors.w2.detach())
+    dtype, kernel = tensors.w13.dtype, decision.kernel
+    if kernel is None:
+        raise NotServedError(f"{decision.backend} has no kernel here: {reason_words(decision)}")
+    if not torch.compiler.is_compiling():  # which goes on with the class that it has seen
+        make_packable(module)
+    if kernel in our_names() and isinstance(module, Packable):
+        weights = convert_to_kernel_format(kernel, weights, dtype=dtype)
+    quant_config = FusedMoEQuantConfig(
+        **weights.quant_fields(), w13_bias=tensors.w13_bias, w2_bias=tensors.w2_bias
+    )
+    try:
+        bound = bind(kernel, layer, quant_config, oracle=decision.oracle)
+    except (KernelUnavailableError, ValueError) as error:
+        raise NotServedError(str(error)) from None
+    if weights.packed is not None:
+        assert isinstance(module, Packable)
+        let_go(module, weights)
+    return Serving(tensors.w13.device, dtype, bound, layer.activation)

@@ -1,0 +1,247 @@
+"""Whole models: set, saved, moved, copied, compiled, and those that never call."""
+
+import copy
+import gc
+import pickle
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+import transformers
+from moe_kernels.cpu.packed_weights import PACKED, stands_for_packed
+from transformers import AutoModelForCausalLM, CompileConfig, Llama4TextConfig, Qwen3MoeConfig
+
+from moe_rules.integrations.transformers.layer import is_experts
+from moe_rules.integrations.transformers.packed import SERVING
+from tests.integrations.transformers.architectures import architectures, text_model, tiny
+from tests.integrations.transformers.long import long
+
+ARCHITECTURES = architectures()
+X = torch.randint(2, 100, (2, 12), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
+def model_of(name="qwen3_moe"):
+    return tiny(name, text_model(ARCHITECTURES[name]))
+
+
+def experts_of(model):
+    return [module for module in model.modules() if is_experts(module)]
+
+
+def served(model):
+    """The model after a forward pass, its weights packed."""
+    model.set_experts_implementation("moe_rules")
+    model(input_ids=X)
+    assert all(hasattr(module, SERVING) for module in experts_of(model))
+    return model
+
+
+@pytest.fixture(params=["qwen3_moe", "gpt_oss"])
+def pair(request):
+    """A model that is served, and its twin that is eager."""
+    eager = model_of(request.param)
+    eager.set_experts_implementation("eager")
+    return served(model_of(request.param)), eager
+
+
+def logits(model):
+    return model(input_ids=X).logits
+
+
+def assert_as_eager(model, eager):
+    torch.testing.assert_close(logits(model), logits(eager), rtol=1e-5, atol=1e-5)
+
+
+# Weights ---------------------------------------------------------------------------------------
+
+
+def test_weights_are_let_go_and_come_back_bit_for_bit(pair):
+    model, eager = pair
+    module, plain = experts_of(model)[0], experts_of(eager)[0]
+    assert stands_for_packed(module.down_proj)
+    assert module.down_proj.untyped_storage().nbytes() == module.down_proj.element_size()
+    model.set_experts_implementation("eager")
+    assert torch.equal(module.gate_up_proj, plain.gate_up_proj)
+    assert torch.equal(module.down_proj, plain.down_proj)
+    assert type(module) is type(plain)
+    assert torch.equal(logits(model), logits(eager))
+
+
+def test_a_configuration_set_by_hand_gives_them_back_too(pair):
+    model, eager = pair
+    model.config._experts_implementation = "eager"
+    assert torch.equal(logits(model), logits(eager))
+
+
+def test_nothing_holds_packed_weights_of_a_model_that_has_its_own(pair):
+    model, _ = pair
+    gc.collect()
+    before = len(PACKED)
+    model.set_experts_implementation("eager")
+    gc.collect()
+    assert len(PACKED) == before - len(experts_of(model))
+
+
+def test_what_is_saved_is_what_eager_saves(pair, tmp_path):
+    model, eager = pair
+    model.save_pretrained(tmp_path / "here")
+    eager.save_pretrained(tmp_path / "eager")
+    for file in ("model.safetensors", "config.json"):
+        here, there = ((tmp_path / folder / file).read_bytes() for folder in ("here", "eager"))
+        assert here == there
+    assert stands_for_packed(experts_of(model)[0].down_proj)
+    loaded = type(model).from_pretrained(tmp_path / "here", experts_implementation="moe_rules")
+    assert_as_eager(loaded.eval(), eager)
+    assert hasattr(experts_of(loaded)[0], SERVING)
+
+
+def test_a_model_that_is_served_loads_moves_casts_and_is_copied(pair):
+    model, eager = pair
+    other = type(model)(model.config)
+    other.load_state_dict(model.state_dict())
+    assert_as_eager(other.eval(), eager)
+    served(other).load_state_dict(eager.state_dict())
+    assert_as_eager(other, eager)
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert_as_eager(copied, eager)
+    half, half_eager = logits(model.to(torch.bfloat16)), logits(eager.to(torch.bfloat16))
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half, half_eager, rtol=0, atol=0.1)
+
+
+def test_other_weights_are_computed_with(pair):
+    model, eager = pair
+    for each in pair:
+        each.load_state_dict({name: 2 * w for name, w in eager.state_dict().items()})
+    assert_as_eager(model, eager)
+    for each in pair:
+        for module in experts_of(each):
+            half = {key: 0.5 * w for key, w in module.state_dict().items()}
+            module.load_state_dict(half, assign=True)
+    assert_as_eager(model, eager)
+
+
+def test_layers_are_converted_one_by_one():
+    model = model_of()
+    model.set_experts_implementation("moe_rules")
+    packed = []
+    for module in experts_of(model):
+        module.register_forward_hook(
+            lambda *_: packed.append([hasattr(m, SERVING) for m in experts_of(model)])
+        )
+    model(input_ids=X)
+    layers = len(packed)
+    assert packed == [[index <= layer for index in range(layers)] for layer in range(layers)]
+
+
+# torch.compile and caches ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pair", ["gpt_oss", pytest.param("qwen3_moe", marks=long)], indirect=True)
+@pytest.mark.parametrize("served_before", [False, pytest.param(True, marks=long)])
+def test_a_graph_without_breaks(pair, served_before):
+    model, eager = pair
+    if not served_before:
+        model.set_experts_implementation("eager")
+        model.set_experts_implementation("moe_rules")
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        torch.testing.assert_close(
+            compiled(input_ids=X).logits, logits(eager), rtol=1e-5, atol=1e-5
+        )
+    assert hasattr(experts_of(model)[0], SERVING)
+
+
+@long
+def test_a_model_made_by_hand_is_compiled_before_anything_has_seen_it():
+    eager = model_of()
+    eager.set_experts_implementation("eager")
+    config = copy.deepcopy(eager.config)
+    config._experts_implementation = "moe_rules"
+    model = type(eager)(config).eval()
+    model.load_state_dict(eager.state_dict())
+    torch.compiler.reset()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    for _ in range(2):
+        torch.testing.assert_close(
+            compiled(input_ids=X).logits, logits(eager), rtol=1e-5, atol=1e-5
+        )
+    assert_as_eager(model, eager)
+
+
+@long
+def test_generation_with_a_static_cache_is_compiled(pair):
+    model, eager = pair
+    torch.compiler.reset()
+    compiling = CompileConfig(backend="aot_eager", fullgraph=True, mode=None)
+    compiling._compile_all_devices = True
+    limits = {"max_new_tokens": 8, "do_sample": False, "cache_implementation": "static"}
+    here = model.generate(X, compile_config=compiling, **limits)
+    assert torch.equal(here, eager.generate(X, disable_compile=True, **limits))
+
+
+# What is said of models ------------------------------------------------------------------------
+
+
+def llama4(**kwargs):
+    config = Llama4TextConfig(
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=32,
+        intermediate_size_mlp=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        head_dim=16,
+        num_local_experts=4,
+        pad_token_id=0,
+    )
+    return AutoModelForCausalLM.from_config(config, **kwargs)
+
+
+def test_a_model_that_never_calls_is_told(log, tmp_path, monkeypatch):
+    said = (
+        "moe_rules: Llama4ForCausalLM has experts that compute themselves, whatever implementation "
+        "is set: Llama4TextExperts"
+    )
+    model = llama4()
+    assert said not in log.messages
+    model.set_experts_implementation("moe_rules")
+    assert log.messages == [said]
+    model.save_pretrained(tmp_path)
+    for make in (
+        lambda: llama4(experts_implementation="moe_rules"),
+        lambda: AutoModelForCausalLM.from_pretrained(tmp_path, experts_implementation="moe_rules"),
+    ):
+        log.clear()
+        monkeypatch.setattr("moe_rules.integrations.transformers.saying._said", set())
+        make()
+        assert log.messages == [said]
+
+
+def test_a_model_without_experts_is_told(log):
+    config = Qwen3MoeConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_experts=4)
+    dense = transformers.Qwen3Config(
+        **{name: getattr(config, name) for name in ("vocab_size", "hidden_size")},
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+    )
+    transformers.Qwen3ForCausalLM(dense).set_experts_implementation("moe_rules")
+    assert log.messages == ["moe_rules: Qwen3ForCausalLM has no experts, so that nothing changes"]
+
+
+def test_a_model_that_calls_is_told_nothing_when_it_is_set(log):
+    model_of().set_experts_implementation("moe_rules")
+    assert log.messages == []
