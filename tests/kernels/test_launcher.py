@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -11,13 +12,15 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
+from moe_kernels.ops import launcher as launcher_module
 from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm
 from moe_kernels.ops.launcher import Launcher, kept
 from moe_kernels.routing import Routing
 from moe_kernels.tensor_spec import spec_of
 from moe_kernels.tiling.tile_config import TileConfig
+from triton import knobs
 
-SCALARS, CONSTANTS, GRID = (3, 1, 16, 0.5), {"BLOCK": 64}, (5,)
+SCALARS, CONSTANTS, GRID, STREAM = (3, 1, 16, 0.5), {"BLOCK": 64}, (5,), 7
 
 
 class Kernel:
@@ -43,15 +46,33 @@ class Kernel:
 
 
 class Compiled:
+    function, packed_metadata = "function", "metadata"
+
     def __init__(self, kernel, specialization):
         self.kernel, self.specialization = kernel, specialization
         self.metadata = SimpleNamespace(target=SimpleNamespace(backend=kernel.backend))
 
     def __getitem__(self, grid):
         def launch(*arguments):
-            self.kernel.launches.append((grid, self.specialization, arguments))
+            hooks = knobs.runtime.launch_enter_hook, knobs.runtime.launch_exit_hook
+            hooks[0]("metadata")
+            self.run(*grid, STREAM, self.function, self.packed_metadata, None, *hooks, *arguments)
 
         return launch
+
+    def run(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments):
+        assert (stream, function, packed) == (STREAM, self.function, self.packed_metadata)
+        self.kernel.launches.append(((x, y, z), self.specialization, arguments))
+
+
+@contextmanager
+def stream():
+    """Within, there is one, whatever the device."""
+    active = SimpleNamespace(get_current_stream=lambda device: STREAM)
+    runtime = SimpleNamespace(driver=SimpleNamespace(active=active))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher_module, "triton", SimpleNamespace(runtime=runtime))
+        yield
 
 
 def compiled_for(tensors):
@@ -80,8 +101,9 @@ def drawn_tensors(draw):
 def test_every_call_runs_the_kernel_compiled_for_its_tensors(calls):
     kernel = Kernel()
     launcher = launcher_of(kernel)
-    for tensors in calls:
-        launcher(*tensors)
+    with stream():
+        for tensors in calls:
+            launcher(*tensors)
     assert len(kernel.launches) == len(calls)
     for tensors, (grid, specialization, arguments) in zip(calls, kernel.launches, strict=True):
         assert grid == (5, 1, 1)
@@ -90,6 +112,7 @@ def test_every_call_runs_the_kernel_compiled_for_its_tensors(calls):
         assert arguments == (*addresses, *SCALARS, *CONSTANTS.values())
 
 
+@stream()
 def test_triton_is_asked_once_for_aligned_tensors_and_always_for_others():
     kernel = Kernel()
     launcher = launcher_of(kernel)
@@ -100,6 +123,20 @@ def test_triton_is_asked_once_for_aligned_tensors_and_always_for_others():
     for _ in range(3):
         launcher(torch.zeros(64)[1:], *aligned[1:])
     assert (kernel.plain, len(kernel.launches)) == (4, 6)
+
+
+@stream()
+def test_hooks_of_launches_are_called():
+    kernel, seen = Kernel(), []
+    launcher = launcher_of(kernel)
+    launcher(torch.zeros(4), None)
+    knobs.runtime.launch_enter_hook.add(seen.append)
+    try:
+        launcher(torch.zeros(4), None)
+    finally:
+        knobs.runtime.launch_enter_hook.remove(seen.append)
+    launcher(torch.zeros(4), None)
+    assert (seen, kernel.plain, len(kernel.launches)) == (["metadata"], 1, 3)
 
 
 def test_triton_is_always_asked_where_it_looks_at_more_than_alignment():

@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import triton
+from triton import knobs
 
 kept = functools.lru_cache(maxsize=4096)
 """Decorate a function of what is hashable to return the same launcher for the same arguments.
@@ -68,7 +70,7 @@ class Launcher:
             return
         kernel = self._plain(*tensors)
         if _depends_on_key_alone(kernel):
-            self._compiled[key] = kernel[self._grid]
+            self._compiled[key] = _prepared(kernel, self._grid, device)
 
 
 def _launch(
@@ -89,3 +91,20 @@ def _depends_on_key_alone(kernel: Any) -> bool:
     """
     metadata = getattr(kernel, "metadata", None)
     return metadata is not None and metadata.target.backend == "cuda"
+
+
+def _prepared(kernel: Any, grid: tuple[int, ...], device: int) -> Callable[..., None]:
+    """``kernel[grid]``, but that nothing is made for hooks of launches while there are none."""
+    with_hooks = kernel[grid]  # and it is loaded
+    run = functools.partial(kernel.run, *grid)
+    function, metadata = kernel.function, kernel.packed_metadata
+    hooks, driver = knobs.runtime, triton.runtime.driver
+
+    def launch(*arguments: Any) -> None:
+        if hooks.launch_enter_hook.calls or hooks.launch_exit_hook.calls:
+            with_hooks(*arguments)
+        else:
+            stream = driver.active.get_current_stream(device)
+            run(stream, function, metadata, None, None, None, *arguments)
+
+    return launch
