@@ -36,8 +36,8 @@ class PackedProduct(ABC):
     """The packed weights of one GEMM, for each expert a linear layer."""
 
     @abstractmethod
-    def apply(self, tokens: Tokens, expert: int, bias: torch.Tensor | None) -> torch.Tensor:
-        """``tokens @ weight[expert].T + bias``: [m, N]; tokens: [m, K], m > 0; bias: [N]."""
+    def apply(self, tokens: Tokens, expert: int) -> torch.Tensor:
+        """``tokens @ weight[expert].T``: [m, N]; tokens: [m, K], m > 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,13 +46,11 @@ class PackedUnquantized(PackedProduct):
 
     experts: Sequence[torch.Tensor]
 
-    def apply(self, tokens: Tokens, expert: int, bias: torch.Tensor | None) -> torch.Tensor:
+    def apply(self, tokens: Tokens, expert: int) -> torch.Tensor:
         """See :meth:`PackedProduct.apply`."""
         weight = self.experts[expert]
-        x = tokens.values.to(weight.dtype)
-        bias = None if bias is None else bias.to(x.dtype)
-        product = torch.ops.mkldnn._linear_pointwise
-        output: torch.Tensor = product(x, weight, bias, "none", [], "")
+        product, x = torch.ops.mkldnn._linear_pointwise, tokens.values.to(weight.dtype)
+        output: torch.Tensor = product(x, weight, None, "none", [], "")
         return output
 
     def weight(self, expert: int) -> torch.Tensor:
@@ -73,31 +71,14 @@ class PackedInt8(PackedProduct):
     zero_point: torch.Tensor
     """The weights', int32 [N], all zero."""
 
-    def apply(self, tokens: Tokens, expert: int, bias: torch.Tensor | None) -> torch.Tensor:
+    def apply(self, tokens: Tokens, expert: int) -> torch.Tensor:
         """See :meth:`PackedProduct.apply`."""
         weight = self.experts[expert], self.scale[expert], self.zero_point
         # oneDNN has fast products of uint8 with int8, on most processors none of int8 with int8.
         output: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             tokens.values, 1.0, 128, *weight, None, 1.0, 0, torch.float32, "none", [], ""
         ).mul_(tokens.scale)
-        return output if bias is None else output.add_(bias)
-
-
-@dataclass(frozen=True, eq=False)
-class PackedInt4(PackedProduct):
-    """INT4 weights in the layout of torch's own product; tokens and the result are bf16."""
-
-    experts: Sequence[torch.Tensor]
-    scale_and_zero: torch.Tensor
-    """bf16 [E, K / g, N, 2]: ``value = (stored - 8) * scale + zero``."""
-    group_size: int
-
-    def apply(self, tokens: Tokens, expert: int, bias: torch.Tensor | None) -> torch.Tensor:
-        """See :meth:`PackedProduct.apply`."""
-        output: torch.Tensor = torch.ops.aten._weight_int4pack_mm_for_cpu(
-            tokens.values, self.experts[expert], self.group_size, self.scale_and_zero[expert]
-        )
-        return output if bias is None else output.add_(bias)
+        return output
 
 
 @dataclass(frozen=True, eq=False)

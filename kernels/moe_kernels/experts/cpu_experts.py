@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from moe_kernels.activation import ActivationParameters, apply_activation
+from moe_kernels.cpu.compiled import Segment
 from moe_kernels.cpu.packed_weights import PACKED, stands_for_packed
 from moe_kernels.experts.cpu_products import ExpertLinear
 from moe_kernels.modular_kernel import (
@@ -86,17 +87,10 @@ def cpu_experts(
         inputs = first.tokens(hidden_states)
         pair_output = hidden_states.new_empty(len(order), hidden_states.shape[1])
         pair_output[sum(counts) :] = 0
-        for segments in _runs(counts, len(order) if whole else _RUN_ELEMENTS // n13):
-            begin, end = segments[0][1], segments[-1][2]
-            x = inputs.select(tokens[begin:end])
-            h = hidden_states.new_empty(end - begin, n13)
-            for expert, start, stop in segments:
-                rows = slice(start - begin, stop - begin)
-                first.apply(x.rows(rows), expert, h[rows])
+        for begin, end, segments in _runs(counts, len(order) if whole else _RUN_ELEMENTS // n13):
+            h = first.apply(inputs.select(tokens[begin:end]), segments).to(dtype)
             x = second.tokens(apply_activation(h.float(), activation, parameters).to(dtype))
-            for expert, start, stop in segments:
-                rows = slice(start - begin, stop - begin)
-                second.apply(x.rows(rows), expert, pair_output[start:stop])
+            pair_output[begin:end] = second.apply(x, segments)
         if topk_weights is None:
             topk_weights = torch.ones_like(topk_ids, dtype=torch.float32)
         return _weighted_sum(pair_output, order, torch.where(computed, topk_weights, 0.0))
@@ -106,24 +100,24 @@ _RUN_ELEMENTS = 1 << 20
 """The least size of a first GEMM's output that is worth a run of its own."""
 
 
-def _runs(counts: list[int], max_pairs: int) -> Iterator[list[tuple[int, int, int]]]:
-    """The experts that have pairs as (expert, start, stop), in runs of ``max_pairs`` or one expert.
+def _runs(counts: list[int], max_pairs: int) -> Iterator[tuple[int, int, list[Segment]]]:
+    """The experts that have pairs, in runs of ``max_pairs`` or one expert: where from, where to.
 
-    The activation of a run is computed at once: few calls where experts have few tokens, small
-    buffers where they have many.
+    The GEMMs and the activation of a run are computed at once: few calls where experts have few
+    tokens, small buffers where they have many. Its segments count from its first pair.
     """
-    run: list[tuple[int, int, int]] = []
-    start = 0
+    run: list[Segment] = []
+    begin = end = 0
     for expert, count in enumerate(counts):
         if count == 0:
             continue
-        if run and start + count - run[0][1] > max_pairs:
-            yield run
-            run = []
-        run.append((expert, start, start + count))
-        start += count
+        if run and end + count - begin > max_pairs:
+            yield begin, end, run
+            run, begin = [], end
+        run.append((expert, end - begin, end - begin + count))
+        end += count
     if run:
-        yield run
+        yield begin, end, run
 
 
 _SUM_ELEMENTS = 1 << 18

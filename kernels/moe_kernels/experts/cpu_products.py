@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from moe_kernels.cpu import onednn
+from moe_kernels.cpu.compiled import Segment, StoredWeights, stored
 from moe_kernels.cpu.packed_weights import PackedInt8, PackedProduct, Tokens
 from moe_kernels.quantization.fp8 import scale_in_place, widen_e4m3
 from moe_kernels.quantization.microscaling import decode_e8m0
@@ -26,6 +27,9 @@ from moe_kernels.quantization.schemes import (
 _BLOCK_ELEMENTS = 1 << 19
 """Weights per thread that are converted at a time: as float32 2 MiB, which caches hold."""
 
+_FEW = 16
+"""For so few tokens of an expert, compiled products are faster than those of converted weights."""
+
 _FEW_ROUNDED = 1
 """For so few tokens, rounding converted weights to 16 bits takes longer than it saves."""
 
@@ -40,9 +44,10 @@ class ExpertLinear:
     ``weight_format``, ``activation_format``: None for what is not quantized, else a format of
     :mod:`moe_kernels.quantization.schemes` with scales of the group shape beside it.
 
-    Weights that the CPU does not multiply as they are become such, or float32, in blocks of rows
-    that stay in its cache: from memory they are read once, in their own format. ``packed``: used
-    instead of ``values``, which then only stand for it.
+    A few tokens of an expert are multiplied by weights that become numbers on their way from memory
+    (:mod:`moe_kernels.cpu.compiled`). For more, weights that the CPU does not multiply as they are
+    become such, or float32, in blocks of rows that stay in its cache: from memory they are read
+    once, in their own format. ``packed``: used instead of ``values``, which then only stand for it.
     """
 
     values: torch.Tensor
@@ -69,33 +74,48 @@ class ExpertLinear:
         wide = fake_quantize(x, self.activation_format, self.activation_groups, dtype=torch.float32)
         return Tokens(wide)
 
-    def apply(self, tokens: Tokens, expert: int, out: torch.Tensor) -> None:
-        """Set ``out`` [m, N] to ``tokens @ weight[expert].T + bias[expert]``; m > 0."""
-        bias = None if self.bias is None else self.bias[expert]
-        if self.packed is None:
-            self._multiply(tokens.values, expert, bias, out)
-        else:
-            out.copy_(self.packed.apply(tokens, expert, bias))
+    def apply(self, tokens: Tokens, segments: Sequence[Segment]) -> torch.Tensor:
+        """``tokens @ weight[expert].T + bias[expert]``, float32 [P, N].
 
-    def _multiply(
-        self, x: torch.Tensor, expert: int, bias: torch.Tensor | None, out: torch.Tensor
-    ) -> None:
-        """:meth:`apply` for weights that are not packed."""
-        w, m = self.values[expert], len(x)
-        fast = x.dtype == torch.float32 or onednn.multiplies(x.dtype)
-        as_they_are = self.weight_format is None and (fast or m <= _FEW_SLOW)
-        dtype = x.dtype if as_they_are or (fast and m > _FEW_ROUNDED) else torch.float32
-        bias = None if bias is None else bias.to(dtype)
-        if as_they_are:
-            if bias is None:
-                torch.mm(x, w.t(), out=out)
-            else:
-                torch.addmm(bias, x, w.t(), out=out)
+        ``segments``: the experts of all tokens, in order; none without tokens.
+        """
+        few: list[Segment] = []
+        if self._stored is not None:
+            few = [s for s in segments if s[2] - s[1] <= _FEW]
+        if self._stored is not None and few:
+            out = self._stored.multiply(tokens.values, few)
         else:
-            x = x.to(dtype)
-            for rows in self._blocks(w):
-                part = None if bias is None else bias[rows]
-                out[:, rows] = F.linear(x, self._converted(expert, rows, dtype), part)
+            out = torch.empty(len(tokens.values), self.values.shape[1])
+        for expert, start, stop in segments if len(few) < len(segments) else ():
+            if self._stored is None or stop - start > _FEW:
+                self._multiply(tokens.rows(slice(start, stop)), expert, out[start:stop])
+        if self.bias is not None:
+            experts = torch.tensor([s[0] for s in segments])
+            counts = torch.tensor([s[2] - s[1] for s in segments])
+            out += self.bias.index_select(0, experts.repeat_interleave(counts))
+        return out
+
+    @functools.cached_property
+    def _stored(self) -> StoredWeights | None:
+        """``values`` and what belongs to them, where products of such are compiled."""
+        if self.packed is not None:
+            return None
+        scales = self.scale, self.zero_point
+        return stored(self.values, self.weight_format, *scales, self.weight_groups)
+
+    def _multiply(self, tokens: Tokens, expert: int, out: torch.Tensor) -> None:
+        """Set ``out`` [m, N] to ``tokens @ weight[expert].T``, by torch's products; m > 0."""
+        if self.packed is not None:
+            out.copy_(self.packed.apply(tokens, expert))
+            return
+        x, w = tokens.values, self.values[expert]
+        fast = x.dtype == torch.float32 or onednn.multiplies(x.dtype)
+        if self.weight_format is None and (fast or len(x) <= _FEW_SLOW):
+            out.copy_(x @ w.t())
+            return
+        x = x.to(x.dtype if fast and len(x) > _FEW_ROUNDED else torch.float32)
+        for rows in self._blocks(w):
+            out[:, rows] = F.linear(x, self._converted(expert, rows, x.dtype))
 
     def _blocks(self, w: torch.Tensor) -> Iterator[slice]:
         """Rows of ``w`` in blocks that fit the cache and hold whole groups of scales."""
@@ -109,6 +129,10 @@ class ExpertLinear:
         """Rows of one expert's weights as ``dtype``."""
         values, scale = self.values[expert, rows], self._of_rows(self.scale, expert, rows)
         fmt = self.weight_format
+        if self._stored is not None:
+            out = self._buffer((len(values), self._stored.columns), dtype)
+            self._stored.convert(expert, rows, out)
+            return out
         if fmt is None or scale is None:
             return self._buffer(values.shape, dtype).copy_(values)
         zero_point = self._of_rows(self.zero_point, expert, rows)

@@ -11,7 +11,6 @@ import torch
 
 from moe_kernels.cpu import onednn
 from moe_kernels.cpu.packed_weights import (
-    PackedInt4,
     PackedInt8,
     PackedProduct,
     PackedUnquantized,
@@ -19,7 +18,6 @@ from moe_kernels.cpu.packed_weights import (
     stand_in,
 )
 from moe_kernels.layouts.weights import LayerWeights
-from moe_kernels.quantization.packing import unpack_nibbles
 from moe_kernels.quantization.schemes import (
     QuantizedWeight,
     dequantize_weight,
@@ -49,7 +47,7 @@ def packed_where_possible(
     def pack(
         w: torch.Tensor, scale: torch.Tensor | None, zero_point: torch.Tensor | None
     ) -> PackedProduct | None:
-        product = _pack(w.detach(), scale, zero_point, fmt, dtype)
+        product = _pack(w.detach(), scale, zero_point, fmt)
         if product is None and copies:
             product = _pack_copies(w.detach(), scale, zero_point, weights.weight_key, dtype)
         return product
@@ -66,17 +64,12 @@ def packed_where_possible(
 _PACKED_FOR_TOKENS = 16
 """The tokens per expert that oneDNN is asked to choose a layout for; any number is multiplied."""
 
-_INT4_GROUPS = (32, 64, 128, 256)
-_INT4_ROWS = 16
-"""What torch's INT4 product takes: these group sizes, and multiples of so many rows."""
-
 
 def _pack(
     w: torch.Tensor,
     scale: torch.Tensor | None,
     zero_point: torch.Tensor | None,
     fmt: str | None,
-    dtype: torch.dtype,
 ) -> PackedProduct | None:
     """The weights [E, N, K] of one GEMM, or None if torch does not multiply them fast."""
     if fmt is None and onednn.multiplies(w.dtype):
@@ -87,19 +80,6 @@ def _pack(
         prepack = torch.ops.onednn.qlinear_prepack
         zeros = torch.zeros(w.shape[1], dtype=torch.int32)
         return PackedInt8([prepack(e, None) for e in w], scale[..., 0].float().contiguous(), zeros)
-    if fmt == "int4" and scale is not None and dtype == torch.bfloat16:
-        # Only its product in bf16 has vectors.
-        group_size = 2 * w.shape[2] // scale.shape[2]
-        if group_size not in _INT4_GROUPS or w.shape[1] % _INT4_ROWS:
-            return None
-        zero = 0.0 if zero_point is None else (8.0 - zero_point.float()) * scale.float()
-        both = torch.stack([scale.float(), torch.zeros_like(scale.float()) + zero], dim=-1)
-        pack = torch.ops.aten._convert_weight_to_int4pack_for_cpu
-        return PackedInt4(
-            [pack(unpack_nibbles(e).int(), 1) for e in w],
-            both.transpose(1, 2).to(dtype).contiguous(),
-            group_size,
-        )
     return None
 
 

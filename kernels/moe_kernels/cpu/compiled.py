@@ -1,0 +1,199 @@
+"""Products with stored weights that are compiled for this CPU when they are first needed.
+
+Weights become numbers in registers, on their way from memory to the product, so they are read once
+and in their own format. llvmlite compiles; without it, and for sizes that are not whole steps,
+there is :mod:`moe_kernels.experts.cpu_products`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN
+
+Segment = tuple[int, int, int]
+"""An expert, and the range of its tokens."""
+
+_FORMATS = {
+    "fp8": torch.float8_e4m3fn,
+    "int8": torch.int8,
+    "int4": torch.uint8,
+    "mxfp4": torch.uint8,
+}
+"""What weights are stored as, by format."""
+
+_NIBBLES = ("int4", "mxfp4")
+_FLOATS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_E8M0 = {torch.uint8: "e8m0"}
+_ZERO_POINTS = {torch.uint8: "uint8", torch.int8: "int8"}
+
+_STEP = 32
+"""The columns that are read at a time."""
+
+
+@functools.cache
+def available() -> bool:
+    """Whether products are compiled here: with llvmlite (LLVM 20 or newer), on x86 with AVX2."""
+    if importlib.util.find_spec("llvmlite") is None:
+        return False
+    from llvmlite import binding
+
+    if binding.llvm_version_info[0] < 20:
+        return False
+    from moe_kernels.cpu.llvm import machine_code
+
+    return machine_code.supported()
+
+
+@dataclass(frozen=True, eq=False)
+class StoredWeights:
+    """The weights of one GEMM as they are stored, [E, N, K], contiguous; see :func:`stored`."""
+
+    values: torch.Tensor
+    scale: torch.Tensor | None
+    zero_point: torch.Tensor | None
+    columns: int
+    """K."""
+    groups: tuple[int, int]
+    """The rows and columns that one scale holds for."""
+    kind: tuple[str, str | None, str | None]
+    """:class:`moe_kernels.cpu.llvm.programs.Kind`."""
+
+    def multiply(self, x: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
+        """``x`` [P, K] times the weights of each token's expert: float32 [P, N].
+
+        Rows outside of ``segments`` are not set. Weights, and sums of products, are float32.
+        """
+        x = x.float()
+        if self.kind[0] in _NIBBLES:
+            # Of every 32 columns the even ones first, as they are unpacked.
+            x = x.view(len(x), -1, 16, 2).transpose(2, 3)
+        x = x.contiguous()
+        out = torch.empty(len(x), self.values.shape[1])
+        self._run(_multiplication(self.kind), segments, x, out)
+        return out
+
+    def convert(self, expert: int, rows: slice, out: torch.Tensor) -> None:
+        """Set ``out`` [rows, K] (float32, bf16 or fp16) to some rows of one expert."""
+        program = _conversion(self.kind, _FLOATS[out.dtype])
+        self._run(program, [(expert, rows.start, rows.stop)], None, out)
+
+    def _run(
+        self,
+        program: int,
+        segments: Sequence[Segment],
+        x: torch.Tensor | None,
+        out: torch.Tensor,
+    ) -> None:
+        from moe_kernels.cpu.llvm import machine_code
+        from moe_kernels.cpu.llvm.programs import ARGUMENTS, BLOCK_ROWS
+
+        values, scale, zero_point = self.values, self.scale, self.zero_point
+        n = values.shape[1]
+        where = torch.tensor(segments, dtype=torch.int64)
+        blocks = -(-n // BLOCK_ROWS)
+        items = blocks * len(segments)
+        fields = {
+            "n": n,
+            "k": self.columns,
+            "row_bytes": values.stride(1) * values.element_size(),
+            "expert_scales": 0 if scale is None else scale.stride(0),
+            "row_scales": 0 if scale is None or scale.dim() < 3 else scale.stride(1),
+            "rows_of_scale": self.groups[0],
+            "columns_of_scale": self.groups[1],
+            "blocks": blocks,
+            "items": items,
+            "next_item": 0,
+        }
+        tensors = {
+            "values": values,
+            "scale": scale,
+            "zero_point": zero_point,
+            "x": x,
+            "out": out,
+            "segments": where,
+        }
+        fields |= {name: 0 if t is None else t.data_ptr() for name, t in tensors.items()}
+        arguments = (ctypes.c_int64 * len(ARGUMENTS))(*(fields[name] for name in ARGUMENTS))
+        machine_code.run(program, arguments, parallel=items > 1)
+
+
+def stored(
+    values: torch.Tensor,
+    fmt: str | None = None,
+    scale: torch.Tensor | None = None,
+    zero_point: torch.Tensor | None = None,
+    groups: tuple[int, int] = TENSOR,
+) -> StoredWeights | None:
+    """Weights in a format of :mod:`moe_kernels.quantization.schemes`, None: not quantized.
+
+    ``groups``: of FP8, the group shape of the scales. None if there is no product of such weights:
+    sizes that are not multiples of 32, memory that is not contiguous, formats of others.
+    """
+    expected = values.dtype if fmt is None else _FORMATS.get(fmt)
+    n, columns = values.shape[1], values.shape[2] * (2 if fmt in _NIBBLES else 1)
+    if fmt is None:
+        name = _FLOATS.get(values.dtype)
+        groups = (n, columns)
+    else:
+        name = fmt
+        groups = _scaled_together(fmt, scale, groups, n, columns)
+    scaled = [t for t in (scale, zero_point) if t is not None]
+    if (
+        not available()
+        or name is None
+        or values.dtype != expected
+        or (fmt is not None and scale is None)
+        or columns == 0
+        or columns % _STEP
+        or groups[1] == 0
+        or (groups[1] % _STEP and groups[1] < columns)
+        or not all(t.is_contiguous() for t in (values, *scaled))
+        or (zero_point is not None and scale is not None and zero_point.shape != scale.shape)
+    ):
+        return None
+    scales = _E8M0 if fmt == "mxfp4" else _FLOATS
+    kind = (
+        name,
+        None if scale is None else scales.get(scale.dtype),
+        None if zero_point is None else _ZERO_POINTS.get(zero_point.dtype),
+    )
+    if (kind[1] is None) != (scale is None) or (kind[2] is None) != (zero_point is None):
+        return None
+    return StoredWeights(values, scale, zero_point, columns, groups, kind)
+
+
+def _scaled_together(
+    fmt: str, scale: torch.Tensor | None, groups: tuple[int, int], n: int, columns: int
+) -> tuple[int, int]:
+    """The rows and columns that one scale holds for; no columns if that cannot be said."""
+    if scale is None or scale.dim() < 3:
+        return n, columns
+    if fmt != "fp8":
+        count = scale.shape[2]
+        return 1, columns // count if count and columns % count == 0 else 0
+    if groups in (CHANNEL, TOKEN):
+        return 1, columns
+    return groups[0] if groups[0] > 0 else n, groups[1] if groups[1] > 0 else columns
+
+
+@functools.cache
+def _multiplication(kind: tuple[str, str | None, str | None]) -> int:
+    from moe_kernels.cpu.llvm import machine_code
+    from moe_kernels.cpu.llvm.programs import Kind, multiplication
+
+    return machine_code.compiled(multiplication(Kind(*kind), machine_code.tile()))
+
+
+@functools.cache
+def _conversion(kind: tuple[str, str | None, str | None], dtype: str) -> int:
+    from moe_kernels.cpu.llvm import machine_code
+    from moe_kernels.cpu.llvm.programs import Kind, conversion
+
+    return machine_code.compiled(conversion(Kind(*kind), dtype, machine_code.tile().width))
