@@ -67,7 +67,7 @@ def _holds_copies(weights: LayerWeights) -> bool:
 
 def ours_unpacked(layer: RandomLayer) -> Run | None:
     """The same with weights as they are stored, where conversion packs them."""
-    if layer.quant_config.weight_format in ("fp8", "mxfp4"):
+    if layer.quant_config.weight_format in ("fp8", "int4", "mxfp4"):
         return None
     kernel = bind(_kernel_name(layer), layer.moe_config, layer.quant_config)
     return lambda tokens: kernel.apply(**tokens.arguments())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from moe_kernels.cpu import onednn
+from moe_kernels.cpu import compiled, onednn
 
 ANSWERS = {
     "as this CPU": {torch.float32, torch.bfloat16, torch.float16, torch.int8},
@@ -18,3 +18,13 @@ def answer(request, monkeypatch):
     dtypes = {dtype for dtype in ANSWERS[request.param] if asked(dtype)}
     monkeypatch.setattr(onednn, "multiplies", dtypes.__contains__)
     return dtypes
+
+
+@pytest.fixture(params=["compiled", "not compiled"])
+def compiles(request, monkeypatch):
+    """Whether products are compiled; not if not, as without llvmlite."""
+    if request.param == "not compiled":
+        monkeypatch.setattr(compiled, "available", lambda: False)
+    elif not compiled.available():
+        pytest.skip("needs llvmlite")
+    return compiled.available()

@@ -11,7 +11,7 @@ pytest.importorskip("pydantic", reason="the tables are read with pydantic")
 
 from checkpoints import FORMATS, checkpoint
 from claims import claims
-from moe_kernels.cpu.packed_weights import PackedInt4, PackedInt8
+from moe_kernels.cpu.packed_weights import PackedInt8
 from moe_kernels.layouts import convert_to_kernel_format
 from moe_kernels.quantization.schemes import quantization_format
 from moe_kernels.registry import our_names
@@ -83,8 +83,6 @@ def lines():
 
 def bound(before, after):
     """The largest error: none but where a kernel's weights are rounded, or multiplied, to read."""
-    if isinstance(after.packed and after.packed.w13, PackedInt4):
-        return 2**-7  # scale, zero point and product in bf16
     if isinstance(after.packed and after.packed.w13, PackedInt8):
         return 2**-23  # a product in float32
     dequantized = before.weight_key is not None and after.weight_key is None

@@ -73,7 +73,7 @@ class StoredWeights:
         x = x.float()
         if self.kind[0] in _NIBBLES:
             # Of every 32 columns the even ones first, as they are unpacked.
-            x = x.view(len(x), -1, 16, 2).transpose(2, 3)
+            x = x.reshape(len(x), -1, _STEP // 2, 2).transpose(2, 3)
         x = x.contiguous()
         out = torch.empty(len(x), self.values.shape[1])
         self._run(_multiplication(self.kind), segments, x, out)

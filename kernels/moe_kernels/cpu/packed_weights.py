@@ -15,6 +15,8 @@ from weakref import WeakValueDictionary
 
 import torch
 
+from moe_kernels.cpu.compiled import StoredWeights
+
 
 class Tokens(NamedTuple):
     """The inputs of one GEMM as it takes them, [M, K], with scales [M, 1] for its results."""
@@ -35,9 +37,12 @@ class Tokens(NamedTuple):
 class PackedProduct(ABC):
     """The packed weights of one GEMM, for each expert a linear layer."""
 
+    stored: StoredWeights | None = None
+    """The same weights as they came, for products of few tokens, where there is memory for both."""
+
     @abstractmethod
-    def apply(self, tokens: Tokens, expert: int) -> torch.Tensor:
-        """``tokens @ weight[expert].T``: [m, N]; tokens: [m, K], m > 0."""
+    def apply(self, tokens: Tokens, expert: int, bias: torch.Tensor | None) -> torch.Tensor:
+        """``tokens @ weight[expert].T + bias``: [m, N]; tokens: [m, K], m > 0; bias: [N]."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,12 +50,15 @@ class PackedUnquantized(PackedProduct):
     """Unquantized weights in oneDNN's layout; tokens become, and the result is, of their dtype."""
 
     experts: Sequence[torch.Tensor]
+    stored: StoredWeights | None = None
 
-    def apply(self, tokens: Tokens, expert: int) -> torch.Tensor:
+    def apply(self, tokens: Tokens, expert: int, bias: torch.Tensor | None) -> torch.Tensor:
         """See :meth:`PackedProduct.apply`."""
         weight = self.experts[expert]
-        product, x = torch.ops.mkldnn._linear_pointwise, tokens.values.to(weight.dtype)
-        output: torch.Tensor = product(x, weight, None, "none", [], "")
+        x = tokens.values.to(weight.dtype)
+        bias = None if bias is None else bias.to(x.dtype)
+        product = torch.ops.mkldnn._linear_pointwise
+        output: torch.Tensor = product(x, weight, bias, "none", [], "")
         return output
 
     def weight(self, expert: int) -> torch.Tensor:
@@ -71,14 +79,14 @@ class PackedInt8(PackedProduct):
     zero_point: torch.Tensor
     """The weights', int32 [N], all zero."""
 
-    def apply(self, tokens: Tokens, expert: int) -> torch.Tensor:
+    def apply(self, tokens: Tokens, expert: int, bias: torch.Tensor | None) -> torch.Tensor:
         """See :meth:`PackedProduct.apply`."""
         weight = self.experts[expert], self.scale[expert], self.zero_point
         # oneDNN has fast products of uint8 with int8, on most processors none of int8 with int8.
         output: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
             tokens.values, 1.0, 128, *weight, None, 1.0, 0, torch.float32, "none", [], ""
         ).mul_(tokens.scale)
-        return output
+        return output if bias is None else output.add_(bias)
 
 
 @dataclass(frozen=True, eq=False)

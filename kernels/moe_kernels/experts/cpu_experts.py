@@ -88,9 +88,10 @@ def cpu_experts(
         pair_output = hidden_states.new_empty(len(order), hidden_states.shape[1])
         pair_output[sum(counts) :] = 0
         for begin, end, segments in _runs(counts, len(order) if whole else _RUN_ELEMENTS // n13):
-            h = first.apply(inputs.select(tokens[begin:end]), segments).to(dtype)
+            h = hidden_states.new_empty(end - begin, n13)
+            first.apply(inputs.select(tokens[begin:end]), segments, h)
             x = second.tokens(apply_activation(h.float(), activation, parameters).to(dtype))
-            pair_output[begin:end] = second.apply(x, segments)
+            second.apply(x, segments, pair_output[begin:end])
         if topk_weights is None:
             topk_weights = torch.ones_like(topk_ids, dtype=torch.float32)
         return _weighted_sum(pair_output, order, torch.where(computed, topk_weights, 0.0))

@@ -30,6 +30,9 @@ _BLOCK_ELEMENTS = 1 << 19
 _FEW = 16
 """For so few tokens of an expert, compiled products are faster than those of converted weights."""
 
+_FEW_WHOLE = 8
+"""The same against products of weights that need no conversion."""
+
 _FEW_ROUNDED = 1
 """For so few tokens, rounding converted weights to 16 bits takes longer than it saves."""
 
@@ -74,48 +77,73 @@ class ExpertLinear:
         wide = fake_quantize(x, self.activation_format, self.activation_groups, dtype=torch.float32)
         return Tokens(wide)
 
-    def apply(self, tokens: Tokens, segments: Sequence[Segment]) -> torch.Tensor:
-        """``tokens @ weight[expert].T + bias[expert]``, float32 [P, N].
+    def apply(self, tokens: Tokens, segments: Sequence[Segment], out: torch.Tensor) -> None:
+        """Set ``out`` [P, N] to ``tokens @ weight[expert].T + bias[expert]``.
 
-        ``segments``: the experts of all tokens, in order; none without tokens.
+        ``segments``: the experts of all tokens, in order.
         """
-        few: list[Segment] = []
-        if self._stored is not None:
-            few = [s for s in segments if s[2] - s[1] <= _FEW]
+        limit = self._few(tokens.values.dtype)
+        few = [segment for segment in segments if segment[2] - segment[1] <= limit]
         if self._stored is not None and few:
-            out = self._stored.multiply(tokens.values, few)
-        else:
-            out = torch.empty(len(tokens.values), self.values.shape[1])
-        for expert, start, stop in segments if len(few) < len(segments) else ():
-            if self._stored is None or stop - start > _FEW:
+            self._multiply_few(self._stored, tokens.values, few, out)
+        for expert, start, stop in segments:
+            if stop - start > limit:
                 self._multiply(tokens.rows(slice(start, stop)), expert, out[start:stop])
-        if self.bias is not None:
-            experts = torch.tensor([s[0] for s in segments])
-            counts = torch.tensor([s[2] - s[1] for s in segments])
-            out += self.bias.index_select(0, experts.repeat_interleave(counts))
-        return out
+
+    def _few(self, dtype: torch.dtype) -> int:
+        """The most tokens of an expert, in ``dtype``, that compiled products are fastest for."""
+        if self._stored is None:
+            return 0
+        whole = self.weight_format is None and _fast(dtype)
+        return _FEW_WHOLE if whole or self.packed is not None else _FEW
 
     @functools.cached_property
     def _stored(self) -> StoredWeights | None:
         """``values`` and what belongs to them, where products of such are compiled."""
         if self.packed is not None:
-            return None
+            return self.packed.stored
         scales = self.scale, self.zero_point
         return stored(self.values, self.weight_format, *scales, self.weight_groups)
 
+    def _multiply_few(
+        self,
+        stored: StoredWeights,
+        x: torch.Tensor,
+        segments: Sequence[Segment],
+        out: torch.Tensor,
+    ) -> None:
+        """:meth:`apply` for ``segments`` that may be some of all, all at once."""
+        product = stored.multiply(x, segments)
+        if self.bias is not None:
+            for expert, start, stop in segments:
+                product[start:stop] += self.bias[expert]
+        if sum(stop - start for _, start, stop in segments) == len(x):
+            out.copy_(product)
+        else:
+            for _, start, stop in segments:
+                out[start:stop] = product[start:stop]
+
     def _multiply(self, tokens: Tokens, expert: int, out: torch.Tensor) -> None:
-        """Set ``out`` [m, N] to ``tokens @ weight[expert].T``, by torch's products; m > 0."""
+        """:meth:`apply` for one expert, by torch's products: ``out`` [m, N], m > 0."""
+        bias = None if self.bias is None else self.bias[expert]
         if self.packed is not None:
-            out.copy_(self.packed.apply(tokens, expert))
+            out.copy_(self.packed.apply(tokens, expert, bias))
             return
         x, w = tokens.values, self.values[expert]
-        fast = x.dtype == torch.float32 or onednn.multiplies(x.dtype)
-        if self.weight_format is None and (fast or len(x) <= _FEW_SLOW):
-            out.copy_(x @ w.t())
-            return
-        x = x.to(x.dtype if fast and len(x) > _FEW_ROUNDED else torch.float32)
-        for rows in self._blocks(w):
-            out[:, rows] = F.linear(x, self._converted(expert, rows, x.dtype))
+        fast = _fast(x.dtype)
+        as_they_are = self.weight_format is None and (fast or len(x) <= _FEW_SLOW)
+        dtype = x.dtype if as_they_are or (fast and len(x) > _FEW_ROUNDED) else torch.float32
+        bias = None if bias is None else bias.to(dtype)
+        if as_they_are:
+            if bias is None:
+                torch.mm(x, w.t(), out=out)
+            else:
+                torch.addmm(bias, x, w.t(), out=out)
+        else:
+            x = x.to(dtype)
+            for rows in self._blocks(w):
+                part = None if bias is None else bias[rows]
+                out[:, rows] = F.linear(x, self._converted(expert, rows, dtype), part)
 
     def _blocks(self, w: torch.Tensor) -> Iterator[slice]:
         """Rows of ``w`` in blocks that fit the cache and hold whole groups of scales."""
@@ -174,6 +202,11 @@ class ExpertLinear:
             return None if scale is None else scale[expert]
         group = max(1, self.weight_groups[0])
         return scale[expert, rows.start // group : -(-rows.stop // group)]
+
+
+def _fast(dtype: torch.dtype) -> bool:
+    """Whether torch multiplies ``dtype`` fast."""
+    return dtype == torch.float32 or onednn.multiplies(dtype)
 
 
 _NIBBLES = ("int4", "mxfp4")

@@ -1,8 +1,8 @@
 """Weights packed for torch's CPU products (:mod:`moe_kernels.cpu.packed_weights`) when loaded.
 
 Packed weights take no more memory than they came with: formats that torch has no product for stay
-as they are (:mod:`moe_kernels.experts.cpu_products` converts them block by block in every call),
-unless they may be dequantized when they are loaded.
+as they are, for products that are compiled for them (:mod:`moe_kernels.cpu.compiled`). Where there
+may be copies that are packed for many tokens, what they were made of stays for few.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 
 from moe_kernels.cpu import onednn
+from moe_kernels.cpu.compiled import stored
 from moe_kernels.cpu.packed_weights import (
     PackedInt8,
     PackedProduct,
@@ -23,7 +24,7 @@ from moe_kernels.quantization.schemes import (
     dequantize_weight,
     quantization_format,
 )
-from moe_rules.vocabulary.quant_keys import QuantKey
+from moe_rules.vocabulary.quant_keys import TENSOR, QuantKey
 
 
 def packed_where_possible(
@@ -32,9 +33,9 @@ def packed_where_possible(
     """``weights`` with their values packed, if torch multiplies these on this CPU, else themselves.
 
     ``weights``: of ``kernel_name``, in the layout of :mod:`moe_kernels.quantization.schemes`.
-    ``dtype``: the layer's. ``dequantize``: of what else cannot be packed there may be copies in
-    ``dtype``, or in float32 where this CPU has no products of ``dtype``, if the kernel leaves
-    activations as they are. w13 and w2 of the result only stand for the packed weights
+    ``dtype``: the layer's. ``dequantize``: if the kernel leaves activations as they are, there may
+    be copies beside the weights, in ``dtype``, or where neither this CPU nor what is compiled has
+    products of it, in float32. w13 and w2 of the result only stand for the packed weights
     (:func:`moe_kernels.cpu.packed_weights.stands_for_packed`).
     """
     if weights.w13.device.type != "cpu":
@@ -47,10 +48,10 @@ def packed_where_possible(
     def pack(
         w: torch.Tensor, scale: torch.Tensor | None, zero_point: torch.Tensor | None
     ) -> PackedProduct | None:
-        product = _pack(w.detach(), scale, zero_point, fmt)
-        if product is None and copies:
-            product = _pack_copies(w.detach(), scale, zero_point, weights.weight_key, dtype)
-        return product
+        w = w.detach()
+        if copies:
+            return _pack_copies(w, scale, zero_point, weights.weight_key, dtype)
+        return _pack(w, scale, zero_point, fmt)
 
     w13 = pack(weights.w13, weights.w13_scale, weights.w13_zp)
     w2 = None if w13 is None else pack(weights.w2, weights.w2_scale, weights.w2_zp)
@@ -90,8 +91,14 @@ def _pack_copies(
     key: QuantKey | None,
     dtype: torch.dtype,
 ) -> PackedUnquantized | None:
-    """The values of [E, N, K] as ``dtype``, or as float32, or None if oneDNN multiplies neither."""
-    multiplied = next((d for d in (dtype, torch.float32) if onednn.multiplies(d)), None)
+    """The values of [E, N, K] as ``dtype``, or as float32, or None if there is no use for these."""
+    fmt, groups = (None, TENSOR)
+    if key is not None:
+        fmt, groups = quantization_format(key), key.scale.group_shape
+    kept = stored(w, fmt, scale, zero_point, groups)
+    # What is compiled is faster than copies in float32, but for prompts of hundreds of tokens.
+    dtypes = (dtype, torch.float32) if kept is None else (dtype,)
+    multiplied = next((d for d in dtypes if onednn.multiplies(d)), None)
     if multiplied is None or (
         key is None and torch.promote_types(w.dtype, multiplied) != multiplied
     ):
@@ -104,7 +111,7 @@ def _pack_copies(
         zero = None if zero_point is None else zero_point[e]
         return dequantize_weight(QuantizedWeight(w[e], scale[e], zero), key, multiplied)
 
-    return PackedUnquantized([_reordered(copy(e)) for e in range(len(w))])
+    return PackedUnquantized([_reordered(copy(e)) for e in range(len(w))], kept)
 
 
 def _reordered(w: torch.Tensor) -> torch.Tensor:
