@@ -48,7 +48,7 @@ def available() -> bool:
         return False
     from moe_kernels.cpu.llvm import machine_code
 
-    return machine_code.supported()
+    return machine_code.tile() is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +188,9 @@ def _multiplication(kind: tuple[str, str | None, str | None]) -> int:
     from moe_kernels.cpu.llvm import machine_code
     from moe_kernels.cpu.llvm.programs import Kind, multiplication
 
-    return machine_code.compiled(multiplication(Kind(*kind), machine_code.tile()))
+    tile = machine_code.tile()
+    assert tile is not None
+    return machine_code.compiled(multiplication(Kind(*kind), tile))
 
 
 @functools.cache
@@ -196,4 +198,6 @@ def _conversion(kind: tuple[str, str | None, str | None], dtype: str) -> int:
     from moe_kernels.cpu.llvm import machine_code
     from moe_kernels.cpu.llvm.programs import Kind, conversion
 
-    return machine_code.compiled(conversion(Kind(*kind), dtype, machine_code.tile().width))
+    tile = machine_code.tile()
+    assert tile is not None
+    return machine_code.compiled(conversion(Kind(*kind), dtype, tile.width))

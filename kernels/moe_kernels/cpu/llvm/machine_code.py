@@ -15,11 +15,11 @@ from llvmlite import binding, ir
 from moe_kernels.cpu.llvm.programs import Tile
 
 _X86 = ("x86_64", "AMD64")
-_LEVELS = {
-    "AVX2": ("x86-64-v3", Tile(width=8, rows=2, tokens=6)),
-    "AVX512": ("x86-64-v4", Tile(width=16, rows=3, tokens=8)),
+_TILES = {
+    "AVX2": Tile(width=8, rows=2, tokens=6),
+    "AVX512": Tile(width=16, rows=3, tokens=8),
 }
-"""What torch uses: how LLVM calls CPUs that have it, and the tile that was fastest there."""
+"""What was fastest, by what torch uses on x86."""
 
 _OTHER_TILE = Tile(width=8, rows=2, tokens=4)
 """On other CPUs: it fits 32 registers of 4 floats. Not measured."""
@@ -28,30 +28,31 @@ _engines: list[Any] = []
 """They own the memory that the code is in."""
 
 
-def on_x86() -> bool:
-    """Whether this is x86, where the code follows what torch uses, ``ATEN_CPU_CAPABILITY`` too."""
-    return platform.machine() in _X86
+def tile() -> Tile | None:
+    """What is multiplied at a time; None where it would be slow: on x86 without AVX2."""
+    if platform.machine() not in _X86:
+        return _OTHER_TILE
+    return _TILES.get(torch.backends.cpu.get_cpu_capability())
 
 
-def supported() -> bool:
-    """Whether programs are fast here: on x86 not before AVX2."""
-    return not on_x86() or _LEVELS.get(torch.backends.cpu.get_cpu_capability()) is not None
-
-
-def tile() -> Tile:
-    """What fits this CPU's registers."""
-    return _LEVELS[torch.backends.cpu.get_cpu_capability()][1] if on_x86() else _OTHER_TILE
+def _cpu() -> tuple[str, str]:
+    """What LLVM calls this CPU, and what it has."""
+    # ATEN_CPU_CAPABILITY holds for this code, too.
+    if torch.backends.cpu.get_cpu_capability() == "AVX2":
+        return "x86-64-v3", ""
+    features = dict(binding.get_host_cpu_features())
+    if platform.machine() in _X86:
+        # The wide vectors that programs ask for, where LLVM would rather halve them.
+        features["prefer-256-bit"] = False
+    flags = (f"{'+' if on else '-'}{name}" for name, on in features.items())
+    return binding.get_host_cpu_name(), ",".join(flags)
 
 
 def compiled(module: ir.Module) -> int:
     """The address of ``run`` in ``module``. Takes 0.1 to 0.5 seconds."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    # The wide vectors that programs ask for, where LLVM would rather halve them.
-    if on_x86():
-        name, features = _LEVELS[torch.backends.cpu.get_cpu_capability()][0], "-prefer-256-bit"
-    else:
-        name, features = binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten()
+    name, features = _cpu()
     machine = binding.Target.from_default_triple().create_target_machine(
         cpu=name, features=features, opt=3, jit=True
     )
