@@ -229,8 +229,8 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def peer_version(package: str) -> str:
-    """The version of ``package``, or that it was not measured."""
+def version_of(package: str) -> str:
+    """The version of ``package``, or that there was none."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -257,7 +257,8 @@ def main() -> None:
         "threads": torch.get_num_threads(),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "default"),
         "torch": torch.__version__,
-        "transformers": peer_version("transformers"),
+        "llvmlite": version_of("llvmlite"),
+        "transformers": version_of("transformers"),
         "python": platform.python_version(),
         "seed": args.seed,
     }

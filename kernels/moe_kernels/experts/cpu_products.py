@@ -27,11 +27,14 @@ from moe_kernels.quantization.schemes import (
 _BLOCK_ELEMENTS = 1 << 19
 """Weights per thread that are converted at a time: as float32 2 MiB, which caches hold."""
 
-_FEW = 16
-"""For so few tokens of an expert, compiled products are faster than those of converted weights."""
-
 _FEW_WHOLE = 8
-"""The same against products of weights that need no conversion."""
+"""For so few tokens of an expert, compiled products beat torch's of weights as they are."""
+
+_FEW_CONVERTED = 24
+"""The same against products of weights that are converted to the tokens' dtype."""
+
+_FEW_WIDENED = 64
+"""The same against products of weights and tokens that are converted to float32."""
 
 _FEW_ROUNDED = 1
 """For so few tokens, rounding converted weights to 16 bits takes longer than it saves."""
@@ -94,8 +97,9 @@ class ExpertLinear:
         """The most tokens of an expert, in ``dtype``, that compiled products are fastest for."""
         if self._stored is None:
             return 0
-        whole = self.weight_format is None and _fast(dtype)
-        return _FEW_WHOLE if whole or self.packed is not None else _FEW
+        if self.packed is not None or (self.weight_format is None and _fast(dtype)):
+            return _FEW_WHOLE
+        return _FEW_CONVERTED if _fast(dtype) else _FEW_WIDENED
 
     @functools.cached_property
     def _stored(self) -> StoredWeights | None:

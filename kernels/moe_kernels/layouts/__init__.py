@@ -42,10 +42,10 @@ def convert_to_kernel_format(
     Weights for CPU kernels are packed where torch has products for that
     (:mod:`moe_kernels.layouts.packed_for_cpu`): w13 and w2 then have their shapes but no values,
     which are in ``packed``, and the kernel's quant_config needs that. The same kernels take weights
-    that were not packed. ``dequantize_for_cpu``: what torch has no products for, which is FP8 and
-    MXFP4 everywhere, may be packed as copies in ``dtype``; or in float32 on a CPU without products
-    of ``dtype``, so there unquantized weights, too. FP8 then takes two or four times its memory and
-    a fraction of its time; bf16 as float32 is faster from 4 tokens of an expert on.
+    that were not packed. ``dequantize_for_cpu``: there may be copies in ``dtype``, packed, beside
+    the weights, for many tokens of an expert: FP8 then takes three times its memory. Where nothing
+    is compiled for the weights (:mod:`moe_kernels.cpu.compiled`) there are only the copies, in
+    float32 on a CPU without products of ``dtype``.
 
     Weights for Triton kernels that unpack them in registers are laid out as these read them
     fastest (:mod:`moe_kernels.layouts.unpacked_in_triton`), and those kernels take no others.
