@@ -14,11 +14,15 @@ from moe_kernels.cpu import onednn
 Call = Callable[[], object]
 
 
-def seconds(call: Call) -> float:
+Clock = Callable[[], float]
+"""Seconds since some time."""
+
+
+def seconds(call: Call, clock: Clock = time.perf_counter) -> float:
     """How long one call takes."""
-    start = time.perf_counter()
+    start = clock()
     call()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 @dataclass(frozen=True)
@@ -89,13 +93,15 @@ def interleaved(
     calls: Mapping[str, Sequence[Call]],
     evict: Call,
     budget: float,
+    clock: Clock = time.perf_counter,
     min_rounds: int = 5,
     max_rounds: int = 31,
 ) -> dict[str, list[float]]:
     """Seconds of every call, by name and round; all names once a round, in an order that rotates.
 
-    ``calls``: for each name, one call per input; a round runs one input. The cache is cold at
-    the start of each. Rounds end after ``budget`` seconds, but not before ``min_rounds``.
+    ``calls``: for each name, one call per input; a round runs one input. The cache is cold at the
+    start of each. ``clock``: of the calls. Rounds end after ``budget`` seconds, but not before
+    ``min_rounds``.
     """
     names = list(calls)
     times: dict[str, list[float]] = {name: [] for name in names}
@@ -106,5 +112,5 @@ def interleaved(
         for name in names[index % len(names) :] + names[: index % len(names)]:
             evict()
             inputs = calls[name]
-            times[name].append(seconds(inputs[index % len(inputs)]))
+            times[name].append(seconds(inputs[index % len(inputs)], clock))
     return times
