@@ -137,3 +137,11 @@ def test_what_no_product_is_compiled_for():
     assert stored(codes, "int4", torch.ones(2, 8, 2).double()) is None
     assert stored(codes, "int4", torch.ones(2, 8, 2), torch.ones(2, 8, 2)) is None
     assert stored(codes, "int4", torch.ones(2, 8, 2)) is not None
+    fp8 = codes.view(torch.float8_e4m3fn)
+    assert stored(fp8, "fp8", torch.ones(2, 1, 2), groups=(4, 32)) is None
+    assert stored(fp8, "fp8", torch.ones(2, 2, 1), groups=(4, 32)) is not None
+
+
+def test_tokens_of_another_size():
+    with pytest.raises(ValueError, match="tokens have 64 columns, their weights 32"):
+        stored(torch.ones(2, 8, 32)).multiply(torch.ones(3, 64), [(0, 0, 3)])

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from moe_kernels.cpu.llvm import STEP, Kind
 from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN
 
 Segment = tuple[int, int, int]
@@ -32,9 +33,6 @@ _NIBBLES = ("int4", "mxfp4")
 _FLOATS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 _E8M0 = {torch.uint8: "e8m0"}
 _ZERO_POINTS = {torch.uint8: "uint8", torch.int8: "int8"}
-
-_STEP = 32
-"""The columns that are read at a time."""
 
 
 @functools.cache
@@ -62,18 +60,20 @@ class StoredWeights:
     """K."""
     groups: tuple[int, int]
     """The rows and columns that one scale holds for."""
-    kind: tuple[str, str | None, str | None]
-    """:class:`moe_kernels.cpu.llvm.programs.Kind`."""
+    kind: Kind
 
     def multiply(self, x: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
         """``x`` [P, K] times the weights of each token's expert: float32 [P, N].
 
-        Rows outside of ``segments`` are not set. Weights, and sums of products, are float32.
+        Rows outside of ``segments`` are not set. Weights, and sums of products, are float32. Raises
+        ValueError for another K.
         """
+        if x.shape[1] != self.columns:
+            raise ValueError(f"tokens have {x.shape[1]} columns, their weights {self.columns}")
         x = x.float()
-        if self.kind[0] in _NIBBLES:
+        if self.kind.fmt in _NIBBLES:
             # Of every 32 columns the even ones first, as they are unpacked.
-            x = x.reshape(len(x), -1, _STEP // 2, 2).transpose(2, 3)
+            x = x.reshape(len(x), -1, STEP // 2, 2).transpose(2, 3)
         x = x.contiguous()
         out = torch.empty(len(x), self.values.shape[1])
         self._run(_multiplication(self.kind), segments, x, out)
@@ -136,41 +136,47 @@ def stored(
     ``groups``: of FP8, the group shape of the scales. None if there is no product of such weights:
     sizes that are not multiples of 32, memory that is not contiguous, formats of others.
     """
-    expected = values.dtype if fmt is None else _FORMATS.get(fmt)
-    n, columns = values.shape[1], values.shape[2] * (2 if fmt in _NIBBLES else 1)
-    if fmt is None:
-        name = _FLOATS.get(values.dtype)
-        groups = (n, columns)
-    else:
-        name = fmt
-        groups = _scaled_together(fmt, scale, groups, n, columns)
-    scaled = [t for t in (scale, zero_point) if t is not None]
-    if (
-        not available()
-        or name is None
-        or values.dtype != expected
-        or (fmt is not None and scale is None)
-        or columns == 0
-        or columns % _STEP
-        or groups[1] == 0
-        or (groups[1] % _STEP and groups[1] < columns)
-        or not all(t.is_contiguous() for t in (values, *scaled))
-        or (zero_point is not None and scale is not None and zero_point.shape != scale.shape)
-    ):
+    if not available():
+        return None
+    num_experts, n, columns = values.shape
+    columns *= 2 if fmt in _NIBBLES else 1
+    name = _FLOATS.get(values.dtype) if fmt is None else fmt
+    if name is None or (fmt is not None and values.dtype != _FORMATS.get(fmt)):
+        return None
+    rows_of_scale, columns_of_scale = _scaled_together(fmt, scale, groups, n, columns)
+    whole_steps = columns_of_scale >= columns or columns_of_scale % STEP == 0
+    if columns == 0 or columns % STEP or columns_of_scale == 0 or not whole_steps:
+        return None
+    # Programs trust what they read: everything has to be where it is looked for.
+    if (scale is None) != (fmt is None) or (scale is None and zero_point is not None):
+        return None
+    per_expert = (
+        ()
+        if scale is None or scale.dim() < 3
+        else (
+            -(-n // rows_of_scale),
+            -(-columns // columns_of_scale),
+        )
+    )
+    for tensor in (scale, zero_point):
+        if tensor is not None and tensor.shape != (num_experts, *per_expert):
+            return None
+    if not all(t is None or t.is_contiguous() for t in (values, scale, zero_point)):
         return None
     scales = _E8M0 if fmt == "mxfp4" else _FLOATS
-    kind = (
+    kind = Kind(
         name,
         None if scale is None else scales.get(scale.dtype),
         None if zero_point is None else _ZERO_POINTS.get(zero_point.dtype),
     )
-    if (kind[1] is None) != (scale is None) or (kind[2] is None) != (zero_point is None):
+    if (kind.scale is None) != (scale is None) or (kind.zero_point is None) != (zero_point is None):
         return None
+    groups = rows_of_scale, columns_of_scale
     return StoredWeights(values, scale, zero_point, columns, groups, kind)
 
 
 def _scaled_together(
-    fmt: str, scale: torch.Tensor | None, groups: tuple[int, int], n: int, columns: int
+    fmt: str | None, scale: torch.Tensor | None, groups: tuple[int, int], n: int, columns: int
 ) -> tuple[int, int]:
     """The rows and columns that one scale holds for; no columns if that cannot be said."""
     if scale is None or scale.dim() < 3:
@@ -184,20 +190,20 @@ def _scaled_together(
 
 
 @functools.cache
-def _multiplication(kind: tuple[str, str | None, str | None]) -> int:
+def _multiplication(kind: Kind) -> int:
     from moe_kernels.cpu.llvm import machine_code
-    from moe_kernels.cpu.llvm.programs import Kind, multiplication
+    from moe_kernels.cpu.llvm.programs import multiplication
 
     tile = machine_code.tile()
     assert tile is not None
-    return machine_code.compiled(multiplication(Kind(*kind), tile))
+    return machine_code.compiled(multiplication(kind, tile))
 
 
 @functools.cache
-def _conversion(kind: tuple[str, str | None, str | None], dtype: str) -> int:
+def _conversion(kind: Kind, dtype: str) -> int:
     from moe_kernels.cpu.llvm import machine_code
-    from moe_kernels.cpu.llvm.programs import Kind, conversion
+    from moe_kernels.cpu.llvm.programs import conversion
 
     tile = machine_code.tile()
     assert tile is not None
-    return machine_code.compiled(conversion(Kind(*kind), dtype, tile.width))
+    return machine_code.compiled(conversion(kind, dtype, tile.width))

@@ -111,13 +111,13 @@ class ExpertLinear:
 
     def _multiply_few(
         self,
-        stored: StoredWeights,
+        weights: StoredWeights,
         x: torch.Tensor,
         segments: Sequence[Segment],
         out: torch.Tensor,
     ) -> None:
         """:meth:`apply` for ``segments`` that may be some of all, all at once."""
-        product = stored.multiply(x, segments)
+        product = weights.multiply(x, segments)
         if self.bias is not None:
             for expert, start, stop in segments:
                 product[start:stop] += self.bias[expert]

@@ -2,3 +2,19 @@
 
 Only :mod:`moe_kernels.cpu.compiled` imports these modules, where llvmlite is installed.
 """
+
+from typing import NamedTuple
+
+STEP = 32
+"""The weights that are read at a time; what K and the columns of a scale are multiples of."""
+
+
+class Kind(NamedTuple):
+    """What a program is made for: names in FORMATS, SCALES and ZERO_POINTS, None: has none.
+
+    These are in :mod:`moe_kernels.cpu.llvm.formats`.
+    """
+
+    fmt: str
+    scale: str | None
+    zero_point: str | None

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from llvmlite import ir
 
+from moe_kernels.cpu.llvm import STEP
 from moe_kernels.cpu.llvm.emit import (
     FLOAT,
     HALF,
@@ -24,9 +25,6 @@ from moe_kernels.cpu.llvm.emit import (
     repeated,
     vector,
 )
-
-STEP = 32
-"""The weights that are read at a time; what K and the columns of a scale are multiples of."""
 
 Load = Callable[[ir.IRBuilder, ir.Value, ir.Value], ir.Value]
 """Of an address and an index there, a float."""

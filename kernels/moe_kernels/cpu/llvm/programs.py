@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from llvmlite import ir
 
+from moe_kernels.cpu.llvm import STEP, Kind
 from moe_kernels.cpu.llvm.emit import (
     FLOAT,
     INT8,
@@ -27,7 +28,7 @@ from moe_kernels.cpu.llvm.emit import (
     splat,
     vector,
 )
-from moe_kernels.cpu.llvm.formats import FORMATS, SCALES, STEP, ZERO_POINTS
+from moe_kernels.cpu.llvm.formats import FORMATS, SCALES, ZERO_POINTS
 
 ARGUMENTS = (
     *("values", "scale", "zero_point", "n", "k", "row_bytes", "expert_scales", "row_scales"),
@@ -40,14 +41,6 @@ be converted. ``blocks``: of BLOCK_ROWS, of each expert. ``items``: segments tim
 
 BLOCK_ROWS = 48
 """Rows of weights that a thread takes at a time: many enough to reuse tokens in its cache."""
-
-
-class Kind(NamedTuple):
-    """What a program is made for: names in FORMATS, SCALES and ZERO_POINTS, None: has none."""
-
-    fmt: str
-    scale: str | None
-    zero_point: str | None
 
 
 class Tile(NamedTuple):
