@@ -39,7 +39,7 @@ def convert_to_kernel_format(
     dequantized here. Scales of FP8 and INT8 come in as [], [E] or, for w13, [E, 2] (tensor),
     [E, N] or [E, N, 1] (channel), blocks as they are.
 
-    Weights for CPU kernels are packed where torch has products for that
+    Weights for CPU kernels are packed where torch's products of such are the fastest
     (:mod:`moe_kernels.layouts.packed_for_cpu`): w13 and w2 then have their shapes but no values,
     which are in ``packed``, and the kernel's quant_config needs that. The same kernels take weights
     that were not packed. ``dequantize_for_cpu``: there may be copies in ``dtype``, packed, beside

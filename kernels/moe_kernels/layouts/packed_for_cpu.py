@@ -1,8 +1,8 @@
 """Weights packed for torch's CPU products (:mod:`moe_kernels.cpu.packed_weights`) when loaded.
 
-Packed weights take no more memory than they came with: formats that torch has no product for stay
-as they are, for products that are compiled for them (:mod:`moe_kernels.cpu.compiled`). Where there
-may be copies that are packed for many tokens, what they were made of stays for few.
+Packed weights take no more memory than they came with. Most stay as they are, for products that are
+compiled for them (:mod:`moe_kernels.cpu.compiled`). Where there may be copies that are packed for
+many tokens, what they were made of stays for few.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from moe_rules.vocabulary.quant_keys import TENSOR, QuantKey
 def packed_where_possible(
     kernel_name: str, weights: LayerWeights, dtype: torch.dtype, dequantize: bool = False
 ) -> LayerWeights:
-    """``weights`` with their values packed, if torch multiplies these on this CPU, else themselves.
+    """``weights`` with their values packed, if that is fastest on this CPU, else themselves.
 
     ``weights``: of ``kernel_name``, in the layout of :mod:`moe_kernels.quantization.schemes`.
     ``dtype``: the layer's. ``dequantize``: if the kernel leaves activations as they are, there may
@@ -72,8 +72,8 @@ def _pack(
     zero_point: torch.Tensor | None,
     fmt: str | None,
 ) -> PackedProduct | None:
-    """The weights [E, N, K] of one GEMM, or None if torch does not multiply them fast."""
-    if fmt is None and onednn.multiplies(w.dtype):
+    """The weights [E, N, K] of one GEMM, or None where packing is not the fastest."""
+    if fmt is None and onednn.multiplies(w.dtype) and stored(w) is None:
         return PackedUnquantized([_reordered(e) for e in w])
     if fmt == "int8" and scale is not None and zero_point is None:
         if not onednn.multiplies(w.dtype) or scale.shape != (*w.shape[:2], 1):
