@@ -237,6 +237,8 @@ def fused_moe_gemm(
     Returns [num_pairs, N] in ``out_dtype``, [num_pairs, N / 2] after a gated activation; rows of
     pairs without an expert are not written. ``out``: where to write, contiguous.
     """
+    if config.warp_specialized and (a.data_ptr() | b.data_ptr()) % 16:
+        config = config._replace(warp_specialized=False)
     call = gemm_call(pairs, num_pairs, top_k, config, activation, out_dtype, bias is not None)
     scales = spec_of_optional(a_scale), spec_of_optional(b_scale)
     launcher, width = _launcher(call, spec_of(a), spec_of(b), *scales, block_shape)
@@ -264,6 +266,12 @@ def _launcher(
     group_n, group_k = block_shape if scales == "block" and block_shape else (0, 0)
     if group_k:
         block_k = min(block_k, max(32, triton.next_power_of_2(group_k)))
+    if config.warp_specialized:
+        # Tritons before 3.6 lack what it imports.
+        from moe_kernels.ops import fused_moe_gemm_hopper as hopper
+
+        if hopper.takes(call, a, b, scales, strides, block_shape):
+            return hopper.launcher(call, launch, a, b, scales, strides, block_shape), launch.width
     split = launch.settings["gated"] and not launch.settings["interleaved"]
     part_n, columns = (config.block_n // 2, launch.width) if split else (config.block_n, 0)
     settings = settings_of(

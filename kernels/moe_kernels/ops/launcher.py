@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,6 +34,8 @@ class Launcher:
 
     The kernel's tensors, of which any may be None, are its first parameters; ``scalars`` (integers
     and floats) the next; ``constants`` its constexprs. ``options``: of the launch, as num_warps.
+    ``described``: what makes of a tensor, by its place, what the kernel takes in its stead (a TMA
+    descriptor).
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Launcher:
         grid: tuple[int, ...],
         scalars: tuple[float, ...],
         constants: Mapping[str, Any],
+        described: Mapping[int, Callable[[torch.Tensor], Any]] | None = None,
         **options: Any,
     ) -> None:
         self._grid = (*grid, 1, 1)[:3]
         self._plain = functools.partial(_launch, kernel[self._grid], scalars, constants, options)
+        self._described = described or {}
         # A compiled kernel takes constants, too, and ignores them.
         self._others = (*scalars, *constants.values())
         self._compiled: dict[tuple[Any, ...], Callable[..., None]] = {}
@@ -61,16 +65,25 @@ class Launcher:
             return
         addresses = [0 if x is None else x.data_ptr() for x in tensors]
         if functools.reduce(operator.or_, addresses) % _ALIGNMENT:
-            self._plain(*tensors)
+            self._plain(*self._described_in(tensors, tensors))
             return
         key = (device, *[None if x is None else x.dtype for x in tensors])
         compiled = self._compiled.get(key)
         if compiled is not None:
-            compiled(*addresses, *self._others)
+            compiled(*self._described_in(addresses, tensors), *self._others)
             return
-        kernel = self._plain(*tensors)
+        kernel = self._plain(*self._described_in(tensors, tensors))
         if _depends_on_key_alone(kernel):
             self._compiled[key] = _prepared(kernel, self._grid, device)
+
+    def _described_in(self, arguments: Sequence[Any], tensors: Sequence[Any]) -> Sequence[Any]:
+        """``arguments``, with descriptions where the kernel takes them."""
+        if not self._described:
+            return arguments
+        arguments = list(arguments)
+        for place, describe in self._described.items():
+            arguments[place] = describe(tensors[place])
+        return arguments
 
 
 def _launch(

@@ -36,9 +36,33 @@ def rules_of_thumb(
         group_m = _group_m(load, block_m, w13)
         tile = _packed_tile(block_m, narrow, group_m, dtype)
         return LayerConfig(tile, tile)
+    if all(_specialized(load, weight, block_shape) for weight in (w13, w2)):
+        up, down = (_specialized_tile(load, weight) for weight in (w13, w2))
+        return LayerConfig(up, down)
     block_m = _block_m(load, w13.dtype, block_shape is not None)
     up, down = (_tile(block_m, num_local_pairs, weight) for weight in (w13, w2))
     return LayerConfig(up, down)
+
+
+def _specialized(load: float, weight: TensorSpec, block_shape: tuple[int, int] | None) -> bool:
+    """Whether warpgroups share the work of the GEMM with ``weight`` [E, N, K].
+
+    Its blocks of 128 rows must be full enough. Where sums are scaled on the way, the other kernel
+    has blocks of 64, but its matrix units wait.
+    """
+    return (
+        load >= (192 if block_shape is not None else 384)
+        and specializes_warps(weight.device)
+        and weight.dtype == torch.float8_e4m3fn
+        and block_shape in (None, (128, 128))
+        and weight.shape[2] % 16 == weight.strides[1] % 16 == 0
+        and weight.strides[2] == 1
+    )
+
+
+def _specialized_tile(load: float, weight: TensorSpec) -> TileConfig:
+    """The tiling of a GEMM whose warpgroups share the work."""
+    return TileConfig(128, 256, 128, _group_m(load, 128, weight), 8, 4, warp_specialized=True)
 
 
 def _block_m(load: float, dtype: torch.dtype, scaled: bool) -> int:

@@ -25,7 +25,7 @@ from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
 
 PATH_VARIABLE = "MOE_RULES_TUNED_CONFIGS"
 PACKAGED = Path(__file__).parent / "configs"
-FARTHEST = 4.0
+FARTHEST = 3.0
 """A number of pairs takes the tiling of the nearest one measured, if that is so many times off."""
 
 _SHORT_DTYPES = {

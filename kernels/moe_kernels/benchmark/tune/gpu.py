@@ -160,5 +160,7 @@ def _tiles(layer: TuneLayer, contender: Contender, num_tokens: int) -> list[Tile
     rows = min(config.hidden_dim, 2 * config.intermediate_size_per_partition)
     load = num_tokens * layer.load_per_token
     packed = unpacks_in_triton(contender.kernel)
-    specialized = packed and config.in_dtype == "bf16" and specializes_warps(torch.device("cuda"))
+    fp8 = key is not None and key.dtype == "fp8_e4m3" and activation_bytes == 1
+    specialized = fp8 or (packed and config.in_dtype == "bf16")
+    specialized = specialized and specializes_warps(torch.device("cuda"))
     return tiles_for(load, activation_bytes, rows, columns, packed, specialized)

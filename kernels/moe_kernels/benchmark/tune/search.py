@@ -107,6 +107,9 @@ def tiles_for(
         for tile in _SPECIALIZED_PACKED_TILES:
             least, most = _LOADS[tile.block_m]
             found += [tile] if least <= load <= most else []
+    if specialized and not packed and load >= _GROUPED_LOAD:
+        tile = TileConfig(128, 256, 128 // activation_bytes, 1, 8, 4, warp_specialized=True)
+        found += [tile._replace(group_m=group) for group in _GROUPS]
     narrow = [tile for tile in found if tile.block_n <= rows]
     return list(dict.fromkeys(narrow or found))
 

@@ -1,0 +1,66 @@
+"""Which GEMMs the kernel takes whose warpgroups share the work; any other goes to the other one."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton", minversion="3.6")
+
+from moe_kernels.activation import ActivationParameters  # noqa: E402
+from moe_kernels.ops.fused_moe_gemm_hopper import takes  # noqa: E402
+from moe_kernels.ops.gemm_launch import FusedActivation, GemmCall  # noqa: E402
+from moe_kernels.tensor_spec import spec_of  # noqa: E402
+from moe_kernels.tiling.devices import specializes_warps  # noqa: E402
+from moe_kernels.tiling.tile_config import TileConfig  # noqa: E402
+
+TILE = TileConfig(128, 256, 128, 1, 8, 4, warp_specialized=True)
+SILU = FusedActivation("silu", ActivationParameters())
+CALL = GemmCall(3, False, 0, 64, 2, TILE, SILU, torch.bfloat16, False)
+
+
+def taken(
+    call: GemmCall = CALL,
+    n: int = 512,
+    k: int = 256,
+    columns: int | None = None,
+    dtype: torch.dtype = torch.float8_e4m3fn,
+    scales: str = "block",
+    block_shape: tuple[int, int] | None = (128, 128),
+) -> bool:
+    """Whether it takes the GEMM; ``columns``: how far apart the rows of both matrices are."""
+    columns = columns or k
+    a = torch.empty(32, columns, dtype=dtype, device="meta")[:, :k]
+    b = torch.empty(4, n, columns, dtype=dtype, device="meta")[..., :k]
+    strides = [2, 1, 8, 2, 1] if scales == "block" else [1, 0, n, 1, 0]
+    return takes(call, spec_of(a), spec_of(b), scales, strides, block_shape)
+
+
+def test_fp8_is_taken():
+    assert taken()
+    assert taken(columns=320)
+    assert taken(scales="outer", block_shape=None)
+    assert taken(block_shape=(256, 128), n=1024)
+    assert taken(CALL._replace(activation=None), n=200)
+
+
+REFUSED = {
+    "unsorted pairs": {"call": CALL._replace(blocks=None)},
+    "bf16": {"dtype": torch.bfloat16},
+    "no scales": {"scales": "none", "block_shape": None},
+    "another tile": {"call": CALL._replace(config=TILE._replace(block_n=128))},
+    "a result in float32": {"call": CALL._replace(out_dtype=torch.float32)},
+    "rows that are no runs of 16 bytes": {"k": 200},
+    "rows that do not begin at 16 bytes": {"columns": 264},
+    "small blocks": {"block_shape": (64, 32)},
+    "gates and ups that share a block": {"n": 320},
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_others_are_not(what):
+    assert not taken(**REFUSED[what])
+
+
+def test_no_cpu_specializes_warps():
+    assert not specializes_warps(torch.device("cpu"))
