@@ -50,6 +50,7 @@ _copy = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_
 _WARPS = gl.constexpr(4)
 """Of a warpgroup."""
 _SHARED_MEMORY = 228 << 10
+_REGISTERS = 1 << 16
 """Of a multiprocessor."""
 
 
@@ -397,9 +398,11 @@ def hopper_launcher(
 ) -> Launcher:
     """What launches the kernel, for at most so many tiles, where it :func:`takes` the GEMM."""
     shares = config.num_warps // 4
-    programs = _programs(settings, config)
-    registers = 65536 // programs // (128 * (shares + 1)) // 8 * 8  # of a thread at the start
     loading = 40 if config.block_m <= 64 else 56 if config.block_m <= 128 else 72
+    # Fewer registers would have to be spilled.
+    most = max(1, _REGISTERS // (128 * (96 * shares + loading)))
+    programs = min(most, _programs(settings, config))
+    registers = _REGISTERS // programs // (128 * (shares + 1)) // 8 * 8  # of a thread at the start
     constants = {
         "S": settings,
         "SHARES": shares,
