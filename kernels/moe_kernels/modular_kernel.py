@@ -88,6 +88,8 @@ class FusedMoEExperts(ABC):
     activation_format: ClassVar[FusedMoEActivationFormat] = FusedMoEActivationFormat.Standard
     quantizes_activations: ClassVar[bool] = True
     """Whether the scheme's activation key is carried out. Weight-only kernels say False."""
+    takes_unquantized: ClassVar[bool] = False
+    """Whether :meth:`apply` takes tokens as they are, too, and quantizes them itself."""
 
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         self.moe_config = moe_config

@@ -9,8 +9,10 @@ import dataclasses
 import pytest
 import torch
 from checkpoints import converted
+from moe_kernels.modular_kernel import PrepareResult
 from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
+from moe_kernels.routing import Routing
 from moe_kernels.testing import random_layer
 
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
@@ -55,6 +57,18 @@ def check(scheme, layer, **changes):
 def test_sizes(scheme, num_tokens, sizes):
     config = FusedMoEConfig(3, 2, *sizes, in_dtype="fp16")
     check(scheme, draw(scheme, config, num_tokens=num_tokens, group_size=16))
+
+
+@pytest.mark.parametrize("num_tokens", [3, 49])
+def test_tokens_may_be_quantized_before(num_tokens):
+    layer = draw("int8", FusedMoEConfig(3, 2, 80, 48, in_dtype="fp16"), num_tokens=num_tokens)
+    kernel = bind("TritonExperts", layer.moe_config, layer.quant_config)
+    routing = Routing(layer.topk_ids, 3, None)
+    quantized = kernel.experts.quantize_input(layer.hidden_states, routing)
+    assert quantized[0].dtype == torch.int8
+    prepared = PrepareResult(*quantized, layer.topk_weights, routing)
+    output = kernel.experts.apply(prepared, layer.w13, layer.w2, "silu")
+    torch.testing.assert_close(output, apply("int8", layer), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("ep_rank", [0, 1])

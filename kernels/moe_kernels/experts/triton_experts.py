@@ -76,6 +76,7 @@ class TritonExperts(TwoGemmExperts):
     """
 
     packs_weights = False
+    takes_unquantized = True
 
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         super().__init__(moe_config, quant_config)
@@ -109,8 +110,10 @@ class TritonExperts(TwoGemmExperts):
     def check_dtypes(
         self, hidden_states: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor
     ) -> None:
-        """Tokens and weights have one dtype."""
-        if not hidden_states.dtype == w13.dtype == w2.dtype:
+        """Tokens and weights have one dtype, or tokens the layer's, to be quantized."""
+        quantized = hidden_states.dtype == w13.dtype
+        to_be = self._group_shape is not None and hidden_states.dtype == self._dtype
+        if w13.dtype != w2.dtype or not (quantized or to_be):
             raise ValueError(
                 f"TritonExperts multiplies like with like: tokens are {hidden_states.dtype}, "
                 f"w13 {w13.dtype}, w2 {w2.dtype}"

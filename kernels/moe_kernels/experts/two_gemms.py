@@ -61,11 +61,12 @@ def two_gemms(
     w13_tensors: list[torch.Tensor | None],
     w2_tensors: list[torch.Tensor | None],
 ) -> torch.Tensor:
-    """(Align,) GEMM and activation, (quantization,) GEMM, weighted sum.
+    """(Align, quantization,) GEMM and activation, (quantization,) GEMM, weighted sum.
 
     ``topk_weights`` None: the tokens are weighed already. ``weight_format``: of weights that are
     dequantized as they are loaded; None: they are multiplied as they are.
-    ``activation_group_shape``: of the inputs of both GEMMs, None: they are not quantized;
+    ``activation_group_shape``: of the inputs of both GEMMs, None: they are not quantized; those
+    of the first are, unless ``hidden_states`` are already;
     ``activation_format``: the format that ``weight_format`` goes with. ``w13_tensors``,
     ``w2_tensors``: :meth:`moe_kernels.quant_config.FusedMoEQuantConfig.gemm_tensors`.
     Returns [M, H] in ``dtype``.
@@ -132,6 +133,10 @@ def two_gemms(
         )
 
     a2_scale, a2_scale_2 = w2_tensors[4:]
+    if group_shape is not None and activation_format is None and hidden_states.dtype != w13.dtype:
+        hidden_states, hidden_states_scale = quantize_scaled(
+            hidden_states, group_shape, w13_tensors[4], w13.dtype, routing
+        )
     intermediate = None
     if activation_format is not None:
         # Scales may be taken over all rows, also those that the GEMM does not write.

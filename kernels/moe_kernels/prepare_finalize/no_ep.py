@@ -23,7 +23,9 @@ class MoEPrepareAndFinalizeNoEP(FusedMoEPrepareAndFinalize):
         experts: FusedMoEExperts,
         num_local_experts: int,
     ) -> PrepareResult:
-        """Quantize the tokens as ``experts`` ask."""
+        """Quantize the tokens as ``experts`` ask, unless they do it themselves."""
+        if experts.takes_unquantized:
+            return PrepareResult(hidden_states, None, topk_weights, routing)
         quantized, scale = experts.quantize_input(hidden_states, routing)
         return PrepareResult(quantized, scale, topk_weights, routing)
 

@@ -43,7 +43,8 @@ def vllm_class(kernel: str) -> type:
 def _base() -> type:
     import torch
     from moe_kernels.layouts import convert_to_kernel_format
-    from moe_kernels.modular_kernel import FusedMoEActivationFormat, PrepareResult
+    from moe_kernels.modular_kernel import FusedMoEActivationFormat
+    from moe_kernels.prepare_finalize.no_ep import MoEPrepareAndFinalizeNoEP
     from moe_kernels.quant_config import FusedMoEQuantConfig
     from moe_kernels.quantization.schemes import quantization_format
     from moe_kernels.registry import resolve
@@ -165,10 +166,10 @@ def _base() -> type:
             # Some of vLLM's quantization methods never hand over the layer, only its weights.
             experts, weights = self._loaded or self._load(w1, w2)
             routing = Routing(topk_ids, global_num_experts, expert_map)
-            tokens, scale = experts.quantize_input(hidden_states, routing)
             # Where the input is weighed, vLLM's prepare has done it.
             weighing = None if apply_router_weight_on_input else topk_weights
-            prepared = PrepareResult(tokens, scale, weighing, routing)
+            prepare = MoEPrepareAndFinalizeNoEP().prepare
+            prepared = prepare(hidden_states, weighing, routing, experts, len(w1))
             output.copy_(experts.apply(prepared, weights.w13, weights.w2, activation.value))
 
     return MoeKernelsExperts
