@@ -17,6 +17,7 @@ from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
 from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.quant_keys import TOKEN
 
 triton = pytest.importorskip("triton")
 
@@ -25,6 +26,7 @@ from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm  # noqa: E402
 from moe_kernels.ops.gemm_launch import FusedActivation  # noqa: E402
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size  # noqa: E402
 from moe_kernels.ops.moe_sum import moe_sum  # noqa: E402
+from moe_kernels.ops.quantize_scaled import quantize_scaled  # noqa: E402
 from moe_kernels.routing import Routing  # noqa: E402
 from moe_kernels.tiling.tile_config import TileConfig  # noqa: E402
 
@@ -138,6 +140,18 @@ def test_sum_ignores_what_is_not_local():
     expected = x[0] * weights[0, 0]
     torch.testing.assert_close(output[0], expected)
     torch.testing.assert_close(output[2], x[4] * weights[2, 0] + x[5] * weights[2, 1])
+
+
+@pytest.mark.parametrize("group_shape", [(1, 128), TOKEN])
+def test_rows_of_local_experts_are_quantized_as_without_a_routing(group_shape):
+    x = torch.randn(5, 200, device=DEVICE)
+    ids = torch.tensor([[0, 3], [1, 3], [2, 0], [-1, 9], [1, 2]], dtype=torch.int32, device=DEVICE)
+    expert_map = torch.tensor([-1, -1, 0, 1], dtype=torch.int32, device=DEVICE)
+    computed = [0, 1, 2, 4]
+    every = quantize_scaled(x, group_shape, dtype=torch.int8)
+    some = quantize_scaled(x, group_shape, dtype=torch.int8, routing=Routing(ids, 4, expert_map))
+    for one, other in zip(every, some, strict=True):
+        assert torch.equal(one[computed], other[computed])
 
 
 def check(layer, **changes):

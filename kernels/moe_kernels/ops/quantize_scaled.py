@@ -38,11 +38,15 @@ def _stored(x, scale, largest, dtype: tl.constexpr):
     return value.to(dtype)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_experts"])
 def _quantize_groups_kernel(
     x_ptr,
     out_ptr,
     scale_ptr,
+    topk_ids_ptr,
+    expert_map_ptr,
+    num_experts,
+    top_k,
     num_groups,
     groups_per_row,
     columns,
@@ -51,6 +55,8 @@ def _quantize_groups_kernel(
     min_amax,
     largest,
     GROUP: tl.constexpr,
+    SOME_ROWS: tl.constexpr,
+    TOP_K: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
     BLOCK_GROUPS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
@@ -60,13 +66,20 @@ def _quantize_groups_kernel(
     row = (group // groups_per_row).to(tl.int64)
     offset = tl.arange(0, BLOCK_COLUMNS)
     column = (group % groups_per_row * GROUP)[:, None] + offset[None, :]
-    mask = (group < num_groups)[:, None] & (offset < GROUP)[None, :] & (column < columns)
+    exists = group < num_groups
+    if SOME_ROWS:
+        slot = tl.arange(0, TOP_K)
+        pair = row[:, None] * top_k + slot[None, :]
+        known = exists[:, None] & (slot < top_k)[None, :]
+        local = local_expert(topk_ids_ptr, pair, known, expert_map_ptr, num_experts, True)
+        exists &= tl.max(local, 1) >= 0
+    mask = exists[:, None] & (offset < GROUP)[None, :] & (column < columns)
     x_ptrs = x_ptr + row[:, None] * stride_m + column * stride_k
     x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
     scale = tl.maximum(tl.max(tl.abs(x), 1), min_amax) / largest
     value = _stored(x, scale[:, None], largest, out_ptr.dtype.element_ty)
     tl.store(out_ptr + row[:, None] * columns + column, value, mask=mask)
-    tl.store(scale_ptr + group, scale, mask=group < num_groups)
+    tl.store(scale_ptr + group, scale, mask=exists)
 
 
 @triton.jit(do_not_specialize=["rows", "num_experts"])
@@ -152,7 +165,7 @@ def quantize_scaled(
 
     group_shape: TENSOR, TOKEN or (1, columns). ``scale``: one float32 element, TENSOR only.
     ``routing``: of the rows, topk_ids contiguous; a scale for all does not depend on rows without a
-    local expert.
+    local expert, and with an expert_map they are not written where rows have scales of their own.
     Returns the values as ``dtype`` [rows, K] and float32 scales: [1], [rows, 1] or
     [rows, ceil(K / columns)]. ``dtype``: an FP8 dtype, or int8, symmetric. The arithmetic is that
     of :func:`moe_kernels.quantization.fp8.quantize` and
@@ -172,7 +185,12 @@ def quantize_scaled(
     group = columns if group_shape == TOKEN else group_shape[1]
     scale = torch.empty((rows, -(-columns // group)), dtype=torch.float32, device=x.device)
     if scale.numel():
-        _groups_launcher(spec_of(x), group, largest)(x, out, scale)
+        topk_ids, num_experts, expert_map = routing or (None, 0, None)
+        if topk_ids is None or expert_map is None:
+            topk_ids, num_experts, expert_map = None, 0, None
+        top_k = 0 if topk_ids is None else topk_ids.shape[1]
+        launcher = _groups_launcher(spec_of(x), group, largest, num_experts, top_k)
+        launcher(x, out, scale, topk_ids, expert_map)
     return out, scale
 
 
@@ -184,7 +202,10 @@ def _largest(dtype: torch.dtype) -> float:
 
 
 @kept
-def _groups_launcher(x: TensorSpec, group: int, largest: float) -> Launcher:
+def _groups_launcher(
+    x: TensorSpec, group: int, largest: float, num_experts: int, top_k: int
+) -> Launcher:
+    """``top_k``: 0 where all rows are quantized."""
     rows, columns = x.shape
     groups_per_row = triton.cdiv(columns, group)
     num_groups = rows * groups_per_row
@@ -193,9 +214,11 @@ def _groups_launcher(x: TensorSpec, group: int, largest: float) -> Launcher:
     return Launcher(
         _quantize_groups_kernel,
         (triton.cdiv(num_groups, block_groups),),
-        (num_groups, groups_per_row, columns, *x.strides, MIN_AMAX, largest),
+        (num_experts, top_k, num_groups, groups_per_row, columns, *x.strides, MIN_AMAX, largest),
         {
             "GROUP": group,
+            "SOME_ROWS": top_k > 0,
+            "TOP_K": triton.next_power_of_2(max(1, top_k)),
             "PROGRAMMATIC": is_programmatic(x.device),
             "BLOCK_GROUPS": block_groups,
             "BLOCK_COLUMNS": block_columns,
