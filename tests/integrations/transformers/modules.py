@@ -4,9 +4,13 @@ import copy
 from types import SimpleNamespace
 
 import torch
+from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.reference import error_bound, relative_error
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.integrations.moe import use_experts_implementation
+
+from moe_rules.integrations.transformers.packed import SERVING
 
 
 def experts(
@@ -96,3 +100,53 @@ def expected(module, hidden_states, index, weights):
     wide._forward_hooks.clear()
     wide.config = SimpleNamespace(_experts_implementation="eager")
     return wide(hidden_states.double(), index, weights.double())
+
+
+def check(module, sentinels=False, dtype=torch.float32, num_tokens=17, top_k=2):
+    """The module gives what its source does; returns what serves it."""
+    hidden = module.down_proj.shape[2 if module.is_transposed else 1]
+    device, generator = module.down_proj.device, torch.Generator().manual_seed(1)
+    x = torch.randn(num_tokens, hidden, generator=generator).to(device, dtype)
+    chosen = routing(num_tokens, module.num_experts, top_k, sentinels=sentinels)
+    index, weights = (each.to(device) for each in chosen)
+    wanted = expected(module, x, index, weights).detach()
+    if sentinels:  # in the experts' way: a token that only other ranks serve may hold anything
+        index[0], weights[0] = module.num_experts, torch.nan
+        x[0], wanted[0] = torch.inf, 0.0
+    with torch.no_grad():
+        output = module(x, index, weights)
+    assert output.dtype == dtype
+    bound = error_bound(dtype, FusedMoEQuantConfig(), True)
+    assert relative_error(output, wanted) <= bound
+    serving = getattr(module, SERVING)
+    assert serving.kernel is not None
+    return serving
+
+
+def gpt_oss_gate(self, x):
+    gate, up = x[..., ::2].clamp(max=self.limit), x[..., 1::2].clamp(-self.limit, self.limit)
+    return (up + 1) * gate * torch.sigmoid(gate * self.alpha)
+
+
+def clamped_gate(self, x):
+    gate, up = x.chunk(2, dim=-1)
+    return self.act_fn(gate.clamp(max=self.limit)) * up.clamp(-self.limit, self.limit)
+
+
+def softcapped_gate(self, x):
+    gate, up = x.chunk(2, dim=-1)
+    capped = torch.tanh(gate / self.gate_softcap) * self.gate_softcap * torch.sigmoid(gate)
+    return capped * torch.tanh(up / self.up_softcap) * self.up_softcap
+
+
+def step_gate(self, x):
+    gate, up = x.chunk(2, dim=-1)
+    return self.act_fn(gate).clamp(max=self.limit) * up.clamp(-self.limit, self.limit)
+
+
+GATES = {
+    "swigluoai": {"gate": gpt_oss_gate, "limit": 0.7, "alpha": 1.6},
+    "silu": {"gate": clamped_gate, "limit": 0.5},
+    "situ": {"gate": softcapped_gate, "gate_softcap": 0.8, "up_softcap": 0.6},
+    "swiglustep": {"gate": step_gate, "limit": 0.4},
+}

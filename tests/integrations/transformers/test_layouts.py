@@ -8,64 +8,20 @@ import torch
 
 pytest.importorskip("transformers")
 
-from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_kernels.reference import error_bound, relative_error
+from moe_kernels.reference import relative_error
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from moe_rules.integrations.transformers import NAME
-from moe_rules.integrations.transformers.packed import SERVING
-from tests.integrations.transformers.modules import expected, experts, routing
+from tests.integrations.transformers.modules import (
+    GATES,
+    check,
+    expected,
+    experts,
+    gpt_oss_gate,
+    routing,
+)
 
 BOOL = (False, True)
-
-
-def gpt_oss_gate(self, x):
-    gate, up = x[..., ::2].clamp(max=self.limit), x[..., 1::2].clamp(-self.limit, self.limit)
-    return (up + 1) * gate * torch.sigmoid(gate * self.alpha)
-
-
-def clamped_gate(self, x):
-    gate, up = x.chunk(2, dim=-1)
-    return self.act_fn(gate.clamp(max=self.limit)) * up.clamp(-self.limit, self.limit)
-
-
-def softcapped_gate(self, x):
-    gate, up = x.chunk(2, dim=-1)
-    capped = torch.tanh(gate / self.gate_softcap) * self.gate_softcap * torch.sigmoid(gate)
-    return capped * torch.tanh(up / self.up_softcap) * self.up_softcap
-
-
-def step_gate(self, x):
-    gate, up = x.chunk(2, dim=-1)
-    return self.act_fn(gate).clamp(max=self.limit) * up.clamp(-self.limit, self.limit)
-
-
-GATES = {
-    "swigluoai": {"gate": gpt_oss_gate, "limit": 0.7, "alpha": 1.6},
-    "silu": {"gate": clamped_gate, "limit": 0.5},
-    "situ": {"gate": softcapped_gate, "gate_softcap": 0.8, "up_softcap": 0.6},
-    "swiglustep": {"gate": step_gate, "limit": 0.4},
-}
-
-
-def check(module, num_tokens=17, sentinels=False, dtype=torch.float32, top_k=2):
-    """The module gives what its source does; returns what serves it."""
-    hidden = module.down_proj.shape[2 if module.is_transposed else 1]
-    generator = torch.Generator().manual_seed(1)
-    x = torch.randn(num_tokens, hidden, generator=generator).to(dtype)
-    index, weights = routing(num_tokens, module.num_experts, top_k, sentinels=sentinels)
-    wanted = expected(module, x, index, weights).detach()
-    if sentinels:  # in the experts' way: a token that only other ranks serve may hold anything
-        index[0], weights[0] = module.num_experts, torch.nan
-        x[0], wanted[0] = torch.inf, 0.0
-    with torch.no_grad():
-        output = module(x, index, weights)
-    assert output.dtype == dtype
-    bound = error_bound(dtype, FusedMoEQuantConfig(), True)
-    assert relative_error(output, wanted) <= bound
-    serving = getattr(module, SERVING)
-    assert serving.kernel is not None
-    return serving
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)

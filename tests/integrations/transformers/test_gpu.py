@@ -1,0 +1,84 @@
+"""Layouts and whole models on a GPU: weights are read where they are."""
+
+import itertools
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    pytest.skip("needs a CUDA device", allow_module_level=True)
+
+from transformers import CompileConfig
+
+from moe_rules.integrations.transformers.layer import is_experts
+from moe_rules.integrations.transformers.packed import SERVING
+from tests.integrations.transformers.architectures import architectures, text_model, tiny
+from tests.integrations.transformers.modules import GATES, check, experts
+
+pytestmark = pytest.mark.gpu
+BOOL = (False, True)
+ARCHITECTURES = architectures()
+NAMES = ("aria", "gpt_oss", "minimax_m2", "nemotron_h", "qwen3_moe")
+
+
+@pytest.fixture(autouse=True)
+def no_grad():
+    with torch.no_grad():
+        yield
+
+
+def tokens(*shape):
+    return torch.randint(2, 100, shape, generator=torch.Generator().manual_seed(1)).cuda()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("has_gate", "is_transposed", "has_bias"), list(itertools.product(BOOL, repeat=3))
+)
+def test_layouts(has_gate, is_transposed, has_bias, dtype):
+    module = experts(
+        has_gate=has_gate, is_transposed=is_transposed, has_bias=has_bias, dtype=dtype
+    ).cuda()
+    pointer = module.down_proj.data_ptr()
+    for sentinels, num_tokens in itertools.product(BOOL, (3, 17, 129)):
+        check(module, sentinels, dtype, num_tokens)
+    assert module.down_proj.data_ptr() == pointer
+
+
+@pytest.mark.parametrize("activation", list(GATES))
+def test_gates(activation):
+    module = experts(is_transposed=True, has_bias=True, **GATES[activation]).cuda()
+    assert check(module).activation == activation
+
+
+def test_odd_sizes():
+    module = experts(hidden=30, intermediate=22, dtype=torch.bfloat16).cuda()
+    check(module, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_logits_and_tokens(name):
+    model = tiny(name, text_model(ARCHITECTURES[name])).cuda()
+    computed = {}
+    for implementation in ("eager", "moe_rules"):
+        model.set_experts_implementation(implementation)
+        limits = {"max_new_tokens": 16, "min_new_tokens": 16, "do_sample": False}
+        computed[implementation] = (
+            model(input_ids=tokens(2, 12)).logits,
+            model.generate(tokens(2, 6), **limits),
+        )
+    (eager, eager_tokens), (here, here_tokens) = computed.values()
+    torch.testing.assert_close(here, eager, rtol=1e-4, atol=1e-5)
+    assert torch.equal(here_tokens, eager_tokens)
+    assert all(getattr(m, SERVING).kernel for m in model.modules() if is_experts(m))
+
+
+def test_compiled_generation_with_a_static_cache():
+    model = tiny("qwen3_moe", text_model(ARCHITECTURES["qwen3_moe"])).cuda()
+    limits = {"max_new_tokens": 8, "do_sample": False, "cache_implementation": "static"}
+    model.set_experts_implementation("eager")
+    eager = model.generate(tokens(2, 6), disable_compile=True, **limits)
+    model.set_experts_implementation("moe_rules")
+    compiling = CompileConfig(fullgraph=True, mode=None)
+    here = model.generate(tokens(2, 6), compile_config=compiling, **limits)
+    assert torch.equal(here, eager)
