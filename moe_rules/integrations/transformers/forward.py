@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, ParamSpec
 
@@ -43,7 +44,7 @@ def experts_forward(interface: Any) -> ExpertsForward:
         """
         # Before anything looks at parameters: torch.compile goes on with those that it has seen.
         if torch.is_grad_enabled() or getattr(self, SERVING, None) is None:
-            _prepared(self, top_k_index.shape[-1], interface)
+            _prepared(self, top_k_index.shape[-1], hidden_states.dtype, interface)
         tensors = layer_tensors(self)
         if torch.is_grad_enabled() and (
             hidden_states.requires_grad or top_k_weights.requires_grad or tensors.w13.requires_grad
@@ -52,7 +53,7 @@ def experts_forward(interface: Any) -> ExpertsForward:
             _say_fallback(self, name, NO_BACKWARD)
             return own(self, hidden_states, top_k_index, top_k_weights)
         if not getattr(self, SERVING).serves(tensors):
-            _prepared(self, top_k_index.shape[-1], interface)
+            _prepared(self, top_k_index.shape[-1], hidden_states.dtype, interface)
         serving: Serving = getattr(self, SERVING)
         if serving.kernel is None:
             _, own = _own(self, interface, tensors)
@@ -63,7 +64,7 @@ def experts_forward(interface: Any) -> ExpertsForward:
 
 
 @_when_traced
-def _prepared(module: Any, top_k: int, interface: Any) -> None:
+def _prepared(module: Any, top_k: int, dtype: torch.dtype, interface: Any) -> None:
     """Select and convert, unless that was done.
 
     Weights that need gradients are left, or become again, as they are.
@@ -72,7 +73,7 @@ def _prepared(module: Any, top_k: int, interface: Any) -> None:
     if torch.is_grad_enabled() and getattr(module, up_name(module)).requires_grad:
         restore(module)
     elif serving is None or not serving.serves(layer_tensors(module)):
-        serving = serve(module, top_k)
+        serving = serve(module, top_k, dtype)
         module.__dict__[SERVING] = serving
         if serving.kernel is None:
             name, _ = _own(module, interface, layer_tensors(module))
@@ -86,14 +87,15 @@ def _own(module: Any, interface: Any, tensors: LayerTensors) -> tuple[str, Exper
     """What transformers itself computes with, by name: grouped_mm, or eager where that raises."""
     (_, n13, hidden), (_, _, intermediate) = tensors.w13.shape, tensors.w2.shape
     sizes = (hidden, intermediate, n13) if module.is_transposed else (hidden, intermediate)
-    if any(size * tensors.w13.element_size() % _ALIGNMENT for size in sizes):
+    unaligned = any(size * tensors.w13.element_size() % _ALIGNMENT for size in sizes)
+    if unaligned or getattr(module, "activation_scheme", "dynamic") != "dynamic":
         return "eager", _eager(module)
     return "grouped_mm", interface.get_interface("grouped_mm", None)
 
 
 def _eager(module: Any) -> ExpertsForward:
-    """The forward that the module's class has in its source."""
-    forward: ExpertsForward = getattr(module, "_plain_class", type(module)).forward.__wrapped__
+    """The forward that the module's class has in its source, below every decoration."""
+    forward: ExpertsForward = inspect.unwrap(getattr(module, "_plain_class", type(module)).forward)
     return forward
 
 

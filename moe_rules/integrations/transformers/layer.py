@@ -20,7 +20,7 @@ class NotServedError(ValueError):
 
 
 class LayerTensors(NamedTuple):
-    """The tensors of a module: w13 [E, 2I, H] ([E, I, H] without gate), w2 [E, H, I], biases.
+    """The tensors of a module: w13 [E, 2I, H] ([E, I, H] without gate), w2 [E, H, I], and others.
 
     They are the module's own, or views of them where it has the last two dimensions exchanged.
     """
@@ -29,6 +29,8 @@ class LayerTensors(NamedTuple):
     w2: torch.Tensor
     w13_bias: torch.Tensor | None
     w2_bias: torch.Tensor | None
+    w13_scale: torch.Tensor | None
+    w2_scale: torch.Tensor | None
 
 
 def is_experts(module: nn.Module) -> bool:
@@ -47,30 +49,31 @@ def layer_tensors(module: Any) -> LayerTensors:
     w13, w2 = getattr(module, up), module.down_proj
     if module.is_transposed:
         w13, w2 = w13.transpose(1, 2), w2.transpose(1, 2)
-    if not module.has_bias:
-        return LayerTensors(w13, w2, None, None)
-    return LayerTensors(w13, w2, getattr(module, f"{up}_bias"), module.down_proj_bias)
+    both = (up, "down_proj")
+    biases = [getattr(module, f"{name}_bias", None) for name in both]
+    scales = [getattr(module, f"{name}_scale_inv", None) for name in both]
+    return LayerTensors(w13, w2, *biases, *scales)
 
 
-def layer_config(module: Any, top_k: int) -> FusedMoEConfig:
-    """What ``module`` computes for tokens with ``top_k`` experts each.
+def layer_config(module: Any, top_k: int, dtype: torch.dtype) -> FusedMoEConfig:
+    """What ``module`` computes in ``dtype`` for tokens with ``top_k`` experts each.
 
     Its experts are all there are: transformers numbers those of a rank from 0 on, and others
     beyond them. Raises NotServedError for what no kernel here takes.
     """
-    w13, w2, w13_bias, _ = layer_tensors(module)
+    w13, w2, w13_bias, *_ = layer_tensors(module)
     _check_weights(module, w13)
     try:
-        dtype = dtype_name(w13.dtype)
+        in_dtype = dtype_name(dtype)
     except ValueError as error:
-        raise NotServedError(f"its weights: {error}") from None
+        raise NotServedError(str(error)) from None
     layer = FusedMoEConfig(
         num_experts=w13.shape[0],
         experts_per_token=top_k,
         hidden_dim=w13.shape[2],
         intermediate_size=w2.shape[2],
         routing_method="Unspecified",
-        in_dtype=dtype,
+        in_dtype=in_dtype,
         has_bias=w13_bias is not None,
     )
     try:

@@ -42,7 +42,9 @@ class Packable(nn.Module):
         return super()._apply(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        """Loads parameters, of which a kernel may have copies in its own form: scales."""
         restore(self)
+        self.__dict__.pop(SERVING, None)
         super()._load_from_state_dict(*args, **kwargs)
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+from moe_kernels.dtypes import torch_dtype
 from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
 from moe_kernels.modular_kernel import FusedMoEKernel
 from moe_kernels.quant_config import FusedMoEQuantConfig
@@ -26,11 +27,13 @@ from moe_rules.integrations.transformers.layer import (
     layer_tensors,
 )
 from moe_rules.integrations.transformers.packed import Packable, let_go, make_packable, restore
+from moe_rules.integrations.transformers.quantization import Scheme, kernel_scale, scheme_of
 from moe_rules.integrations.transformers.saying import say
 from moe_rules.language.ruleset import overlay_paths
 from moe_rules.machines.detection import System, detect, probe
 from moe_rules.machines.machine import Machine
 from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import QuantKey
 
 OVERLAY = "transformers"
 """The packaged overlay that says what runs inside transformers; the user's come after it."""
@@ -41,9 +44,13 @@ _TORCH_DEVICES = {"cuda": "cuda", "rocm": "cuda", "xpu": "xpu", "cpu": "cpu"}
 
 @dataclass(frozen=True, eq=False)
 class Serving:
-    """What computes a module on one device, in one dtype: a kernel of ours, or none, and why."""
+    """What computes a module with weights on one device, in one dtype: a kernel, or none, and why.
+
+    ``dtype``: of the tokens that the kernel takes.
+    """
 
     device: torch.device
+    weight_dtype: torch.dtype
     dtype: torch.dtype
     kernel: FusedMoEKernel | None
     activation: str
@@ -51,31 +58,43 @@ class Serving:
 
     def serves(self, tensors: LayerTensors) -> bool:
         """Whether the weights are still where and what they were."""
-        return tensors.w13.device == self.device and tensors.w13.dtype == self.dtype
+        return tensors.w13.device == self.device and tensors.w13.dtype == self.weight_dtype
 
 
-def serve(module: nn.Module, top_k: int) -> Serving:
+def serve(module: nn.Module, top_k: int, dtype: torch.dtype) -> Serving:
     """Select and bind the kernel of ``module``, and convert its weights.
 
-    ``top_k``: experts per token. Says once per kind of layer what was selected and why. Raises
+    ``top_k``: experts per token. ``dtype``: of the tokens, for weights that are quantized; others
+    are multiplied in their own. Says once per kind of layer what was selected and why. Raises
     FactError for a request and RuleFileError for an overlay that is wrong.
     """
     restore(module)
-    w13 = layer_tensors(module).w13
+    tensors = layer_tensors(module)
+    device, weight_dtype = tensors.w13.device, tensors.w13.dtype
+    dtype = weight_dtype if tensors.w13_scale is None else dtype
     try:
         with torch.no_grad(), torch.inference_mode(False):
-            layer = layer_config(module, top_k)
-            return _bound(module, layer, _decision(layer, w13.device))
+            layer = layer_config(module, top_k, dtype)
+            scheme = _scheme(module, tensors)
+            kernel = _bound(module, layer, scheme, _decision(layer, scheme, device))
     except NotServedError as error:
-        return Serving(w13.device, w13.dtype, None, "", str(error))
+        return Serving(device, weight_dtype, dtype, None, "", str(error))
+    return Serving(device, weight_dtype, dtype, kernel, layer.activation)
 
 
-def _decision(layer: FusedMoEConfig, device: torch.device) -> Decision:
+def _scheme(module: nn.Module, tensors: LayerTensors) -> Scheme:
+    try:
+        return scheme_of(module, tensors.w13, tensors.w13_scale)
+    except ValueError as error:
+        raise NotServedError(str(error)) from None
+
+
+def _decision(layer: FusedMoEConfig, scheme: Scheme, device: torch.device) -> Decision:
     """What the tables select; said in the log. Raises NotServedError for nothing."""
     overlays = (packaged_rules() / "overlays" / OVERLAY, *overlay_paths())
     selector = selector_in(os.environ, _machine(device.type), overlays)
     try:
-        decision = selector.select("unquantized", layer)
+        decision = selector.select(scheme.oracle, layer, scheme.weight_key, scheme.activation_key)
     except SelectionError as error:
         raise NotServedError(str(error)) from None
     say(logging.INFO, f"{selection_line(decision)}, on {device.type} in {layer.in_dtype}")
@@ -94,24 +113,40 @@ def _machine(device: str) -> Machine:
     return machine
 
 
-def _bound(module: nn.Module, layer: FusedMoEConfig, decision: Decision) -> Serving:
-    tensors = layer_tensors(module)
-    weights = LayerWeights(tensors.w13.detach(), tensors.w2.detach())
-    dtype, kernel = tensors.w13.dtype, decision.kernel
-    if kernel is None:
+def _bound(
+    module: nn.Module, layer: FusedMoEConfig, scheme: Scheme, decision: Decision
+) -> FusedMoEKernel:
+    """The kernel that was selected, and in ``module`` the weights that it takes."""
+    tensors, name = layer_tensors(module), decision.kernel
+    if name is None:
         raise NotServedError(f"{decision.backend} has no kernel here: {reason_words(decision)}")
+    weights = _weights(tensors, scheme.weight_key)
     if not torch.compiler.is_compiling():  # which goes on with the class that it has seen
         make_packable(module)
-    if kernel in our_names() and isinstance(module, Packable):
-        weights = convert_to_kernel_format(kernel, weights, dtype=dtype)
+    if name in our_names() and isinstance(module, Packable):
+        weights = convert_to_kernel_format(
+            name, weights, scheme.weight_key, dtype=torch_dtype(layer.in_dtype)
+        )
     quant_config = FusedMoEQuantConfig(
-        **weights.quant_fields(), w13_bias=tensors.w13_bias, w2_bias=tensors.w2_bias
+        **weights.quant_fields(),
+        activation_key=scheme.activation_key,
+        w13_bias=tensors.w13_bias,
+        w2_bias=tensors.w2_bias,
     )
     try:
-        bound = bind(kernel, layer, quant_config, oracle=decision.oracle)
+        kernel = bind(name, layer, quant_config, oracle=decision.oracle)
     except (KernelUnavailableError, ValueError) as error:
         raise NotServedError(str(error)) from None
     if weights.packed is not None:
         assert isinstance(module, Packable)
         let_go(module, weights)
-    return Serving(tensors.w13.device, dtype, bound, layer.activation)
+    return kernel
+
+
+def _weights(tensors: LayerTensors, key: QuantKey | None) -> LayerWeights:
+    """The tensors of a module as checkpoints have them, without copies of weights."""
+    w13, w2 = tensors.w13.detach(), tensors.w2.detach()
+    if key is None or tensors.w13_scale is None or tensors.w2_scale is None:
+        return LayerWeights(w13, w2)
+    scales = (kernel_scale(tensors.w13_scale, w13, key), kernel_scale(tensors.w2_scale, w2, key))
+    return LayerWeights(w13, w2, *scales, weight_key=key)

@@ -9,7 +9,7 @@ import torch
 pytest.importorskip("transformers")
 
 from moe_kernels.reference import relative_error
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, use_experts_implementation
 
 from moe_rules.integrations.transformers import NAME
 from tests.integrations.transformers.modules import (
@@ -127,6 +127,18 @@ def test_an_unknown_gate_is_said_and_transformers_computes_it(log):
 
 def test_where_grouped_mm_would_raise_eager_computes(log):
     module = experts(hidden=30, gate=lambda self, x: torch.sin(x[..., ::2]) + x[..., 1::2])
+    x, (index, weights) = torch.randn(9, 30), routing(9, 6)
+    with torch.no_grad():
+        output = module(x, index, weights)
+    torch.testing.assert_close(output, expected(module, x, index, weights).float())
+    assert "transformers' eager computes it" in log.text
+
+
+def test_eager_is_what_lies_below_all_decorations(log):
+    """Transformers' FP8 quantizer decorates one class once for every layer."""
+    module = experts(hidden=30, gate=lambda self, x: torch.sin(x[..., ::2]) + x[..., 1::2])
+    decorate = use_experts_implementation()
+    module.__class__ = decorate(decorate(type(module)))
     x, (index, weights) = torch.randn(9, 30), routing(9, 6)
     with torch.no_grad():
         output = module(x, index, weights)
