@@ -8,7 +8,7 @@ from typing import Any, ParamSpec
 
 import torch
 
-from moe_rules.integrations.transformers.layer import LayerTensors, layer_tensors, up_name
+from moe_rules.integrations.transformers.layer import LayerTensors, layer_tensors, stored, up_name
 from moe_rules.integrations.transformers.packed import SERVING, restore
 from moe_rules.integrations.transformers.saying import say_fallback
 from moe_rules.integrations.transformers.serving import Serving, serve
@@ -70,7 +70,7 @@ def _prepared(module: Any, top_k: int, dtype: torch.dtype, interface: Any) -> No
     Weights that need gradients are left, or become again, as they are.
     """
     serving: Serving | None = getattr(module, SERVING, None)
-    if torch.is_grad_enabled() and getattr(module, up_name(module)).requires_grad:
+    if torch.is_grad_enabled() and stored(module, up_name(module)).requires_grad:
         restore(module)
     elif serving is None or not serving.serves(layer_tensors(module)):
         serving = serve(module, top_k, dtype)

@@ -43,10 +43,19 @@ def up_name(module: Any) -> str:
     return "gate_up_proj" if module.has_gate else "up_proj"
 
 
+def stored(module: Any, name: str) -> torch.Tensor:
+    """A parameter as it is, also where the module would give back what it has let go.
+
+    Or what stands in a parameter's place, as with adapters.
+    """
+    own: torch.Tensor | None = module._parameters.get(name)
+    return getattr(module, name) if own is None else own
+
+
 def layer_tensors(module: Any) -> LayerTensors:
     """See :class:`LayerTensors`."""
     up = up_name(module)
-    w13, w2 = getattr(module, up), module.down_proj
+    w13, w2 = stored(module, up), stored(module, "down_proj")
     if module.is_transposed:
         w13, w2 = w13.transpose(1, 2), w2.transpose(1, 2)
     both = (up, "down_proj")

@@ -14,7 +14,7 @@ import torch
 from moe_kernels.layouts import LayerWeights
 from torch import nn
 
-from moe_rules.integrations.transformers.layer import up_name
+from moe_rules.integrations.transformers.layer import stored, up_name
 from moe_rules.integrations.transformers.saying import NAME
 
 SERVING = "_moe_rules_serving"
@@ -34,6 +34,12 @@ class Packable(nn.Module):
             return super().forward(*args, **kwargs)
         release(self)
         return self.forward(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        """Whoever reads a weight gets all of them back; kernels do not read it so."""
+        if _PACKED in self.__dict__ and name in _parameters(self):
+            restore(self)
+        return super().__getattr__(name)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """Moves and casts parameters; then something else may serve the module."""
@@ -65,11 +71,19 @@ def make_packable(module: Any) -> None:
         module.__class__ = _packable_class(type(module))  # type: ignore[arg-type]
 
 
-def let_go(module: Packable, converted: LayerWeights) -> None:
+def can_let_go(module: nn.Module) -> bool:
+    """Whether the weights may be packed: not where others stand in their place, as with adapters.
+
+    Those may be others in each call.
+    """
+    return isinstance(module, Packable) and module._parameters.keys() >= {*_parameters(module)}
+
+
+def let_go(module: nn.Module, converted: LayerWeights) -> None:
     """Keep only ``converted`` of the weights of ``module``, which must be packed."""
     assert converted.packed is not None
     for name, stand_in in zip(_parameters(module), (converted.w13, converted.w2), strict=True):
-        getattr(module, name).data = _as_stored(module, stand_in)
+        stored(module, name).data = _as_stored(module, stand_in)
     module.__dict__[_PACKED] = converted.packed
 
 
@@ -78,7 +92,7 @@ def restore(module: nn.Module) -> None:
     if _PACKED in module.__dict__:
         with torch.no_grad(), torch.inference_mode(False):
             for name in _parameters(module):
-                getattr(module, name).data = _values(module, name)
+                stored(module, name).data = _values(module, name)
         del module.__dict__[_PACKED]
         module.__dict__.pop(SERVING, None)  # it holds them, too
 
@@ -98,7 +112,7 @@ def _parameters(module: nn.Module) -> tuple[str, str]:
 
 def _values(module: nn.Module, name: str) -> torch.Tensor:
     """The weights of one GEMM as the module had them."""
-    packed, parameter = module.__dict__[_PACKED], getattr(module, name)
+    packed, parameter = module.__dict__[_PACKED], stored(module, name)
     product = packed.w2 if name == "down_proj" else packed.w13
     values = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
     for expert, weight in enumerate(_as_stored(module, values)):

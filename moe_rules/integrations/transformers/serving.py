@@ -26,7 +26,7 @@ from moe_rules.integrations.transformers.layer import (
     layer_config,
     layer_tensors,
 )
-from moe_rules.integrations.transformers.packed import Packable, let_go, make_packable, restore
+from moe_rules.integrations.transformers.packed import can_let_go, let_go, make_packable, restore
 from moe_rules.integrations.transformers.quantization import Scheme, kernel_scale, scheme_of
 from moe_rules.integrations.transformers.saying import say
 from moe_rules.language.ruleset import overlay_paths
@@ -123,7 +123,7 @@ def _bound(
     weights = _weights(tensors, scheme.weight_key)
     if not torch.compiler.is_compiling():  # which goes on with the class that it has seen
         make_packable(module)
-    if name in our_names() and isinstance(module, Packable):
+    if name in our_names() and can_let_go(module):
         weights = convert_to_kernel_format(
             name, weights, scheme.weight_key, dtype=torch_dtype(layer.in_dtype)
         )
@@ -138,7 +138,6 @@ def _bound(
     except (KernelUnavailableError, ValueError) as error:
         raise NotServedError(str(error)) from None
     if weights.packed is not None:
-        assert isinstance(module, Packable)
         let_go(module, weights)
     return kernel
 

@@ -11,9 +11,10 @@ pytest.importorskip("transformers")
 
 import transformers
 from moe_kernels.cpu.packed_weights import PACKED, stands_for_packed
+from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, CompileConfig, Llama4TextConfig, Qwen3MoeConfig
 
-from moe_rules.integrations.transformers.layer import is_experts
+from moe_rules.integrations.transformers.layer import is_experts, stored
 from moe_rules.integrations.transformers.packed import SERVING
 from tests.integrations.transformers.architectures import architectures, text_model, tiny
 from tests.integrations.transformers.long import long
@@ -66,8 +67,9 @@ def assert_as_eager(model, eager):
 def test_weights_are_let_go_and_come_back_bit_for_bit(pair):
     model, eager = pair
     module, plain = experts_of(model)[0], experts_of(eager)[0]
-    assert stands_for_packed(module.down_proj)
-    assert module.down_proj.untyped_storage().nbytes() == module.down_proj.element_size()
+    own = stored(module, "down_proj")
+    assert stands_for_packed(own)
+    assert own.untyped_storage().nbytes() == own.element_size()
     model.set_experts_implementation("eager")
     assert torch.equal(module.gate_up_proj, plain.gate_up_proj)
     assert torch.equal(module.down_proj, plain.down_proj)
@@ -97,7 +99,7 @@ def test_what_is_saved_is_what_eager_saves(pair, tmp_path):
     for file in ("model.safetensors", "config.json"):
         here, there = ((tmp_path / folder / file).read_bytes() for folder in ("here", "eager"))
         assert here == there
-    assert stands_for_packed(experts_of(model)[0].down_proj)
+    assert stands_for_packed(stored(experts_of(model)[0], "down_proj"))
     loaded = type(model).from_pretrained(tmp_path / "here", experts_implementation="moe_rules")
     assert_as_eager(loaded.eval(), eager)
     assert hasattr(experts_of(loaded)[0], SERVING)
@@ -127,6 +129,34 @@ def test_other_weights_are_computed_with(pair):
             half = {key: 0.5 * w for key, w in module.state_dict().items()}
             module.load_state_dict(half, assign=True)
     assert_as_eager(model, eager)
+
+
+def test_whoever_reads_a_weight_gets_it_back(pair):
+    model, eager = pair
+    module, plain = experts_of(model)[0], experts_of(eager)[0]
+    assert torch.equal(module.down_proj, plain.down_proj)
+    assert torch.equal(module.gate_up_proj, plain.gate_up_proj)
+    assert_as_eager(model, eager)
+
+
+class Doubled(torch.nn.Module):
+    def forward(self, weight):
+        return 2 * weight
+
+
+def test_adapters_are_computed_with_and_taken_off(pair):
+    model, eager = pair
+    before = logits(eager)
+    for each in pair:
+        for module in experts_of(each):
+            parametrize.register_parametrization(module, "down_proj", Doubled())
+    assert_as_eager(model, eager)
+    assert not torch.allclose(logits(eager), before)
+    for each in pair:
+        for module in experts_of(each):
+            parametrize.remove_parametrizations(module, "down_proj", leave_parametrized=False)
+    assert_as_eager(model, eager)
+    torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
 
 
 def test_layers_are_converted_one_by_one():
