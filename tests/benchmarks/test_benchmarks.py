@@ -378,3 +378,14 @@ def test_everything_of_a_layer_is_compiled_and_failures_are_told(monkeypatch):
     ]
     assert calls == [1, 1, 1, 2, 3]
     assert compiling.compile_layer(asked, "fp16", "tiny", "", []) == []
+
+
+def test_peers_may_join_a_run_that_is_gone_on_with(tmp_path, monkeypatch):
+    facts = {"device": "none", "peers": {"old": "Old 1"}}
+    Results(OURS, facts, list(MEASURED)).write(tmp_path)
+    monkeypatch.setattr(runner, "device_facts", lambda: {"device": ""})  # its names count
+    resumed = runner._resumed(tmp_path, {"device": "none", "peers": {"new": "New 2"}})
+    assert resumed.run["peers"] == {"old": "Old 1", "new": "New 2"}
+    assert resumed.measurements == MEASURED
+    with pytest.raises(runner.BenchmarkError, match="of another device"):
+        runner._resumed(tmp_path, {"device": "other", "peers": {}})

@@ -273,7 +273,7 @@ def run(plan: Plan, args: argparse.Namespace, picks: Picks = lambda _: []) -> No
     if args.resume and (args.out / "layers.json").exists():
         results = _resumed(args.out, facts)
         plan = replace(plan, seed=results.run["seed"])
-    results.peer_kernels = {name: sorted(peer.kernels) for name, peer in peers.items()}
+    results.peer_kernels |= {name: sorted(peer.kernels) for name, peer in peers.items()}
     results.picks = list(picks(facts["device"]))
     total = sum(len(batch) for batch in plan.batches())
     columns = (*Progress.get_default_columns(), TimeElapsedColumn())
@@ -295,6 +295,7 @@ def _resumed(folder: Path, facts: Mapping[str, object]) -> Results:
         raise BenchmarkError(f"{folder} holds no results to go on with: {error!r}") from error
     if differing:
         raise BenchmarkError(f"{folder} holds results of another {' and '.join(differing)}")
+    results.run["peers"] |= facts["peers"]  # of those that joined since
     return results
 
 
