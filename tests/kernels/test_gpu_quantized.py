@@ -124,6 +124,7 @@ def test_many_tokens(scheme):
 SPECIALIZED_TILES = [
     TileConfig(16, 128, 128, 1, 4, 5, warp_specialized=True),
     TileConfig(16, 256, 64, 1, 16, 4, warp_specialized=True),
+    TileConfig(16, 128, 256, 1, 8, 2, warp_specialized=True),
     TileConfig(32, 128, 128, 2, 8, 4, warp_specialized=True),
     TileConfig(64, 128, 128, 1, 8, 4, warp_specialized=True),
     TileConfig(128, 128, 64, 1, 4, 4, warp_specialized=True),

@@ -49,6 +49,8 @@ _copy = getattr(async_copy, "async_load", None) or async_copy.async_copy_global_
 
 _WARPS = gl.constexpr(4)
 """Of a warpgroup."""
+_PART = gl.constexpr(2)
+"""So many blocks of a stage are multiplied before a wait; more take too many registers."""
 _SHARED_MEMORY = 228 << 10
 _REGISTERS = 1 << 16
 """Of a multiprocessor."""
@@ -153,13 +155,14 @@ def _multiply(
 ):
     """Unpack a share of the rows of the weight, multiply, store.
 
-    ON_SUMS: scales are applied to the sums of a stage, not to every number.
+    ON_SUMS: scales are applied to the sums of a part of a stage, not to every number.
     """
     a_stages, b_stages, scale_stages, zero_stages, full, empty = stages
     num_tiles_m, num_tiles_n, sorted_token_ids_ptr, expert_ids_ptr, num_pairs, _ = tiles
     K, a_scale_ptr, row_scale_ptr, stride_rse, stride_rsn, bias_ptr, N = operands[:7]
     out_ptr, width, parameters = operands[7:]
     ROWS: gl.constexpr = S.block_n // SHARES
+    PART: gl.constexpr = min(S.blocks, _PART)
     MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [_WARPS, 1], [16, S.block_m, 16])
     LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
     SUMS: gl.constexpr = gl.SliceLayout(1, MMA)
@@ -179,25 +182,28 @@ def _multiply(
             zero_units = units
             if S.has_zero_point:
                 zero_units = load_units(zero_stages, place, SCALES, S)
-            product = sums
             if ON_SUMS:
                 sum_units = load_units(scale_stages, place, SUMS, S)
-                product = gl.zeros((ROWS, S.block_m), gl.float32, MMA)
-            weights = ()  # in use until they are multiplied
-            for block in gl.static_range(S.blocks):
-                weight = unpack_block(
-                    blocks[block], units, zero_units, step, block * S.block_k, S, not ON_SUMS
-                )
-                weight = gl.convert_layout(weight, LEFT, assert_trivial=True)
-                a = a_stages.index(stage * S.blocks + block).permute((1, 0))
-                product = warpgroup_mma(weight, a, product, is_async=True)
-                weights = weights + (weight,)
-            product = warpgroup_mma_wait(0, deps=(product,) + weights)[0]
+            for part in gl.static_range(S.blocks // PART):
+                product = sums
+                if ON_SUMS:
+                    product = gl.zeros((ROWS, S.block_m), gl.float32, MMA)
+                weights = ()  # in use until they are multiplied
+                for block in gl.static_range(part * PART, part * PART + PART):
+                    weight = unpack_block(
+                        blocks[block], units, zero_units, step, block * S.block_k, S, not ON_SUMS
+                    )
+                    weight = gl.convert_layout(weight, LEFT, assert_trivial=True)
+                    a = a_stages.index(stage * S.blocks + block).permute((1, 0))
+                    product = warpgroup_mma(weight, a, product, is_async=True)
+                    weights = weights + (weight,)
+                product = warpgroup_mma_wait(0, deps=(product,) + weights)[0]
+                if ON_SUMS:
+                    scale = run_values(sum_units, step, part * PART * S.block_k, S)
+                    sums += product * scale[:, None]
+                else:
+                    sums = product
             mbarrier.arrive(empty.index(stage), count=1)
-            if ON_SUMS:
-                sums += product * run_values(sum_units, step, 0, S)[:, None]
-            else:
-                sums = product
             stage, phase = _next(stage, phase, S)
 
         expert = gl.load(expert_ids_ptr + tile_m).to(gl.int64)
@@ -422,8 +428,8 @@ def hopper_launcher(
 
 
 def _scales_sums(settings: Any) -> bool:
-    """Whether scales are applied to the sums of a stage: one for each row, and few sums."""
-    columns = settings.block_k.value * settings.blocks.value
+    """Whether scales are applied to sums of a part of a stage: one for each row, few sums."""
+    columns = settings.block_k.value * min(settings.blocks.value, _PART.value)
     return bool(
         settings.format != "mxfp4" and settings.group % columns == 0 and settings.block_m <= 32
     )

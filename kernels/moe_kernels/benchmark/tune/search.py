@@ -64,8 +64,14 @@ _PACKED_TILES: _Tiles = {
 """Of weights that are unpacked as they are loaded."""
 
 _SPECIALIZED_PACKED_TILES = tuple(
-    TileConfig(block_m, 128, 128, 1, warps, stages, True)
-    for block_m, depths in {16: (8, 5), 32: (6, 4), 64: (4, 3)}.items()
+    TileConfig(block_m, 128, block_k, 1, warps, stages, True)
+    for (block_m, block_k), depths in {
+        (16, 128): (8, 5),
+        (16, 256): (4, 2),
+        (32, 128): (6, 4),
+        (32, 256): (3, 2),
+        (64, 128): (4, 3),
+    }.items()
     for stages in depths
     for warps in (4, 8)
 )
