@@ -20,6 +20,14 @@ triton = pytest.importorskip("triton", minversion="3.6")
 SCRIPT = Path(__file__).with_name("hopper_machine_code.py")
 TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 GEMMS = ("fp8_block:silu", "fp8_channel:")
+PACKED = {
+    "int4:16,128,128,1,8,8": 8,
+    "int4:16,128,256,1,8,4": 16,
+    "uint8:64,128,128,1,4,3": 16,
+    "mxfp4:32,128,128,1,8,6": 8,
+    "int4:256,128,64,1,8,5": 4,
+}
+"""GEMMs with packed weights, and how often a warpgroup multiplies 64 rows of them by 16 columns."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,10 +40,10 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The machine code of each GEMM."""
     env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     env["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    command = [sys.executable, str(SCRIPT), *GEMMS]
+    command = [sys.executable, str(SCRIPT), *GEMMS, *PACKED]
     result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
-    return dict(zip(GEMMS, json.loads(result.stdout), strict=True))
+    return dict(zip((*GEMMS, *PACKED), json.loads(result.stdout), strict=True))
 
 
 @pytest.mark.parametrize("gemm", GEMMS)
@@ -53,3 +61,17 @@ def test_sums_stay_in_registers(code, gemm):
     # A few addresses may be spilled; sums would be 64 at once.
     names = code[gemm]
     assert names.count("LDL") + names.count("STL") < 16
+
+
+@pytest.mark.parametrize("gemm", PACKED)
+def test_warpgroups_unpack_while_products_run(code, gemm):
+    names = code[gemm]
+    shares = int(gemm.split(",")[4]) // 4
+    assert names.count("HGMMA") == shares * PACKED[gemm]
+    assert "USETMAXREG" in names
+    assert "LDSM" in names, "words come to where they are multiplied from"
+    assert "LDGSTS" in names, "rows and words come by asynchronous copies"
+    # ptxas lets every product wait for the one before it where registers are few.
+    assert names.count("WARPGROUP") <= shares * 8
+    # A few addresses may be spilled; fragments of weights would be 32 at once, and read again.
+    assert names.count("LDL") + names.count("STL") < 32
