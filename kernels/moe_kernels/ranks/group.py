@@ -129,7 +129,7 @@ class Ranks:
     def reduce_scatter(self, output: torch.Tensor, tensor: torch.Tensor) -> None:
         """The sum of what all ranks have for this one: [n, H] of their [size * n, H]."""
         if tensor.device.type == "cpu":
-            # gloo sums all of it on every rank, and its work never says that it is done.
+            # gloo's reduce-scatter never says that it is done.
             parts = torch.empty_like(tensor)
             self.all_to_all(parts, tensor)
             output.copy_(parts.view(self.size, *output.shape).sum(0, dtype=torch.float32))

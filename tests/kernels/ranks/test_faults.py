@@ -6,11 +6,15 @@ import threading
 import time
 
 import pytest
+from moe_kernels.ranks import group
 from moe_kernels.ranks.agreement import RankError
+from moe_kernels.ranks.group import Ranks
 from rank_pool import RankPool
 from test_exchanges import EXCHANGES, Case
 
-TIMEOUT = 5.0
+TIMEOUT = 3.0
+"""What ranks take for the timeout of their group, which has more to start in."""
+PATIENCE = 30.0
 CASE = Case((3, 2, 4, 3))
 
 
@@ -32,7 +36,12 @@ def lose(rank, size, exchange, lost, how):
 def leave(how):
     if how == "ends":
         os._exit(1)
-    time.sleep(3 * TIMEOUT)
+    time.sleep(3 * PATIENCE)
+
+
+def hurry(*_):
+    """Let hangs be found early in this process."""
+    group._timeout_of = lambda group: TIMEOUT
 
 
 @pytest.fixture
@@ -41,7 +50,7 @@ def disposable():
     made = []
 
     def make(**options):
-        made.append(RankPool(4, TIMEOUT, **options))
+        made.append(RankPool(4, PATIENCE, **options))
         return made[-1]
 
     yield make
@@ -66,12 +75,13 @@ def test_a_rank_that_ends_is_named_at_once(disposable, exchange):
         assert message.startswith(f"rank 2 (process {pool.processes[2].pid} on "), message
         assert ") is gone: " in message
         assert "in call 2 of a layer" in message
-    assert seconds < 0.7 * TIMEOUT
+    assert seconds < PATIENCE / 2
 
 
 @pytest.mark.parametrize("exchange", ["gather", "all to all, fixed"])
 def test_a_rank_that_hangs_is_named_within_the_timeout(disposable, exchange):
     pool = disposable()
+    pool.run(hurry)
     pool.start(lose, exchange, 1, "hangs")
     messages, seconds = told(pool, 1)
     for message in messages:
@@ -91,7 +101,7 @@ def test_the_rank_with_the_store_ends(disposable):
     pool.start(lose, "all to all", 0, "ends")
     messages, seconds = told(pool, 0)
     assert all(message.startswith("rank 0") and "is gone" in message for message in messages)
-    assert seconds < TIMEOUT
+    assert seconds < PATIENCE / 2
 
 
 def test_the_rank_with_the_store_waits_until_the_others_have_read(disposable):
@@ -120,8 +130,17 @@ def absent(rank, size, lost):
 
 def test_a_rank_that_never_comes_is_named(disposable):
     pool = disposable()
+    pool.run(hurry)
     pool.start(absent, 3)
     messages, seconds = told(pool, 3)
     for message in messages:
-        assert message.startswith("rank 3 of 4 ranks did not come to agree on a layer within 5 s")
+        assert message.startswith("rank 3 of 4 ranks did not come to agree on a layer within 3 s")
     assert seconds < TIMEOUT + 1
+
+
+def timeout(rank, size):
+    return Ranks().timeout
+
+
+def test_the_timeout_is_the_groups(disposable):
+    assert disposable().run(timeout) == [PATIENCE] * 4
