@@ -92,7 +92,7 @@ def _sum_rows_kernel(
 def sum_rows(x: torch.Tensor, rows: torch.Tensor, weights: torch.Tensor | None) -> torch.Tensor:
     """Each token's ``rows`` [M, places] int64 of ``x`` [R, H], weighted and summed in float32.
 
-    R is a row that there is not. ``weights`` [M, places] floating; None: 1. All contiguous. Returns
+    From R on there is none. ``weights`` [M, places] floating; None: 1. All contiguous. Returns
     [M, H] in the dtype of ``x``.
     """
     out = x.new_empty((rows.shape[0], x.shape[1]))

@@ -21,7 +21,7 @@ class AllGatherReduceScatter(PrepareAndFinalizeOverRanks):
         num_tokens, size, device = len(rows.topk_ids), self.ranks.size, rows.topk_ids.device
         if self.capacity is None:
             count = torch.full((size,), num_tokens, dtype=torch.int64, device=device)
-            _, counts = self.ranks.begin_call({"a token's row": str(layout)}, count)
+            _, counts = self.ranks.begin_call({"a token's row": str(layout)}, count)()
             most = max(counts)
         else:
             most = self.capacity

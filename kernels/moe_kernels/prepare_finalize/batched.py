@@ -93,7 +93,7 @@ def combine_rows(
     if topk_weights is not None:
         values *= topk_weights.float()[..., None]
     # What was read for pairs without an expert is another token's.
-    values.masked_fill_((rows == flat.shape[0])[..., None], 0.0)
+    values.masked_fill_((rows >= flat.shape[0])[..., None], 0.0)
     return values.sum(dim=1).to(x.dtype)
 
 

@@ -75,21 +75,28 @@ class Ranks:
         self._refuse([facts for facts, _, _ in said], "")
         return [own for _, own, _ in said]
 
-    def begin_call(self, facts: Facts, counts: torch.Tensor) -> tuple[list[int], list[int]]:
-        """Exchange ``counts`` [size] int64, one for every rank: those sent, and those received.
+    def begin_call(
+        self, facts: Facts, counts: torch.Tensor
+    ) -> Callable[[], tuple[list[int], list[int]]]:
+        """Begin to exchange ``counts`` [size] int64, one for every rank.
 
-        Waits on the host. Raises RankError where ranks say different ``facts`` or are in different
-        calls: before anything else is sent.
+        What returns waits on the host: for the counts sent, and those received. It raises RankError
+        where ranks say different ``facts`` or are in different calls: before anything else is sent.
         """
         facts = {**facts, "number of the call": self.calls}
         sent = counts[:, None].expand(self.size, 2).clone()
         sent[:, 1] = digest(facts)
         received = torch.empty_like(sent)
         self.all_to_all(received, sent)
-        both = self._on_host(torch.stack([sent, received]))
-        if bool((both[1, :, 1] != both[0, 0, 1]).any()):
-            self._refuse(self._tell("facts", facts), " in a call")
-        return both[0, :, 0].tolist(), both[1, :, 0].tolist()
+        on_host = self._to_host(torch.stack([sent, received]))
+
+        def wait() -> tuple[list[int], list[int]]:
+            both = on_host()
+            if bool((both[1, :, 1] != both[0, 0, 1]).any()):
+                self._refuse(self._tell("facts", facts), " in a call")
+            return both[0, :, 0].tolist(), both[1, :, 0].tolist()
+
+        return wait
 
     def _refuse(self, said: Sequence[Facts], where: str) -> None:
         found = disagreement(dict(zip(self.numbers, said, strict=True)))
@@ -141,7 +148,7 @@ class Ranks:
         own = torch.tensor([values] * self.size, dtype=torch.float64, device=device)
         found = torch.empty_like(own)
         self.all_to_all(found, own)
-        rows: list[list[float]] = self._on_host(found).tolist()
+        rows: list[list[float]] = self._to_host(found)().tolist()
         return rows
 
     def _collective(self, name: str, start: Callable[..., Any], *arguments: Any) -> None:
@@ -156,16 +163,20 @@ class Ranks:
         except RuntimeError as error:
             self._fail(name, begin, error)
 
-    def _on_host(self, tensor: torch.Tensor) -> torch.Tensor:
-        """``tensor`` on the host, once the stream is there."""
+    def _to_host(self, tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
+        """Begin to copy ``tensor`` to the host; what returns waits until it is there."""
         if tensor.device.type == "cpu":
-            return tensor
+            return lambda: tensor
         host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         host.copy_(tensor, non_blocking=True)
         done = torch.cuda.Event()
         done.record()
-        self._wait("the exchange of counts", done.query)
-        return host
+
+        def wait() -> torch.Tensor:
+            self._wait("the exchange of counts", done.query)
+            return host
+
+        return wait
 
     def _wait(self, what: str, is_done: Callable[[], bool]) -> None:
         """Wait for what other ranks do, too. Raises RankError if one of them cannot."""
