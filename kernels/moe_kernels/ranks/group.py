@@ -26,6 +26,8 @@ from moe_kernels.ranks.processes import Process, this_process
 
 _PATIENCE = 0.75
 """The share of the timeout that a wait may take; in the rest, ranks find out who is missing."""
+_SPIN = 2e-4
+"""Seconds for which a rank asks without a pause: what is sent usually comes within them."""
 _POLL = 0.005
 """The most seconds between two questions whether something is done."""
 _LOOK = 0.05
@@ -198,7 +200,7 @@ class Ranks:
                     missed = now
                 elif now - missed > _GRACE:
                     self._fail(what, begin, None)
-            time.sleep(min(_POLL, (now - begin) / 16))
+            time.sleep(0 if now - begin < _SPIN else min(_POLL, (now - begin) / 16))
 
     # Who is missing ------------------------------------------------------------------------------
 
