@@ -12,6 +12,11 @@ from moe_kernels.activation import ActivationParameters, activation_form
 from moe_kernels.dtypes import torch_dtype
 from moe_kernels.modular_kernel import FusedMoEExperts, PrepareResult
 from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm
+from moe_kernels.ops.fused_moe_gemm_few_rows import (
+    MOST_SUMMED,
+    fused_moe_gemm_few_rows,
+    has_few_rows_program,
+)
 from moe_kernels.ops.fused_moe_gemm_quantized import WeightTensors, fused_moe_gemm_quantized
 from moe_kernels.ops.gemm_launch import FusedActivation, Pairs
 from moe_kernels.ops.library import register_operator
@@ -21,8 +26,9 @@ from moe_kernels.ops.quantize_activations import quantize_activations
 from moe_kernels.ops.quantize_scaled import quantize_scaled
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.routing import Routing
+from moe_kernels.tensor_spec import spec_of
 from moe_kernels.tiling.layer_config import layer_config
-from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS, TileConfig
+from moe_kernels.tiling.tile_config import FEW_ROWS, MAX_UNSORTED_PAIRS, TileConfig
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
 
@@ -81,9 +87,22 @@ def two_gemms(
         topk_weights = topk_weights.contiguous()
     block_shape, group_shape = _pair(weight_block_shape), _pair(activation_group_shape)
     num_local_pairs = num_pairs * num_local_experts / global_num_experts
-    config = layer_config(
-        num_local_pairs, w13, w2, block_shape, weight_format=weight_format, dtype=dtype
+    operands = w13.dtype if weight_format is None else dtype
+    has_few_rows = not native_mx and all(
+        w.data_ptr() % 16 == 0 and has_few_rows_program(operands, spec_of(w), block_shape)
+        for w in (w13, w2)
     )
+    sum_experts = num_tokens == 1 and num_pairs <= MOST_SUMMED
+    config = layer_config(
+        num_local_pairs,
+        w13,
+        w2,
+        block_shape,
+        weight_format=weight_format,
+        dtype=dtype,
+        few_rows=(num_pairs if sum_experts else 1) if has_few_rows else 0,
+    )
+    few_rows = config.up.block_m == FEW_ROWS
     pairs: Pairs = routing
     if num_pairs > MAX_UNSORTED_PAIRS or config.up.warp_specialized:
         pairs = moe_align_block_size(routing, config.up.block_m, num_local_experts)
@@ -99,6 +118,24 @@ def two_gemms(
         out: torch.Tensor | None = None,
     ) -> torch.Tensor:
         scale, zero_point, scale_2, bias = tensors[:4]
+        if few_rows:
+            return fused_moe_gemm_few_rows(
+                a,
+                WeightTensors(weight, scale, zero_point, scale_2),
+                weight_format,
+                pairs,
+                num_pairs,
+                top_k,
+                tile,
+                dtype,
+                a_scale=a_scale,
+                block_shape=block_shape,
+                bias=bias,
+                activation=activation,
+                out=out,
+                sum_experts=sum_experts and activation is None,
+                topk_weights=topk_weights,
+            )
         if weight_format is None:
             return fused_moe_gemm(
                 a,
@@ -169,6 +206,8 @@ def two_gemms(
             intermediate, group_shape, a2_scale, w2.dtype, by_pairs
         )
     expert_output = gemm(intermediate, intermediate_scale, 1, w2, w2_tensors, config.down)
+    if few_rows and sum_experts:
+        return expert_output
     return moe_sum(expert_output, topk_weights, routing)
 
 

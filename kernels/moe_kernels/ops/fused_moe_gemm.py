@@ -260,7 +260,7 @@ def _launcher(
     """What launches :func:`fused_moe_gemm` on such tensors, and the width of its result."""
     _, n, k = b.shape
     launch = gemm_launch(call, b)
-    scales, strides = _scales(a_scale, b_scale, block_shape)
+    scales, strides = scales_and_strides(a_scale, b_scale, block_shape)
     config = call.config
     block_k = config.block_k
     group_n, group_k = block_shape if scales == "block" and block_shape else (0, 0)
@@ -296,7 +296,7 @@ def _launcher(
     return launcher, launch.width
 
 
-def _scales(
+def scales_and_strides(
     a_scale: TensorSpec | None,
     b_scale: TensorSpec | None,
     block_shape: tuple[int, int] | None,

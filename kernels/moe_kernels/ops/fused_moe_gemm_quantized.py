@@ -47,7 +47,7 @@ class WeightTensors(NamedTuple):
     """One layer weight [E, N, K] as :func:`moe_kernels.layouts.convert_to_kernel_format` has it."""
 
     values: torch.Tensor
-    scale: torch.Tensor
+    scale: torch.Tensor | None
     zero_point: torch.Tensor | None = None
     scale_2: torch.Tensor | None = None
 
@@ -255,6 +255,7 @@ def fused_moe_gemm_quantized(
     of other sizes.
     """
     values, scale, zero_point, row_scale = b
+    assert scale is not None
     values = _stored(values, weight_format)
     call = gemm_call(pairs, num_pairs, top_k, config, activation, out_dtype, bias is not None)
     launcher, width = _launcher(
@@ -308,7 +309,7 @@ def _launcher(
     launch = gemm_launch(call, values)
     config = call.config
     _, units, _, per_unit = scale.shape
-    group = _FLOAT_GROUPS.get(weight_format, k // (units * per_unit))
+    group = FLOAT_GROUPS.get(weight_format, k // (units * per_unit))
     num_groups = -(-k // group)
     in_words = weight_format in WORD_FORMATS
     block_k, scales_per_block = _block(group, num_groups, in_words, config.block_k)
@@ -331,7 +332,7 @@ def _launcher(
             and _has_packed_arithmetic(values.device)
         ),
         native_mx=native_mx,
-        scale=_SCALES[scale.dtype],
+        scale=SCALE_DTYPES[scale.dtype],
         per_unit=per_unit,
         one_unit=not native_mx and (num_groups == 1 or per_unit * group % (block_k * blocks) == 0),
         group=group,
@@ -351,7 +352,7 @@ def _launcher(
         *values.strides[:2],
         units * n,
         n,
-        *_row_strides(row_scale),
+        *row_strides(row_scale),
         *launch.activation,
     )
     if specialized and specializes_warps(values.device):
@@ -367,8 +368,8 @@ def _launcher(
     return launcher, launch.width
 
 
-_FLOAT_GROUPS = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
-_SCALES = {
+FLOAT_GROUPS = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
+SCALE_DTYPES = {
     torch.uint8: "e8m0",
     torch.float8_e4m3fn: "e4m3",
     torch.bfloat16: "bf16",
@@ -401,7 +402,8 @@ def _has_packed_arithmetic(device: torch.device) -> bool:
     return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
-def _row_strides(row_scale: TensorSpec | None) -> tuple[int, int]:
+def row_strides(row_scale: TensorSpec | None) -> tuple[int, int]:
+    """The strides of scale_2 [E] or [E, N, 1] by experts and by rows."""
     if row_scale is None:
         return 0, 0
     return (

@@ -112,6 +112,7 @@ def tile_of_program(routing, num_pairs, N, S: tl.constexpr):
         tile_n = tl.program_id(0)
         expert, num_rows, where = pairs_of_slot(
             tl.program_id(1),
+            tl.arange(0, S.pairs),
             topk_ids_ptr,
             num_pairs,
             expert_map_ptr,

@@ -26,6 +26,7 @@ def local_expert(
 @triton.jit
 def pairs_of_slot(
     slot,
+    index,
     topk_ids_ptr,
     num_pairs,
     expert_map_ptr,
@@ -38,9 +39,9 @@ def pairs_of_slot(
 
     A slot is a local expert, or, where pairs are fewer than experts, the first pair of one; any
     other slot has no pairs. Returns the expert, how many pairs it has, and [PAIRS] the rank of
-    each pair among them, -1 for pairs of other experts. PAIRS: at least num_pairs.
+    each pair among them, -1 for pairs of other experts. PAIRS: at least num_pairs. index: [PAIRS],
+    from 0 on.
     """
-    index = tl.arange(0, PAIRS)
     experts = local_expert(
         topk_ids_ptr, index, index < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
     )

@@ -50,6 +50,14 @@ def scale_values(bits, KIND: tl.constexpr):
 
 
 @triton.jit
+def scale_of_unit(unit, shift, S: tl.constexpr):
+    """The scale (or zero point) at ``shift`` of a unit, as :func:`unpack_runs_bf16x2` takes it."""
+    if S.packed_arithmetic and S.format == "mxfp4":
+        unit = raised_e8m0(unit)
+    return scale_values(unit >> shift, S.scale)
+
+
+@triton.jit
 def raised_e8m0(bits):
     """Four e8m0 in an int32 times 2^62. They are 2^65 at most."""
     return bits + 0x3E3E3E3E
@@ -82,13 +90,21 @@ def _code(word, FORMAT: tl.constexpr, RUN: tl.constexpr):
 
 
 @triton.jit
-def _run(word, scale, zero_point, FORMAT: tl.constexpr, DTYPE: tl.constexpr, RUN: tl.constexpr):
+def unpack_run(
+    word, scale, zero_point, FORMAT: tl.constexpr, DTYPE: tl.constexpr, RUN: tl.constexpr
+):
+    """One of the four runs as numbers; a float32 scale and zero point for each or for all."""
     code = _code(word, FORMAT, RUN)
     if FORMAT == "int4" or FORMAT == "uint8":
-        value = code.to(tl.float32) - zero_point[:, None]
+        value = code.to(tl.float32) - zero_point
     else:
         value = _e2m1(code)
-    return (value * scale[:, None]).to(DTYPE)
+    return (value * scale).to(DTYPE)
+
+
+@triton.jit
+def _run(word, scale, zero_point, FORMAT: tl.constexpr, DTYPE: tl.constexpr, RUN: tl.constexpr):
+    return unpack_run(word, scale[:, None], zero_point[:, None], FORMAT, DTYPE, RUN)
 
 
 @triton.jit
@@ -162,6 +178,54 @@ _UINT8_UNSCALED = _assembly(*(_bytes(run, False) for run in range(4)), scaled=Fa
 _UINT8_WITH_ZERO_POINTS_UNSCALED = _assembly(*(_bytes(run, True) for run in range(4)), scaled=False)
 
 
+_FOUR_INT32 = tl.constexpr((tl.int32,) * 4)
+_FOUR_BF16 = tl.constexpr((tl.bfloat16,) * 4)
+
+
+@triton.jit
+def unpack_runs_bf16x2(
+    word,
+    other,
+    scale,
+    other_scale,
+    offset,
+    other_offset,
+    FORMAT: tl.constexpr,
+    HAS_ZERO_POINT: tl.constexpr,
+    SCALED: tl.constexpr,
+    IN_PAIRS: tl.constexpr,
+):
+    """The four runs to bfloat16, two numbers at a time, on NVIDIA GPUs from 8.0 on.
+
+    scale, offset: of the first two runs, as ``word``, bfloat16; ``other_...``: of the last two.
+    What is added to nibbles is -128 less their zero point, to bytes 128 less it. Numbers of
+    mxfp4 are less by a factor of 2^126: 2^62 should be in the scale, which is all that its exponent
+    has room for (:func:`raised_e8m0`), and the rest be applied to the sum. Not SCALED: integers
+    less their zero points. IN_PAIRS: an int32 has two words, or two numbers; else words are int16.
+    """
+    SCALED_BYTES: tl.constexpr = _UINT8_WITH_ZERO_POINTS if HAS_ZERO_POINT else _UINT8
+    UNSCALED_BYTES: tl.constexpr = (
+        _UINT8_WITH_ZERO_POINTS_UNSCALED if HAS_ZERO_POINT else _UINT8_UNSCALED
+    )
+    BYTES: tl.constexpr = SCALED_BYTES if SCALED else UNSCALED_BYTES
+    NIBBLES: tl.constexpr = _INT4 if SCALED else _INT4_UNSCALED
+    ASSEMBLY: tl.constexpr = NIBBLES if FORMAT == "int4" else _MXFP4 if FORMAT == "mxfp4" else BYTES
+    return tl.inline_asm_elementwise(
+        ASSEMBLY,
+        "=&r,=&r,=&r,=&r,r,r,r,r,r,r",
+        [word, other, scale, other_scale, offset, other_offset],
+        dtype=_FOUR_INT32 if IN_PAIRS else _FOUR_BF16,
+        is_pure=True,
+        pack=1 if IN_PAIRS else 2,
+    )
+
+
+@triton.jit
+def _along_row(x, word):
+    """A number for each row of ``word`` [N, 16], as bfloat16, for all of its columns."""
+    return tl.broadcast_to(x.to(tl.bfloat16)[:, None], word.shape)
+
+
 @triton.jit
 def unpack_words_bf16x2(
     word,
@@ -172,36 +236,22 @@ def unpack_words_bf16x2(
     HAS_ZERO_POINT: tl.constexpr,
     SCALED: tl.constexpr = True,
 ):
-    """The same to bfloat16, two at a time, on NVIDIA GPUs from compute capability 8.0 on.
+    """As :func:`_unpack_words`, where the first two runs share a scale, and the last two.
 
-    For runs of which the first two share a scale and zero point, and the last two. Numbers of
-    mxfp4 are less by a factor of 2^126: 2^62 should be in the scale, which is all that its exponent
-    has room for (:func:`raised_e8m0`), and the rest be applied to the sum. Not SCALED: integers
-    less their zero points.
+    See :func:`unpack_runs_bf16x2`.
     """
-    SCALED_BYTES: tl.constexpr = _UINT8_WITH_ZERO_POINTS if HAS_ZERO_POINT else _UINT8
-    UNSCALED_BYTES: tl.constexpr = (
-        _UINT8_WITH_ZERO_POINTS_UNSCALED if HAS_ZERO_POINT else _UINT8_UNSCALED
-    )
-    BYTES: tl.constexpr = SCALED_BYTES if SCALED else UNSCALED_BYTES
-    NIBBLES: tl.constexpr = _INT4 if SCALED else _INT4_UNSCALED
-    ASSEMBLY: tl.constexpr = NIBBLES if FORMAT == "int4" else _MXFP4 if FORMAT == "mxfp4" else BYTES
-    # What is subtracted is 128 and the zero point of a nibble, the zero point less 128 of a byte.
     OFFSET: tl.constexpr = -128.0 if FORMAT == "int4" else 128.0
-    first, second, third, fourth = tl.inline_asm_elementwise(
-        ASSEMBLY,
-        "=&r,=&r,=&r,=&r,r,r,r,r,r,r",
-        [
-            word,
-            other,
-            tl.broadcast_to(scales[0].to(tl.bfloat16)[:, None], word.shape),
-            tl.broadcast_to(scales[2].to(tl.bfloat16)[:, None], word.shape),
-            tl.broadcast_to((OFFSET - zero_points[0]).to(tl.bfloat16)[:, None], word.shape),
-            tl.broadcast_to((OFFSET - zero_points[2]).to(tl.bfloat16)[:, None], word.shape),
-        ],
-        dtype=(tl.bfloat16, tl.bfloat16, tl.bfloat16, tl.bfloat16),
-        is_pure=True,
-        pack=2,
+    first, second, third, fourth = unpack_runs_bf16x2(
+        word,
+        other,
+        _along_row(scales[0], word),
+        _along_row(scales[2], word),
+        _along_row(OFFSET - zero_points[0], word),
+        _along_row(OFFSET - zero_points[2], word),
+        FORMAT,
+        HAS_ZERO_POINT,
+        SCALED,
+        False,
     )
     return _join(first, second, third, fourth)
 
@@ -229,10 +279,7 @@ def unpack_tile(first, b, other, units, weight_scales, num_groups, S: tl.constex
             if S.has_zero_point:
                 packed_zero_points = tl.load(zero_point_ptr + scale_units + unit)
         shift = group % S.per_unit * (32 // S.per_unit)
-        if S.packed_arithmetic and S.format == "mxfp4":
-            scale = scale_values(raised_e8m0(packed_scales) >> shift, S.scale)
-        else:
-            scale = scale_values(packed_scales >> shift, S.scale)
+        scale = scale_of_unit(packed_scales, shift, S)
         if S.has_zero_point:
             zero_point = scale_values(packed_zero_points >> shift, S.scale)
         else:

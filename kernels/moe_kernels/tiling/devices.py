@@ -26,9 +26,14 @@ def shared_memory(device: torch.device) -> int:
 
 
 @functools.cache
+def has_gluon() -> bool:
+    """Whether Triton has Gluon as the kernels here are written in it: from 3.6 on."""
+    return tuple(int(part) for part in triton.__version__.split(".")[:2]) >= (3, 6)
+
+
+@functools.cache
 def specializes_warps(device: torch.device) -> bool:
     """Whether GEMMs whose warpgroups share the work run there: on Hopper, from Triton 3.6 on."""
     if device.type != "cuda" or torch.version.hip is not None or not torch.cuda.is_available():
         return False
-    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
-    return version >= (3, 6) and torch.cuda.get_device_capability(device)[0] == 9
+    return has_gluon() and torch.cuda.get_device_capability(device)[0] == 9

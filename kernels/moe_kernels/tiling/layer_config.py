@@ -11,7 +11,7 @@ import torch
 
 from moe_kernels.tensor_spec import spec_of
 from moe_kernels.tiling.rules_of_thumb import rules_of_thumb
-from moe_kernels.tiling.tile_config import LayerConfig
+from moe_kernels.tiling.tile_config import FEW_ROWS, LayerConfig
 from moe_kernels.tiling.tuned_configs import LayerKey, measured_config, scheme_name
 
 
@@ -23,26 +23,36 @@ def layer_config(
     *,
     weight_format: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
+    few_rows: int = 0,
 ) -> LayerConfig:
     """Tilings for so many pairs spread evenly over the experts of w13 [E, 2I, H], w2 [E, H, I].
 
     ``num_local_pairs`` counts the pairs of these experts, as far as known without a look at the
     routing. ``block_shape``: of scales that are applied within the products.
-    ``weight_format``: of weights that are dequantized to ``dtype`` as they are loaded. Raises
-    TunedConfigError the first time that a file of measured tilings is wrong.
+    ``weight_format``: of weights that are dequantized to ``dtype`` as they are loaded.
+    ``few_rows``: how many experts the program for few rows sums over in the second GEMM, 1 where it
+    does not; 0: there is none, and no tiling of FEW_ROWS is returned. Raises TunedConfigError the
+    first time that a file of measured tilings is wrong.
     """
     scheme = scheme_name(w13.dtype, block_shape, weight_format, dtype)
     layer = LayerKey(scheme, w13.shape[0], w13.shape[1], w2.shape[1])
     if _trial is None:
         measured = measured_config(w13.device, layer, num_local_pairs)
-        if measured is not None:
+        if measured is not None and _exists(measured, few_rows):
             return measured
     weights = spec_of(w13), spec_of(w2)
-    config = _by_rules_of_thumb(num_local_pairs, *weights, block_shape, weight_format, dtype)
+    config = _by_rules_of_thumb(
+        num_local_pairs, *weights, block_shape, weight_format, dtype, few_rows
+    )
     if _trial is None:
         return config
     _trial.asked.append(Asked(layer, num_local_pairs, config))
-    return _trial.config or config
+    tried = _trial.config
+    return tried if tried is not None and _exists(tried, few_rows) else config
+
+
+def _exists(config: LayerConfig, few_rows: int) -> bool:
+    return few_rows > 0 or config.up.block_m != FEW_ROWS
 
 
 _by_rules_of_thumb = functools.lru_cache(maxsize=8192)(rules_of_thumb)

@@ -10,9 +10,11 @@ import torch
 
 from moe_kernels.tensor_spec import TensorSpec
 from moe_kernels.tiling.devices import multiprocessors, shared_memory, specializes_warps
-from moe_kernels.tiling.tile_config import MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
+from moe_kernels.tiling.tile_config import FEW_ROWS, MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
 
 _CACHE_BYTES = 50 << 20  # of Hopper's L2
+_FEW_ROWS_PAIRS = {"int4": MAX_UNSORTED_PAIRS, "uint8": MAX_UNSORTED_PAIRS, "mxfp4": 16}
+"""By weight format, up to how many pairs of as many experts the program for few rows is faster."""
 
 
 def rules_of_thumb(
@@ -22,10 +24,17 @@ def rules_of_thumb(
     block_shape: tuple[int, int] | None = None,
     weight_format: str | None = None,
     dtype: torch.dtype = torch.bfloat16,
+    few_rows: int = 0,
 ) -> LayerConfig:
     """Tilings for a layer, as :func:`moe_kernels.tiling.layer_config.layer_config` is asked."""
     load = num_local_pairs / w13.shape[0]
     if weight_format is not None:
+        most = _FEW_ROWS_PAIRS.get(weight_format, 0) if few_rows else 0
+        if load < 1 and num_local_pairs <= most and dtype == torch.bfloat16:
+            up, down = (_few_rows_tile(w, weight_format, few_rows) for w in (w13, w2))
+            if few_rows > 1:  # its rows are as many times as long
+                down = down._replace(num_warps=8, num_stages=2)
+            return LayerConfig(up, down)
         if _specialized_packed(num_local_pairs, load, w13, weight_format, dtype):
             tile = _specialized_packed_tile(load, weight_format)
             return LayerConfig(tile, tile)
@@ -155,6 +164,22 @@ def _specialized_packed_tile(load: float, weight_format: str) -> TileConfig:
     block_m = 16 if load <= 8 else 32 if load <= 24 else 64
     stages = _SPECIALIZED_STAGES[block_m][weight_format == "uint8"]
     return TileConfig(block_m, 128, 128, 1, 4 if block_m == 64 else 8, stages, True)
+
+
+def _few_rows_tile(weight: TensorSpec, weight_format: str, few_rows: int) -> TileConfig:
+    """The tiling of the program for few rows.
+
+    A token alone takes many warps, so that enough is on its way; of several tokens there are many
+    programs, and what each of them begins with counts more.
+    """
+    chunk = 128 if weight_format == "uint8" else 64  # bytes, of which each warp has one at a time
+    chunks = -(-weight.shape[2] * weight.dtype.itemsize // chunk)
+    if few_rows > 1 or chunks >= 32:
+        turns = -(-chunks // 4)
+        return TileConfig(FEW_ROWS, 16, 64, 1, 4, turns if turns <= 4 else 2)
+    if chunks >= 8:
+        return TileConfig(FEW_ROWS, 16, 64, 1, 2, 2)
+    return TileConfig(FEW_ROWS, 32, 64, 1, 1, 2)
 
 
 def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConfig:

@@ -11,6 +11,10 @@ It takes them as long as the two launches of a sort do with twice as many.
 """
 
 
+FEW_ROWS = 8
+"""The ``block_m`` of the programs for few rows (:mod:`moe_kernels.ops.few_rows_programs`)."""
+
+
 class TileConfig(NamedTuple):
     """How one GEMM is cut into programs."""
 

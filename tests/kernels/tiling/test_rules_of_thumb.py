@@ -1,12 +1,16 @@
 """The tilings of layers: they fit, and both GEMMs agree where they must."""
 
+from functools import partial
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from moe_kernels.tensor_spec import spec_of  # noqa: E402
 from moe_kernels.tiling import rules_of_thumb  # noqa: E402
+from moe_kernels.tiling.tile_config import FEW_ROWS  # noqa: E402
 
 SHARED_MEMORY = 232448  # of one program on Hopper
 
@@ -90,3 +94,32 @@ def test_warpgroups_do_not_share_few_pairs_nor_other_dtypes(weight_format):
     assert not packed_config(4, weight_format).up.warp_specialized
     assert not packed_config(64, weight_format, torch.float16).up.warp_specialized
     assert not packed_config(64, "nvfp4").up.warp_specialized
+
+
+def packed(fmt, experts=128, hidden=2048, intermediate=768):
+    size = 1 if fmt == "uint8" else 2
+    empty = partial(torch.empty, dtype=torch.uint8, device="meta")
+    return (
+        spec_of(empty(experts, 2 * intermediate, hidden // size)),
+        spec_of(empty(experts, hidden, intermediate // size)),
+    )
+
+
+@pytest.mark.parametrize("fmt", ["int4", "uint8", "mxfp4"])
+def test_few_rows_have_their_program_where_there_is_one(fmt):
+    ask = partial(rules_of_thumb.rules_of_thumb, weight_format=fmt)
+    for pairs, few_rows in ((8, 8), (16, 1)):
+        config = ask(pairs, *packed(fmt), few_rows=few_rows)
+        assert config.up.block_m == config.down.block_m == FEW_ROWS
+        assert ask(pairs, *packed(fmt)).up.block_m > FEW_ROWS
+    assert ask(8, *packed(fmt, experts=8), few_rows=1).up.block_m > FEW_ROWS, "too many per expert"
+    assert ask(128, *packed(fmt), few_rows=1).up.block_m > FEW_ROWS
+    assert ask(8, *packed(fmt), dtype=torch.float16, few_rows=8).up.block_m > FEW_ROWS
+
+
+def test_all_experts_of_a_token_together_take_more_warps():
+    alone, several = (
+        rules_of_thumb.rules_of_thumb(8, *packed("int4"), weight_format="int4", few_rows=few_rows)
+        for few_rows in (8, 1)
+    )
+    assert alone.down.num_warps > several.down.num_warps

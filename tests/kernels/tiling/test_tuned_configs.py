@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -15,7 +16,7 @@ from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from moe_kernels.tiling import tuned_configs  # noqa: E402
 from moe_kernels.tiling.layer_config import layer_config, trial  # noqa: E402
-from moe_kernels.tiling.tile_config import LayerConfig, TileConfig  # noqa: E402
+from moe_kernels.tiling.tile_config import FEW_ROWS, LayerConfig, TileConfig  # noqa: E402
 from moe_kernels.tiling.tuned_configs import (  # noqa: E402
     LayerKey,
     TunedConfig,
@@ -261,3 +262,16 @@ def test_packaged_files_are_right(path):
     file = read(path)
     assert path.name == tuned_configs.file_name(file.device, file.scheme)
     assert file.layers
+
+
+def test_a_measured_tiling_of_few_rows_is_taken_where_there_is_the_program(folders):
+    tile = TileConfig(FEW_ROWS, 16, 64, 1, 4, 2)
+    file = tuned_file({64: 256})
+    entry = TunedConfig(64, LayerConfig(tile, tile), 10.0, 12.5)
+    put(folders["packaged"], dataclasses.replace(file, layers={LAYER: [entry]}))
+    tuned_configs.forget()
+    assert layer_config(64, *weights(), few_rows=1).up == tile
+    assert layer_config(64, *weights()).up.block_m > FEW_ROWS
+    with trial(LayerConfig(tile, tile)):
+        assert layer_config(64, *weights(), few_rows=1).up == tile
+        assert layer_config(64, *weights()).up.block_m > FEW_ROWS

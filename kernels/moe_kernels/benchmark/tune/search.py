@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from moe_kernels.tiling.tile_config import LayerConfig, TileConfig
+from moe_kernels.tiling.tile_config import FEW_ROWS, LayerConfig, TileConfig
 
 Timer = Callable[[LayerConfig, int], float]
 """Microseconds of a layer with a tiling, the median of so many replays; inf if it does not run."""
@@ -23,7 +23,18 @@ LARGEST_STAGES = 224 * 1024
 _Tiles = dict[int, tuple[tuple[int, int, int, int], ...]]
 """By rows of a tile: columns, bytes of a row of activations, warps, stages; likely ones first."""
 
+_FEW_ROWS_TILES = (
+    (16, 128, 4, 2),
+    (16, 128, 8, 1),
+    (16, 128, 4, 1),
+    (16, 128, 8, 2),
+    (16, 128, 16, 1),
+    (16, 128, 2, 4),
+    (32, 128, 4, 2),
+)
+
 _TILES: _Tiles = {
+    FEW_ROWS: _FEW_ROWS_TILES,
     # Few rows: bytes of weights in flight count.
     16: (
         (128, 256, 4, 4),
@@ -48,6 +59,7 @@ _TILES: _Tiles = {
 }
 
 _PACKED_TILES: _Tiles = {
+    FEW_ROWS: _FEW_ROWS_TILES,
     # Few rows: unpacking counts.
     16: (
         (128, 256, 4, 3),
@@ -77,7 +89,7 @@ _SPECIALIZED_PACKED_TILES = tuple(
 )
 """Of those whose warpgroups share the work."""
 
-_LOADS = {16: (0, 24), 32: (2, 64), 64: (6, 256), 128: (24, math.inf)}
+_LOADS = {FEW_ROWS: (0, 8), 16: (0, 24), 32: (2, 64), 64: (6, 256), 128: (24, math.inf)}
 """By rows of a tile: the pairs per expert for which it may be good."""
 
 _GROUPS = (1, 2, 4, 8)

@@ -1,0 +1,347 @@
+"""The weights of few rows' programs: from memory to registers, and there to numbers.
+
+Each of the program's warps has a chunk of 64 bytes of every row of its tile, or of 128 where a word
+holds two runs of columns only. Four lanes load 16 bytes of it each, and keep them: which of a
+chunk's columns is which of a product's does not matter as long as the tokens have theirs in the
+same order. So nothing moves between lanes or through shared memory. Of packed words
+(:mod:`moe_kernels.quantization.words`), each of the four runs of columns is a product of its own.
+
+Registers have 32 bits, so that is what weights are loaded as; as smaller numbers they would take a
+register each.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+# mypy: disable-error-code="assignment,misc"
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import triton.language as tl
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+
+from moe_kernels.ops.gemm_programs import Settings
+from moe_kernels.ops.routing import local_expert
+from moe_kernels.ops.unpack_weights import scale_of_unit, unpack_run, unpack_runs_bf16x2
+
+
+@dataclass(frozen=True, eq=False)
+class FewRowsSettings(Settings):
+    """What the kernel is compiled for. ``block_k``: columns of a chunk."""
+
+    warps: int
+    columns: int
+    """K."""
+    single: bool
+    """Whether there is one token, whose pairs have a program each, or none."""
+    summed: int
+    """How many pairs are summed, 0: none are."""
+    pairs_at_once: int
+    """As many or more in a sum, a power of two; else 1."""
+    has_topk_weights: bool
+    format: str
+    """Of weights that are dequantized to the dtype of A; "": those that are multiplied."""
+    words: int
+    """Loads of a chunk in words, 0 if values are not in words."""
+    packed_arithmetic: bool
+    """Whether two numbers are unpacked at a time."""
+    scale: str
+    """The dtype of the scales of groups of columns."""
+    per_unit: int
+    """Scales of a unit."""
+    group: int
+    one_unit: bool
+    """Whether a lane's columns of a chunk have their scales in one unit."""
+    scale_sums: bool
+    """Whether it is the sum over a chunk that is multiplied by a scale, not every number."""
+    row_words: int
+    """32 bits each, of a row of the weight."""
+    whole: bool
+    """Whether every warp always has a chunk, and all of it."""
+    scales_per_block: int
+    has_zero_point: bool
+    scales: str
+    """Of weights that are multiplied as they are: "none", "outer" or "block"."""
+    group_n: int
+    group_k: int
+    has_a_scale: bool
+    has_row_scale: bool
+    dtype: tl.dtype
+    """Of the operands of the products."""
+
+
+@gluon.constexpr_function
+def sums_layout(warps):
+    """Of the sums [warps, N, ROWS] of products."""
+    return gl.NVMMADistributedLayout([2, 0], [warps, 1, 1], [1, 16, 8])
+
+
+@gluon.jit
+def chunk_of_warps(turn, S: gl.constexpr):
+    """The chunk [warps, 1, 1] that each warp has in its turn; warps of a pair alternate."""
+    warp = gl.arange(0, S.warps)[:, None, None]
+    return (turn * (S.warps // S.pairs_at_once) + warp // S.pairs_at_once).to(gl.uint32)
+
+
+@gluon.jit
+def pair_of_warps(S: gl.constexpr):
+    """The pair [warps, 1, 1] that each warp has in a sum of several, else 0."""
+    return gl.arange(0, S.warps)[:, None, None] % S.pairs_at_once
+
+
+@gluon.jit
+def expert_of_warps(expert, routing, S: gl.constexpr):
+    """Each warp's expert, and whether it has one; without a sum the program's."""
+    topk_ids_ptr, expert_map_ptr, num_experts = routing
+    pair = pair_of_warps(S)
+    exists = pair >= 0
+    if S.summed != 0:
+        local = local_expert(
+            topk_ids_ptr, pair, pair < S.summed, expert_map_ptr, num_experts, S.has_expert_map
+        )
+        exists = local >= 0
+        expert = gl.maximum(local, 0).to(gl.int64)
+    return expert, exists
+
+
+@gluon.jit
+def exists_in_turn(turn, exists, S: gl.constexpr):
+    """Whether each warp has a chunk [warps, 1, 1], of those that have an expert."""
+    return exists & (chunk_of_warps(turn, S) < (S.columns + S.block_k - 1) // S.block_k)
+
+
+@gluon.jit
+def rows_of_tile(place, S: gl.constexpr):
+    """The rows [block_n] of the weight that a tile has; instead of those out of range, the last.
+
+    Of 16 rows, 8 are gates and 8 the ups of the same columns of the result.
+    """
+    _, tile_n, N, width = place
+    index = gl.arange(0, S.block_n)
+    if S.gated:
+        column = gl.minimum(tile_n * (S.block_n // 2) + index // 16 * 8 + index % 8, width - 1)
+        part = index % 16 // 8
+        n = 2 * column + part if S.interleaved else part * width + column
+    else:
+        n = gl.minimum(tile_n * S.block_n + index, N - 1)
+    return n
+
+
+@gluon.jit
+def _group(chunk, run: gl.constexpr, num_groups, S: gl.constexpr):
+    """The group of each lane's columns of a run: 8 of them in words, else 16."""
+    lane = gl.arange(0, 1 if S.scale_sums else 4)[None, None, :].to(gl.uint32)
+    column = chunk * S.block_k + (lane // 2 * 64 + 16 * run if S.words else lane * 16)
+    group = column // S.group
+    if S.per_unit * S.group < S.block_k:  # the last chunk has a unit less, if it is not whole
+        group = gl.minimum(group, (num_groups - 1).to(gl.uint32))
+    return group
+
+
+@gluon.jit
+def _load(pointers, mask, S: gl.constexpr):
+    """What is at ``pointers``; elsewhere 0, if what is loaded there is ever used."""
+    return gl.load(pointers, mask) if S.whole else gl.load(pointers, mask, other=0)
+
+
+@gluon.jit
+def weights_of_warps(place, weights, routing, S: gl.constexpr):
+    """Pointers to each warp's first chunk [warps, N, 16], and which warps have any."""
+    b_ptr, stride_be, stride_bn = weights  # strides in 16 bytes: Triton is to know that they are
+    layout: gl.constexpr = gl.BlockedLayout([1, 1, 4], [1, 8, 4], [S.warps, 1, 1], [2, 1, 0])
+    expert, exists = expert_of_warps(place[0], routing, S)
+    n = rows_of_tile(place, S)[None, :, None].to(gl.int64)
+    k = gl.arange(0, 16)[None, None, :]
+    if S.words == 2:  # what one lane has of both loads is of the same columns' runs
+        k = k // 8 * 16 + k % 8
+    k += chunk_of_warps(0, S).to(gl.int32) * (16 * max(S.words, 1))
+    pointers = b_ptr + (expert * stride_be + n * stride_bn) * 4 + k
+    return gl.set_auto_layout(pointers, layout), exists
+
+
+@gluon.jit
+def units_of_warps(units_ptr, place, scales, routing, S: gl.constexpr):
+    """Pointers to each row's first unit of scales or zero points, and which warps have any.
+
+    [warps, N, 4], one for each lane; [warps, N, 1], as sums lie, where sums have scales.
+    """
+    stride_bse, _, _ = scales
+    layout: gl.constexpr = gl.BlockedLayout(
+        [1, 1, 1, 4], [1, 8, 4, 1], [S.warps, 1, 1, 1], [3, 2, 1, 0]
+    )
+    expert, exists = expert_of_warps(place[0], routing, S)
+    lane = gl.arange(0, 1 if S.scale_sums else 4)[None, None, :]
+    pointers = units_ptr + expert * stride_bse + rows_of_tile(place, S)[None, :, None] + lane * 0
+    if S.scale_sums:
+        pointers = gl.set_auto_layout(pointers, sums_layout(S.warps))
+    else:
+        pointers = gl.set_auto_layout(pointers, gl.SliceLayout(3, layout))
+    return pointers, exists
+
+
+@gluon.jit
+def _load_units(run: gl.constexpr, turn, units, scales, S: gl.constexpr):
+    """The units that hold the scales, or zero points, of each lane's columns of a run."""
+    pointers, exists = units
+    _, stride_bsg, num_groups = scales
+    unit = (_group(chunk_of_warps(turn, S), run, num_groups, S) // S.per_unit).to(gl.int32)
+    return _load(pointers + unit * stride_bsg, exists_in_turn(turn, exists, S), S)
+
+
+@gluon.jit
+def load_chunk(turn, weights, units, zero_units, scales, S: gl.constexpr):
+    """Each warp's chunk: one load or two [warps, N, 16], and units of scales and zero points."""
+    pointers, exists = weights
+    WORDS: gl.constexpr = 16 * max(S.words, 1)
+    mask = exists_in_turn(turn, exists, S)
+    if not S.whole:
+        k = gl.arange(0, 16)[None, None, :]
+        if S.words == 2:
+            k = k // 8 * 16 + k % 8
+        mask = mask & (chunk_of_warps(turn, S).to(gl.int32) * WORDS + k < S.row_words)
+    pointers += turn * (S.warps // S.pairs_at_once * WORDS)
+    word = _load(pointers, mask, S)
+    other = word
+    unit = 0
+    zero_unit = 0
+    if S.words == 2:
+        other = _load(pointers + 8, mask, S)
+    if S.one_unit:
+        unit = _load_units(0, turn, units, scales, S)
+        if S.has_zero_point:
+            zero_unit = _load_units(0, turn, zero_units, scales, S)
+    return word, other, unit, zero_unit
+
+
+@gluon.jit
+def _for_columns(x, like):
+    """Numbers of lanes [warps, N, 4] for each of a lane's columns of ``like``, in its layout."""
+    COLUMNS: gl.constexpr = like.shape[2] // 4
+    x = gl.expand_dims(x, 3)
+    x, _ = gl.broadcast(x, gl.full((1, 1, 1, COLUMNS), 0, gl.int32, x.type.layout))
+    x = gl.reshape(x, (x.shape[0], x.shape[1], 4 * COLUMNS))
+    return gl.convert_layout(x, like.type.layout, assert_trivial=True)
+
+
+@gluon.jit
+def _halves(x, DTYPE: gl.constexpr):
+    """Both numbers of each 32 bits [warps, N, columns / 2], the low ones first."""
+    low = (x & 0xFFFF).to(gl.int16).to(DTYPE, bitcast=True)
+    high = (x >> 16).to(gl.int16).to(DTYPE, bitcast=True)
+    return gl.reshape(gl.join(low, high), (x.shape[0], x.shape[1], 2 * x.shape[2]))
+
+
+@gluon.jit
+def _twice(x, like):
+    """float32 of lanes as two bfloat16 each, for all of their columns."""
+    both = gl.inline_asm_elementwise(
+        "cvt.rn.bf16x2.f32 $0, $1, $1;", "=r,r", [x], dtype=gl.int32, is_pure=True, pack=1
+    )
+    return _for_columns(both, like)
+
+
+@gluon.jit
+def _e4m3(x):
+    """The four numbers of each 32 bits [warps, N, columns / 4], as float16."""
+    low, high = gl.inline_asm_elementwise(
+        """{
+            .reg .b16 low, high;
+            mov.b32 {low, high}, $2;
+            cvt.rn.f16x2.e4m3x2 $0, low;
+            cvt.rn.f16x2.e4m3x2 $1, high;
+        }""",
+        "=r,=r,r",
+        [x],
+        dtype=(gl.int32, gl.int32),
+        is_pure=True,
+        pack=1,
+    )
+    both = gl.reshape(gl.join(low, high), (x.shape[0], x.shape[1], 2 * x.shape[2]))
+    return _halves(both, gl.float16)
+
+
+@gluon.jit
+def _scale(run: gl.constexpr, unit, turn, units, scales, S: gl.constexpr):
+    """The scales, or zero points, of each lane's columns of a run; ``unit``: what they are in."""
+    if not S.one_unit:
+        unit = _load_units(run, turn, units, scales, S)
+    group = _group(chunk_of_warps(turn, S), run, scales[2], S)
+    return scale_of_unit(unit, (group % S.per_unit * (32 // S.per_unit)).to(gl.int32), S)
+
+
+@gluon.jit
+def scales_of_chunk(turn, loaded, units, zero_units, scales, S: gl.constexpr):
+    """(scale, zero point and 128) of the sums over each warp's chunk, [warps, N, 1] or numbers."""
+    _, _, unit, zero_unit = loaded
+    zero_point = 8.0
+    if S.has_zero_point:
+        zero_point = _scale(0, zero_unit, turn, zero_units, scales, S)
+    return _scale(0, unit, turn, units, scales, S), zero_point + 128.0
+
+
+@gluon.jit
+def numbers_of_chunk(turn, loaded, units, zero_units, scales, S: gl.constexpr):
+    """The weights of a chunk as numbers: a tuple of what is a product each.
+
+    With ``S.scale_sums``, codes and 128, without scales and zero points.
+    """
+    word, other, unit, zero_unit = loaded
+    RUNS: gl.constexpr = 4 // S.scales_per_block
+    factors = ()
+    zero_points = ()
+    if S.format != "" and not S.scale_sums:
+        for part in gl.static_range(S.scales_per_block):
+            factor = _scale(part * RUNS, unit, turn, units, scales, S)
+            zero_point = gl.full_like(factor, 8.0 if S.format == "int4" else 128.0)
+            if S.has_zero_point:
+                zero_point = _scale(part * RUNS, zero_unit, turn, zero_units, scales, S)
+            for _ in gl.static_range(RUNS):
+                factors = factors + (factor,)  # noqa: RUF005
+                zero_points = zero_points + (zero_point,)  # noqa: RUF005
+    values = ()
+    if S.words == 0:
+        if S.format != "":
+            value = _e4m3(word)
+            value = (value.to(gl.float32) * _for_columns(factors[0], value)).to(S.dtype)
+        elif S.quantized:
+            value = _e4m3(word)
+        else:
+            value = _halves(word, S.dtype)
+        values = (value,)
+    elif S.scale_sums:
+        # 0x4300 is 128, whose lowest bits count ones.
+        for run in gl.static_range(4):
+            value = gl.inline_asm_elementwise(
+                "lop3.b32 $0, $1, 0x000F000F, 0x43004300, 0xEA;",
+                "=r,r",
+                [word.to(gl.uint32) >> (4 * run)],
+                dtype=gl.int32,
+                is_pure=True,
+                pack=1,
+            )
+            values = values + (_halves(value, gl.bfloat16),)  # noqa: RUF005
+    elif S.packed_arithmetic:
+        OFFSET: gl.constexpr = -128.0 if S.format == "int4" else 128.0
+        runs = unpack_runs_bf16x2(
+            word,
+            other,
+            _twice(factors[0], word),
+            _twice(factors[2], word),
+            _twice(OFFSET - zero_points[0], word),
+            _twice(OFFSET - zero_points[2], word),
+            S.format,
+            S.has_zero_point,
+            True,
+            True,
+        )
+        for run in gl.static_range(4):
+            values = values + (_halves(runs[run], gl.bfloat16),)  # noqa: RUF005
+    else:
+        for run in gl.static_range(4):
+            code = _halves(word if run < 2 else other, gl.int16)
+            factor = _for_columns(factors[run], code)
+            zero_point = _for_columns(zero_points[run], code)
+            value = unpack_run(code, factor, zero_point, S.format, S.dtype, run)
+            values = values + (value,)  # noqa: RUF005
+    return values

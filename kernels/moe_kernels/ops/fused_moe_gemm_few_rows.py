@@ -1,0 +1,241 @@
+"""The grouped GEMM for few rows per expert, of every format, and where there is one."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import triton.language as tl
+
+from moe_kernels.ops.fused_moe_gemm import scales_and_strides
+from moe_kernels.ops.fused_moe_gemm_quantized import (
+    FLOAT_GROUPS,
+    SCALE_DTYPES,
+    WeightTensors,
+    row_strides,
+)
+from moe_kernels.ops.gemm_launch import (
+    FusedActivation,
+    GemmCall,
+    Pairs,
+    gemm_call,
+    gemm_launch,
+    pairs_tensors,
+)
+from moe_kernels.ops.gemm_programs import settings_of
+from moe_kernels.ops.launcher import Launcher, kept
+from moe_kernels.ops.programmatic_launch import is_programmatic
+from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
+from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional
+from moe_kernels.tiling.devices import has_gluon
+from moe_kernels.tiling.tile_config import TileConfig
+
+_CHUNK = 64
+"""Bytes of a row of the weight that four lanes load at a time, 16 each."""
+
+MOST_SUMMED = 16
+"""Up to so many pairs of one token can be summed, each by a warp or several of one program."""
+
+_OPERANDS = {
+    torch.bfloat16: tl.bfloat16,
+    torch.float16: tl.float16,
+    torch.float8_e4m3fn: tl.float16,  # which holds all numbers of e4m3
+}
+"""What A is multiplied as."""
+
+
+@kept
+def has_few_rows_program(
+    dtype: torch.dtype, weight: TensorSpec, block_shape: tuple[int, int] | None
+) -> bool:
+    """Whether :func:`fused_moe_gemm_few_rows` takes A of ``dtype`` with ``weight`` [E, N, columns].
+
+    On NVIDIA GPUs from compute capability 9.0 on, with Triton 3.6 or newer. Rows of the weight are
+    contiguous, and whole numbers of 16 bytes; scales of blocks hold for 64 columns or more.
+    """
+    size = weight.dtype.itemsize
+    return (
+        is_programmatic(weight.device)
+        and has_gluon()
+        and dtype in _OPERANDS
+        and weight.strides[2] == 1
+        and all(length * size % 16 == 0 for length in (*weight.strides[:2], weight.shape[2]))
+        and (block_shape is None or block_shape[1] % (_CHUNK // size) == 0)
+    )
+
+
+def fused_moe_gemm_few_rows(
+    a: torch.Tensor,
+    b: WeightTensors,
+    weight_format: str | None,
+    pairs: Pairs,
+    num_pairs: int,
+    top_k: int,
+    config: TileConfig,
+    out_dtype: torch.dtype,
+    *,
+    a_scale: torch.Tensor | None = None,
+    block_shape: tuple[int, int] | None = None,
+    bias: torch.Tensor | None = None,
+    activation: FusedActivation | None = None,
+    out: torch.Tensor | None = None,
+    sum_experts: bool = False,
+    topk_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """``out[p] = activation(a[p // top_k] @ b[expert of p].T (+ bias))`` for every pair p.
+
+    With ``weight_format``, a and b as for
+    :func:`moe_kernels.ops.fused_moe_gemm_quantized.fused_moe_gemm_quantized`, else as for
+    :func:`moe_kernels.ops.fused_moe_gemm.fused_moe_gemm`, and so are the others;
+    :func:`has_few_rows_program` says which there are. ``config``: block_k and group_m are not used,
+    num_stages is how many chunks a warp loads at a time.
+
+    sum_experts: with one token, of at most MOST_SUMMED pairs, and without an activation, return its
+    pairs' sum [1, N] instead, weighed by ``topk_weights`` [1, pairs], if there are any.
+    """
+    values, scale, zero_point, row_scale = b
+    values = values.view(torch.int32)
+    if weight_format is not None and scale is not None:
+        scale = scale.view(torch.int32)
+    call = gemm_call(pairs, num_pairs, top_k, config, activation, out_dtype, bias is not None)
+    launcher, width = _launcher(
+        call,
+        spec_of(a),
+        spec_of_optional(a_scale),
+        spec_of(values),
+        spec_of_optional(b.scale),
+        zero_point is not None,
+        spec_of_optional(row_scale),
+        weight_format,
+        block_shape,
+        num_pairs if sum_experts else 0,
+        topk_weights is not None,
+    )
+    if out is None or sum_experts:
+        rows = 1 if sum_experts else num_pairs
+        out = torch.empty((rows, width), dtype=out_dtype, device=values.device)
+    launcher(
+        a,
+        values,
+        out,
+        a_scale,
+        scale,
+        None if zero_point is None else zero_point.view(torch.int32),
+        row_scale,
+        bias,
+        topk_weights,
+        *pairs_tensors(pairs),
+    )
+    return out
+
+
+@kept
+def _launcher(
+    call: GemmCall,
+    a: TensorSpec,
+    a_scale: TensorSpec | None,
+    values: TensorSpec,
+    scale: TensorSpec | None,
+    has_zero_point: bool,
+    row_scale: TensorSpec | None,
+    weight_format: str | None,
+    block_shape: tuple[int, int] | None,
+    summed: int,
+    has_topk_weights: bool,
+) -> tuple[Launcher, int]:
+    """What launches :func:`fused_moe_gemm_few_rows` so, and the width of its result.
+
+    summed: pairs, 0 if they are not summed.
+    """
+    # Where there is no Gluon they cannot be imported.
+    from moe_kernels.ops.few_rows_programs import few_rows_kernel
+    from moe_kernels.ops.few_rows_weights import FewRowsSettings
+
+    _, n, row_words = values.shape
+    k = a.shape[1]
+    launch = gemm_launch(call, values)
+    in_words = weight_format in WORD_FORMATS
+    chunk = 2 * BLOCK if in_words else _CHUNK // (1 if weight_format else a.dtype.itemsize)
+    scales, strides = "none", [0] * 5
+    num_groups, groups = 1, _NO_GROUPS
+    if weight_format is None:
+        scales, strides = scales_and_strides(a_scale, scale, block_shape)
+    elif scale is not None:
+        _, units, _, per_unit = scale.shape
+        strides[2], strides[4] = units * n, n
+        group = FLOAT_GROUPS.get(weight_format, k // (units * per_unit))
+        num_groups = -(-k // group)
+        groups = {
+            "scale": SCALE_DTYPES[scale.dtype],
+            "per_unit": per_unit,
+            "group": group,
+            "one_unit": num_groups == 1 or per_unit * group % (BLOCK if in_words else 16) == 0,
+            "scales_per_block": 1 if num_groups == 1 else BLOCK // math.gcd(group, BLOCK),
+        }
+    pairs_at_once = 1 << (summed - 1).bit_length() if summed else 1
+    warps = max(call.config.num_warps, pairs_at_once)
+    group_n, group_k = block_shape if scales == "block" and block_shape else (1, 1)
+    settings = settings_of(
+        FewRowsSettings,
+        **launch.settings,
+        **groups,
+        input_precision="ieee",
+        mask_k=k % chunk != 0,
+        halves=False,
+        quantized=scale is not None,
+        block_k=chunk,
+        warps=warps,
+        columns=k,
+        row_words=row_words,
+        whole=not summed and k % (chunk * call.config.num_warps * call.config.num_stages) == 0,
+        pairs_at_once=pairs_at_once,
+        scale_sums=(
+            weight_format == "int4"
+            and call.out_dtype == torch.bfloat16
+            and (num_groups == 1 or groups["group"] % chunk == 0)
+        ),
+        single=call.num_pairs == call.top_k and not launch.settings["slots_are_experts"],
+        summed=summed,
+        has_topk_weights=bool(summed) and has_topk_weights,
+        format=weight_format or "",
+        words=words_of_block(weight_format) // 16 if weight_format and in_words else 0,
+        packed_arithmetic=(
+            weight_format in ("int4", "mxfp4", "uint8")
+            and call.out_dtype == torch.bfloat16
+            and groups["scales_per_block"] <= 2
+        ),
+        has_zero_point=has_zero_point,
+        scales=scales,
+        group_n=group_n,
+        group_k=group_k,
+        has_a_scale=a_scale is not None and scales == "none",
+        has_row_scale=row_scale is not None,
+        dtype=_OPERANDS[a.dtype],
+    )
+    sizes = (call.num_experts, n, launch.width, num_groups)
+    scalars = (
+        *sizes,
+        call.num_pairs,
+        call.top_k,
+        *a.strides,
+        *strides[:2],
+        *(stride // 4 for stride in values.strides[:2]),
+        *strides[2:],
+        *row_strides(row_scale),
+        *launch.activation,
+    )
+    grid = (launch.grid[0], 1) if summed else launch.grid
+    options = {**launch.options, "num_warps": warps}
+    del options["num_stages"]  # of Triton's own pipelines
+    launcher = Launcher(few_rows_kernel, grid, scalars, {"S": settings}, **options)
+    return launcher, launch.width
+
+
+_NO_GROUPS: dict[str, Any] = {
+    "scale": "",
+    "per_unit": 1,
+    "group": 1,
+    "one_unit": False,
+    "scales_per_block": 1,
+}

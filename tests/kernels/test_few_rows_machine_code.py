@@ -1,0 +1,47 @@
+"""The programs for few rows: what Triton and ptxas make of them.
+
+Triton's interpreter does not run them: without a GPU, their machine code is all there is to test.
+What they compute, ``test_gpu_few_rows.py`` tests.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+triton = pytest.importorskip("triton", minversion="3.6")
+
+SCRIPT = Path(__file__).with_name("few_rows_machine_code.py")
+TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+LAYERS = ("bf16:1", "fp8_block:1", "int4:1", "int4:5", "int8:1", "mxfp4:1", "mxfp4:40")
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (TOOLS / "nvdisasm").exists(), reason="needs Triton's nvdisasm"),
+]
+
+
+@pytest.fixture(scope="module")
+def code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[str]]]:
+    """The machine code of both GEMMs of each layer."""
+    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    env["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
+    command = [sys.executable, str(SCRIPT), *LAYERS]
+    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return dict(zip(LAYERS, json.loads(result.stdout), strict=True))
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_weights_come_in_wide_loads_and_stay_in_registers(code, layer):
+    up, down = code[layer]
+    for names in (up, down):
+        assert names.count("LDG.E.128") >= 2, "two chunks at a time"
+        assert any(name.startswith("HMMA.16816.F32") for name in names)
+        assert not any(name.startswith(("LDGSTS", "LDL", "STL", "LDSM")) for name in names)

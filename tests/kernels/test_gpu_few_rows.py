@@ -1,0 +1,130 @@
+"""The programs for few rows on a GPU: every format, sizes, routings, graph replay.
+
+Needs torch, triton and pytest only.
+"""
+
+from functools import partial
+
+import pytest
+import torch
+from checkpoints import converted
+from moe_kernels.ops.fused_moe_gemm_few_rows import has_few_rows_program
+from moe_kernels.reference import relative_error
+from moe_kernels.registry.bind import bind
+from moe_kernels.tensor_spec import spec_of
+from moe_kernels.testing import random_layer
+from moe_kernels.tiling.layer_config import trial
+from moe_kernels.tiling.tile_config import FEW_ROWS, LayerConfig, TileConfig
+
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or torch.cuda.get_device_capability() < (9, 0),
+        reason="needs a CUDA device of compute capability 9.0 or more",
+    ),
+]
+
+SCHEMES = {  # kernel, keys of weights and activations, group size, dtype
+    "bf16": ("TritonExperts", None, None, None, "bf16"),
+    "fp16": ("TritonExperts", None, None, None, "fp16"),
+    "fp8_block": ("TritonExperts", "kFp8Static128BlockSym", "kFp8Dynamic128Sym", None, "bf16"),
+    "fp8_channel": ("TritonExperts", "kFp8StaticChannelSym", "kFp8DynamicTokenSym", None, "bf16"),
+    "fp8_tensor": ("TritonExperts", "kFp8StaticTensorSym", "kFp8StaticTensorSym", None, "bf16"),
+    "int8": ("TritonWNA16Experts", "kInt8Static", None, 128, "bf16"),
+    "int4": ("TritonWNA16Experts", "kInt4Static", None, 128, "bf16"),
+    "int4_small_groups": ("TritonWNA16Experts", "kInt4Static", None, 16, "bf16"),
+    "int4_zero_points": ("TritonWNA16Experts", "kInt4StaticAsym", None, 128, "bf16"),
+    "int4_fp16": ("TritonWNA16Experts", "kInt4StaticAsym", None, 32, "fp16"),
+    "mxfp4": ("OAITritonExperts", "kMxfp4Static", None, None, "bf16"),
+    "mxfp8": ("Mxfp8EmulationTritonExperts", "kMxfp8Static", None, None, "bf16"),
+    "nvfp4": (
+        "Nvfp4QuantizationEmulationTritonExperts",
+        "kNvfp4Static",
+        "kNvfp4Dynamic",
+        None,
+        "bf16",
+    ),
+}
+# experts, topk, hidden, intermediate, activation, bias and an expert map
+LAYERS = [
+    (8, 2, 1024, 512, "silu", False),
+    (8, 3, 384, 256, "swigluoai", True),
+    (16, 6, 640, 384, "relu2_no_mul", True),
+]
+TILES = [  # warps, chunks at a time, columns: of both GEMMs
+    ((4, 2, 16), (8, 1, 16)),
+    ((2, 3, 32), (4, 2, 32)),
+]
+
+
+def tiling(up, down):
+    tiles = [TileConfig(FEW_ROWS, n, 64, 1, warps, stages) for warps, stages, n in (up, down)]
+    return LayerConfig(*tiles)
+
+
+def make(scheme, shape, tokens, seed=0):
+    name, *keys, group_size, dtype = SCHEMES[scheme]
+    experts, topk, hidden, intermediate, activation, others = shape
+    config = FusedMoEConfig(
+        experts, topk, hidden, intermediate, activation=activation, in_dtype=dtype, has_bias=others
+    )
+    layer = random_layer(
+        config,
+        *(None if key is None else NAMED_KEYS[key] for key in keys),
+        tokens,
+        "cuda",
+        seed,
+        expert_map=others,
+        group_size=group_size,
+    )
+    ready = converted(layer, name)
+    return layer, ready, bind(name, config, ready.quant_config)
+
+
+@pytest.mark.parametrize("tiles", TILES)
+@pytest.mark.parametrize("tokens", [1, 5, 40])
+@pytest.mark.parametrize("shape", LAYERS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_few_rows(scheme, shape, tokens, tiles):
+    layer, ready, kernel = make(scheme, shape, tokens)
+    dtype = torch.float8_e4m3fn if "fp8_" in scheme else layer.hidden_states.dtype
+    assert has_few_rows_program(dtype, spec_of(ready.w13), None)
+    if tokens == 5:  # rows that another expert's are among, none, and more than there are at once
+        layer.topk_ids[1, 0] = -1
+        layer.topk_ids[:, 1] = 3
+    bound = layer.error_bound(kernel)
+    with trial(tiling(*tiles)) as asked:
+        output = kernel.apply(**ready.arguments())
+        again = kernel.apply(**ready.arguments())
+    assert asked
+    assert torch.equal(output, again)
+    if tokens < 10 and "fp8_" in scheme:  # what comes of few FP8 tokens can hang on one rounding
+        bound *= 3
+    assert relative_error(output, layer.reference(kernel)) <= bound
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("scheme", ["int4", "mxfp4", "fp8_block"])
+def test_graph_replay_on_other_tokens(scheme, tokens):
+    layer, ready, kernel = make(scheme, LAYERS[0], tokens)
+    run = partial(kernel.apply, **ready.arguments())
+    with trial(tiling(*TILES[0])):
+        run()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            replayed = run()
+        other, *_ = make(scheme, LAYERS[0], tokens, seed=1)
+        for field in ("hidden_states", "topk_weights", "topk_ids"):
+            getattr(layer, field).copy_(getattr(other, field))
+        graph.replay()
+        assert torch.equal(replayed, run())
+
+
+def test_a_token_without_experts_gets_zeros():
+    layer, ready, kernel = make("int4", LAYERS[0], 1)
+    layer.topk_ids.fill_(-1)
+    with trial(tiling(*TILES[0])):
+        assert not kernel.apply(**ready.arguments()).any()
