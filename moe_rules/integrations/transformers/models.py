@@ -61,8 +61,10 @@ def _looking_at_model(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _asked(implementation: Any) -> set[Any]:
-    """The implementations that an argument names."""
-    return {*implementation.values()} if isinstance(implementation, dict) else {implementation}
+    """The implementations that an argument names, for all parts of a model or for each."""
+    if not isinstance(implementation, dict):
+        return {implementation}
+    return set().union(*map(_asked, implementation.values()))
 
 
 def _configured(model: PreTrainedModel) -> set[Any]:

@@ -72,11 +72,12 @@ def make_packable(module: Any) -> None:
 
 
 def can_let_go(module: nn.Module) -> bool:
-    """Whether the weights may be packed: not where others stand in their place, as with adapters.
+    """Whether the weights may be packed: not where others stand in their place for one call.
 
-    Those may be others in each call.
+    So it is with adapters, and with the local part of what is spread over ranks.
     """
-    return isinstance(module, Packable) and module._parameters.keys() >= {*_parameters(module)}
+    own = [module._parameters.get(name) for name in _parameters(module)]
+    return isinstance(module, Packable) and all(isinstance(w, nn.Parameter) for w in own)
 
 
 def let_go(module: nn.Module, converted: LayerWeights) -> None:

@@ -44,9 +44,17 @@ def scheme_of(module: Any, w13: torch.Tensor, scale: torch.Tensor | None) -> Sch
 def kernel_scale(scale: torch.Tensor, weight: torch.Tensor, key: QuantKey) -> torch.Tensor:
     """The float32 scale of ``weight`` [E, N, K] as ``key`` has it, of a module's ``scale``.
 
-    Blocks keep their shape, save that a module has at least two rows of them for gate and up. One
-    for as many rows as there are for each, [E, shards, 1], becomes [E, N, 1].
+    Blocks keep their shape. One for as many rows as there are for each, [E, shards, 1], becomes
+    [E, N, 1]. Raises ValueError for scales of blocks that do not cover the weight as they should:
+    where the rows of gate are no whole blocks, some checkpoints begin anew for up.
     """
+    rows, columns = key.scale.group_shape
     if key.scale.group_shape == CHANNEL:
         return scale.float().repeat_interleave(weight.shape[1] // scale.shape[1], dim=1)
-    return scale.float()[:, : -(-weight.shape[1] // key.scale.group_shape[0])].contiguous()
+    blocks = [-(-weight.shape[1] // rows), -(-weight.shape[2] // columns)]
+    if list(scale.shape[1:]) != blocks:
+        raise ValueError(
+            f"its weights of {list(weight.shape[1:])} need {blocks} scales for blocks of "
+            f"{[rows, columns]}, and have {list(scale.shape[1:])}"
+        )
+    return scale.float().contiguous()

@@ -120,20 +120,19 @@ def _bound(
     tensors, name = layer_tensors(module), decision.kernel
     if name is None:
         raise NotServedError(f"{decision.backend} has no kernel here: {reason_words(decision)}")
-    weights = _weights(tensors, scheme.weight_key)
     if not torch.compiler.is_compiling():  # which goes on with the class that it has seen
         make_packable(module)
-    if name in our_names() and can_let_go(module):
-        weights = convert_to_kernel_format(
-            name, weights, scheme.weight_key, dtype=torch_dtype(layer.in_dtype)
-        )
-    quant_config = FusedMoEQuantConfig(
-        **weights.quant_fields(),
-        activation_key=scheme.activation_key,
-        w13_bias=tensors.w13_bias,
-        w2_bias=tensors.w2_bias,
-    )
     try:
+        weights = _weights(tensors, scheme.weight_key)
+        if name in our_names() and can_let_go(module):
+            dtype = torch_dtype(layer.in_dtype)
+            weights = convert_to_kernel_format(name, weights, scheme.weight_key, dtype=dtype)
+        quant_config = FusedMoEQuantConfig(
+            **weights.quant_fields(),
+            activation_key=scheme.activation_key,
+            w13_bias=tensors.w13_bias,
+            w2_bias=tensors.w2_bias,
+        )
         kernel = bind(name, layer, quant_config, oracle=decision.oracle)
     except (KernelUnavailableError, ValueError) as error:
         raise NotServedError(str(error)) from None
@@ -143,7 +142,10 @@ def _bound(
 
 
 def _weights(tensors: LayerTensors, key: QuantKey | None) -> LayerWeights:
-    """The tensors of a module as checkpoints have them, without copies of weights."""
+    """The tensors of a module as checkpoints have them, without copies of weights.
+
+    Raises ValueError for scales that are not what ``key`` says.
+    """
     w13, w2 = tensors.w13.detach(), tensors.w2.detach()
     if key is None or tensors.w13_scale is None or tensors.w2_scale is None:
         return LayerWeights(w13, w2)

@@ -13,6 +13,7 @@ from moe_kernels.reference import relative_error
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, use_experts_implementation
 
 from moe_rules.integrations.transformers import NAME
+from tests.integrations.transformers.long import long
 from tests.integrations.transformers.modules import (
     GATES,
     check,
@@ -126,6 +127,17 @@ def test_an_unknown_gate_is_said_and_transformers_computes_it(log):
         "computes what its _apply_gate does"
     ]
     assert log.records[0].levelno == logging.WARNING
+
+
+@long
+@pytest.mark.parametrize("requires_grad", BOOL)
+def test_what_transformers_computes_is_compiled_without_breaks(requires_grad):
+    module = experts(dtype=torch.bfloat16, activation="tanh").requires_grad_(requires_grad)
+    x, (index, weights) = torch.randn(9, 32).to(torch.bfloat16), routing(9, 6)
+    compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
+    output = compiled(x, index, weights)
+    torch.testing.assert_close(output, own(module, x, index, weights))
+    assert output.requires_grad == requires_grad
 
 
 def test_where_grouped_mm_would_raise_eager_computes(log):

@@ -265,6 +265,11 @@ def test_a_model_that_never_calls_is_told(log, tmp_path, monkeypatch):
         assert log.messages == [said]
 
 
+def test_a_name_for_parts_of_a_model_is_a_name_all_the_same(log):
+    llama4().set_experts_implementation({"": "eager", "text_config": {"": "moe_rules"}})
+    assert len(log.messages) == 1
+
+
 def test_a_model_without_experts_is_told(log):
     config = Qwen3MoeConfig(vocab_size=32, hidden_size=16, num_hidden_layers=1, num_experts=4)
     dense = transformers.Qwen3Config(

@@ -51,6 +51,7 @@ def logits(rank, size, folder, parallel):
         experts_implementation="moe_rules",
     )
     with torch.no_grad():
+        model(input_ids=X)  # what serves a layer is kept, its weights come anew in each call
         output = model(input_ids=X).logits
     output = output.full_tensor() if hasattr(output, "full_tensor") else output
     servings = [getattr(module, SERVING, None) for module in model.modules()]

@@ -1,0 +1,35 @@
+"""The overlay leaves to each platform what can run: kernels of this package."""
+
+import pytest
+from moe_kernels.registry import our_names
+
+from moe_rules import NAMED_KEYS, FusedMoEConfig, select_backend
+from moe_rules.integrations.transformers.serving import OVERLAY
+from moe_rules.vocabulary.layer import ACTIVATIONS
+
+FP8 = (
+    (NAMED_KEYS["kFp8Static128BlockSym"], NAMED_KEYS["kFp8Dynamic128Sym"]),
+    (NAMED_KEYS["kFp8StaticChannelSym"], NAMED_KEYS["kFp8DynamicTokenSym"]),
+)
+
+
+def select(oracle, machine, *keys, **fields):
+    layer = FusedMoEConfig(8, 2, 256, 128, routing_method="Unspecified", **fields)
+    return select_backend(oracle, layer, *keys, machine=machine, rules=[OVERLAY], environ={})
+
+
+@pytest.mark.parametrize("machine", ["a100", "h100", "b200", "mi300x", "xpu", "cpu"])
+def test_unquantized_layers(machine):
+    assert select("unquantized", machine).kernel in our_names()
+
+
+@pytest.mark.parametrize("machine", ["h100", "b200", "mi300x", "cpu"])
+@pytest.mark.parametrize("keys", FP8, ids=str)
+def test_fp8_layers(machine, keys):
+    assert select("fp8", machine, *keys).kernel in our_names()
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_on_cpus(activation):
+    fields = {"activation": activation, "activation_situ_beta": 1.0, "has_bias": True}
+    assert select("unquantized", "cpu", **fields).kernel == "CPUUnquantizedExperts"
