@@ -65,7 +65,7 @@ class _Capability(NamedTuple):
 def hopper(**more: Any) -> SimpleNamespace:
     """What engines ask their platform, with the answers of a Hopper GPU."""
 
-    def at_least(capability: int | tuple[int, int]) -> bool:
+    def at_least(capability: int | tuple[int, int], device_id: int = 0) -> bool:
         return (
             capability if isinstance(capability, int) else 10 * capability[0] + capability[1]
         ) <= 90
@@ -78,10 +78,10 @@ def hopper(**more: Any) -> SimpleNamespace:
     return SimpleNamespace(
         **no,
         **yes,
-        is_device_capability=lambda capability: capability == 90,
-        get_device_capability=lambda: _Capability(9, 0),
+        is_device_capability=lambda capability, device_id=0: capability == 90,
+        get_device_capability=lambda device_id=0: _Capability(9, 0),
         has_device_capability=at_least,
-        is_device_capability_family=lambda capability: capability == 90,
+        is_device_capability_family=lambda capability, device_id=0: capability == 90,
         fp8_dtype=lambda: torch.float8_e4m3fn,
         import_kernels=lambda: None,
         simple_compile_backend="inductor",

@@ -141,6 +141,16 @@ def test_without_sources_it_says_how_to_get_them(monkeypatch, tmp_path) -> None:
         sources.source_of("vllm")
 
 
+@pytest.mark.parametrize("device", [(), (0,)], ids=["current", "named"])
+def test_the_platform_answers_as_hopper_for_any_device(device) -> None:
+    platform = sources.hopper()
+    assert platform.get_device_capability(*device).to_int() == 90
+    assert platform.has_device_capability(80, *device)
+    assert not platform.has_device_capability((10, 0), *device)
+    assert platform.is_device_capability(90, *device)
+    assert not platform.is_device_capability_family(100, *device)
+
+
 def test_alignments_differ_in_what_becomes_of_experts_elsewhere() -> None:
     ids = torch.tensor([[0, 3], [2, 1], [3, 2]], dtype=torch.int32)
     expert_map = torch.tensor([0, 1, -1, -1], dtype=torch.int32)
