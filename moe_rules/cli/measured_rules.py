@@ -137,7 +137,7 @@ def _plain(value: FactValue) -> Any:
 def _figure(name: str, other: str, by_tokens: Mapping[int, Times]) -> str:
     """How much faster a backend was than another one, at every number of tokens of a range."""
     measured = [
-        f"{us[other] / us[name]:.2f}x with {tokens} tokens ({us[name]:.4g} us)"
+        f"{us[other] / us[name]:.2f}x with {tokens} tokens ({_microseconds(us[name])})"
         for tokens, us in by_tokens.items()
     ]
     return f"speed relative to {other}: {', '.join(measured)}"
@@ -190,3 +190,8 @@ def _ranges(
         least = [f">={starts[i - 1]}"] if i > 0 else []
         most = [f"<{starts[i]}"] if i < len(starts) else []
         yield group, " ".join(least + most)
+
+
+def _microseconds(us: float) -> str:
+    """``us`` to four figures, for people."""
+    return f"{us:,.0f} us" if us >= 1000 else f"{us:.4g} us"
