@@ -81,11 +81,11 @@ def can_let_go(module: nn.Module) -> bool:
 
 
 def let_go(module: nn.Module, converted: LayerWeights) -> None:
-    """Keep only ``converted`` of the weights of ``module``, which must be packed."""
-    assert converted.packed is not None
-    for name, stand_in in zip(_parameters(module), (converted.w13, converted.w2), strict=True):
-        stored(module, name).data = _as_stored(module, stand_in)
-    module.__dict__[_PACKED] = converted.packed
+    """Keep only ``converted`` of the weights of ``module``: packed, or as they were by rows."""
+    for name, weight in zip(_parameters(module), (converted.w13, converted.w2), strict=True):
+        stored(module, name).data = _as_stored(module, weight)
+    if converted.packed is not None:
+        module.__dict__[_PACKED] = converted.packed
 
 
 def restore(module: nn.Module) -> None:

@@ -12,7 +12,7 @@ from moe_kernels.dtypes import torch_dtype
 from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
 from moe_kernels.modular_kernel import FusedMoEKernel
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_kernels.registry import KernelUnavailableError, our_names
+from moe_kernels.registry import KernelUnavailableError, our_names, runs_on_cpu
 from moe_kernels.registry.bind import bind
 from torch import nn
 
@@ -124,8 +124,11 @@ def _bound(
         make_packable(module)
     try:
         weights = _weights(tensors, scheme.weight_key)
-        if name in our_names() and can_let_go(module):
+        converts = name in our_names() and can_let_go(module)
+        if converts:
             dtype = torch_dtype(layer.in_dtype)
+            if runs_on_cpu(name):  # what reads or packs weights there takes whole rows
+                weights = weights._replace(w13=weights.w13.contiguous(), w2=weights.w2.contiguous())
             weights = convert_to_kernel_format(name, weights, scheme.weight_key, dtype=dtype)
         quant_config = FusedMoEQuantConfig(
             **weights.quant_fields(),
@@ -136,7 +139,7 @@ def _bound(
         kernel = bind(name, layer, quant_config, oracle=decision.oracle)
     except (KernelUnavailableError, ValueError) as error:
         raise NotServedError(str(error)) from None
-    if weights.packed is not None:
+    if converts:
         let_go(module, weights)
     return kernel
 

@@ -10,11 +10,12 @@ import torch
 pytest.importorskip("transformers")
 
 import transformers
+from moe_kernels.cpu.compiled import available
 from moe_kernels.cpu.packed_weights import PACKED, stands_for_packed
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, CompileConfig, Llama4TextConfig, Qwen3MoeConfig
 
-from moe_rules.integrations.transformers.layer import is_experts, stored
+from moe_rules.integrations.transformers.layer import is_experts, layer_tensors, stored
 from moe_rules.integrations.transformers.packed import SERVING
 from tests.integrations.transformers.architectures import architectures, text_model, tiny
 from tests.integrations.transformers.long import long
@@ -45,16 +46,18 @@ def served(model):
     return model
 
 
+@pytest.fixture
+def nothing_compiled(monkeypatch):
+    """A CPU for which products are not compiled, so that weights are packed."""
+    monkeypatch.setattr("moe_kernels.layouts.packed_for_cpu.stored", lambda *_: None)
+
+
 @pytest.fixture(params=["qwen3_moe", "gpt_oss"])
-def pair(request):
-    """A model that is served, and its twin that is eager."""
+def pair(request, nothing_compiled):
+    """A model that is served, its weights packed, and its twin that is eager."""
     eager = model_of(request.param)
     eager.set_experts_implementation("eager")
     return served(model_of(request.param)), eager
-
-
-transposed = pytest.mark.parametrize("pair", ["gpt_oss"], indirect=True)
-"""Weights that are packed on every CPU."""
 
 
 def logits(model):
@@ -68,7 +71,6 @@ def assert_as_eager(model, eager):
 # Weights ---------------------------------------------------------------------------------------
 
 
-@transposed
 def test_weights_are_let_go_and_come_back_bit_for_bit(pair):
     model, eager = pair
     module, plain = experts_of(model)[0], experts_of(eager)[0]
@@ -88,7 +90,6 @@ def test_a_configuration_set_by_hand_gives_them_back_too(pair):
     assert torch.equal(logits(model), logits(eager))
 
 
-@transposed
 def test_nothing_holds_packed_weights_of_a_model_that_has_its_own(pair):
     model, _ = pair
     gc.collect()
@@ -98,7 +99,6 @@ def test_nothing_holds_packed_weights_of_a_model_that_has_its_own(pair):
     assert len(PACKED) == before - len(experts_of(model))
 
 
-@transposed
 def test_what_is_saved_is_what_eager_saves(pair, tmp_path):
     model, eager = pair
     model.save_pretrained(tmp_path / "here")
@@ -136,6 +136,20 @@ def test_other_weights_are_computed_with(pair):
             half = {key: 0.5 * w for key, w in module.state_dict().items()}
             module.load_state_dict(half, assign=True)
     assert_as_eager(model, eager)
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss"])
+def test_what_is_compiled_reads_the_models_own_weights_by_rows(name):
+    if not available():
+        pytest.skip("products are not compiled for this CPU")
+    model, eager = served(model_of(name)), model_of(name)
+    eager.set_experts_implementation("eager")
+    assert_as_eager(model, eager)
+    for module, plain in zip(experts_of(model), experts_of(eager), strict=True):
+        w13, w2, *_ = layer_tensors(module)
+        assert w13.is_contiguous()
+        assert w2.is_contiguous()
+        assert torch.equal(stored(module, "gate_up_proj"), plain.gate_up_proj)
 
 
 def test_whoever_reads_a_weight_gets_it_back(pair):
