@@ -1,7 +1,7 @@
 """How the experts of a module are quantized: transformers' FP8, in blocks or whole.
 
 transformers keeps FP8 experts as it keeps others, with scales beside the weights. What it loads
-from compressed-tensors and GPTQ checkpoints is dequantized when it arrives here.
+from compressed-tensors checkpoints is dequantized when it arrives here.
 """
 
 from __future__ import annotations
