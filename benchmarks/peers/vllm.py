@@ -30,7 +30,7 @@ VERSION = "0.33.0"
 
 _MOE = "model_executor.layers.fused_moe"
 _QUANT = "model_executor.layers.quantization.utils"
-_REAL = (
+REAL = (
     *(
         f"{_MOE}.{name}"
         for name in (
@@ -219,7 +219,7 @@ def _install() -> None:
     }
     if not compiled:
         given |= _stand_ins()
-    real = (*_REAL, *_USES_COMPILED) if compiled else _REAL
+    real = (*REAL, *_USES_COMPILED) if compiled else REAL
     PartialPackage(folder, real, given).install()
 
 

@@ -5,11 +5,14 @@ Where ``vendor-bench/`` has the sources, the peers compute small layers in Trito
 
 from __future__ import annotations
 
+import ast
+import inspect
 import io
 import lzma
 import struct
 import sys
 import zipfile
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import zip_longest
 
@@ -23,7 +26,7 @@ from moe_kernels.benchmark.peers import PeerUnavailableError  # noqa: E402
 from moe_kernels.benchmark.shapes import SCHEMES, Scheme, Shape  # noqa: E402
 from moe_kernels.reference import relative_error  # noqa: E402
 
-from benchmarks.peers import PEERS, operators, sources, vllm_triton  # noqa: E402
+from benchmarks.peers import PEERS, operators, sources, vllm, vllm_triton  # noqa: E402
 from benchmarks.peers.partial import PartialPackage  # noqa: E402
 from benchmarks.peers.unpack import keep_architecture, unpack  # noqa: E402
 from moe_rules.language.ruleset import load_platform  # noqa: E402
@@ -233,3 +236,24 @@ def test_peers_are_kernels_that_the_rules_know() -> None:
     claimed = [name for peer in PEERS.values() for name in peer.kernels]
     assert set(claimed) <= known
     assert len(claimed) == len(set(claimed)), "two peers are one kernel"
+
+
+def platform_calls(source: str) -> Iterator[tuple[str, int]]:
+    """Name and number of arguments of what a module asks the platform."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            asked = node.func.value
+            if isinstance(asked, ast.Name) and asked.id == "current_platform":
+                yield node.func.attr, len(node.args) + len(node.keywords)
+
+
+@needs_sources
+def test_the_platform_answers_whatever_vllms_modules_ask() -> None:
+    platform, found = sources.hopper(), []
+    for name in vllm.REAL:
+        file = (sources.SOURCES / "vllm").joinpath(*name.split("."))
+        file = file / "__init__.py" if file.is_dir() else file.with_suffix(".py")
+        for question, count in platform_calls(file.read_text()):
+            found.append(question)
+            inspect.signature(getattr(platform, question)).bind(*[0] * count)
+    assert "get_device_capability" in found
