@@ -22,9 +22,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "Random weights and tokens. Prints the error against a float64 reference, and the median\n"
         "time. Needs torch. Exit code 1: the kernel cannot be had, or the error is too large.\n"
         "Started by torchrun, with --ep: the layer over its ranks, the error against one rank,\n"
-        "the time of each phase, and what the exchange moves.",
-        "moe-rules run --model config.json --num-tokens 64\n"
-        "  torchrun --nproc-per-node 4 -m moe_rules run --model config.json --ep",
+        "the time of each phase, and what the exchange moves, as in\n"
+        "torchrun --nproc-per-node 4 -m moe_rules run --model config.json --ep",
+        "moe-rules run --model config.json --num-tokens 64",
     )
     deployment.add_options(parser)
     execution = parser.add_argument_group("execution")
