@@ -13,6 +13,8 @@ import sys
 import torch
 import transformers
 
+import moe_rules.integrations.transformers  # noqa: F401  # registers the name
+
 PROMPT = (3, 14, 15, 92, 65, 35)
 NEW_TOKENS = 16
 
