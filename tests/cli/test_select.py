@@ -368,6 +368,10 @@ def test_calls_that_are_served_differently_are_listed(
         (65, None, "FLASHINFER_TRTLLM"),
     ]
     assert "calls of" not in cli(*asked).out
+    for command in (("explain",), ("why-not", "TRITON")):
+        text = cli(*command, *asked[1:], "--rules", overlay).out
+        assert "calls of 1 to 64 tokens: TRITON / TritonExperts" in text
+        assert "calls of" not in cli(*command, *asked[1:]).out
 
 
 def test_a_request_by_oracle_and_role_is_shown_with_its_place(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from moe_rules.cli import deployment
-from moe_rules.cli.commands.select import as_json, exit_code, no_oracle
+from moe_rules.cli.commands.select import as_json, exit_code, no_oracle, range_lines
 from moe_rules.cli.options import Subparsers, add_format, command
 
 
@@ -41,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
             out.print(f"{asked.subject(question)}: {no_oracle(question)}")
         else:
             refusals = question.load_refusals(decision)
-            subject = asked.subject(question)
-            print_trace(out, subject, asked.machine, question.notes, decision, refusals)
+            subject, notes = (
+                asked.subject(question),
+                [*question.notes, *range_lines(asked, question)],
+            )
+            print_trace(out, subject, asked.machine, notes, decision, refusals)
     return exit_code(decisions)

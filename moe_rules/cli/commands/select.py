@@ -95,6 +95,17 @@ def _ranges(asked: Asked, question: Question) -> list[dict[str, Any]]:
     ]
 
 
+def range_lines(asked: Asked, question: Question) -> list[str]:
+    """A line for each range of calls that is served differently; none where all are alike."""
+    lines = []
+    for part in _ranges(asked, question):
+        tokens = (
+            f"{part['first']} to {part['last']}" if part["last"] else f"{part['first']} or more"
+        )
+        lines.append(f"calls of {tokens} tokens: {part['backend']} / {part['kernel']}")
+    return lines
+
+
 def _text(asked: Asked, question: Question, decision: Decision | None) -> str:
     from moe_rules.cli.render import decision_lines, will_not_load
 
@@ -103,9 +114,4 @@ def _text(asked: Asked, question: Question, decision: Decision | None) -> str:
     if decision is None:
         return "\n".join([f"{subject}: {no_oracle(question)}", *map(will_not_load, refusals)])
     lines = decision_lines(subject, decision, question.notes, refusals)
-    for part in _ranges(asked, question):
-        tokens = (
-            f"{part['first']} to {part['last']}" if part["last"] else f"{part['first']} or more"
-        )
-        lines.append(f"  calls of {tokens} tokens: {part['backend']} / {part['kernel']}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *(f"  {line}" for line in range_lines(asked, question))])

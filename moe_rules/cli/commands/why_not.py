@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(asked: Asked, question: Question, word: str) -> dict[str, Any]:
-    from moe_rules.cli.commands.select import no_oracle
+    from moe_rules.cli.commands.select import no_oracle, range_lines
     from moe_rules.cli.render import answer, failure_lines
 
     about = {"subject": asked.subject(question), "layers": list(question.layers)}
@@ -59,7 +59,7 @@ def _answer(asked: Asked, question: Question, word: str) -> dict[str, Any]:
         "backend": name,
         "selected": decision.backend == name,
         "instead": None if decision.backend == name else answer(decision),
-        "why": _why(decision, name, candidates),
+        "why": [*_why(decision, name, candidates), *range_lines(asked, question)],
         "candidates": [
             {**c.to_dict(), "place": c.location.short, "lines": failure_lines(c.failures)}
             for c in candidates
