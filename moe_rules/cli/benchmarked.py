@@ -92,9 +92,13 @@ def read_results(folder: Path) -> Results:
         results = Results.read(folder)
         for fact in _FACTS:
             results.run[fact]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder} holds no results of moe-rules bench: {error!r}") from None
-    return results
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}"
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"layers.json is not what it writes: {error!r}"
+    else:
+        return results
+    raise UserError(f"{folder} holds no results of moe-rules bench: {reason}")
 
 
 def measured_plan(results: Results) -> Plan:

@@ -22,7 +22,7 @@ from moe_rules.language.files import PlatformFile, VocabularyFile
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
 from moe_rules.language.requested import requested_problems
-from moe_rules.language.ruleset import PLATFORMS, platform_files
+from moe_rules.language.ruleset import PLATFORMS, overlay_path, platform_files
 from moe_rules.language.validate import validate
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile
@@ -57,12 +57,12 @@ _KEYS = {
 
 
 def check(paths: Iterable[Path]) -> Report:
-    """Check files and folders; the packaged rules if there are none.
+    """Check files, folders and packaged overlays by name; the packaged rules if there are none.
 
     Raises UserError for a path that does not exist or has no YAML file.
     """
     checker = _Checker()
-    for path in list(paths) or [packaged_rules()]:
+    for path in [_existing(path) for path in paths] or [packaged_rules()]:
         checker.check(path)
     checker.against_schemas()
     return Report.of(checker.problems, list(checker.documents))
@@ -207,10 +207,17 @@ def _schema_errors(kind: str) -> Callable[[Any], Iterable[Any]]:
     return Draft7Validator(schema_for(kind)).iter_errors
 
 
+def _existing(path: Path) -> Path:
+    """The path, or the packaged overlay of that name. Raises UserError if there is neither."""
+    try:
+        return overlay_path(str(path))
+    except RuleFileError as error:
+        (problem,) = error.problems
+        raise UserError(f"{path}: there is no such file or folder, and {problem.message}") from None
+
+
 def _yaml_files(path: Path) -> list[Path]:
     """The file, or the YAML files of the folder that are not hidden. Raises UserError."""
-    if not path.exists():
-        raise UserError(f"{path}: there is no such file or folder")
     if not path.is_dir():
         return [path]
     files = [file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}")]

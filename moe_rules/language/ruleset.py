@@ -34,10 +34,11 @@ def overlay_paths(extra: Sequence[str | Path] = ()) -> tuple[Path, ...]:
     Raises RuleFileError for one that does not exist.
     """
     words = [word for word in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if word]
-    return tuple(_overlay_path(str(word)) for word in [*words, *extra])
+    return tuple(overlay_path(str(word)) for word in [*words, *extra])
 
 
-def _overlay_path(word: str) -> Path:
+def overlay_path(word: str) -> Path:
+    """The path, or the packaged overlay of that name. Raises RuleFileError if there is neither."""
     path = Path(word)
     if path.exists():
         return path

@@ -155,6 +155,7 @@ def test_paths_that_cannot_be_checked(cli: Command, tmp_path: Path) -> None:
     missing = cli("check", tmp_path / "nowhere.yaml")
     assert (missing.code, missing.out) == (2, "")
     assert "there is no such file or folder" in missing.err
+    assert "did you mean 'measured'?" in cli("check", "measurd").err
     empty = cli("check", tmp_path)
     assert empty.code == 2
     assert "the folder has no YAML file" in empty.err

@@ -83,6 +83,20 @@ def test_what_cannot_become_rules_is_named(cli: Command, tmp_path: Path) -> None
     assert "no named machine has a device called 'Voodoo 2'" in answer.err
 
 
+def test_results_without_two_backends_leave_the_rules_of_an_earlier_run(
+    cli: Command, tmp_path: Path
+) -> None:
+    write_results(tmp_path / "bench")
+    cli("tune", "--from", tmp_path / "bench", "--out", tmp_path / "tuned")
+    results = Results.read(tmp_path / "bench")
+    results.peer_kernels = {"one": ["TritonExperts"], "two": []}
+    results.write(tmp_path / "alone")
+    answer = cli("tune", "--from", tmp_path / "alone", "--out", tmp_path / "tuned")
+    assert (answer.code, answer.out) == (1, "")
+    assert "no layer has times of two backends' kernels" in answer.err
+    assert (tmp_path / "tuned" / "rules" / "cuda-nvidia-h200.yaml").exists()
+
+
 def packaged() -> list[tuple[str, dict[str, Any]]]:
     found = []
     for file in sorted((packaged_rules() / "overlays" / "measured").glob("cuda*.yaml")):
@@ -124,5 +138,6 @@ def test_the_packaged_order_is_that_of_its_evidence(oracle: str, rule: dict[str,
 
 def test_the_packaged_overlay_passes_check(cli: Command) -> None:
     assert packaged()
-    answer = cli("check", packaged_rules() / "overlays" / "measured")
-    assert answer.code == 0, answer.out
+    by_path = cli("check", packaged_rules() / "overlays" / "measured")
+    assert by_path.code == 0, by_path.out
+    assert cli("check", "measured").out == by_path.out

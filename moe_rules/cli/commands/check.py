@@ -23,7 +23,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="PATH",
         nargs="*",
         type=Path,
-        help="files or folders; default: the packaged rules",
+        help="files, folders, or names of packaged overlays; default: the packaged rules",
     )
     add_format(parser, "text", "json", "github", "sarif", "junit")
     parser.add_argument(

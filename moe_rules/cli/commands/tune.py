@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -113,7 +114,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _from_benchmark(folders: Sequence[Path], out: Path) -> int:
-    """Write an overlay for each device that was measured."""
+    """Write an overlay for each device that was measured.
+
+    Raises UserError where no two backends were, and leaves the rules of an earlier run then.
+    """
     from moe_rules.cli.benchmarked import measured_layers
     from moe_rules.cli.measured_rules import MeasuredLayer, write_overlay
 
@@ -123,6 +127,13 @@ def _from_benchmark(folders: Sequence[Path], out: Path) -> int:
             device = layer.facts["device"].lower().replace(" ", "-")
             path = out / RULES / f"{layer.decision.platform}-{device}.yaml"
             by_file.setdefault(path, []).append(layer)
+    everything = itertools.chain.from_iterable(by_file.values())
+    if not any(len(times) > 1 for layer in everything for times in layer.by_tokens.values()):
+        raise UserError(
+            f"nothing to order in {', '.join(map(str, folders))}: no layer has times of two "
+            "backends' kernels, which are measured as peers (moe-rules bench --peers)",
+            1,
+        )
     for path, layers in by_file.items():
         written = write_overlay(path, layers, "moe-rules bench, written by moe-rules tune --from")
         print(f"wrote {path}" if written else f"{path}: the measured order is that of the rules")
