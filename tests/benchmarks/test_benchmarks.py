@@ -2,8 +2,10 @@
 
 import csv
 import json
+import sys
 from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
@@ -280,6 +282,13 @@ def test_modules_without_peers_are_named():
         load_peers(["json"])
     with pytest.raises(PeerUnavailableError, match="'no_such_module'"):
         load_peers(["no_such_module"])
+
+
+@pytest.mark.parametrize("peers", [["mine"], {"mine": bind_ours}])
+def test_peers_that_are_none_are_named(peers, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wrong_peers", SimpleNamespace(PEERS=peers))
+    with pytest.raises(PeerUnavailableError, match=r"'wrong_peers' must map names to .*Peer"):
+        load_peers(["wrong_peers"])
 
 
 @pytest.fixture

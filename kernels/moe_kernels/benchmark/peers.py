@@ -47,7 +47,7 @@ class Peer:
 def load_peers(modules: Iterable[str] = ()) -> dict[str, Peer]:
     """torch's, those of entry points, and those of ``modules``, by name.
 
-    Raises PeerUnavailableError for a module that cannot be imported or has no ``PEERS``.
+    Raises PeerUnavailableError for a module that cannot be imported or has no such ``PEERS``.
     """
     found = dict(PEERS)
     for module in [*(entry.value for entry in entry_points(group=ENTRY_POINT_GROUP)), *modules]:
@@ -55,6 +55,8 @@ def load_peers(modules: Iterable[str] = ()) -> dict[str, Peer]:
             peers: Mapping[str, Peer] = importlib.import_module(module).PEERS
         except (ImportError, AttributeError) as error:
             raise PeerUnavailableError(f"no peers in module {module!r}: {error}") from error
+        if not isinstance(peers, Mapping) or not all(isinstance(p, Peer) for p in peers.values()):
+            raise PeerUnavailableError(f"PEERS of {module!r} must map names to {__name__}.Peer")
         found.update(peers)
     return found
 
