@@ -79,7 +79,7 @@ class ExecutionOverRanks:
 
 def _phase_line(name: str, phase: Phase) -> str:
     return (
-        f"  {name}: {phase.ms:.3f} ms, of which the exchange {phase.exchange_ms:.3f} ms: "
+        f"  {name}: {phase.ms:.3f} ms; its exchange, timed apart, {phase.exchange_ms:.3f} ms: "
         f"{phase.bytes / 1e6:.3f} MB from a rank, {phase.gbps:.2f} GB/s, {phase.share:.0%} of a "
         "bare all_to_all_single"
     )
