@@ -88,7 +88,8 @@ def _own(module: Any, interface: Any, tensors: LayerTensors) -> tuple[str, Exper
     (_, n13, hidden), (_, _, intermediate) = tensors.w13.shape, tensors.w2.shape
     sizes = (hidden, intermediate, n13) if module.is_transposed else (hidden, intermediate)
     unaligned = any(size * tensors.w13.element_size() % _ALIGNMENT for size in sizes)
-    if unaligned or getattr(module, "activation_scheme", "dynamic") != "dynamic":
+    refused = unaligned or tensors.w13.dtype == torch.float64
+    if refused or getattr(module, "activation_scheme", "dynamic") != "dynamic":
         return "eager", _eager(module)
     return "grouped_mm", interface.get_interface("grouped_mm", None)
 

@@ -149,6 +149,15 @@ def test_where_grouped_mm_would_raise_eager_computes(log):
     assert "transformers' eager computes it" in log.text
 
 
+def test_models_in_float64_are_computed_by_eager(log):
+    module = experts(dtype=torch.float64)
+    x, (index, weights) = torch.randn(9, 32, dtype=torch.float64), routing(9, 6)
+    with torch.no_grad():
+        output = module(x, index, weights)
+    torch.testing.assert_close(output, expected(module, x, index, weights))
+    assert "transformers' eager computes it, because unsupported dtype" in log.text
+
+
 def test_eager_is_what_lies_below_all_decorations(log):
     """Transformers' FP8 quantizer decorates one class once for every layer."""
     module = experts(hidden=30, gate=lambda self, x: torch.sin(x[..., ::2]) + x[..., 1::2])
