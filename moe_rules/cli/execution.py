@@ -137,7 +137,11 @@ def kernel_here(decision: Decision, device: str | None) -> tuple[str, str, str]:
     Raises UserError (exit code 1) where there is none, or not here.
     """
     if decision.kernel is None:
-        raise UserError(f"{decision.backend} was selected, which has no kernel to run", 1)
+        from moe_rules.engine.because import because
+
+        text, place = because(decision)
+        why = f"{text}  ({place.short})" if place else text
+        raise UserError(f"{decision.backend} was selected, which has no kernel to run: {why}", 1)
     try:
         import torch
     except ImportError:
