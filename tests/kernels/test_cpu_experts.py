@@ -66,6 +66,13 @@ def test_other_quantized_weights(name, weight, activation, num_tokens):
     check(name, random_layer(config, *keys, num_tokens=num_tokens, bias=True, group_size=16))
 
 
+@pytest.mark.parametrize("num_tokens", [1, 70])
+@pytest.mark.parametrize("sizes", [(48, 50), (40, 16), (64, 360)])
+def test_a_last_group_that_is_shorter(sizes, num_tokens):
+    layer = random_layer(FusedMoEConfig(3, 2, *sizes), NAMED_KEYS["kMxfp4Static"], None, num_tokens)
+    check("CPUExpertsMxfp4", layer)
+
+
 @pytest.mark.parametrize("activation", [None, "kInt8DynamicTokenSym"])
 @pytest.mark.parametrize("weight", ["kInt4W4A8StaticGroup32Sym", "kInt4W4A8StaticChannelSym"])
 def test_int4_stored_as_int8(weight, activation):

@@ -14,7 +14,7 @@ from moe_kernels.cpu import onednn
 from moe_kernels.cpu.compiled import Segment, StoredWeights, stored
 from moe_kernels.cpu.packed_weights import PackedInt8, PackedProduct, Tokens
 from moe_kernels.quantization.fp8 import scale_in_place, widen_e4m3
-from moe_kernels.quantization.microscaling import decode_e8m0
+from moe_kernels.quantization.microscaling import MX_GROUP, decode_e8m0
 from moe_kernels.quantization.minifloat import E2M1, decode
 from moe_kernels.quantization.packing import unpack_nibbles
 from moe_kernels.quantization.schemes import (
@@ -171,7 +171,7 @@ class ExpertLinear:
         if fmt == "fp8":
             wide = widen_e4m3(values, out=self._buffer(values.shape, torch.float32))
             scale_in_place(wide, scale * 2.0**120, self.weight_groups)
-        elif fmt in _NIBBLES and 2 * values.shape[1] % scale.shape[1] == 0:
+        elif fmt in _NIBBLES and _whole_groups(fmt, 2 * values.shape[1], scale.shape[1]):
             wide = self._widened_nibbles(values)
             groups = wide.view(*scale.shape, -1)
             if fmt == "int4":
@@ -214,6 +214,11 @@ def _fast(dtype: torch.dtype) -> bool:
 
 
 _NIBBLES = ("int4", "mxfp4")
+
+
+def _whole_groups(fmt: str, columns: int, groups: int) -> bool:
+    """Whether the groups of a format in _NIBBLES have the same length: MX's last may be shorter."""
+    return columns == groups * MX_GROUP if fmt == "mxfp4" else columns % groups == 0
 
 
 @functools.cache
