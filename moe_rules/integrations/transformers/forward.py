@@ -9,7 +9,7 @@ from typing import Any, ParamSpec
 import torch
 
 from moe_rules.integrations.transformers.layer import LayerTensors, layer_tensors, stored, up_name
-from moe_rules.integrations.transformers.packed import SERVING, restore
+from moe_rules.integrations.transformers.packed import CONVERTING, SERVING, restore
 from moe_rules.integrations.transformers.saying import say_fallback
 from moe_rules.integrations.transformers.serving import Serving, serve
 
@@ -67,8 +67,14 @@ def experts_forward(interface: Any) -> ExpertsForward:
 def _prepared(module: Any, top_k: int, dtype: torch.dtype, interface: Any) -> None:
     """Select and convert, unless that was done.
 
-    Weights that need gradients are left, or become again, as they are.
+    Weights that need gradients are left, or become again, as they are. One thread does it, and
+    others that come meanwhile find it done.
     """
+    with CONVERTING:
+        _prepared_by_one(module, top_k, dtype, interface)
+
+
+def _prepared_by_one(module: Any, top_k: int, dtype: torch.dtype, interface: Any) -> None:
     serving: Serving | None = getattr(module, SERVING, None)
     if torch.is_grad_enabled() and stored(module, up_name(module)).requires_grad:
         restore(module)

@@ -8,18 +8,36 @@ parameters gets their values back first, and what saves them sees these.
 from __future__ import annotations
 
 import functools
-from typing import Any
+import threading
+import weakref
+from typing import Any, NamedTuple
 
 import torch
+from moe_kernels.cpu.packed_weights import PackedProduct, stands_for_packed
 from moe_kernels.layouts import LayerWeights
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from moe_rules.integrations.transformers.layer import stored, up_name
 from moe_rules.integrations.transformers.saying import NAME
 
 SERVING = "_moe_rules_serving"
 """The attribute in which a module has what serves it."""
-_PACKED = "_moe_rules_packed"
+CONVERTING = threading.RLock()
+"""Held by the one thread that converts weights or gives them back."""
+
+
+class _LetGo(NamedTuple):
+    """What there is of a parameter's values, and the module that packed them."""
+
+    product: PackedProduct
+    packer: weakref.ref[nn.Module]
+
+
+_let_go = WeakTensorKeyDictionary()
+"""By parameter: modules may share some, and whichever asks gets its values."""
+_shared = WeakTensorKeyDictionary()
+"""Parameters that another module asked for than the one that had packed them: not done again."""
 
 
 class Packable(nn.Module):
@@ -37,7 +55,8 @@ class Packable(nn.Module):
 
     def __getattr__(self, name: str) -> Any:
         """Whoever reads a weight gets all of them back; kernels do not read it so."""
-        if _PACKED in self.__dict__ and name in _parameters(self):
+        own = self.__dict__["_parameters"].get(name)
+        if own is not None and stands_for_packed(own):
             restore(self)
         return super().__getattr__(name)
 
@@ -55,9 +74,11 @@ class Packable(nn.Module):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if _PACKED in self.__dict__:
+        with CONVERTING:
             for name in _parameters(self):
-                destination[prefix + name] = _values(self, name)
+                let_go = _values_of(self, name)
+                if let_go is not None:
+                    destination[prefix + name] = _values(self, name, let_go.product)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles are plain."""
@@ -77,25 +98,37 @@ def can_let_go(module: nn.Module) -> bool:
     So it is with adapters, and with the local part of what is spread over ranks.
     """
     own = [module._parameters.get(name) for name in _parameters(module)]
-    return isinstance(module, Packable) and all(isinstance(w, nn.Parameter) for w in own)
+    return isinstance(module, Packable) and all(
+        isinstance(w, nn.Parameter) and w not in _shared for w in own
+    )
 
 
 def let_go(module: nn.Module, converted: LayerWeights) -> None:
     """Keep only ``converted`` of the weights of ``module``: packed, or as they were by rows."""
-    for name, weight in zip(_parameters(module), (converted.w13, converted.w2), strict=True):
-        stored(module, name).data = _as_stored(module, weight)
-    if converted.packed is not None:
-        module.__dict__[_PACKED] = converted.packed
+    weights, packed = (converted.w13, converted.w2), converted.packed
+    products = (None, None) if packed is None else (packed.w13, packed.w2)
+    for name, weight, product in zip(_parameters(module), weights, products, strict=True):
+        parameter = stored(module, name)
+        parameter.data = _as_stored(module, weight)
+        if product is not None:
+            _let_go[parameter] = _LetGo(product, weakref.ref(module))
 
 
 def restore(module: nn.Module) -> None:
     """Give ``module`` its weights back, bit for bit; one that has them is left alone."""
-    if _PACKED in module.__dict__:
-        with torch.no_grad(), torch.inference_mode(False):
-            for name in _parameters(module):
-                stored(module, name).data = _values(module, name)
-        del module.__dict__[_PACKED]
-        module.__dict__.pop(SERVING, None)  # it holds them, too
+    with CONVERTING, torch.no_grad(), torch.inference_mode(False):
+        for name in _parameters(module):
+            let_go = _values_of(module, name)
+            if let_go is None:
+                continue
+            parameter, packer = stored(module, name), let_go.packer()
+            if packer is not module:
+                _shared[parameter] = True
+            parameter.data = _values(module, name, let_go.product)
+            del _let_go[parameter]
+            for each in (module, packer):
+                if each is not None:
+                    each.__dict__.pop(SERVING, None)  # it holds them, too
 
 
 def release(module: Any) -> None:
@@ -111,10 +144,21 @@ def _parameters(module: nn.Module) -> tuple[str, str]:
     return up_name(module), "down_proj"
 
 
-def _values(module: nn.Module, name: str) -> torch.Tensor:
+def _values_of(module: nn.Module, name: str) -> _LetGo | None:
+    """Where the values of a parameter are, if it only stands for them.
+
+    It does not any more where it was given others (``parameter.data = ...``).
+    """
+    parameter = module._parameters.get(name)
+    if parameter is None or not stands_for_packed(parameter):
+        return None
+    found: _LetGo | None = _let_go.get(parameter)
+    return found
+
+
+def _values(module: nn.Module, name: str, product: Any) -> torch.Tensor:
     """The weights of one GEMM as the module had them."""
-    packed, parameter = module.__dict__[_PACKED], stored(module, name)
-    product = packed.w2 if name == "down_proj" else packed.w13
+    parameter = stored(module, name)
     values = torch.empty(parameter.shape, dtype=parameter.dtype, device=parameter.device)
     for expert, weight in enumerate(_as_stored(module, values)):
         weight.copy_(product.weight(expert))

@@ -8,6 +8,7 @@ import os
 from dataclasses import dataclass
 
 import torch
+from moe_kernels.cpu.packed_weights import stands_for_packed
 from moe_kernels.dtypes import torch_dtype
 from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
 from moe_kernels.modular_kernel import FusedMoEKernel
@@ -46,7 +47,7 @@ _TORCH_DEVICES = {"cuda": "cuda", "rocm": "cuda", "xpu": "xpu", "cpu": "cpu"}
 class Serving:
     """What computes a module with weights on one device, in one dtype: a kernel, or none, and why.
 
-    ``dtype``: of the tokens that the kernel takes.
+    ``dtype``: of the tokens that the kernel takes. ``packed``: the weights were let go.
     """
 
     device: torch.device
@@ -55,10 +56,16 @@ class Serving:
     kernel: FusedMoEKernel | None
     activation: str
     refusal: str = ""
+    packed: bool = False
 
     def serves(self, tensors: LayerTensors) -> bool:
         """Whether the weights are still where and what they were."""
-        return tensors.w13.device == self.device and tensors.w13.dtype == self.weight_dtype
+        return (
+            tensors.w13.device == self.device
+            and tensors.w13.dtype == self.weight_dtype
+            and stands_for_packed(tensors.w13) == self.packed
+            and stands_for_packed(tensors.w2) == self.packed
+        )
 
 
 def serve(module: nn.Module, top_k: int, dtype: torch.dtype) -> Serving:
@@ -79,7 +86,8 @@ def serve(module: nn.Module, top_k: int, dtype: torch.dtype) -> Serving:
             kernel = _bound(module, layer, scheme, _decision(layer, scheme, device))
     except NotServedError as error:
         return Serving(device, weight_dtype, dtype, None, "", str(error))
-    return Serving(device, weight_dtype, dtype, kernel, layer.activation)
+    packed = stands_for_packed(layer_tensors(module).w13)
+    return Serving(device, weight_dtype, dtype, kernel, layer.activation, packed=packed)
 
 
 def _scheme(module: nn.Module, tensors: LayerTensors) -> Scheme:

@@ -3,6 +3,9 @@
 import copy
 import gc
 import pickle
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from transformers import AutoModelForCausalLM, CompileConfig, Llama4TextConfig, 
 
 from moe_rules.integrations.transformers.layer import is_experts, layer_tensors, stored
 from moe_rules.integrations.transformers.packed import SERVING
+from moe_rules.integrations.transformers.serving import serve
 from tests.integrations.transformers.architectures import architectures, text_model, tiny
 from tests.integrations.transformers.long import long
 
@@ -158,6 +162,65 @@ def test_whoever_reads_a_weight_gets_it_back(pair):
     assert torch.equal(module.down_proj, plain.down_proj)
     assert torch.equal(module.gate_up_proj, plain.gate_up_proj)
     assert_as_eager(model, eager)
+
+
+@pytest.mark.parametrize("names", [["down_proj"], ["gate_up_proj", "down_proj"]])
+def test_values_that_are_put_in_the_place_of_others_stay(pair, names):
+    model, eager = pair
+    for each in pair:
+        for module in experts_of(each):
+            for name in names:
+                parameter = stored(module, name)
+                parameter.data = torch.full(parameter.shape, 0.01)
+    assert_as_eager(model, eager)
+    model.set_experts_implementation("eager")
+    assert torch.equal(logits(model), logits(eager))
+
+
+@pytest.mark.parametrize("names", [["down_proj"], ["gate_up_proj", "down_proj"]])
+def test_layers_may_share_weights(names, nothing_compiled):
+    model, eager = model_of("gpt_oss"), model_of("gpt_oss")
+    for each in (model, eager):
+        first, second, *_ = experts_of(each)
+        for name in names:
+            setattr(second, name, getattr(first, name))
+    eager.set_experts_implementation("eager")
+    model.set_experts_implementation("moe_rules")
+    for _ in range(2):
+        assert_as_eager(model, eager)
+    assert torch.equal(model.state_dict()[SECOND], eager.state_dict()[SECOND])
+    for each in (model, eager):
+        experts_of(each)[1].down_proj.mul_(2)
+    assert_as_eager(model, eager)
+    model.set_experts_implementation("eager")
+    assert torch.equal(logits(model), logits(eager))
+
+
+SECOND = "model.layers.1.mlp.experts.down_proj"
+
+
+def test_threads_that_come_first_together(nothing_compiled, monkeypatch):
+    model, eager = model_of("gpt_oss"), model_of("gpt_oss")
+    eager.set_experts_implementation("eager")
+    model.set_experts_implementation("moe_rules")
+    together, converted = threading.Barrier(4), []
+
+    def slow_serve(module, *rest):
+        converted.append(module)
+        time.sleep(0.05)  # the others arrive meanwhile
+        return serve(module, *rest)
+
+    monkeypatch.setattr("moe_rules.integrations.transformers.forward.serve", slow_serve)
+
+    def call(_):
+        together.wait()
+        with torch.no_grad():
+            return logits(model)
+
+    with ThreadPoolExecutor(4) as threads:
+        for output in threads.map(call, range(4)):
+            torch.testing.assert_close(output, logits(eager), rtol=1e-5, atol=1e-5)
+    assert converted == experts_of(model)
 
 
 class Doubled(torch.nn.Module):
