@@ -188,8 +188,8 @@ def reduced_to(
         return moe, ()
     if fit == 0:
         raise UserError(
-            f"one expert's weights take {per_expert / GIGABYTE:.1f} GB; --max-weights-gb is "
-            f"{max_bytes / GIGABYTE:g}",
+            f"one expert's weights take {per_expert / GIGABYTE:.2g} GB; --max-weights-gb "
+            f"leaves {max_bytes / GIGABYTE:.2g} for each rank",
             1,
         )
     experts = fit * moe.moe_parallel_config.ep_size

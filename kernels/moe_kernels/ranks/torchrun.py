@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 
 TIMEOUT = 300.0
 """Seconds after which a rank that does not come is missing, unless asked otherwise."""
+_MOST = 1e6
+"""The most that can be asked; what torch counts them in is finite."""
 
 
 def add_timeout(parser: argparse._ActionsContainer) -> None:
     """``--rank-timeout``."""
     parser.add_argument(
         "--rank-timeout",
-        type=float,
+        type=_seconds,
         default=TIMEOUT,
         metavar="S",
         help="with torchrun: a rank that does not come within so many seconds ends the others; "
@@ -33,10 +35,21 @@ def add_timeout(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def _seconds(text: str) -> float:
+    """A timeout that torch takes."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds <= _MOST:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds up to {_MOST:g}")
+    return seconds
+
+
 def number_of_ranks() -> int:
     """How many ranks torchrun started; 1 where it did not start this process."""
     size = os.environ.get("WORLD_SIZE", "")
-    return int(size) if size.isdecimal() and started_by_torchrun() else 1
+    return max(1, int(size)) if size.isdecimal() and started_by_torchrun() else 1
 
 
 def started_by_torchrun() -> bool:

@@ -7,8 +7,10 @@ import os
 
 import pytest
 import torch.distributed as dist
+from moe_kernels.ranks.torchrun import number_of_ranks, this_rank
 from rank_pool import CONTEXT
 
+from moe_rules.cli import main
 from tests.cli.conftest import LAYER, MODELS
 
 CPU = ["run", "--platform", "x86", "--device", "cpu", "--oracle", "unquantized", *LAYER]
@@ -124,3 +126,16 @@ def test_bench_compares_with_one_rank(torchrun, tmp_path):
     assert layer["correct"]
     assert (tmp_path / "ranks.md").read_text() == out
     assert "| bf16 | toy-moe | uniform | 5 | all_to_all_single | " in out
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "1e300", "soon"])
+def test_a_timeout_that_torch_does_not_take_is_refused(seconds, capsys):
+    assert main([*CPU, "--ep", "--rank-timeout", seconds]) == 2
+    said = f"--rank-timeout: {seconds!r} is no number of seconds up to 1e+06"
+    assert said in capsys.readouterr().err
+
+
+def test_no_ranks_are_one(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "0")
+    monkeypatch.setenv("RANK", "0")
+    assert (number_of_ranks(), this_rank()) == (1, 0)
