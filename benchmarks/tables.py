@@ -97,7 +97,7 @@ def main() -> None:
             args.out.write_text("\n".join(document(args.title, args.note, runs)) + "\n")
         if args.readme:
             args.readme.write_text(replaced(args.readme.read_text(), summary(runs)))
-    except UserError as error:
+    except (UserError, OSError) as error:
         parser.error(str(error))
     print("\n".join(summary(runs)))
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pydantic import ValidationError
+
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.render import console
 
@@ -92,13 +94,26 @@ def read_results(folder: Path) -> Results:
         results = Results.read(folder)
         for fact in _FACTS:
             results.run[fact]
+        peers = results.run["peers"]
+        if not isinstance(peers, dict) or not all(
+            isinstance(about, str) for about in peers.values()
+        ):
+            raise TypeError("run.peers is no text for each peer")
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}"
     except (ValueError, KeyError, TypeError) as error:
-        reason = f"layers.json is not what it writes: {error!r}"
+        reason = f"layers.json is not what it writes: {_in_words(error)}"
     else:
         return results
     raise UserError(f"{folder} holds no results of moe-rules bench: {reason}")
+
+
+def _in_words(error: Exception) -> str:
+    """An error of reading results; of several only the first."""
+    if not isinstance(error, ValidationError):
+        return repr(error)
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
 
 
 def measured_plan(results: Results) -> Plan:
@@ -139,6 +154,7 @@ def measured_layers(folder: Path) -> Iterator[MeasuredLayer]:
 
     results = read_results(folder)
     machine, plan = machine_called(results.run["device"]), measured_plan(results)
+    abouts = results.run["peers"]
     versions = {name: str(results.run[name]) for name in ("device", "date", "torch", "triton")}
     for scheme, shape in plan.layers():
         decision = decide(scheme, plan.schemes[scheme], plan.shapes[shape], machine)
@@ -150,5 +166,5 @@ def measured_layers(folder: Path) -> Iterator[MeasuredLayer]:
                 continue
             for kernel in backends.keys() & set(results.peer_kernels.get(m.kernel, ())):
                 by_tokens.setdefault(m.num_tokens, {})[backends[kernel]] = m.us
-                used[m.kernel] = results.run["peers"][m.kernel]
+                used[m.kernel] = abouts.get(m.kernel, m.kernel)
         yield MeasuredLayer(decision, by_tokens, {**versions, "kernels": "; ".join(used.values())})

@@ -52,6 +52,14 @@ def test_tables_of_several_runs(tmp_path, monkeypatch, capsys) -> None:
     assert readme.read_text() == before
 
 
+def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path, monkeypatch, capsys) -> None:
+    folder, missing = write(tmp_path / "a", "int4_w4a16"), tmp_path / "none" / "file.md"
+    for option in ("--readme", "--out"):
+        with pytest.raises(SystemExit):
+            run(monkeypatch, folder, option, missing)
+        assert str(missing) in capsys.readouterr().err
+
+
 def test_wrong_input_is_named(tmp_path, monkeypatch, capsys) -> None:
     with pytest.raises(SystemExit):
         run(monkeypatch, tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,33 @@ def test_results_without_two_backends_leave_the_rules_of_an_earlier_run(
     assert (answer.code, answer.out) == (1, "")
     assert "no layer has times of two backends' kernels" in answer.err
     assert (tmp_path / "tuned" / "rules" / "cuda-nvidia-h200.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("measurements", 0, "us"), "fast", "measurements.0.us: "),
+        (("measurements", 0, "us"), 0, "measurements.0.us: "),
+        (("measurements", 0, "shape"), [], "measurements.0.shape: "),
+        (("measurements", 0, "num_tokens"), None, "measurements.0.num_tokens: "),
+        (("peer_kernels",), [], "peer_kernels: "),
+        (("run", "peers"), [], "run.peers is no text for each peer"),
+    ],
+)
+def test_broken_results_are_named(
+    cli: Command, tmp_path: Path, place: tuple[Any, ...], value: Any, said: str
+) -> None:
+    write_results(tmp_path)
+    file = tmp_path / "layers.json"
+    inner = plain = json.loads(file.read_text())
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    file.write_text(json.dumps(plain))
+    answer = cli("tune", "--from", tmp_path, "--out", tmp_path / "tuned")
+    assert answer.code == 2
+    assert f"{tmp_path} holds no results of moe-rules bench: " in answer.err
+    assert said in answer.err
 
 
 def packaged() -> list[tuple[str, dict[str, Any]]]:

@@ -8,8 +8,12 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import Field, TypeAdapter
+
+Time = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""Microseconds that ratios are taken of."""
 BEST = "best peer"
 """What the fastest peer of a point is called among them."""
 PICK = "vLLM's pick"
@@ -39,11 +43,11 @@ class Measurement:
     routing: str
     num_tokens: int
     kernel: str
-    us: float
+    us: Time
     """Under graph replay, inputs rotated."""
     eager_us: float
     """Launched from the host, one input."""
-    floor_us: float
+    floor_us: Time
     """Bytes over memory bandwidth or products over matrix rate, whichever takes longer."""
     bound: str
     """Which of both: "bytes" or "flops"."""
@@ -51,7 +55,7 @@ class Measurement:
     tflops: float
     relative_error: float
     """Against a float32 reference, on a sample of the tokens."""
-    call_bytes: int | None = None
+    call_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     """Device memory that an eager call takes at its peak, its result included; None: not known."""
 
     @property
@@ -149,18 +153,9 @@ class Results:
 
     @classmethod
     def read(cls, folder: Path) -> Results:
-        """Inverse of :meth:`write`. Raises OSError, ValueError, KeyError or TypeError."""
-        plain = json.loads((folder / "layers.json").read_text())
-        return cls(
-            plain["ours"],
-            plain["run"],
-            [Measurement(**entry) for entry in plain["measurements"]],
-            [Failure(**entry) for entry in plain["failures"]],
-            [Launch(**entry) for entry in plain["launches"]],
-            plain["declined"],
-            plain["peer_kernels"],
-            [Pick(**entry) for entry in plain["picks"]],
-        )
+        """Inverse of :meth:`write`. Raises OSError or ValueError."""
+        text = (folder / "layers.json").read_bytes()
+        return TypeAdapter(cls).validate_json(text, strict=True)
 
 
 def _write_csv(path: Path, kind: type, rows: Sequence[Any]) -> None:

@@ -152,7 +152,7 @@ def _values_of(module: nn.Module, name: str) -> _LetGo | None:
     parameter = module._parameters.get(name)
     if parameter is None or not stands_for_packed(parameter):
         return None
-    found: _LetGo | None = _let_go.get(parameter)
+    found: _LetGo | None = _let_go.get(parameter)  # type: ignore[no-untyped-call]
     return found
 
 
