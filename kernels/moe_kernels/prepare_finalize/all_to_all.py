@@ -43,7 +43,7 @@ class AllToAll(PrepareAndFinalizeOverRanks):
         goes = torch.zeros(len(topk_ids), size + 1, dtype=torch.bool, device=device)
         return goes.scatter_(1, owner, True)[:, :size]
 
-    def finalize(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
+    def _combine(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
         """The sum of each token's parts, in float32 and in the order of ranks."""
         exchange = prepared.exchange
         assert exchange is not None

@@ -35,7 +35,7 @@ class AllGatherReduceScatter(PrepareAndFinalizeOverRanks):
         exchange = Exchange(num_tokens, [most] * size, [most] * size, layout.row_bytes)
         return layout.unpack(gathered), exchange
 
-    def finalize(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
+    def _combine(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
         """The sum over the ranks of each of this rank's tokens."""
         exchange = prepared.exchange
         assert exchange is not None

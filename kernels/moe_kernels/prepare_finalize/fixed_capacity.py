@@ -58,12 +58,12 @@ class AllToAllFixedCapacity(AllToAll):
         exchange = Exchange(len(goes), counts, counts, layout.row_bytes, token_rows, lost)
         return received, exchange
 
-    def finalize(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
+    def _combine(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
         """The sum of each token's parts, in float32 and in the order of ranks; NaN without one."""
         exchange = prepared.exchange
         assert exchange is not None
         assert exchange.lost is not None
-        output = super().finalize(expert_output, prepared)
+        output = super()._combine(expert_output, prepared)
         return output.masked_fill_(exchange.lost[:, None], torch.nan)
 
     def raise_if_overflowed(self) -> None:

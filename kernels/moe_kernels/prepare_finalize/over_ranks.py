@@ -89,11 +89,35 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
     ) -> PrepareResult:
         """Send tokens to the ranks that have experts for them.
 
-        Raises RankError if a rank is missing or its call is another one's, ValueError if
-        ``expert_map`` or the experts in w13 are not those that this was constructed with.
+        Raises RankError if a rank is missing, its call is another one's, or the call before has not
+        come to its end; ValueError if ``expert_map`` or the experts in w13 are not those that this
+        was constructed with.
         """
         self._check(routing, num_local_experts)
-        self.ranks.count_call()
+        self.ranks.begin_layer()
+        try:
+            return self._sent(hidden_states, topk_weights, routing, experts)
+        except BaseException:
+            self.ranks.end_layer()
+            raise
+
+    def finalize(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
+        """Bring the parts of each token's sum back, and sum them: [M, H].
+
+        Raises RankError if a rank is missing.
+        """
+        try:
+            return self._combine(expert_output, prepared)
+        finally:
+            self.ranks.end_layer()
+
+    def _sent(
+        self,
+        hidden_states: torch.Tensor,
+        topk_weights: torch.Tensor | None,
+        routing: Routing,
+        experts: FusedMoEExperts,
+    ) -> PrepareResult:
         ids = routing.topk_ids
         known = (ids >= 0) & (ids < routing.global_num_experts)
         ids = torch.where(known, ids, -1).to(torch.int32)
@@ -117,6 +141,10 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
     @abstractmethod
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
         """Send ``rows``; those that this rank received, and how they went."""
+
+    @abstractmethod
+    def _combine(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
+        """:meth:`finalize`."""
 
     def _check(self, routing: Routing, num_local_experts: int) -> None:
         """Raise ValueError where a call has other experts than this was constructed with."""

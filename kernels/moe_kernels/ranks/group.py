@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.distributed as dist
@@ -34,6 +35,10 @@ _LOOK = 0.05
 """Seconds between two looks at whether the other ranks are there."""
 _GRACE = 1.0
 """Seconds for which what a rank sent before it ended may be on its way."""
+
+
+_calling: WeakKeyDictionary[dist.ProcessGroup, object] = WeakKeyDictionary()
+"""The call that is under way in a group, in this process."""
 
 
 class Ranks:
@@ -61,9 +66,23 @@ class Ranks:
         self._processes: list[Process] = []
         self.calls = 0
 
-    def count_call(self) -> None:
-        """Begin another call of the layer."""
+    def begin_layer(self) -> None:
+        """Begin another call of the layer. Raises RankError where one in the group has not ended.
+
+        The other ranks wait for what that still has to send, and would take this call's for it.
+        """
+        call = object()
+        if _calling.setdefault(self.group, call) is not call:
+            raise RankError(
+                f"a call of a layer has begun on rank {self.numbers[self.rank]} and not ended: its "
+                "experts raised an error, or another thread is in it; the process group is of no "
+                "use any more"
+            )
         self.calls += 1
+
+    def end_layer(self) -> None:
+        """The call has nothing more to send."""
+        _calling.pop(self.group, None)
 
     # What ranks say ------------------------------------------------------------------------------
 

@@ -144,3 +144,33 @@ def timeout(rank, size):
 
 def test_the_timeout_is_the_groups(disposable):
     assert disposable().run(timeout) == [PATIENCE] * 4
+
+
+def go_on_after_an_error(rank, size):
+    """What ranks are told when the experts of one raise an error, and it calls the next layer."""
+    share = CASE.share(CASE.whole(), rank, "all to all")
+    kernels = [CASE.kernel_of(share, "all to all") for _ in range(2)]
+
+    def fail(*_):
+        raise MemoryError
+
+    for kernel in kernels:
+        kernel.apply(**share.arguments())
+    if rank == 2:
+        kernels[0].experts.apply = fail
+    said = []
+    for kernel in kernels:
+        try:
+            kernel.apply(**share.arguments())
+        except (MemoryError, RankError) as error:
+            said.append(str(error))
+    return said
+
+
+def test_after_an_error_in_a_call_nothing_is_sent(disposable):
+    pool = disposable()
+    pool.run(hurry)
+    answers = pool.run(go_on_after_an_error)
+    assert answers[2][1].startswith("a call of a layer has begun on rank 2 and not ended: ")
+    for rank in (0, 1, 3):
+        assert "rank 2" in answers[rank][0]

@@ -27,6 +27,7 @@ def prepare(rank, size, case, exchange):
     prepared = kernel.prepare_finalize.prepare(
         share.hidden_states, share.topk_weights, routing, kernel.experts, len(share.w13)
     )
+    kernel.prepare_finalize.ranks.end_layer()
     sent = prepared.exchange
     return sent.sent, sent.received, sent.row_bytes, str(prepared.hidden_states.dtype)
 
