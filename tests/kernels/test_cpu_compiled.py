@@ -1,5 +1,7 @@
 """Products that are compiled for this CPU: against float64, and weights bit for bit."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -145,3 +147,19 @@ def test_what_no_product_is_compiled_for():
 def test_tokens_of_another_size():
     with pytest.raises(ValueError, match="tokens have 64 columns, their weights 32"):
         stored(torch.ones(2, 8, 32)).multiply(torch.ones(3, 64), [(0, 0, 3)])
+
+
+class Unloadable:
+    """Finds, for what llvmlite imports, that its library does not load."""
+
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith("llvmlite.binding"):
+            raise OSError("libllvmlite.so: cannot open shared object file")
+
+
+def test_an_llvmlite_that_does_not_load_is_as_none(monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("llvmlite")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Unloadable(), *sys.meta_path])
+    with pytest.warns(UserWarning, match="without llvmlite: libllvmlite.so: cannot open"):
+        assert not compiled.available.__wrapped__()

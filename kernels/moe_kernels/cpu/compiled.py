@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib.util
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -40,8 +41,11 @@ def available() -> bool:
     """Whether products are compiled here: with llvmlite (LLVM 20 or newer), on x86 with AVX2."""
     if importlib.util.find_spec("llvmlite") is None:
         return False
-    from llvmlite import binding
-
+    try:
+        from llvmlite import binding
+    except (ImportError, OSError) as error:  # its LLVM is a library that may not load here
+        warnings.warn(f"experts on this CPU run without llvmlite: {error}", stacklevel=2)
+        return False
     if binding.llvm_version_info[0] < 20:
         return False
     from moe_kernels.cpu.llvm import machine_code
