@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
-
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.render import console
 
@@ -110,8 +108,10 @@ def read_results(folder: Path) -> Results:
 
 def _in_words(error: Exception) -> str:
     """An error of reading results; of several only the first."""
+    from pydantic import ValidationError
+
     if not isinstance(error, ValidationError):
-        return repr(error)
+        return str(error) if isinstance(error, ValueError) else repr(error)
     first = error.errors(include_url=False, include_input=False)[0]
     return f"{'.'.join(map(str, first['loc'])) or 'the whole'}: {first['msg']}"
 

@@ -8,12 +8,8 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from pydantic import Field, TypeAdapter
-
-Time = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-"""Microseconds that ratios are taken of."""
 BEST = "best peer"
 """What the fastest peer of a point is called among them."""
 PICK = "vLLM's pick"
@@ -43,11 +39,11 @@ class Measurement:
     routing: str
     num_tokens: int
     kernel: str
-    us: Time
+    us: float
     """Under graph replay, inputs rotated."""
     eager_us: float
     """Launched from the host, one input."""
-    floor_us: Time
+    floor_us: float
     """Bytes over memory bandwidth or products over matrix rate, whichever takes longer."""
     bound: str
     """Which of both: "bytes" or "flops"."""
@@ -55,7 +51,7 @@ class Measurement:
     tflops: float
     relative_error: float
     """Against a float32 reference, on a sample of the tokens."""
-    call_bytes: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    call_bytes: int | None = None
     """Device memory that an eager call takes at its peak, its result included; None: not known."""
 
     @property
@@ -155,7 +151,16 @@ class Results:
     def read(cls, folder: Path) -> Results:
         """Inverse of :meth:`write`. Raises OSError or ValueError."""
         text = (folder / "layers.json").read_bytes()
-        return TypeAdapter(cls).validate_json(text, strict=True)
+        from pydantic import TypeAdapter  # runs, and most commands, do without it
+
+        results: Results = TypeAdapter(cls).validate_json(text, strict=True)
+        for index, m in enumerate(results.measurements):
+            for name, time in (("us", m.us), ("floor_us", m.floor_us)):
+                if not 0 < time < math.inf:
+                    raise ValueError(f"measurements.{index}.{name}: a time is above 0, not {time}")
+            if not 0 <= (m.call_bytes or 0) < 2**63:
+                raise ValueError(f"measurements.{index}.call_bytes: no number of bytes")
+        return results
 
 
 def _write_csv(path: Path, kind: type, rows: Sequence[Any]) -> None:
