@@ -14,42 +14,35 @@ def _tanh(x):
 
 
 @triton.jit
-def activate(
-    gate,
-    up,
-    limit,
-    alpha,
-    beta,
-    situ_beta,
-    situ_linear_beta,
-    FORM: tl.constexpr,
-    GATED: tl.constexpr,
-    HAS_LIMIT: tl.constexpr,
-    HAS_SITU_LINEAR_BETA: tl.constexpr,
-):
-    """One of :func:`moe_kernels.activation.activation_form`'s forms on float32 tiles."""
-    if FORM == "swiglustep":
+def activate(gate, up, parameters, S: tl.constexpr):
+    """One of :func:`moe_kernels.activation.activation_form`'s forms on float32 tiles.
+
+    parameters: limit, alpha, beta, situ_beta, situ_linear_beta. S: a
+    :class:`moe_kernels.ops.gemm_programs.Settings`.
+    """
+    limit, alpha, beta, situ_beta, situ_linear_beta = parameters
+    if S.form == "swiglustep":
         gate = gate * tl.sigmoid(gate)
-    if HAS_LIMIT:
+    if S.has_limit:
         gate = tl.minimum(gate, limit)
-        if GATED:
+        if S.gated:
             up = tl.maximum(tl.minimum(up, limit), -limit)
-    if FORM == "swiglu":
+    if S.form == "swiglu":
         gate = gate * tl.sigmoid(alpha * gate)
-        if GATED:
+        if S.gated:
             up = up + beta
-    elif FORM == "situ":
+    elif S.form == "situ":
         gate = situ_beta * _tanh(gate / situ_beta) * tl.sigmoid(gate)
-        if HAS_SITU_LINEAR_BETA:
+        if S.has_situ_linear_beta:
             up = situ_linear_beta * _tanh(up / situ_linear_beta)
-    elif FORM == "gelu":
+    elif S.form == "gelu":
         gate = 0.5 * gate * (1.0 + tl.math.erf(gate * 0.7071067811865476))
-    elif FORM == "gelu_tanh":
+    elif S.form == "gelu_tanh":
         inner = 0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)
         gate = 0.5 * gate * (1.0 + _tanh(inner))
-    elif FORM == "relu2":
+    elif S.form == "relu2":
         gate = tl.maximum(gate, 0.0)
         gate = gate * gate
-    if GATED:
+    if S.gated:
         gate = gate * up
     return gate

@@ -170,7 +170,7 @@ def _finish(total, rows, place, factors, bias_ptr, routing, S: gl.constexpr):
 @gluon.jit
 def _store(total, pair, num_rows, place, result, S: gl.constexpr):
     """Store ``total`` [N, ROWS], through the activation if there is one, for ``pair`` [ROWS]."""
-    out_ptr, limit, alpha, beta, situ_beta, situ_linear_beta = result
+    out_ptr, parameters = result
     _, tile_n, _, width = place
     PART_N: gl.constexpr = S.block_n // 2 if S.gated else S.block_n
     if S.form != "":
@@ -181,19 +181,7 @@ def _store(total, pair, num_rows, place, result, S: gl.constexpr):
         if S.gated:
             both = gl.permute(gl.reshape(total, (PART_N // 8, 2, 8, ROWS)), (0, 2, 3, 1))
             gate, up = gl.split(both)
-        total = activate(
-            gate,
-            up,
-            limit,
-            alpha,
-            beta,
-            situ_beta,
-            situ_linear_beta,
-            S.form,
-            S.gated,
-            S.has_limit,
-            S.has_situ_linear_beta,
-        )
+        total = activate(gate, up, parameters, S)
         total = gl.reshape(total, (PART_N, ROWS))
     layout: gl.constexpr = gl.BlockedLayout([1, 1], [8, 4], [S.warps, 1], [0, 1])
     total = gl.convert_layout(total.to(out_ptr.dtype.element_ty), layout)
@@ -330,7 +318,8 @@ def few_rows_kernel(
         stride_rse,
         stride_rsn,
     )
-    result = (out_ptr, limit, alpha, beta, situ_beta, situ_linear_beta)
+    parameters = (limit, alpha, beta, situ_beta, situ_linear_beta)
+    result = (out_ptr, parameters)
     place = (expert, tile_n, N, width)
     bias = bias_ptr if S.has_bias else a_ptr
     CHUNKS: gl.constexpr = (S.columns + S.block_k - 1) // S.block_k

@@ -204,7 +204,8 @@ def _fused_moe_gemm_kernel(
     pairs = (where, num_rows, sorted_token_ids_ptr, num_pairs, top_k)
     tokens = (a_ptr, stride_am, stride_ak, a_scales, stride_asm, stride_ask)
     weights = (K, b_columns, stride_bk, b_scale_columns, up_scale_ptr, stride_bsk)
-    result = (out_ptr, tile_n, width, limit, alpha, beta, situ_beta, situ_linear_beta)
+    parameters = (limit, alpha, beta, situ_beta, situ_linear_beta)
+    result = (out_ptr, tile_n, width, parameters)
     compute_tile(_sums, pairs, tokens + weights, bias_columns, result, S)
 
 

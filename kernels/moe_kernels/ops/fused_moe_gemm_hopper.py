@@ -200,22 +200,10 @@ def _scaled(part, row_scale, first, expert, N, operands, S: gl.constexpr):
 @gluon.jit
 def _activated(gate, up, result, S: gl.constexpr):
     """The activation of sums, rounded as if they had been stored."""
-    out_ptr, _, limit, alpha, beta, situ_beta, situ_linear_beta = result
+    out_ptr, _, parameters = result
     gate = gate.to(out_ptr.dtype.element_ty).to(gl.float32)
     up = up.to(out_ptr.dtype.element_ty).to(gl.float32)
-    return activate(
-        gate,
-        up,
-        limit,
-        alpha,
-        beta,
-        situ_beta,
-        situ_linear_beta,
-        S.form,
-        S.gated,
-        S.has_limit,
-        S.has_situ_linear_beta,
-    )
+    return activate(gate, up, parameters, S)
 
 
 @gluon.jit
@@ -361,7 +349,8 @@ def _fused_moe_gemm_hopper_kernel(
         biases,
         N,
     )
-    result = (out_ptr, width, limit, alpha, beta, situ_beta, situ_linear_beta)
+    parameters = (limit, alpha, beta, situ_beta, situ_linear_beta)
+    result = (out_ptr, width, parameters)
     gl.warp_specialize(
         [
             (_multiply, (0, buffers, routing, operands, result, S)),

@@ -217,7 +217,8 @@ def _fused_moe_gemm_quantized_kernel(
     tokens = (a_ptr, stride_am, stride_ak, a_scales, stride_asm, stride_ask)
     weights = (K, stored_columns, num_groups, b_rows, row_scales)
     scales = (b_scale_ptr, zero_points, expert * stride_bse + n, stride_bsg)
-    result = (out_ptr, tile_n, width, limit, alpha, beta, situ_beta, situ_linear_beta)
+    parameters = (limit, alpha, beta, situ_beta, situ_linear_beta)
+    result = (out_ptr, tile_n, width, parameters)
     compute_tile(_sums, pairs, tokens + weights + scales, bias_columns, result, S)
 
 

@@ -224,7 +224,6 @@ def _multiply(
 @gluon.jit
 def _store(sums, pairs_ptr, num_pairs, share_n, out_ptr, width, parameters, S: gl.constexpr):
     """Store sums [rows of the weight, pairs], through the activation if there is one."""
-    limit, alpha, beta, situ_beta, situ_linear_beta = parameters
     COLUMNS: gl.constexpr = sums.shape[0] // 2 if S.gated else sums.shape[0]
     value = sums
     if S.form != "":
@@ -236,19 +235,7 @@ def _store(sums, pairs_ptr, num_pairs, share_n, out_ptr, width, parameters, S: g
             gate, up = gl.split(gl.permute(halves, (0, 2, 3, 1)))
             gate = gl.reshape(gate, (COLUMNS, S.block_m))
             up = gl.reshape(up, (COLUMNS, S.block_m))
-        value = activate(
-            gate,
-            up,
-            limit,
-            alpha,
-            beta,
-            situ_beta,
-            situ_linear_beta,
-            S.form,
-            S.gated,
-            S.has_limit,
-            S.has_situ_linear_beta,
-        )
+        value = activate(gate, up, parameters, S)
     LAYOUT: gl.constexpr = _rows_layout(COLUMNS)
     value = gl.permute(value.to(out_ptr.dtype.element_ty), (1, 0))
     pair = gl.load(pairs_ptr + gl.arange(0, S.block_m, gl.SliceLayout(1, LAYOUT)))

@@ -174,9 +174,9 @@ def weight_rows(index, tile_n, N, width, S: tl.constexpr):
 def _store_result(accumulator, pair, pair_mask, result, S: tl.constexpr, ROWS: tl.constexpr):
     """Store the sums [ROWS, block_n], through the activation if there is one.
 
-    result: out_ptr, tile_n, the width, and the parameters of the activation.
+    result: out_ptr, tile_n, the width, and the activation's parameters, a tuple.
     """
-    out_ptr, tile_n, width, limit, alpha, beta, situ_beta, situ_linear_beta = result
+    out_ptr, tile_n, width, parameters = result
     part_n: tl.constexpr = S.block_n // 2 if S.gated else S.block_n
     value = accumulator
     if S.form != "":
@@ -191,19 +191,7 @@ def _store_result(accumulator, pair, pair_mask, result, S: tl.constexpr, ROWS: t
             gate, up = tl.split(tl.permute(halves, (0, 1, 3, 2)))
             gate = tl.reshape(gate, (ROWS, part_n))
             up = tl.reshape(up, (ROWS, part_n))
-        value = activate(
-            gate,
-            up,
-            limit,
-            alpha,
-            beta,
-            situ_beta,
-            situ_linear_beta,
-            S.form,
-            S.gated,
-            S.has_limit,
-            S.has_situ_linear_beta,
-        )
+        value = activate(gate, up, parameters, S)
     column = tile_n * part_n + tl.arange(0, part_n)
     tl.store(
         out_ptr + pair[:, None].to(tl.int64) * width + column[None, :],
