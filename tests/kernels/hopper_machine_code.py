@@ -1,23 +1,13 @@
-"""Compile GEMMs for Hopper without a GPU, and print their machine code's instructions as JSON.
+"""Compile GEMMs whose warpgroups share the work; print their machine code (``machine_code.py``).
 
 Arguments: mode:activation, as fp8_block:silu, or fp8_block: for none; of packed weights
-format:tile, as int4:16,128,256,1,8,4. For a process of its own, without the interpreter of Triton.
-Nothing is launched: Triton is told of a device that is not there.
+format:tile, as int4:16,128,256,1,8,4.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
-import re
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-from types import SimpleNamespace
-
 import torch
-import triton
+from machine_code import compiling, instructions, print_for_words
 from moe_kernels.activation import ActivationParameters
 from moe_kernels.layouts.unpacked_in_triton import in_units
 from moe_kernels.ops import fused_moe_gemm_quantized as packed
@@ -27,44 +17,21 @@ from moe_kernels.ops.gemm_launch import FusedActivation
 from moe_kernels.ops.moe_align_block_size import SortedPairs
 from moe_kernels.quantization.words import word_columns
 from moe_kernels.tiling.tile_config import TileConfig
-from triton.backends.compiler import GPUTarget
-from triton.compiler.compiler import CompiledKernel
-from triton.runtime import driver
-from triton.runtime.jit import JITFunction
 
-TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 MODES = {"fp8_channel": None, "fp8_block": (128, 128)}
 """And the shape of blocks that have a scale."""
 
 
-def hopper() -> SimpleNamespace:
-    """What Triton asks of the driver before a launch."""
-    return SimpleNamespace(
-        get_current_target=lambda: GPUTarget("cuda", 90, 32),
-        get_current_device=lambda: 0,
-        get_current_stream=lambda device: 0,
-        get_active_torch_device=lambda: torch.device("cpu"),
-    )
-
-
-def compiled(mode: str, detail: str) -> CompiledKernel:
-    """The kernel that a GEMM of this mode, or of this format of packed weights, launches."""
-    found = []
-    launched = JITFunction.run
-
-    def compile_only(self: JITFunction, *args: object, **options: object) -> None:
-        found.append(launched(self, *args, **options | {"warmup": True}))
-
-    JITFunction.run = compile_only
-    try:
+def code(mode: str, detail: str) -> list[str]:
+    """The instructions, without modifiers, of a GEMM of this mode, or format of packed weights."""
+    names = ("_fused_moe_gemm_hopper_kernel", "_fused_moe_gemm_quantized_hopper_kernel")
+    with compiling(*names) as found:
         if mode in MODES:
             scaled_gemm(mode, detail)
         else:
             packed_gemm(mode, TileConfig(*map(int, detail.split(",")), warp_specialized=True))
-    finally:
-        JITFunction.run = launched
     (kernel,) = found
-    return kernel
+    return [name.split(".")[0] for name in instructions(kernel)]
 
 
 EXPERTS, N, K, ROWS = 2, 512, 512, 16
@@ -113,20 +80,6 @@ def packed_gemm(weight_format: str, tile: TileConfig) -> None:
     )
 
 
-def instructions(kernel: CompiledKernel) -> list[str]:
-    """The names of the machine code's instructions, in order."""
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        Path(file.name).write_bytes(kernel.asm["cubin"])
-        command = [TOOLS / "nvdisasm", "-c", file.name]
-        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.findall(r"/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9.]+)", text)
-    return [name.split(".")[0] for name in found]
-
-
 if __name__ == "__main__":
-    driver.set_active(hopper())
     packed.specializes_warps = packed._has_packed_arithmetic = lambda device: True
-    with contextlib.redirect_stdout(sys.stderr):
-        words = [word.partition(":") for word in sys.argv[1:]]
-        result = [instructions(compiled(mode, detail)) for mode, _, detail in words]
-    print(json.dumps(result))
+    print_for_words(code)

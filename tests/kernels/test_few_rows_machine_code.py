@@ -6,36 +6,28 @@ What they compute, ``test_gpu_few_rows.py`` tests.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
-triton = pytest.importorskip("triton", minversion="3.6")
+pytest.importorskip("triton", minversion="3.6")
+
+import machine_code
 
 SCRIPT = Path(__file__).with_name("few_rows_machine_code.py")
-TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 LAYERS = ("bf16:1", "fp8_block:1", "int4:1", "int4:5", "int8:1", "mxfp4:1", "mxfp4:40")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (TOOLS / "nvdisasm").exists(), reason="needs Triton's nvdisasm"),
+    pytest.mark.skipif(not machine_code.NVDISASM.exists(), reason="needs Triton's nvdisasm"),
 ]
 
 
 @pytest.fixture(scope="module")
 def code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[str]]]:
     """The machine code of both GEMMs of each layer."""
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    command = [sys.executable, str(SCRIPT), *LAYERS]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return dict(zip(LAYERS, json.loads(result.stdout), strict=True))
+    return machine_code.of_script(SCRIPT, LAYERS, tmp_path_factory.mktemp("triton"))
 
 
 @pytest.mark.parametrize("layer", LAYERS)

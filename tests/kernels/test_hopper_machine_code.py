@@ -6,19 +6,16 @@ it computes, ``test_gpu_hopper.py`` tests.
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("torch")
-triton = pytest.importorskip("triton", minversion="3.6")
+pytest.importorskip("triton", minversion="3.6")
+
+import machine_code
 
 SCRIPT = Path(__file__).with_name("hopper_machine_code.py")
-TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 GEMMS = ("fp8_block:silu", "fp8_channel:")
 PACKED = {
     "int4:16,128,128,1,8,8": 8,
@@ -31,19 +28,14 @@ PACKED = {
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (TOOLS / "nvdisasm").exists(), reason="needs Triton's nvdisasm"),
+    pytest.mark.skipif(not machine_code.NVDISASM.exists(), reason="needs Triton's nvdisasm"),
 ]
 
 
 @pytest.fixture(scope="module")
 def code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
     """The machine code of each GEMM."""
-    env = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    env["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    command = [sys.executable, str(SCRIPT), *GEMMS, *PACKED]
-    result = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    return dict(zip((*GEMMS, *PACKED), json.loads(result.stdout), strict=True))
+    return machine_code.of_script(SCRIPT, (*GEMMS, *PACKED), tmp_path_factory.mktemp("triton"))
 
 
 @pytest.mark.parametrize("gemm", GEMMS)
