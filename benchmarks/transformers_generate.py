@@ -1,11 +1,13 @@
 """Whole models of transformers, random weights: tokens per second and memory, by implementation.
 
-    python -m benchmarks.transformers_generate --model qwen3-30b-a3b --layers 12
+    python -m benchmarks.transformers_generate --model qwen3-30b-a3b --modes eager graph compiled
 
-For each experts implementation: prefill of one prompt, and decode steps (greedy, static cache) at
-several batch sizes; on a GPU a decode step is one CUDA graph, so that Python costs nobody anything,
-and eager code, which no graph takes, runs without. Every implementation computes with the same
-model; peak memory counts weights and caches.
+For each mode and experts implementation: prefill of one prompt, and decode steps (greedy, static
+cache) at several batch sizes. Modes: ``eager`` is Python as transformers runs it; in ``graph`` a
+decode step is one CUDA graph, so that Python costs nobody anything; ``compiled`` is that after
+``torch.compile(fullgraph=True)``. Prefill is never compiled. The implementation eager looks at ids
+on the host, which no graph takes, so it has the first mode alone. Every implementation computes
+with the same model; peak memory counts weights and caches.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ import transformers
 import moe_rules.integrations.transformers as integration
 
 PROMPT = 128
-"""Tokens that are in the cache before the first step that counts."""
+"""Tokens that are in the cache before the first step."""
+
+WARM_UP = 3
+"""Steps before one becomes a CUDA graph."""
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3-30b-a3b": (
@@ -72,15 +77,25 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
 """The class, without its ending, and the fields of the configuration that differ from its own."""
 
 
-def build(name: str, layers: int | None, device: str) -> Any:
+MODES = ("eager", "graph", "compiled")
+
+
+def layers_of(name: str) -> int:
+    """How many layers a model has."""
+    layers: int = MODELS[name][1]["num_hidden_layers"]
+    return layers
+
+
+def build(name: str, layers: int | None, device: str, attention: str | None = None) -> Any:
     """The model in bf16, weights drawn on the device."""
     prefix, fields = MODELS[name]
-    fields = {**fields, "num_hidden_layers": layers or fields["num_hidden_layers"]}
+    fields = {**fields, "num_hidden_layers": layers or layers_of(name)}
     config = getattr(transformers, f"{prefix}Config")(**fields)
     torch.manual_seed(0)
     with torch.device(device):
         cls = getattr(transformers, f"{prefix}ForCausalLM")
-        return cls._from_config(config, dtype=torch.bfloat16).eval()
+        kwargs = {} if attention is None else {"attn_implementation": attention}
+        return cls._from_config(config, dtype=torch.bfloat16, **kwargs).eval()
 
 
 def tokens(model: Any, *shape: int) -> torch.Tensor:
@@ -89,76 +104,85 @@ def tokens(model: Any, *shape: int) -> torch.Tensor:
     return torch.randint(model.config.vocab_size, shape, generator=generator).to(model.device)
 
 
-def seconds(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    """The median time of one call, after one to warm up."""
+def seconds(call: Callable[[], object], options: argparse.Namespace, device: torch.device) -> float:
+    """The median time of a call, after one to warm up: of so many, or of those that time allows."""
+    times: list[float] = []
     call()
-    times = []
-    for _ in range(repeats):
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+    until = time.perf_counter() + options.seconds
+    while len(times) < options.repeats and (not times or time.perf_counter() < until):
+        _wait(device)
         start = time.perf_counter()
         call()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        _wait(device)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def prefill_rate(model: Any, length: int, repeats: int) -> float:
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def prefill_rate(model: Any, length: int, options: argparse.Namespace) -> float:
     """Tokens per second of one prompt."""
     prompt = tokens(model, 1, length)
-    took = seconds(
-        lambda: model(input_ids=prompt, use_cache=False, logits_to_keep=1), repeats, model.device
-    )
-    return length / took
+
+    def call() -> None:
+        model(input_ids=prompt, use_cache=False, logits_to_keep=1)
+
+    return length / seconds(call, options, model.device)
 
 
-def decode_rate(model: Any, batch: int, steps: int, repeats: int, graph: bool) -> float:
-    """Tokens per second of all sequences, over ``steps`` steps."""
-    cache = transformers.StaticCache(
-        config=model.config, max_cache_len=PROMPT + steps * (repeats + 2) + 8
-    )
+def decode_rate(model: Any, batch: int, mode: str, options: argparse.Namespace) -> float:
+    """Tokens per second of all sequences."""
+    length = PROMPT + options.repeats + WARM_UP + 2
+    cache = transformers.StaticCache(config=model.config, max_cache_len=length)
     ids = tokens(model, batch, PROMPT)
     last = model(input_ids=ids, past_key_values=cache, logits_to_keep=1).logits[:, -1].argmax(-1)
     ids = last[:, None].clone()
+    forward = model
+    if mode == "compiled":
+        torch.compiler.reset()
+        forward = torch.compile(model, fullgraph=True)
 
     def step() -> None:
-        logits = model(input_ids=ids, past_key_values=cache).logits
+        logits = forward(input_ids=ids, past_key_values=cache).logits
         ids.copy_(logits[:, -1].argmax(-1, keepdim=True))
 
-    run: Callable[[], object] = step
-    if graph:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream().wait_stream(stream)
-        captured = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(captured):
+    run = step if mode == "eager" else captured(step)
+    return batch / seconds(run, options, model.device)
+
+
+def captured(step: Callable[[], None]) -> Callable[[], None]:
+    """``step`` as a CUDA graph."""
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
             step()
-        run = captured.replay
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    replay: Callable[[], None] = graph.replay
+    return replay
 
-    def all_steps() -> None:
-        for _ in range(steps):
-            run()
 
-    return batch * steps / seconds(all_steps, repeats, model.device)
-
-
-def measured(model: Any, implementation: str, options: argparse.Namespace) -> dict[str, float]:
+def measured(
+    model: Any, implementation: str, mode: str, options: argparse.Namespace
+) -> dict[str, float]:
     """The figures of one implementation, by column; what fails is said, and left out."""
     model.set_experts_implementation(implementation)
     on_gpu = model.device.type == "cuda"
     columns: dict[str, Callable[[], float]] = {
         f"decode {batch}": lambda batch=batch: decode_rate(  # type: ignore[misc]
-            model, batch, options.steps, options.repeats, on_gpu and implementation != "eager"
+            model, batch, mode, options
         )
         for batch in options.batch
     }
-    if options.prefill:
+    if options.prefill and mode == "eager":
         columns[f"prefill {options.prefill}"] = lambda: prefill_rate(
-            model, options.prefill, options.repeats
+            model, options.prefill, options
         )
     figures: dict[str, float] = {}
     if on_gpu:
@@ -169,7 +193,8 @@ def measured(model: Any, implementation: str, options: argparse.Namespace) -> di
             figures[column] = measure()
         except Exception as error:
             line = str(error).strip().splitlines() or [""]
-            print(f"{implementation}, {column}: {type(error).__name__}: {line[0]}", flush=True)
+            name = f"{mode}, {implementation}, {column}"
+            print(f"{name}: {type(error).__name__}: {line[0][:200]}", flush=True)
     if on_gpu:
         figures["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
     return figures
@@ -186,9 +211,11 @@ def table(results: dict[str, dict[str, float]]) -> str:
     ratios = []
     for column in columns:
         others = [f[column] for n, f in results.items() if n != integration.NAME and column in f]
-        best = (min if column.startswith("peak") else max)(others, default=None)
-        known = best is not None and column in ours
-        ratios.append(f"{ours[column] / best:.2f}" if known else "-")
+        if not others or column not in ours:
+            ratios.append("-")
+            continue
+        best = (min if column.startswith("peak") else max)(others)
+        ratios.append(f"{ours[column] / best:.2f}")
     return "\n".join([*rows, f"| ours / best other | {' | '.join(ratios)} |"])
 
 
@@ -197,26 +224,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=MODELS, default="qwen3-30b-a3b")
     parser.add_argument("--layers", type=int, help="so many layers instead of all")
-    parser.add_argument("--implementations", nargs="+", default=["grouped_mm", "batched_mm"])
+    parser.add_argument(
+        "--implementations", nargs="+", default=["eager", "grouped_mm", "batched_mm"]
+    )
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=["eager"])
     parser.add_argument("--batch", type=int, nargs="*", default=[1, 16, 64])
     parser.add_argument("--prefill", type=int, default=4096, help="tokens of the prompt; 0: none")
-    parser.add_argument("--steps", type=int, default=32)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=32, help="calls that are timed, at most")
+    parser.add_argument("--seconds", type=float, default=2.0, help="to time calls in, at most")
+    parser.add_argument("--attention", help="transformers' attn_implementation")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)
-    model = build(options.model, options.layers, options.device)
+    model = build(options.model, options.layers, options.device, options.attention)
     where = options.device
     if where == "cuda":
         where = torch.cuda.get_device_name()
     print(
-        f"{options.model}, {model.config.num_hidden_layers} layers, bf16, {where}, "
-        f"transformers {transformers.__version__}, torch {torch.__version__}; tokens per second"
+        f"{options.model}, {model.config.num_hidden_layers} of {layers_of(options.model)} layers, "
+        f"bf16, {model.config._attn_implementation} attention, {where}, "
+        f"transformers {transformers.__version__}, torch {torch.__version__}; tokens per second",
+        flush=True,
     )
-    results = {}
-    with torch.inference_mode():
+    for mode in options.modes:
+        results = {}
         for name in [*options.implementations, integration.NAME]:
-            results[name] = measured(model, name, options)
-    print(table(results))
+            if name == "eager" and mode != "eager":
+                continue
+            with torch.no_grad():
+                results[name] = measured(model, name, mode, options)
+        print(f"\n{mode}\n{table(results)}", flush=True)
     return 0
 
 

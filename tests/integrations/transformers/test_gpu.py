@@ -13,7 +13,7 @@ from transformers import CompileConfig
 from moe_rules.integrations.transformers.layer import is_experts
 from moe_rules.integrations.transformers.packed import SERVING
 from tests.integrations.transformers.architectures import architectures, text_model, tiny
-from tests.integrations.transformers.modules import GATES, check, experts
+from tests.integrations.transformers.modules import GATES, check, experts, routing
 
 pytestmark = pytest.mark.gpu
 BOOL = (False, True)
@@ -73,12 +73,35 @@ def test_logits_and_tokens(name):
     assert all(getattr(m, SERVING).kernel for m in model.modules() if is_experts(m))
 
 
-def test_compiled_generation_with_a_static_cache():
-    model = tiny("qwen3_moe", text_model(ARCHITECTURES["qwen3_moe"])).cuda()
+@pytest.mark.parametrize("mode", [None, "reduce-overhead"])
+@pytest.mark.parametrize("name", ["gpt_oss", "qwen3_moe"])
+def test_compiled_generation_with_a_static_cache(name, mode):
+    model = tiny(name, text_model(ARCHITECTURES[name])).cuda()
     limits = {"max_new_tokens": 8, "do_sample": False, "cache_implementation": "static"}
     model.set_experts_implementation("eager")
     eager = model.generate(tokens(2, 6), disable_compile=True, **limits)
     model.set_experts_implementation("moe_rules")
-    compiling = CompileConfig(fullgraph=True, mode=None)
+    compiling = CompileConfig(fullgraph=True, mode=mode)
     here = model.generate(tokens(2, 6), compile_config=compiling, **limits)
     assert torch.equal(here, eager)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 17, 129])
+def test_a_cuda_graph_computes_what_the_call_does(num_tokens):
+    module = experts(has_bias=True, is_transposed=True, dtype=torch.bfloat16).cuda()
+    inputs = []
+    for seed in (1, 2):
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(num_tokens, 32, generator=generator, dtype=torch.float32)
+        chosen = routing(num_tokens, module.num_experts, seed=seed)
+        inputs.append([x.bfloat16().cuda(), *(each.cuda() for each in chosen)])
+    expected = [module(*each) for each in inputs]
+    static = [x.clone() for x in inputs[0]]
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = module(*static)
+    for each, wanted in zip(inputs, expected, strict=True):
+        for x, values in zip(static, each, strict=True):
+            x.copy_(values)
+        graph.replay()
+        assert torch.equal(output, wanted)
