@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 from moe_rules.vocabulary.readings import Reading, Unreadable
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 FactValue = bool | int | float | str | tuple[int, int] | QuantKey | Unreadable | None
 FactType = Literal["bool", "switch", "int", "float", "enum", "string", "version", "quant_key"]
@@ -23,7 +27,8 @@ class Fact:
     may occur). ``nullable`` facts may be ``none``. A ``switch`` is an environment variable that
     is on, off or unset; ``default`` is what unset means. ``reading`` is how the reference makes the
     value of an environment variable's text. A ``per_call`` fact differs from call to call of a
-    selected kernel: rules may only compare it, and a decision lists the ranges.
+    selected kernel: rules may only compare it, and a decision lists the ranges. ``least`` is the
+    smallest integer that the fact may be.
     """
 
     name: str
@@ -35,6 +40,7 @@ class Fact:
     default: bool | None = None
     per_call: bool = False
     reading: Reading | None = None
+    least: int | None = None
 
     @property
     def domain(self) -> str:
@@ -46,7 +52,7 @@ class Fact:
                 unset = "true" if self.default else "false"
                 text = f"true, false, set, unset (unset means {unset})"
             case "int":
-                text = "an integer"
+                text = "an integer" if self.least is None else f"an integer from {self.least} on"
             case "float":
                 text = "a number"
             case "version":
@@ -111,16 +117,13 @@ def parse_value(fact: Fact, raw: object) -> FactValue:
             if str(raw).lower() in words:
                 return words[str(raw).lower()]
         case "int":
-            if type(raw) is int:
-                return raw
-            if isinstance(raw, str) and raw.lstrip("-").isdigit():
-                return int(raw)
+            value = _integer(raw)
+            if value is not None and (fact.least is None or value >= fact.least):
+                return value
         case "float":
-            try:
-                if not isinstance(raw, bool):
-                    return float(raw)  # type: ignore[arg-type]
-            except (TypeError, ValueError):
-                pass
+            number = _finite(raw)
+            if number is not None:
+                return number
         case "version":
             return parse_version(raw)
         case "string":
@@ -134,6 +137,22 @@ def parse_value(fact: Fact, raw: object) -> FactValue:
         case "quant_key":
             return parse_quant_key(raw)
     raise FactError(f"{fact.name} cannot be {raw!r}; it is {fact.domain}")
+
+
+def _integer(raw: object) -> int | None:
+    if type(raw) is int:
+        return raw
+    return int(raw) if isinstance(raw, str) and _INTEGER.fullmatch(raw) else None
+
+
+def _finite(raw: object) -> float | None:
+    if isinstance(raw, bool):
+        return None
+    try:
+        number = float(raw)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def parse_quant_key(raw: object) -> QuantKey:

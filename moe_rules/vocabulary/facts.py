@@ -104,16 +104,29 @@ _SOFTWARE = tuple(
 )
 
 _LAYER = (
-    Fact("num_experts", "layer", "int", "Experts of the layer, over all ranks."),
-    Fact("experts_per_token", "layer", "int", "Experts each token is routed to (top-k)."),
-    Fact("hidden_dim", "layer", "int", "Hidden size."),
-    Fact("intermediate_size", "layer", "int", "Intermediate size of one expert, over all ranks."),
-    Fact("intermediate_size_per_partition", "layer", "int", "Intermediate size held by one rank."),
+    Fact("num_experts", "layer", "int", "Experts of the layer, over all ranks.", least=1),
+    Fact("experts_per_token", "layer", "int", "Experts each token is routed to (top-k).", least=1),
+    Fact("hidden_dim", "layer", "int", "Hidden size.", least=1),
+    Fact(
+        "intermediate_size",
+        "layer",
+        "int",
+        "Intermediate size of one expert, over all ranks.",
+        least=1,
+    ),
+    Fact(
+        "intermediate_size_per_partition",
+        "layer",
+        "int",
+        "Intermediate size held by one rank.",
+        least=1,
+    ),
     Fact(
         "intermediate_size_per_partition_unpadded",
         "layer",
         "int",
         "Intermediate size held by one rank before padding.",
+        least=1,
     ),
     Fact("activation", "layer", "enum", "Activation of the expert MLP.", ACTIVATIONS),
     Fact("routing_method", "layer", "enum", "How the router picks experts.", ROUTING_METHODS),
@@ -137,11 +150,13 @@ _LAYER = (
 )
 
 _PARALLEL = (
-    Fact("tp_size", "parallel", "int", "Tensor-parallel size inside the layer (1 with EP)."),
-    Fact("pcp_size", "parallel", "int", "Prefill-context-parallel size."),
-    Fact("dp_size", "parallel", "int", "Data-parallel size."),
-    Fact("ep_size", "parallel", "int", "Ranks that share the experts (1 without EP)."),
-    Fact("sp_size", "parallel", "int", "Sequence-parallel size."),
+    Fact(
+        "tp_size", "parallel", "int", "Tensor-parallel size inside the layer (1 with EP).", least=1
+    ),
+    Fact("pcp_size", "parallel", "int", "Prefill-context-parallel size.", least=1),
+    Fact("dp_size", "parallel", "int", "Data-parallel size.", least=1),
+    Fact("ep_size", "parallel", "int", "Ranks that share the experts (1 without EP).", least=1),
+    Fact("sp_size", "parallel", "int", "Sequence-parallel size.", least=1),
     Fact("use_ep", "parallel", "bool", "Experts are spread over ranks (expert parallelism)."),
     Fact(
         "all2all_backend",
@@ -184,13 +199,16 @@ _QUANTIZATION = (
         ("compressed_tensors", "auto_awq", "auto_gptq", "moe_wna16", "quark"),
         nullable=True,
     ),
-    Fact("num_bits", "quantization", "int", "Bits of a weight (int_wna16).", nullable=True),
+    Fact(
+        "num_bits", "quantization", "int", "Bits of a weight (int_wna16).", nullable=True, least=1
+    ),
     Fact(
         "group_size",
         "quantization",
         "int",
         "Weights that share a scale (int_wna16); -1 or none: a whole channel.",
         nullable=True,
+        least=-1,
     ),
     Fact("symmetric", "quantization", "bool", "Weights have no zero points.", nullable=True),
     Fact(
@@ -230,6 +248,7 @@ _REQUEST = (
         "int",
         "Tokens of one forward pass; not known when a kernel is selected.",
         per_call=True,
+        least=0,
     ),
     Fact("model_type", "request", "string", "model_type of the text config.", nullable=True),
     Fact(

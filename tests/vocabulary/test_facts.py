@@ -49,6 +49,12 @@ def test_values_from_text(name: str, raw: object, value: object) -> None:
     [
         ("num_experts", "many", "it is an integer"),
         ("num_experts", True, "it is an integer"),
+        ("num_experts", "--8", "it is an integer"),
+        ("ep_size", "-2", "it is an integer from 1 on"),
+        ("hidden_dim", 0, "it is an integer from 1 on"),
+        ("num_tokens", -1, "it is an integer from 0 on"),
+        ("group_size", "-2", "it is an integer from -1 on, none"),
+        ("swiglu_limit", "nan", "it is a number"),
         ("num_experts", None, "cannot be none"),
         ("activation", "silo", "did you mean 'silu'"),
         ("compute_capability", "9", 'write it as "9.0"'),
