@@ -72,7 +72,8 @@ def decision_lines(
     lines += [f"  {will_not_load(reason)}" for reason in load_refusals]
     lines += [f"  warning: {warning}" for warning in decision.warnings]
     if decision.unknown_facts:
-        lines.append(f"  unknown, taken as no obstacle: {', '.join(decision.unknown_facts)}")
+        names = ", ".join(decision.unknown_facts)
+        lines.append(f"  unknown, so no obstacle to a kernel and no reason for a rule: {names}")
     return [*lines, *(f"  note: {note}" for note in notes)]
 
 

@@ -60,7 +60,7 @@ def print_trace(
     if decision.failed:
         _print_nearest(out, decision)
     if decision.unknown_facts:
-        _section(out, "Unknown facts (taken as no obstacle)")
+        _section(out, "Unknown facts (no obstacle to a kernel, no reason for a rule)")
         out.print(", ".join(decision.unknown_facts))
     out.print(f"\nrules of {decision.platform}, fingerprint {decision.fingerprint}\n")
 

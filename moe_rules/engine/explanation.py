@@ -232,8 +232,13 @@ class Explanation:
 
     @functools.cached_property
     def unknown_facts(self) -> tuple[str, ...]:
-        """Facts that a clause asked about and nobody supplied."""
+        """Facts that nobody supplied: of kernels' clauses, and of rules that may apply or not."""
+        oracle, facts = self._plan.oracle, self.facts
+        whens = [step.when for step in (*oracle.shortcuts, *oracle.switches)]
+        whens += [adjustment.when for adjustment in oracle.adjust]
+        left_open = [when for when in whens if when.holds(facts) is None]
         names = [name for candidate in self.candidates for name in candidate.unknown]
+        names += [name for when in left_open for name in when.fact_names() if name not in facts]
         return tuple(dict.fromkeys(names))
 
     @property

@@ -283,9 +283,23 @@ def test_what_follows_from_the_known_facts_is_known(small: MakeRules) -> None:
     assert decision.unknown_facts == ()
 
 
-def test_unknown_facts_do_not_trigger_adjustments(small: MakeRules) -> None:
-    selector = small(rules=with_section("    adjust: [{when: {deep_gemm: true}, first: [SLOW]}]"))
-    assert select(selector).order == ("FAST", "SLOW")
+@pytest.mark.parametrize(
+    "section",
+    [
+        "    adjust: [{when: {deep_gemm: true}, first: [SLOW]}]",
+        "    switches: [{when: {deep_gemm: true}, take: SLOW}]",
+        "    shortcuts: [{when: {deep_gemm: true}, take: SLOW}]",
+    ],
+)
+def test_unknown_facts_trigger_no_rule_and_are_reported(small: MakeRules, section: str) -> None:
+    decision = select(small(rules=with_section(section)))
+    assert decision.order == ("FAST", "SLOW")
+    assert decision.unknown_facts == ("deep_gemm",)
+
+
+def test_a_fact_of_a_rule_that_does_not_apply_anyway_is_not_reported(small: MakeRules) -> None:
+    section = "    adjust: [{when: {deep_gemm: true, num_experts: 1}, first: [SLOW]}]"
+    assert select(small(rules=with_section(section))).unknown_facts == ()
 
 
 def test_a_constant_fact_may_be_compared_with_a_layer_fact(small: MakeRules) -> None:
