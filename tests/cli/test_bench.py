@@ -71,6 +71,18 @@ def test_wrong_options_are_named(cli: Command) -> None:
     assert "nowhere.json" in answer.err
 
 
+def test_a_dry_run_lists_what_would_be_measured(cli: Command, tmp_path: Path) -> None:
+    words = ["--shape", "mixtral-8x7b", "--scheme", "bf16", "fp8_block", "--tokens", 1, 64]
+    answer = cli("bench", "--dry-run", *words, "--out", tmp_path / "out")
+    assert answer.code == 0, answer.err
+    assert answer.out.splitlines() == [
+        "bf16 mixtral-8x7b: uniform, skewed; 1, 64 tokens",
+        "fp8_block mixtral-8x7b: uniform, skewed; 1, 64 tokens",
+        "2 layers, 8 points for every kernel",
+    ]
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_a_gpu_it_says_so(cli: Command) -> None:
     torch = pytest.importorskip("torch")
     pytest.importorskip("triton")

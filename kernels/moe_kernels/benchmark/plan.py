@@ -65,6 +65,16 @@ class Plan:
                 for layer in self.layers():
                     yield [Point(*layer, r, num_tokens) for r in routings for num_tokens in tokens]
 
+    def lines(self) -> Iterator[str]:
+        """What is measured, for a person: layers with their routings and numbers of tokens."""
+        batches = list(self.batches())
+        for batch in batches:
+            routings = ", ".join(dict.fromkeys(point.routing for point in batch))
+            tokens = ", ".join(str(n) for n in dict.fromkeys(point.num_tokens for point in batch))
+            yield f"{batch[0].scheme} {batch[0].shape}: {routings}; {tokens} tokens"
+        points = sum(len(batch) for batch in batches)
+        yield f"{len(self.layers())} layers, {points} points for every kernel"
+
 
 def add_tokens(parser: argparse._ActionsContainer) -> None:
     """The option of how many tokens calls have."""
@@ -141,12 +151,15 @@ def add_options(parser: argparse._ActionsContainer) -> None:
         "--resume", action="store_true", help="go on with what is in DIR, and leave out what failed"
     )
     parser.add_argument(
-        "--dry-run",
+        "--dry-run", action="store_true", help="measure nothing: list what would be, on any machine"
+    )
+    parser.add_argument(
+        "--compile",
         action="store_true",
         help="measure nothing: run everything once, in parallel processes, so that it is compiled",
     )
     parser.add_argument(
-        "--workers", type=positive, metavar="N", help="processes of a dry run; default: one a core"
+        "--workers", type=positive, metavar="N", help="processes that compile; default: one a core"
     )
 
 

@@ -241,7 +241,7 @@ def abouts(peers: Mapping[str, Peer]) -> dict[str, str]:
 
 
 def run(plan: Plan, args: argparse.Namespace, picks: Picks = lambda _: []) -> None:
-    """Measure, or compile with ``args.dry_run``; shows progress, writes to ``args.out``.
+    """Measure, or compile with ``args.compile``; shows progress, writes to ``args.out``.
 
     ``picks``: what vLLM selects for the plan's layers, for the name of a device.
     With ``args.ranks`` over ranks (:mod:`moe_kernels.benchmark.ranks_report`).
@@ -264,7 +264,7 @@ def run(plan: Plan, args: argparse.Namespace, picks: Picks = lambda _: []) -> No
     except PeerUnavailableError as error:
         raise BenchmarkError(f"--peers: {error}") from error
     console = Console(stderr=True)
-    if args.dry_run:
+    if args.compile:
         compile_all(plan, args.peers, args.workers, console.print)
         return
     facts = {**device_facts(), **{k: round(v, 1) for k, v in ceilings().items()}}
@@ -304,7 +304,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m moe_kernels.benchmark", description=__doc__)
     add_options(parser)
     args = parser.parse_args()
+    plan = plan_of(args)
+    if args.dry_run:
+        print("\n".join(plan.lines()))
+        return
     try:
-        run(plan_of(args), args)
+        run(plan, args)
     except BenchmarkError as error:
         raise SystemExit(f"{parser.prog}: error: {error}") from None

@@ -31,7 +31,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "measure kernels on whole MoE layers, against the floor and other kernels",
         "Checks every kernel against a float32 reference, then times it as a CUDA graph over\n"
         "rotated inputs. Writes DIR/layers.{md,csv,json} and a plot per shape. Needs torch and a\n"
-        "CUDA GPU. --dry-run first compiles everything in parallel. Tables say which kernel vLLM\n"
+        "CUDA GPU. --compile first compiles everything in parallel. Tables say which kernel vLLM\n"
         "picks, and how ours compares with that one where it is a peer; --report adds that to\n"
         "those of python -m moe_kernels.benchmark.",
         "moe-rules bench --shape qwen3-30b-a3b --scheme bf16 fp8_block --routing uniform",
@@ -64,6 +64,9 @@ def run(args: argparse.Namespace) -> int:
     if args.report:
         return _report(args.out)
     plan = _plan_of(args)
+    if args.dry_run:
+        print("\n".join(plan.lines()))
+        return 0
     try:
         import torch  # noqa: F401
         import triton  # noqa: F401
