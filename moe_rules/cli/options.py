@@ -6,6 +6,8 @@ import argparse
 import json
 from typing import Any, TypeAlias
 
+from moe_rules.cli.errors import UserError
+
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Options: TypeAlias = "argparse._ActionsContainer"
 """A parser, or a group of options of one."""
@@ -51,6 +53,23 @@ def add_platform(parser: Options, default: str = "this machine") -> None:
         metavar="NAME_OR_FILE",
         help=f"a named machine (moe-rules list machines) or a recorded file; default: {default}",
     )
+
+
+def refuse_others(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, option: str, *taken: str
+) -> None:
+    """Raise UserError where options are given that ``option`` has no use for: all but ``taken``."""
+    others = [
+        action.option_strings[-1]
+        for action in parser._actions
+        if action.option_strings
+        and action.option_strings[-1] not in (option, *taken)
+        and getattr(args, action.dest, action.default) != action.default
+    ]
+    if others:
+        raise UserError(
+            f"{option} takes {' and '.join(taken)} alone, and has no use for {', '.join(others)}"
+        )
 
 
 def json_mapping(text: str) -> dict[str, Any]:

@@ -84,6 +84,18 @@ def test_what_cannot_become_rules_is_named(cli: Command, tmp_path: Path) -> None
     assert "no named machine has a device called 'Voodoo 2'" in answer.err
 
 
+def test_options_of_a_measurement_are_refused(cli: Command, tmp_path: Path) -> None:
+    write_results(tmp_path / "bench")
+    words = ["--from", tmp_path / "bench", "--out", tmp_path / "tuned"]
+    answer = cli("tune", *words, "--tp", 4, "--set", "num_experts=8", "--resume")
+    assert answer.code == 2
+    assert "--from takes --out alone, and has no use for --tp, --set, --resume" in answer.err
+    assert not (tmp_path / "tuned").exists()
+    answer = cli("bench", "--report", "--out", tmp_path / "bench", "--tokens", 3)
+    assert answer.code == 2
+    assert "--report takes --out alone, and has no use for --tokens" in answer.err
+
+
 def test_results_without_two_backends_leave_the_rules_of_an_earlier_run(
     cli: Command, tmp_path: Path
 ) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from moe_rules.cli import deployment
 from moe_rules.cli.benchmarked import measured_plan, picks, read_results
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, command
+from moe_rules.cli.options import Subparsers, command, refuse_others
 
 if TYPE_CHECKING:
     from moe_kernels.benchmark.plan import Plan
@@ -47,7 +47,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--quantization", metavar="METHOD", help="vLLM's --quantization, with --model"
     )
     parser.set_defaults(
-        run=run,
+        run=partial(run, parser),
         platform=None,
         software=None,
         rules=[],
@@ -59,9 +59,10 @@ def add_parser(subparsers: Subparsers) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Plan, measure, report."""
     if args.report:
+        refuse_others(parser, args, "--report", "--out")
         return _report(args.out)
     plan = _plan_of(args)
     if args.dry_run:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, command
+from moe_rules.cli.options import Subparsers, command, refuse_others
 
 if TYPE_CHECKING:
     from moe_kernels.benchmark.tune.layers import TuneLayer
@@ -65,12 +66,13 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="DIR",
         help="measure nothing: write the rules from what moe-rules bench put into DIR",
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=functools.partial(run, parser))
 
 
-def run(args: argparse.Namespace) -> int:
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace) -> int:
     """Ask, measure, write."""
     if args.results:
+        refuse_others(parser, args, "--from", "--out")
         return _from_benchmark(args.results, args.out)
     try:
         import torch  # noqa: F401
