@@ -53,6 +53,24 @@ def test_runs_block_fp8_on_the_cpu(cli: Command) -> None:
     assert "kFp8Static128BlockSym" in NAMED_KEYS
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], None),
+        (["--ep"], "one process ran the whole layer, for --ep spreads experts over the ranks"),
+        (["--ep", "--dp", 4], "one process ran the part of one of 4 ranks, and exchanged nothing"),
+        (["--tp", 2], "torchrun --nproc-per-node 2 -m moe_rules run ... --ep runs all of them"),
+    ],
+)
+def test_one_process_says_that_it_is_not_the_ranks(
+    cli: Command, words: list[object], said: str | None
+) -> None:
+    notes = "".join(cli(*CPU, *words, "--format", "json").json["notes"])
+    out = cli(*CPU, *words).out
+    assert ("one process" in notes, "one process" in out) == (said is not None,) * 2
+    assert said is None or (said in notes and said in out)
+
+
 def test_a_large_layer_is_reduced_and_says_so(cli: Command) -> None:
     # 8 experts of 3 * 256 * 512 bf16 weights take 6.3 MB.
     answer = cli(*CPU, "--max-weights-gb", "0.0032", "--format", "json")

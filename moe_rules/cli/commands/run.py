@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import TYPE_CHECKING
 
 from moe_kernels.ranks.torchrun import add_timeout, number_of_ranks, this_rank
 
@@ -11,6 +12,9 @@ from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.execution_over_ranks import execute_over_ranks, spread
 from moe_rules.cli.options import Subparsers, add_format, command, positive
+
+if TYPE_CHECKING:
+    from moe_rules.vocabulary.layer import FusedMoEParallelConfig
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -80,10 +84,29 @@ def run(args: argparse.Namespace) -> int:
     )
     if this_rank() > 0:
         return int(not execution.correct)
+    if ranks == 1:
+        question = question.with_notes(_alone(args, question.moe.moe_parallel_config))
     if args.format == "json":
-        print(json.dumps({"decision": decision.to_dict(), "run": execution.to_dict()}, indent=2))
+        answer = {"decision": decision.to_dict(), "notes": question.notes}
+        print(json.dumps({**answer, "run": execution.to_dict()}, indent=2))
     else:
         refusals = question.load_refusals(decision)
         lines = decision_lines(asked.subject(question), decision, question.notes, refusals)
         print("\n".join([*lines, *execution.lines()]))
     return int(not execution.correct)
+
+
+def _alone(args: argparse.Namespace, parallel: FusedMoEParallelConfig) -> tuple[str, ...]:
+    """What to know of a run in one process where the options mean several ranks."""
+    ranks = max(parallel.tp_size, parallel.ep_size)
+    if ranks > 1:
+        return (
+            f"one process ran the part of one of {ranks} ranks, and exchanged nothing; "
+            f"torchrun --nproc-per-node {ranks} -m moe_rules run ... --ep runs all of them",
+        )
+    if args.ep:
+        return (
+            "one process ran the whole layer, for --ep spreads experts over the ranks that "
+            "torchrun starts: torchrun --nproc-per-node N -m moe_rules run ... --ep",
+        )
+    return ()
