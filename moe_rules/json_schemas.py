@@ -19,7 +19,7 @@ from moe_rules.language.files import (
     VocabularyFile,
 )
 from moe_rules.language.link import derived_facts
-from moe_rules.language.ruleset import vocabulary
+from moe_rules.language.reading import vocabulary
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.quantization_schema import QuantizationFile
 from moe_rules.models.schema import ArchitecturesFile, MistralFile, RegistryFile

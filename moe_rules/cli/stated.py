@@ -92,7 +92,7 @@ def _raw(name: str, text: str) -> object:
 
 
 def _no_such_fact(name: str) -> UserError:
-    from moe_rules.language.ruleset import vocabulary
+    from moe_rules.language.reading import vocabulary
     from moe_rules.vocabulary.fact_values import did_you_mean
     from moe_rules.vocabulary.facts import FACTS
 

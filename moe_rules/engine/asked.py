@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 
 from moe_rules.language.conditions import Condition
 from moe_rules.language.rules import PlatformRules, ValueOf
+from moe_rules.vocabulary.record import Record
 
 
 def asked_facts(rules: PlatformRules, oracle: str) -> frozenset[str]:
@@ -31,6 +31,5 @@ def _names(node: object) -> Iterator[str]:
     elif isinstance(node, tuple):
         for part in node:
             yield from _names(part)
-    elif dataclasses.is_dataclass(node):
-        for field in dataclasses.fields(node):
-            yield from _names(getattr(node, field.name))
+    elif isinstance(node, Record):
+        yield from _names(tuple(vars(node).values()))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, with_assumed
@@ -13,12 +12,12 @@ from moe_rules.files.problems import Location
 from moe_rules.language.conditions import Failure
 from moe_rules.language.rules import Adjustment, Backend, Reason, Requested
 from moe_rules.vocabulary.fact_values import FactValue, plain
+from moe_rules.vocabulary.record import Record
 
 Verdict = Literal["selected", "rejected", "eligible"]
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(Record):
     """One kernel of one backend, and what speaks against it.
 
     ``reached``: it was asked before the decision fell. ``failures`` are all clauses that failed,
@@ -52,8 +51,7 @@ class Candidate:
         }
 
 
-@dataclass(frozen=True)
-class Removed:
+class Removed(Record):
     """A backend that a rule took out of the order, and that rule's reason."""
 
     backend: str

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from moe_rules.vocabulary.record import Record
 
-@dataclass(frozen=True, slots=True)
-class Location:
+KeyPath = tuple[str | int, ...]
+"""Where a value is in a document: keys of mappings and positions in lists."""
+
+
+class Location(Record):
     """A place in a file. ``line`` and ``column`` count from 1; 0 is the file as a whole."""
 
     file: str
@@ -30,8 +33,7 @@ class Location:
         return f"{name}:{self.line}" if self.line else name
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(Record):
     """One finding: a stable ``code``, what is wrong, and where."""
 
     code: str

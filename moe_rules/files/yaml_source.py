@@ -12,15 +12,13 @@ from typing import Any
 
 import yaml
 
-from moe_rules.files.problems import Location, Problem, RuleFileError
+from moe_rules.files.problems import KeyPath, Location, Problem, RuleFileError
 
 MAX_BYTES = 4 * 1024 * 1024
 MAX_NODES = 50_000
 MAX_DEPTH = 100
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-KeyPath = tuple[str | int, ...]
 
 
 @dataclass

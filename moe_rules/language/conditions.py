@@ -7,15 +7,14 @@ ask whether a condition *fails* (unknown abstains), adjustments whether it *hold
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
 
 from moe_rules.files.problems import Location
 from moe_rules.language.fact_tests import Facts, FactTest, Predicate
 from moe_rules.vocabulary.fact_values import in_words
+from moe_rules.vocabulary.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(Record):
     """A clause that failed: the fact, the value seen, the value wanted, and where that is said.
 
     ``alternatives`` holds, for a failed ``any``, what failed in each alternative.
@@ -48,10 +47,8 @@ class Failure:
         return result
 
 
-class Condition:
+class Condition(Record):
     """A node of a condition."""
-
-    __slots__ = ()
 
     def holds(self, facts: Facts) -> bool | None:
         """True, False, or None where unknown facts leave it open."""
@@ -91,7 +88,6 @@ class Condition:
         raise NotImplementedError
 
 
-@dataclass(frozen=True, slots=True)
 class Constant(Condition):
     """A condition that no longer depends on any fact."""
 
@@ -122,7 +118,6 @@ NEVER = Constant(False)
 UNKNOWN = Constant(None)
 
 
-@dataclass(frozen=True, slots=True)
 class Clause(Condition):
     """One test on one fact."""
 
@@ -163,7 +158,6 @@ class Clause(Condition):
         return f"{self.fact}: {self.test.words()}"
 
 
-@dataclass(frozen=True, slots=True)
 class All(Condition):
     """Every part holds."""
 
@@ -210,7 +204,6 @@ class All(Condition):
         return ", ".join(part.words() for part in self.parts)
 
 
-@dataclass(frozen=True, slots=True)
 class Any(Condition):
     """At least one part holds."""
 
@@ -266,7 +259,6 @@ class Any(Condition):
         return "any of (" + " | ".join(part.words() for part in self.parts) + ")"
 
 
-@dataclass(frozen=True, slots=True)
 class Not(Condition):
     """The part does not hold."""
 

@@ -18,11 +18,11 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from moe_rules.vocabulary.fact_values import FactValue, in_words
 from moe_rules.vocabulary.quant_keys import QuantKey, Scale
+from moe_rules.vocabulary.record import Record
 
 Facts = Mapping[str, FactValue]
 Predicate = Callable[[Facts], bool]
@@ -36,10 +36,8 @@ _OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
 COMPARISON = re.compile(r"(>=|<=|>|<)\s*([^\s<>=,]+)")
 
 
-class FactTest:
+class FactTest(Record):
     """One test on one fact's value."""
-
-    __slots__ = ()
 
     def holds(self, value: FactValue, facts: Facts) -> bool:
         """Whether ``value`` passes. Raises KeyError when another fact it needs is unknown."""
@@ -59,7 +57,6 @@ class FactTest:
         return lambda facts: holds(facts[name], facts)
 
 
-@dataclass(frozen=True, slots=True)
 class OneOf(FactTest):
     """Equal to one of ``values``; ``written`` is how the file says it."""
 
@@ -86,7 +83,6 @@ class OneOf(FactTest):
         return lambda facts: facts[name] in values
 
 
-@dataclass(frozen=True, slots=True)
 class SwitchIs(FactTest):
     """An environment switch has the value, counting its default where it is unset."""
 
@@ -100,7 +96,6 @@ class SwitchIs(FactTest):
         return in_words(self.wanted)
 
 
-@dataclass(frozen=True, slots=True)
 class IsSet(FactTest):
     """An environment switch is given at all (``wanted`` true) or not."""
 
@@ -113,7 +108,6 @@ class IsSet(FactTest):
         return "set" if self.wanted else "unset"
 
 
-@dataclass(frozen=True, slots=True)
 class Compare(FactTest):
     """Ordered comparisons, all of which hold. ``none`` passes no comparison."""
 
@@ -140,7 +134,6 @@ class Compare(FactTest):
         return FactTest.predicate(self, name)
 
 
-@dataclass(frozen=True, slots=True)
 class Family(FactTest):
     """A version with this major number."""
 
@@ -153,7 +146,6 @@ class Family(FactTest):
         return f"{self.major}.*"
 
 
-@dataclass(frozen=True, slots=True)
 class Prefix(FactTest):
     """A text that begins so."""
 
@@ -166,7 +158,6 @@ class Prefix(FactTest):
         return f"{self.prefix}*"
 
 
-@dataclass(frozen=True, slots=True)
 class MultipleOf(FactTest):
     """Divisible by a number, or by the value of another fact."""
 
@@ -185,7 +176,6 @@ class MultipleOf(FactTest):
         return (self.divisor,) if isinstance(self.divisor, str) else ()
 
 
-@dataclass(frozen=True, slots=True)
 class SameAs(FactTest):
     """Equal to the value of another fact."""
 
@@ -201,8 +191,7 @@ class SameAs(FactTest):
         return (self.other,)
 
 
-@dataclass(frozen=True, slots=True)
-class ScalePattern:
+class ScalePattern(Record):
     """Parts that a key's scale must have; None leaves a part open."""
 
     dtype: str | None = None
@@ -221,7 +210,6 @@ class ScalePattern:
         )
 
 
-@dataclass(frozen=True, slots=True)
 class KeyPattern(FactTest):
     """A quantization key with these parts; parts not given may be anything."""
 
@@ -248,7 +236,6 @@ class KeyPattern(FactTest):
         return self.written
 
 
-@dataclass(frozen=True, slots=True)
 class Anything(FactTest):
     """Every value passes, known or not."""
 
@@ -259,7 +246,6 @@ class Anything(FactTest):
         return "any"
 
 
-@dataclass(frozen=True, slots=True)
 class AnyTest(FactTest):
     """At least one of several tests passes."""
 
@@ -275,7 +261,6 @@ class AnyTest(FactTest):
         return tuple(name for test in self.tests for name in test.facts())
 
 
-@dataclass(frozen=True, slots=True)
 class NotTest(FactTest):
     """The test does not pass."""
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
-from moe_rules.files.problems import Location, Problem, RuleFileError
-from moe_rules.files.yaml_source import KeyPath, YamlSource
+from moe_rules.files.problems import KeyPath, Location, Problem, RuleFileError
+from moe_rules.files.yaml_source import YamlSource
 from moe_rules.language import files as raw
 from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, Condition, all_of
@@ -347,7 +346,7 @@ class _Linker:
 def _asked(condition: Condition) -> Condition:
     """The switches of a condition, with any value: the reference reads them of every kernel."""
     switches = (clause for clause in condition.clauses() if clause.fact in SWITCHES)
-    return all_of(*(replace(switch, test=Anything()) for switch in switches))
+    return all_of(*(switch.replaced(test=Anything()) for switch in switches))
 
 
 def _at(condition: Condition, place: Location) -> Condition:

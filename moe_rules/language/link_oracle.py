@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, TypeVar
 
-from moe_rules.files.problems import Problem
-from moe_rules.files.yaml_source import KeyPath
+from moe_rules.files.problems import KeyPath, Problem
 from moe_rules.language import files as raw
 from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, all_of
@@ -242,10 +240,10 @@ class OracleLinker:
                 for i, kernel in enumerate(table.kernels)
             ]
             choices = tuple(rules.Choice(kernel) for kernel in kernels if kernel is not None)
-            backend = replace(backend, choices=choices)
+            backend = backend.replaced(choices=choices)
         if table.requires is not None:
             requires = self.parser(part).condition(table.requires, (*path, "requires"))
-            backend = replace(backend, requires=all_of(backend.requires, requires))
+            backend = backend.replaced(requires=all_of(backend.requires, requires))
         return rules.Step(
             action,  # type: ignore[arg-type]
             when,

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any as AnyValue
 
-from moe_rules.files.problems import Problem
-from moe_rules.files.yaml_source import KeyPath, YamlSource
+from moe_rules.files.problems import KeyPath, Problem
+from moe_rules.files.yaml_source import YamlSource
 from moe_rules.language.conditions import (
     ALWAYS,
     Any,

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from moe_rules.files.yaml_source import YamlSource
 from moe_rules.language.files import PlatformFile
+from moe_rules.vocabulary.record import Record
 
 
-@dataclass(frozen=True)
-class Part:
+class Part(Record):
     """One file of a platform."""
 
     source: YamlSource

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal
 
 from moe_rules.files.problems import Location, Problem
 from moe_rules.language.conditions import ALWAYS, Condition
 from moe_rules.vocabulary.fact_values import Fact, FactValue
+from moe_rules.vocabulary.record import Record
 
 ErrorKind = Literal["not_supported", "invalid_request"]
 
@@ -16,8 +17,7 @@ AUTO = "auto"
 """The request for automatic selection; a name may also stand for it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ValueOf:
+class ValueOf(Record):
     """Stands for the value of another fact."""
 
     fact: str
@@ -26,16 +26,14 @@ class ValueOf:
 Assumed = tuple[tuple[str, FactValue | ValueOf], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Derived:
+class Derived(Record):
     """A fact that follows from others: the first case that holds gives the value."""
 
     fact: Fact
     cases: tuple[tuple[Condition, FactValue | ValueOf], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Kernel:
+class Kernel(Record):
     """What one kernel class supports. ``name`` is the table entry, ``class_name`` the class."""
 
     name: str
@@ -44,16 +42,14 @@ class Kernel:
     location: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(Record):
     """A kernel that a backend may use, and where it offers it."""
 
     kernel: Kernel
     when: Condition = ALWAYS
 
 
-@dataclass(frozen=True, slots=True)
-class Backend:
+class Backend(Record):
     """A backend: its kernels in the order they are asked."""
 
     name: str
@@ -63,8 +59,7 @@ class Backend:
     location: Location
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(Record):
     """Why a rule is there, and where it stands."""
 
     text: str | None
@@ -72,8 +67,7 @@ class Reason:
     quirk: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Assumption:
+class Assumption(Record):
     """Facts that hold from the start of a selection."""
 
     when: Condition
@@ -81,8 +75,7 @@ class Assumption:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(Record):
     """A shortcut or a switch. ``backend`` is set for take, try and force.
 
     ``own_kernels``: the step asks other kernels than the backend's.
@@ -99,8 +92,7 @@ class Step:
     own_kernels: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RequestCase:
+class RequestCase(Record):
     """What a requested name means under a condition: backends to ask, in order."""
 
     when: Condition
@@ -111,8 +103,7 @@ class RequestCase:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Adjustment:
+class Adjustment(Record):
     """A change of the order. ``anchor`` is the other backend of before and after."""
 
     action: Literal["first", "last", "before", "after", "drop", "withdraw"]
@@ -122,16 +113,14 @@ class Adjustment:
     anchor: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Variants:
+class Variants(Record):
     """Narrow backends to those whose own value of ``fact`` is the one asked for."""
 
     fact: str
     fallback: FactValue
 
 
-@dataclass(frozen=True, slots=True)
-class Otherwise:
+class Otherwise(Record):
     """The outcome where no backend serves."""
 
     backend: str | None
@@ -139,8 +128,7 @@ class Otherwise:
     reason: Reason
 
 
-@dataclass(frozen=True, slots=True)
-class Oracle:
+class Oracle(Record):
     """How one oracle selects on one platform."""
 
     name: str
@@ -170,8 +158,7 @@ class Oracle:
                 yield choice.kernel.condition
 
 
-@dataclass(frozen=True, slots=True)
-class Requested:
+class Requested(Record):
     """A backend asked for by name for one role of the model and one oracle (None: for all).
 
     ``key`` is how that is written, ``location`` where: a rule file, or an environment variable.
@@ -191,8 +178,7 @@ class Requested:
         return {"for": self.key, "backend": self.backend, "at": str(self.location)}
 
 
-@dataclass(frozen=True)
-class PlatformRules:
+class PlatformRules(Record):
     """Everything the tables say about one platform.
 
     ``fingerprint`` identifies the content of all files that were read; ``warnings`` are findings
@@ -206,5 +192,5 @@ class PlatformRules:
     kernels: Mapping[str, Kernel]
     files: tuple[str, ...]
     fingerprint: str
-    warnings: tuple[Problem, ...] = field(default=())
-    requested: Mapping[tuple[str, str | None], Requested] = field(default_factory=dict)
+    warnings: tuple[Problem, ...] = ()
+    requested: Mapping[tuple[str, str | None], Requested] = MappingProxyType({})

@@ -3,28 +3,29 @@
 The packaged files of a platform are ``rules/<platform>.yaml`` and ``rules/<platform>/*.yaml``.
 An overlay is a folder (or one file) of rule files that add to the packaged ones, given by
 argument or in ``MOE_RULES_PATH`` (separated as in ``PATH``, later ones win).
+
+What :mod:`moe_rules.language.reading` makes of the files is stored, so that few processes read any.
 """
 
 from __future__ import annotations
 
-import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location, Problem, RuleFileError
-from moe_rules.files.yaml_source import YamlSource, read_yaml
-from moe_rules.language.files import PlatformFile, VocabularyFile
-from moe_rules.language.link import link
-from moe_rules.language.parts import Part
+from moe_rules.files.stored import stored
+from moe_rules.language.plain_form import from_plain, to_plain
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.validate import validate
 from moe_rules.vocabulary.fact_values import did_you_mean
 from moe_rules.vocabulary.facts import FACTS
 
 PLATFORMS = FACTS["device"].values
 PATH_VARIABLE = "MOE_RULES_PATH"
+ROOMS = ("files", "language", "vocabulary")
+"""The packages whose code makes rules of files."""
 
 
 def overlay_paths(extra: Sequence[str | Path] = ()) -> tuple[Path, ...]:
@@ -64,23 +65,6 @@ def platform_files(platform: str, folder: Path) -> list[Path]:
     return [single, *several] if single.is_file() else several
 
 
-@functools.cache
-def _vocabulary() -> tuple[YamlSource, VocabularyFile]:
-    source = read_yaml(packaged_rules() / "vocabulary.yaml")
-    return source, validate(VocabularyFile, source)
-
-
-def vocabulary() -> VocabularyFile:
-    """Load the packaged vocabulary: sets, features and derived facts."""
-    return _vocabulary()[1]
-
-
-def read_rule_file(path: Path) -> tuple[YamlSource, PlatformFile]:
-    """Read one rule file. Raises RuleFileError with everything that is wrong in its shape."""
-    source = read_yaml(path)
-    return source, validate(PlatformFile, source)
-
-
 def load_platform(
     platform: str, overlays: Sequence[Path] = (), *, packaged: Path | None = None
 ) -> PlatformRules:
@@ -88,25 +72,15 @@ def load_platform(
 
     Raises RuleFileError with every problem of every file.
     """
-    parts: list[Part] = []
-    problems: list[Problem] = []
-    files = [(path, False) for path in platform_files(platform, packaged or packaged_rules())]
-    files += [(path, True) for overlay in overlays for path in rule_files(overlay)]
-    contents: list[bytes] = []
-    for path, is_overlay in files:
-        try:
-            source, file = read_rule_file(path)
-        except RuleFileError as error:
-            problems.extend(error.problems)
-            continue
-        if file.platform == platform:
-            parts.append(Part(source, file, is_overlay))
-            contents.append(path.read_bytes())
-        elif not is_overlay:
-            message = f"file of platform {platform!r} says 'platform: {file.platform}'"
-            problems.append(Problem("wrong-platform", message, source.at(("platform",))))
-    if problems:
-        raise RuleFileError(problems)
-    vocabulary_source, vocabulary_file = _vocabulary()
-    contents.append((packaged_rules() / "vocabulary.yaml").read_bytes())
-    return link(platform, parts, vocabulary_file, vocabulary_source, contents)
+    packaged_files = platform_files(platform, packaged or packaged_rules())
+    overlay_files = [path for overlay in overlays for path in rule_files(overlay)]
+    files = [*packaged_files, *overlay_files, packaged_rules() / "vocabulary.yaml"]
+    names = [str(file) for file in files]
+
+    def make() -> dict[str, Any]:
+        from moe_rules.language.reading import linked
+
+        return to_plain(linked(platform, packaged_files, overlay_files), names)
+
+    what = f"rules of {platform}, {len(packaged_files)} packaged files"
+    return from_plain(stored(what, files, ROOMS, make), names)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator
-from dataclasses import dataclass
 
 from moe_rules.files.problems import Location
 from moe_rules.language.conditions import (
@@ -16,10 +15,10 @@ from moe_rules.language.conditions import (
 )
 from moe_rules.language.fact_tests import Facts, FactTest, Predicate
 from moe_rules.vocabulary.fact_values import FactValue, in_words
+from moe_rules.vocabulary.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Scheme:
+class Scheme(Record):
     """One line of a kernel's ``schemes``: weight and activation keys it takes, and when."""
 
     weight: FactTest
@@ -31,7 +30,6 @@ class Scheme:
         return text if self.when is ALWAYS else f"{text} where {self.when.words()}"
 
 
-@dataclass(frozen=True, slots=True)
 class Schemes(Condition):
     """The pair (weight_key, activation_key) is one of the kernel's quantization schemes."""
 

@@ -6,8 +6,8 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from moe_rules.files.problems import Problem, RuleFileError
-from moe_rules.files.yaml_source import KeyPath, YamlSource
+from moe_rules.files.problems import KeyPath, Problem, RuleFileError
+from moe_rules.files.yaml_source import YamlSource
 from moe_rules.vocabulary.fact_values import did_you_mean
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

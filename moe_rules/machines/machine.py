@@ -13,13 +13,11 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING, Any
 
 from moe_rules.files.packaged import packaged_rules
-from moe_rules.files.problems import Problem, RuleFileError
-from moe_rules.files.yaml_source import KeyPath, YamlSource, read_yaml
+from moe_rules.files.problems import KeyPath, Problem, RuleFileError
+from moe_rules.files.stored import stored
 from moe_rules.vocabulary.fact_values import (
     Fact,
     FactError,
@@ -29,6 +27,9 @@ from moe_rules.vocabulary.fact_values import (
     plain,
 )
 from moe_rules.vocabulary.facts import FACTS
+
+if TYPE_CHECKING:
+    from moe_rules.files.yaml_source import YamlSource
 
 DEVICE_OF = {
     "compute_capability": "cuda",
@@ -162,6 +163,8 @@ class Machine:
         lines = ["# A machine for moe-rules: edit the facts freely. A fact left out is unknown."]
         if self.unknown():
             lines.append(f"# Unknown software facts: {', '.join(self.unknown())}")
+        import yaml
+
         record = yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
         return "\n".join(lines) + "\n" + record
 
@@ -299,6 +302,8 @@ def _group_problems(group: str, facts: Mapping[str, object]) -> list[tuple[KeyPa
 
 
 def _read(path: str | Path) -> YamlSource:
+    from moe_rules.files.yaml_source import read_yaml
+
     try:
         return read_yaml(path)
     except RuleFileError as error:
@@ -348,7 +353,8 @@ def machines_file() -> Path:
 @functools.cache
 def _table() -> tuple[dict[str, NamedMachine], dict[str, dict[str, tuple[str, ...]]]]:
     """The named machines and the software presets. The file's form is tested, not checked here."""
-    data = _read(machines_file()).data
+    file = machines_file()
+    data = stored("machines", [file], ("files",), lambda: _read(file).data)
     machines = {}
     for name, entry in data["machines"].items():
         platform = {k: _fact_value("platform", k, v) for k, v in entry["platform"].items()}

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from moe_rules.files.packaged import packaged_rules
-from moe_rules.files.problems import Location
-from moe_rules.files.yaml_source import KeyPath, YamlSource, read_yaml
+from moe_rules.files.problems import KeyPath, Location
+from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.ruleset import PLATFORMS, platform_files
 
 OVERLAY = "corrected"

@@ -6,11 +6,11 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 from moe_rules.vocabulary.readings import Reading, Unreadable
+from moe_rules.vocabulary.record import Record
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 
@@ -19,8 +19,7 @@ FactType = Literal["bool", "switch", "int", "float", "enum", "string", "version"
 Group = Literal["platform", "software", "layer", "parallel", "quantization", "request", "derived"]
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(Record):
     """One thing a rule may test.
 
     ``values`` are the words a rule may use for it (enum), or known examples (string: any value

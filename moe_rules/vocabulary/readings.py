@@ -7,8 +7,9 @@ reference makes of odd text is recorded in ``tests/vocabulary/switch_readings.js
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Literal
+
+from moe_rules.vocabulary.record import Record
 
 Rule = Literal["integer", "true_words", "lower_case"]
 When = Literal["each call", "first call", "import"]
@@ -23,8 +24,7 @@ _RULES: dict[Rule, tuple[Callable[[str], bool | str], str]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Record):
     """The text of a switch on which the reference fails as soon as it reads it.
 
     It stands in place of the switch's value, but is none: no test is asked about it.
@@ -37,8 +37,7 @@ class Unreadable:
         return f"{self.text!r} (unreadable)"
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(Record):
     """How the reference reads one switch.
 
     ``rule`` makes the value of the text: "integer" is Python's ``int``, 0 is off; "true_words" is

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from moe_rules.json_schemas import schemas
-from moe_rules.language.ruleset import PLATFORMS, load_platform, vocabulary
+from moe_rules.language.reading import vocabulary
+from moe_rules.language.ruleset import PLATFORMS, load_platform
 from moe_rules.machines.machine import load_machine, named_machines
 from moe_rules.vocabulary.facts import FACTS
 from tests.cli.conftest import Command

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import moe_rules
-from moe_rules.language.ruleset import PLATFORMS, load_platform, vocabulary
+from moe_rules.language.reading import vocabulary
+from moe_rules.language.ruleset import PLATFORMS, load_platform
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 

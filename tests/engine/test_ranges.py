@@ -71,7 +71,7 @@ def _selector(text: str) -> Selector:
     from moe_rules.language.files import PlatformFile
     from moe_rules.language.link import link
     from moe_rules.language.parts import Part
-    from moe_rules.language.ruleset import vocabulary
+    from moe_rules.language.reading import vocabulary
     from moe_rules.language.validate import validate
 
     source = parse_yaml(text, "cuda.yaml")

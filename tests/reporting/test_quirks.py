@@ -12,7 +12,8 @@ import pytest
 from moe_rules.conformance.cases import Case, case_files, read_lines
 from moe_rules.engine.selector import InvalidRequestError, NotSupportedError, Selector
 from moe_rules.files.packaged import packaged_rules
-from moe_rules.files.yaml_source import KeyPath, read_yaml
+from moe_rules.files.problems import KeyPath
+from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.ruleset import PLATFORMS, load_platform, overlay_paths
 from moe_rules.machines.machine import facts_of
 from moe_rules.reporting import quirks

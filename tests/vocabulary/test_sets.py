@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moe_rules.language.ruleset import vocabulary
+from moe_rules.language.reading import vocabulary
 
 
 def test_unsigned_integers_are_of_every_width_with_and_without_a_bias() -> None:

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _facts(group: str | None) -> list[Fact]:
     from moe_rules.language.link import derived_facts
-    from moe_rules.language.ruleset import vocabulary
+    from moe_rules.language.reading import vocabulary
     from moe_rules.vocabulary.fact_values import did_you_mean
     from moe_rules.vocabulary.facts import FACTS
 
