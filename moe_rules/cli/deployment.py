@@ -9,12 +9,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import NoMoELayersError, UserError
 from moe_rules.cli.options import Options, add_platform, add_rules, json_mapping, positive
 from moe_rules.cli.stated import Stated
+from moe_rules.vocabulary.record import Record
 
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
@@ -106,8 +107,7 @@ def add_stated(parser: Options) -> None:
     )
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(Record):
     """One layer to decide. ``oracle`` None: no oracle is asked for it, ``notes`` say why.
 
     ``loading`` is why vLLM would not load the layer once certain backends are selected.
@@ -146,7 +146,7 @@ class Question:
 
     def with_notes(self, notes: tuple[str, ...]) -> Question:
         """The question with further notes on its decision, if there will be one."""
-        return self if self.oracle is None else replace(self, notes=(*self.notes, *notes))
+        return self if self.oracle is None else self.replaced(notes=(*self.notes, *notes))
 
     @property
     def layers_in_words(self) -> str:
@@ -161,8 +161,7 @@ class Question:
         return f"layer{'s' if len(self.layers) > 1 else ''} {words}" if words else ""
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(Record):
     """Everything a command asks: the machine's selector and the questions."""
 
     machine: Machine
@@ -226,12 +225,13 @@ def parallelism_in_words(args: argparse.Namespace) -> str:
 
 def machine_of(name: str | None, preset: str | None, stated: Stated) -> Machine:
     """The machine called ``name`` (this one if None) with the facts that are stated."""
-    from moe_rules.machines.detection import detect
     from moe_rules.machines.machine import load_machine
 
     if name is not None:
         machine = load_machine(name, preset)
     else:
+        from moe_rules.machines.detection import detect
+
         machine = detect()
         machine = machine.with_preset(preset) if preset else machine
     platform, software = stated.groups["platform"], stated.groups["software"]

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 import os
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from moe_rules.cli.errors import UserError
+from moe_rules.vocabulary.record import Record
 
 CONFIG = "config.json"
 DEEPEST = 100
@@ -29,8 +29,7 @@ CACHED = "models--"
 """How the name of a repository's folder in the cache begins; "--" stands for "/" in it."""
 
 
-@dataclass(frozen=True)
-class ModelFiles:
+class ModelFiles(Record):
     """What a model is called, its config.json, and its hf_quant_config.json if it has one."""
 
     name: str

@@ -5,17 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moe_rules.cli.errors import UserError
+from moe_rules.vocabulary.record import Record
 
 if TYPE_CHECKING:
     from moe_rules.vocabulary.fact_values import FactValue
 
 
-@dataclass(frozen=True)
-class Stated:
+class Stated(Record):
     """Facts from ``--set`` and the options that stand for one, by group of the vocabulary.
 
     ``switches`` are those of the environment and of ``--set``; one of the environment may be

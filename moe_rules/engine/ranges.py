@@ -7,20 +7,19 @@ one decision serves each. A bound kernel dispatches on the range without asking 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.selector import Selector
 from moe_rules.language.fact_tests import Compare
 from moe_rules.language.rules import Oracle
 from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.vocabulary.record import Record
 
 _AFTER = {">=": 0, "<": 0, ">": 1, "<=": 1}
 """How far behind a compared number the next range begins."""
 
 
-@dataclass(frozen=True)
-class TokenRange:
+class TokenRange(Record):
     """Calls with ``first`` to ``last`` tokens (None: without end), and what serves them."""
 
     first: int

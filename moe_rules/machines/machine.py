@@ -27,6 +27,7 @@ from moe_rules.vocabulary.fact_values import (
     plain,
 )
 from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.record import Record
 
 if TYPE_CHECKING:
     from moe_rules.files.yaml_source import YamlSource
@@ -169,8 +170,7 @@ class Machine:
         return "\n".join(lines) + "\n" + record
 
 
-@dataclass(frozen=True)
-class NamedMachine:
+class NamedMachine(Record):
     """One entry of ``rules/machines.yaml``: a product, its platform facts and its memory.
 
     ``memory_gb`` is in 10^9 bytes, ``memory_bandwidth_gb_per_s`` in 10^9 bytes per second, both

@@ -18,15 +18,15 @@ from moe_rules.models.sources import value_of
 from moe_rules.models.suggest import unknown_name
 from moe_rules.models.typed import (
     BY_FACT_TYPE,
-    ENTRIES,
-    FLAG,
-    INDICES,
-    INTEGER,
-    NUMBER,
-    POSITIVE,
-    TEXT,
     Kind,
+    entries,
+    flag,
+    indices,
+    integer,
+    number,
+    positive,
     shown,
+    text,
 )
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
@@ -36,22 +36,22 @@ MAX_LAYERS = 1_000
 
 KINDS: Mapping[str, Kind] = {
     **{name: BY_FACT_TYPE[fact.type] for name, fact in FACTS.items() if fact.group == "layer"},
-    **dict.fromkeys(REQUIRED, POSITIVE),
-    "defers_all_reduce": FLAG,
-    "sequence_parallel": FLAG,
-    "own_experts_class": FLAG,
-    "minimum_intermediate_size_per_partition": INTEGER,
+    **dict.fromkeys(REQUIRED, positive),
+    "defers_all_reduce": flag,
+    "sequence_parallel": flag,
+    "own_experts_class": flag,
+    "minimum_intermediate_size_per_partition": integer,
 }
 """What the sources of a row may give: the type of the fact, where it is one."""
 LAYER_KINDS: Mapping[str, Kind] = {
-    **dict.fromkeys(("first", "last", "every", "offset", "count"), INTEGER),
-    **dict.fromkeys(("listed", "dense"), INDICES),
-    "types": ENTRIES,
+    **dict.fromkeys(("first", "last", "every", "offset", "count"), integer),
+    **dict.fromkeys(("listed", "dense"), indices),
+    "types": entries,
 }
 ROUTING_KINDS: Mapping[str, Kind] = {
-    **dict.fromkeys(("scoring", "custom"), TEXT),
-    **dict.fromkeys(("renormalize", "correction_bias", "zero_experts"), FLAG),
-    "groups": INTEGER,
+    **dict.fromkeys(("scoring", "custom"), text),
+    **dict.fromkeys(("renormalize", "correction_bias", "zero_experts"), flag),
+    "groups": integer,
 }
 
 
@@ -96,7 +96,7 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
 
 
 def _experts(row: Mapping[str, Any], context: Context) -> int | None:
-    count: int | None = value_of(row["num_experts"], context, INTEGER)
+    count: int | None = value_of(row["num_experts"], context, integer)
     return count
 
 
@@ -105,7 +105,7 @@ def prediction_layers(row: Mapping[str, Any], context: Context) -> range:
     if row["mtp"] is None:
         return range(0)
     first, count = (
-        value_of(source, context, INTEGER) or 0
+        value_of(source, context, integer) or 0
         for source in (row["layers"]["count"], row["mtp"]["count"])
     )
     if count > MAX_LAYERS:
@@ -307,7 +307,7 @@ def refuse_layer(
     context = context.extended(layer=of_layer)
     for refusal in (*table["refuse_layers"], *row["refuse"]):
         allowed = "value" in refusal and any_of(
-            value_of(refusal["value"], context, NUMBER), refusal["unless"]
+            value_of(refusal["value"], context, number), refusal["unless"]
         )
         if not allowed and holds(refusal.get("when", {}), context):
             raise CheckpointRefusedError(refusal["because"], refusal.get("stage", "model"))
@@ -316,7 +316,7 @@ def refuse_layer(
 def refused_values(row: Mapping[str, Any], context: Context) -> list[Any]:
     """The numbers that refusals look at, which may differ from layer to layer."""
     sources = (refusal["value"] for refusal in row["refuse"] if "value" in refusal)
-    return [value_of(source, context, NUMBER) for source in sources]
+    return [value_of(source, context, number) for source in sources]
 
 
 def refuse_layer_lists(table: Mapping[str, Any], text: HfConfig) -> None:
@@ -344,7 +344,7 @@ def refuse_deployment(table: Mapping[str, Any], context: Context, deployment: De
     for refusal in table["refuse"]:
         if holds(refusal["when"], context):
             raise CheckpointRefusedError(refusal["because"])
-    heads = value_of(table["attention_heads"], context, INTEGER) or 0
+    heads = value_of(table["attention_heads"], context, integer) or 0
     ranks = deployment.tensor_parallel_size
     if heads % ranks:
         raise CheckpointRefusedError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moe_rules.models.blocks import AutoRoundBlock, shaped
+from moe_rules.models.blocks import AUTO_ROUND_BLOCK, shaped
 from moe_rules.models.errors import CheckpointRefusedError, PatternError
 from moe_rules.models.names import rename, rename_all
 from moe_rules.models.patterns import occurs
@@ -34,7 +34,7 @@ REGEX_CHARACTERS = frozenset("*+?^$()[]{}|\\")
 UNQUANTIZED_BITS = 16
 
 
-@shaped(AutoRoundBlock)
+@shaped(AUTO_ROUND_BLOCK)
 def auto_round(checkpoint: Checkpoint) -> LayerResolver:
     """The layer's bits, group size and symmetry, from its own entry or the checkpoint's.
 

@@ -6,244 +6,205 @@ conditions of the tables meet values of known types only. What a field means is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import Annotated, Any, TypeAlias
-
-from pydantic import AfterValidator, Field
-from pydantic.types import Tag
-from pydantic_core import PydanticCustomError
+from typing import TypeAlias
 
 from moe_rules.models.errors import PatternError
 from moe_rules.models.patterns import compiled
 from moe_rules.models.place import Checkpoint, LayerResolver
-from moe_rules.models.typed import FlagOrText, Integer, Positive, Shape, Texts, alternatives, check
+from moe_rules.models.typed import (
+    Misfit,
+    Shape,
+    anything,
+    either,
+    flag,
+    flag_or_text,
+    integer,
+    listed,
+    mapped,
+    optional,
+    positive,
+    read,
+    text,
+    texts,
+)
 
 Reader: TypeAlias = Callable[[Checkpoint], LayerResolver]
 
 
-def _compiles(pattern: str) -> str:
-    try:
-        compiled(pattern)
-    except PatternError as error:
-        raise PydanticCustomError("pattern", f"a regular expression ({error})") from None
-    return pattern
-
-
-def _if_pattern_compiles(name: str) -> str:
-    if name.startswith("re:"):
-        _compiles(name[3:])
-    return name
-
-
-def _rule_compiles(rule: str) -> str:
-    _compiles(rule[2:] if rule[:2] in ("-:", "+:") else rule)
-    return rule
-
-
-def shaped(shape: type[Shape]) -> Callable[[Reader], Reader]:
+def shaped(shape: Shape) -> Callable[[Reader], Reader]:
     """A reader of a format that is given blocks of this shape only. Raises ConfigValueError."""
 
-    def decorate(read: Reader) -> Reader:
-        @wraps(read)
+    def decorate(read_block: Reader) -> Reader:
+        @wraps(read_block)
         def reader(checkpoint: Checkpoint) -> LayerResolver:
-            check(shape, checkpoint.block, checkpoint.context["block.place"])
-            return read(checkpoint)
+            read(shape, checkpoint.block, checkpoint.context["block.place"])
+            return read_block(checkpoint)
 
         return reader
 
     return decorate
 
 
-Name: TypeAlias = Annotated[str, AfterValidator(_if_pattern_compiles)]
-"""A module's name or, after "re:", a regular expression."""
-Rule: TypeAlias = Annotated[str, AfterValidator(_rule_compiles)]
-"""A regular expression of GPTQModel, after "-:" or "+:" or nothing."""
+def _pattern(pattern: str) -> str:
+    try:
+        compiled(pattern)
+    except PatternError as error:
+        raise Misfit(f"a regular expression ({error})", pattern) from None
+    return pattern
 
 
-class Head(Shape):
-    """What says which method reads a block."""
-
-    quant_method: str | None = None
-    quant_algo: str | None = None
-    quantization: dict[str, Any] | None = None
-
-
-class Block(Shape):
-    """A block with one scheme for every layer; all fields that any such method reads."""
-
-    activation_scheme: str | None = None
-    weight_block_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
-    bits: Integer | None = None
-    w_bit: Integer | None = None
-    group_size: Integer | None = None
-    q_group_size: Integer | None = None
-    zero_point: bool | None = None
-    sym: bool | None = None
-    desc_act: bool | None = None
-    store_dtype: str | None = None
-    moe_quant_algo: str | None = None
-    expert_dtype: str | None = None
-    routed_experts_quant_method: str | None = None
-    ignore: list[str] | None = None
-    ignored_layers: list[str] | None = None
-    modules_to_not_convert: list[str] | None = None
+def module_name(value: object) -> str:
+    """A module's name or, after "re:", a regular expression."""
+    given = text(value)
+    if given.startswith("re:"):
+        _pattern(given[3:])
+    return given
 
 
-class DynamicRule(Shape):
-    """What a rule of GPTQModel changes."""
-
-    bits: Integer | None = None
-    group_size: Integer | None = None
-    sym: bool | None = None
-    desc_act: bool | None = None
+def rule(value: object) -> str:
+    """A regular expression of GPTQModel, after "-:" or "+:" or nothing."""
+    given = text(value)
+    _pattern(given[2:] if given[:2] in ("-:", "+:") else given)
+    return given
 
 
-class GPTQBlock(Block):
-    """A block of GPTQModel."""
-
-    dynamic: dict[Rule, DynamicRule | None] | None = None
-
-
-class ModelOptEntry(Shape):
-    """The algorithm of one module in ``quantized_layers``."""
-
-    quant_algo: str | None = None
-    group_size: Integer | None = None
-
-
-class ModelOptGroup(Shape):
-    """A group of ``config_groups``, of which it only matters whether it has activations."""
-
-    input_activations: dict[str, Any] | None = None
-
-
-class ModelOptFields(Shape):
-    """What ModelOpt writes, flat in config.json and below ``quantization`` in its own file."""
-
-    quant_algo: str | None = None
-    config_groups: dict[str, ModelOptGroup] | None = None
-    exclude_modules: list[str] | None = None
-    ignore: list[str] | None = None
-    ignored_layers: list[str] | None = None
-
-
-class ModelOptBlock(ModelOptFields):
-    """A block of ModelOpt."""
-
-    quantization: ModelOptFields | None = None
-
-
-class ModelOptMixedFields(ModelOptFields):
-    """The same with an algorithm for each module."""
-
-    quantized_layers: dict[str, ModelOptEntry] | None = None
-
-
-class ModelOptMixedBlock(ModelOptMixedFields):
-    """A block of ModelOpt with an algorithm for each module."""
-
-    quantization: ModelOptMixedFields | None = None
-
-
-BlockStructure: TypeAlias = Annotated[
-    Annotated[str, Tag("<text>")]
-    | Annotated[list[Positive], Field(min_length=2, max_length=2), Tag("<list>")],
-    alternatives(custom_error_message="text or a list of two integers"),
-]
-
-
-class QuantizationArguments(Shape):
-    """How compressed-tensors quantizes weights or activations."""
-
-    num_bits: Integer = 8
-    type: str = "int"
-    symmetric: bool = True
-    group_size: Integer | None = None
-    strategy: str | None = None
-    dynamic: FlagOrText = False
-    actorder: FlagOrText | None = None
-    scale_dtype: str | None = None
-    block_structure: BlockStructure | None = None
-
-
-class CompressedGroup(Shape):
-    """A scheme of compressed-tensors with the modules it is for."""
-
-    targets: list[Name] | None = None
-    weights: QuantizationArguments | None = None
-    input_activations: QuantizationArguments | None = None
-    format: str | None = None
-
-
-class CompressedTensorsBlock(Shape):
-    """A block of compressed-tensors."""
-
-    format: str | None = None
-    ignore: list[Name] | None = None
-    config_groups: dict[str, CompressedGroup] | None = None
-
-
-class QuarkLevel(Shape):
-    """One level of scales of Quark."""
-
-    dtype: str | None = None
-    qscheme: str | None = None
-    group_size: Integer | None = None
-    block_size: list[Integer] | None = None
-    ch_axis: Integer | None = None
-    is_dynamic: bool | None = None
-    symmetric: bool | None = None
-    scale_type: str | None = None
-    scale_format: str | None = None
-
-
-QuarkLevels: TypeAlias = Annotated[
-    Annotated[QuarkLevel, Tag("<map>")] | Annotated[list[QuarkLevel], Tag("<list>")],
-    alternatives(custom_error_message="a mapping or a list of mappings"),
-]
-
-
-class QuarkScheme(Shape):
-    """A scheme of Quark."""
-
-    weight: QuarkLevels | None = None
-    input_tensors: QuarkLevels | None = None
-
-
-class QuarkExport(Shape):
-    """How Quark packed the weights."""
-
-    pack_method: str | None = None
-
-
-class QuarkBlock(Shape):
-    """A block of Quark."""
-
-    export: QuarkExport | None = None
-    exclude: list[Name] | None = None
-    global_quant_config: QuarkScheme | None = None
-    layer_quant_config: dict[str, QuarkScheme | None] | None = None
-
-
-class AutoRoundEntry(Shape):
-    """What AutoRound sets for some layers."""
-
-    bits: Integer = 16
-    group_size: Integer = -1
-    sym: bool = True
-
-
-class AutoRoundBlock(Shape):
-    """A block of AutoRound."""
-
-    bits: Integer | None = None
-    group_size: Integer | None = None
-    sym: bool = True
-    data_type: str = "int"
-    packing_format: str | None = None
-    backend: str | None = None
-    vllm_backend: str | None = None
-    extra_config: dict[str, AutoRoundEntry] | None = None
-    block_name_to_quantize: Texts | None = None
-    to_quant_block_names: Texts | None = None
+HEAD = Shape(
+    quant_method=optional(text),
+    quant_algo=optional(text),
+    quantization=optional(mapped(anything)),
+)
+"""What says which method reads a block."""
+BLOCK = Shape(
+    activation_scheme=optional(text),
+    weight_block_size=optional(listed(positive, 2)),
+    bits=optional(integer),
+    w_bit=optional(integer),
+    group_size=optional(integer),
+    q_group_size=optional(integer),
+    zero_point=optional(flag),
+    sym=optional(flag),
+    desc_act=optional(flag),
+    store_dtype=optional(text),
+    moe_quant_algo=optional(text),
+    expert_dtype=optional(text),
+    routed_experts_quant_method=optional(text),
+    ignore=optional(listed(text)),
+    ignored_layers=optional(listed(text)),
+    modules_to_not_convert=optional(listed(text)),
+)
+"""A block with one scheme for every layer; all fields that any such method reads."""
+DYNAMIC_RULE = Shape(
+    bits=optional(integer),
+    group_size=optional(integer),
+    sym=optional(flag),
+    desc_act=optional(flag),
+)
+"""What a rule of GPTQModel changes."""
+GPTQ_BLOCK = Shape(BLOCK, dynamic=optional(mapped(optional(DYNAMIC_RULE), rule)))
+"""A block of GPTQModel."""
+MODELOPT_ENTRY = Shape(
+    quant_algo=optional(text),
+    group_size=optional(integer),
+)
+"""The algorithm of one module in ``quantized_layers``."""
+MODELOPT_GROUP = Shape(input_activations=optional(mapped(anything)))
+"""A group of ``config_groups``, of which it only matters whether it has activations."""
+MODELOPT_FIELDS = Shape(
+    quant_algo=optional(text),
+    config_groups=optional(mapped(MODELOPT_GROUP)),
+    exclude_modules=optional(listed(text)),
+    ignore=optional(listed(text)),
+    ignored_layers=optional(listed(text)),
+)
+"""What ModelOpt writes, flat in config.json and below ``quantization`` in its own file."""
+MODELOPT_BLOCK = Shape(
+    MODELOPT_FIELDS,
+    quantization=optional(MODELOPT_FIELDS),
+)
+"""A block of ModelOpt."""
+MODELOPT_MIXED_FIELDS = Shape(
+    MODELOPT_FIELDS,
+    quantized_layers=optional(mapped(MODELOPT_ENTRY)),
+)
+"""The same with an algorithm for each module."""
+MODELOPT_MIXED_BLOCK = Shape(
+    MODELOPT_MIXED_FIELDS,
+    quantization=optional(MODELOPT_MIXED_FIELDS),
+)
+"""A block of ModelOpt with an algorithm for each module."""
+BLOCK_STRUCTURE = either("text or a list of two integers", (str, text), (list, listed(positive, 2)))
+QUANTIZATION_ARGUMENTS = Shape(
+    num_bits=integer,
+    type=text,
+    symmetric=flag,
+    group_size=optional(integer),
+    strategy=optional(text),
+    dynamic=flag_or_text,
+    actorder=optional(flag_or_text),
+    scale_dtype=optional(text),
+    block_structure=optional(BLOCK_STRUCTURE),
+)
+"""How compressed-tensors quantizes weights or activations."""
+COMPRESSED_GROUP = Shape(
+    targets=optional(listed(module_name)),
+    weights=optional(QUANTIZATION_ARGUMENTS),
+    input_activations=optional(QUANTIZATION_ARGUMENTS),
+    format=optional(text),
+)
+"""A scheme of compressed-tensors with the modules it is for."""
+COMPRESSED_TENSORS_BLOCK = Shape(
+    format=optional(text),
+    ignore=optional(listed(module_name)),
+    config_groups=optional(mapped(COMPRESSED_GROUP)),
+)
+"""A block of compressed-tensors."""
+QUARK_LEVEL = Shape(
+    dtype=optional(text),
+    qscheme=optional(text),
+    group_size=optional(integer),
+    block_size=optional(listed(integer)),
+    ch_axis=optional(integer),
+    is_dynamic=optional(flag),
+    symmetric=optional(flag),
+    scale_type=optional(text),
+    scale_format=optional(text),
+)
+"""One level of scales of Quark."""
+QUARK_LEVELS = either(
+    "a mapping or a list of mappings", (Mapping, QUARK_LEVEL), (list, listed(QUARK_LEVEL))
+)
+QUARK_SCHEME = Shape(
+    weight=optional(QUARK_LEVELS),
+    input_tensors=optional(QUARK_LEVELS),
+)
+"""A scheme of Quark."""
+QUARK_EXPORT = Shape(pack_method=optional(text))
+"""How Quark packed the weights."""
+QUARK_BLOCK = Shape(
+    export=optional(QUARK_EXPORT),
+    exclude=optional(listed(module_name)),
+    global_quant_config=optional(QUARK_SCHEME),
+    layer_quant_config=optional(mapped(optional(QUARK_SCHEME))),
+)
+"""A block of Quark."""
+AUTO_ROUND_ENTRY = Shape(
+    bits=integer,
+    group_size=integer,
+    sym=flag,
+)
+"""What AutoRound sets for some layers."""
+AUTO_ROUND_BLOCK = Shape(
+    bits=optional(integer),
+    group_size=optional(integer),
+    sym=flag,
+    data_type=text,
+    packing_format=optional(text),
+    backend=optional(text),
+    vllm_backend=optional(text),
+    extra_config=optional(mapped(AUTO_ROUND_ENTRY)),
+    block_name_to_quantize=optional(texts),
+    to_quant_block_names=optional(texts),
+)
+"""A block of AutoRound."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moe_rules.models.blocks import CompressedTensorsBlock, shaped
+from moe_rules.models.blocks import COMPRESSED_TENSORS_BLOCK, shaped
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import matches_pattern, rename
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
@@ -26,7 +26,7 @@ FORMATS_WITH_ACTIVATIONS = (
 )
 
 
-@shaped(CompressedTensorsBlock)
+@shaped(COMPRESSED_TENSORS_BLOCK)
 def compressed_tensors(checkpoint: Checkpoint) -> LayerResolver:
     """The scheme of the first target that matches all three projections of a layer's experts.
 

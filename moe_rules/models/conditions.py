@@ -12,13 +12,10 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from moe_rules.models.typed import NUMBER, read
+from moe_rules.models.typed import ABSENT, number, read
 
 Scalar = str | int | float | bool | None
 Conditions = Mapping[str, Any]
-
-ABSENT: Any = object()
-"""Stands for a value that is not there, where null is one."""
 
 
 def equal(value: Any, expected: Any) -> bool:
@@ -146,7 +143,7 @@ def passes(value: Any, expected: Any, where: str) -> bool:
 
 def _satisfies(value: Any, op: str, bound: Any, where: str) -> bool:
     if op in COMPARISONS:
-        return value is not None and COMPARISONS[op](read(NUMBER, value, where), bound)
+        return value is not None and COMPARISONS[op](read(number, value, where), bound)
     return OPERATORS[op](value, bound)
 
 

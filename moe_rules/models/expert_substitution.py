@@ -8,16 +8,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, TypeAlias
-
-from pydantic import AfterValidator, TypeAdapter
-from pydantic_core import PydanticCustomError
+from typing import Any
 
 from moe_rules.models.conditions import descend
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.hf_config import HfConfig
 from moe_rules.models.quantization import Question
-from moe_rules.models.typed import STRICT, Integer, Kind, Shape, below, check, read
+from moe_rules.models.typed import (
+    Misfit,
+    Shape,
+    anything,
+    below,
+    integer,
+    listed,
+    mapped,
+    optional,
+    read,
+    text,
+)
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
 ROUTER = {
@@ -32,31 +40,25 @@ DECLARED = "compression_config.transform_config.expert_substitution"
 INDEX = re.compile("[0-9]{1,9}")
 
 
-def _index(text: str) -> int:
-    if not INDEX.fullmatch(text):
-        raise PydanticCustomError("index", "an index")
-    return int(text)
+def _index(value: object) -> int:
+    given = text(value)
+    if not INDEX.fullmatch(given):
+        raise Misfit("an index", value)
+    return int(given)
 
 
-_Index: TypeAlias = Annotated[str, AfterValidator(_index)]
-_APPROXIMATE: Kind = TypeAdapter(dict[_Index, list[Integer] | None], config=STRICT)
-
-
-class _Replacement(Shape):
-    format: str | None = None
-
-
-class _Target(Shape):
-    weight_layout: str | None = None
-    replacements: dict[_Index, _Replacement]
-
-
-class _Declaration(Shape):
-    version: Integer | None = None
-    router_semantics: dict[str, Any] | None = None
-    targets: dict[str, _Target]
-
-
+_APPROXIMATE = mapped(optional(listed(integer)), _index)
+_TARGET = Shape(
+    required=("replacements",),
+    weight_layout=optional(text),
+    replacements=mapped(Shape(format=optional(text)), _index),
+)
+_DECLARATION = Shape(
+    required=("targets",),
+    version=optional(integer),
+    router_semantics=optional(mapped(anything)),
+    targets=mapped(_TARGET),
+)
 Substituted = Mapping[int, frozenset[int]]
 """The replaced experts of each decoder layer that has some."""
 
@@ -79,7 +81,7 @@ def substituted_experts(config: Mapping[str, Any], text: HfConfig) -> Substitute
             layer: _unique(experts or (), below(where, layer)) for layer, experts in given.items()
         }
     elif declared is not None:
-        check(_Declaration, declared, whole.where(DECLARED))
+        read(_DECLARATION, declared, whole.where(DECLARED))
         found = _declared_experts(declared)
     return {layer: experts for layer, experts in found.items() if experts}
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from moe_rules.models.auto_round import auto_round
 from moe_rules.models.blocks import (
-    Block,
-    GPTQBlock,
-    ModelOptBlock,
-    ModelOptMixedBlock,
+    BLOCK,
+    GPTQ_BLOCK,
+    MODELOPT_BLOCK,
+    MODELOPT_MIXED_BLOCK,
     shaped,
 )
 from moe_rules.models.compressed_tensors import compressed_tensors
@@ -51,7 +51,7 @@ def _fields_of(source: Any, name: str) -> str:
     return " or ".join(map(repr, named if all(isinstance(one, str) for one in named) else [name]))
 
 
-@shaped(Block)
+@shaped(BLOCK)
 def plain(checkpoint: Checkpoint) -> LayerResolver:
     """One scheme for every layer, but for a list of names that are left out.
 
@@ -75,7 +75,7 @@ def plain(checkpoint: Checkpoint) -> LayerResolver:
     return resolve
 
 
-@shaped(GPTQBlock)
+@shaped(GPTQ_BLOCK)
 def gptq(checkpoint: Checkpoint) -> LayerResolver:
     """GPTQModel: one scheme, with ``dynamic`` rules ("-:regex" leaves out, "+:regex" overrides).
 
@@ -124,7 +124,7 @@ def _refuse_activation_order(values: Mapping[str, Any], dynamic: Mapping[str, An
             )
 
 
-@shaped(ModelOptBlock)
+@shaped(MODELOPT_BLOCK)
 def modelopt(checkpoint: Checkpoint) -> LayerResolver:
     """ModelOpt: one algorithm for every layer, but for trees of modules that are left out."""
     inner = {**_modelopt_inner(checkpoint), **named_values(checkpoint)}
@@ -140,7 +140,7 @@ def modelopt(checkpoint: Checkpoint) -> LayerResolver:
 EXPERTS = ".experts."
 
 
-@shaped(ModelOptMixedBlock)
+@shaped(MODELOPT_MIXED_BLOCK)
 def modelopt_mixed(checkpoint: Checkpoint) -> LayerResolver:
     """ModelOpt with an algorithm for each layer, in ``quantized_layers``."""
     inner = _modelopt_inner(checkpoint)

@@ -10,27 +10,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_rules.models.blocks import Head
+from moe_rules.models.blocks import HEAD
 from moe_rules.models.conditions import descend
 from moe_rules.models.errors import CheckpointRefusedError
-from moe_rules.models.typed import Shape, below, check, shown
+from moe_rules.models.typed import (
+    Shape,
+    anything,
+    below,
+    listed,
+    mapped,
+    optional,
+    read,
+    shown,
+    text,
+)
 from moe_rules.vocabulary.layer import dtype_name
 
 CONFIG = "config.json"
 
 
-class Fields(Shape):
-    """What is read of a configuration whatever its architecture."""
-
-    architectures: list[str] | None = None
-    model_type: str | None = None
-    dtype: str | None = None
-    torch_dtype: str | None = None
-    text_config: dict[str, Any] | None = None
-    llm_config: dict[str, Any] | None = None
-    vision_config: dict[str, Any] | None = None
-    quantization_config: dict[str, Any] | None = None
-    compression_config: dict[str, Any] | None = None
+FIELDS = Shape(
+    architectures=optional(listed(text)),
+    model_type=optional(text),
+    dtype=optional(text),
+    torch_dtype=optional(text),
+    text_config=optional(mapped(anything)),
+    llm_config=optional(mapped(anything)),
+    vision_config=optional(mapped(anything)),
+    quantization_config=optional(mapped(anything)),
+    compression_config=optional(mapped(anything)),
+)
+"""What is read of a configuration whatever its architecture."""
 
 
 class HfConfig:
@@ -45,7 +55,7 @@ class HfConfig:
         model_type: str | None = None,
         place: str = CONFIG,
     ) -> None:
-        check(Fields, fields, place)
+        read(FIELDS, fields, place)
         self.fields = fields
         self.place = place
         self.model_type: str | None = fields.get("model_type") or model_type
@@ -89,7 +99,7 @@ class HfConfig:
 
 def text_config(fields: Mapping[str, Any], classes: Mapping[str, Any]) -> HfConfig:
     """The language model's configuration inside ``fields`` (all of it, if nothing is nested)."""
-    check(Fields, fields, CONFIG)
+    read(FIELDS, fields, CONFIG)
     text = classes.get(fields.get("model_type") or "", {}).get("text")
     if text is not None:
         name, nested = text["field"], descend(fields, text["field"])
@@ -152,7 +162,7 @@ def quantization_block(
     place, block = next(((p, b) for p, b in declared if b is not None), ("", None))
     if block is None:
         return None
-    check(Head, block, place)
+    read(HEAD, block, place)
     return place, {**_upper_algorithm(block), "quant_method": _method(block)}
 
 

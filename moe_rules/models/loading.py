@@ -7,15 +7,14 @@ The selection stands, but the model does not load. The tables list the checks (`
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from moe_rules.models.conditions import Context, holds, passes
 from moe_rules.models.sources import value_of
+from moe_rules.vocabulary.record import Record
 
 
-@dataclass(frozen=True)
-class LoadRefusal:
+class LoadRefusal(Record):
     """Why vLLM would not load a layer, given that one of certain backends was selected.
 
     ``backend`` is what the selected backend's name must satisfy, as a condition of the tables.

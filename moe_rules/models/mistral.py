@@ -11,19 +11,19 @@ from typing import Any
 from moe_rules.models.conditions import Context, holds
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.tables import load_tables
-from moe_rules.models.typed import Shape, check
+from moe_rules.models.typed import Shape, anything, mapped, optional, read
 
 PARAMS = "params.json"
 
 
-class Params(Shape):
-    """The parts of params.json that hold further fields."""
-
-    moe: dict[str, Any] | None = None
-    multimodal: dict[str, Any] | None = None
-    vision_encoder: dict[str, Any] | None = None
-    quantization: dict[str, Any] | None = None
-    llama_4_scaling: dict[str, Any] | None = None
+PARTS = Shape(
+    moe=optional(mapped(anything)),
+    multimodal=optional(mapped(anything)),
+    vision_encoder=optional(mapped(anything)),
+    quantization=optional(mapped(anything)),
+    llama_4_scaling=optional(mapped(anything)),
+)
+"""The parts of params.json that hold further fields."""
 
 
 def config_of(params: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def config_of(params: Mapping[str, Any], beside: Mapping[str, Any] | None = None
     ``beside`` is its config.json, if there is one, for what params.json does not give. Raises
     CheckpointRefusedError where vLLM does not take the file.
     """
-    check(Params, params, PARAMS)
+    read(PARTS, params, PARAMS)
     table = load_tables().mistral
     config = {table["fields"].get(name, name): value for name, value in params.items()}
     config = {**table["defaults"], **config}

@@ -7,7 +7,6 @@ would, or run quantized experts itself; ``quantization`` of a row of ``architect
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
 from moe_rules.models.conditions import Context, holds
@@ -15,10 +14,10 @@ from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import layer_named
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
 from moe_rules.models.sources import value_of
+from moe_rules.vocabulary.record import Record
 
 
-@dataclass(frozen=True)
-class Edits:
+class Edits(Record):
     """The changes that apply to one checkpoint."""
 
     entries: tuple[Mapping[str, Any], ...]
@@ -38,7 +37,7 @@ class Edits:
             if "skip" in entry:
                 method = {**method, "skip": entry["skip"]}
             context = Context(block, **context.groups)
-            checkpoint = replace(checkpoint, block=block, method=method, context=context)
+            checkpoint = checkpoint.replaced(block=block, method=method, context=context)
         return checkpoint
 
     def around(self, resolve: LayerResolver, checkpoint: Checkpoint) -> LayerResolver:

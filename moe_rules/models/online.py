@@ -7,57 +7,38 @@ give, and which methods they stand for, are in ``quantization.yaml`` (``online``
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, TypeAlias
+from typing import Any
 
-from pydantic import AfterValidator
-from pydantic_core import PydanticCustomError
-
-from moe_rules.models.blocks import Name
+from moe_rules.models.blocks import module_name
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import matches_pattern
 from moe_rules.models.place import Place
 from moe_rules.models.quantization import Quantization, Question
 from moe_rules.models.suggest import unknown_name
-from moe_rules.models.typed import Shape, check
+from moe_rules.models.typed import Shape, either, listed, mapped, optional, read, text
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
+from moe_rules.vocabulary.record import Record
 
 WHERE = "quantization_config"
 BY_LAYER = "online"
 """The method by which a user leaves it to ``quantization_config`` what is quantized."""
 
 
-class Spec(Shape):
-    """How one kind of layer is quantized, by names of quantization keys."""
-
-    weight: str | None = None
-    activation: str | None = None
-
-
-def _text_or_spec(value: object) -> object:
-    if value is None or isinstance(value, str):
-        return value
-    if isinstance(value, Mapping):
-        return Spec.model_validate(value)
-    raise PydanticCustomError("layer_kind", "text, or weight and activation")
+SPEC = Shape(weight=optional(text), activation=optional(text))
+"""How one kind of layer is quantized, by names of quantization keys."""
+LAYER_KIND = optional(either("text, or weight and activation", (str, text), (Mapping, SPEC)))
+REQUESTED = Shape(
+    linear=LAYER_KIND,
+    moe=LAYER_KIND,
+    ignore=optional(listed(module_name)),
+    targets=optional(mapped(text, module_name)),
+)
+"""What a user may give."""
 
 
-LayerKind: TypeAlias = Annotated[Any, AfterValidator(_text_or_spec)]
-
-
-class Requested(Shape):
-    """What a user may give."""
-
-    linear: LayerKind = None
-    moe: LayerKind = None
-    ignore: list[Name] | None = None
-    targets: dict[Name, str] | None = None
-
-
-@dataclass(frozen=True)
-class Online:
+class Online(Record):
     """Which MoE layers are quantized online, by names of methods.
 
     ``targets`` are patterns of module paths, each with a method; else ``everywhere`` holds for
@@ -106,12 +87,10 @@ def online_of(
         if method == BY_LAYER:
             raise _refused("the method online needs a quantization_config")
         return None
-    check(Requested, given, WHERE)
+    read(REQUESTED, given, WHERE)
     for name in given:
-        if name not in Requested.model_fields:
-            raise _refused(
-                unknown_name("field of quantization_config", name, Requested.model_fields)
-            )
+        if name not in REQUESTED.fields:
+            raise _refused(unknown_name("field of quantization_config", name, REQUESTED.fields))
     if method is None and not quantized:
         return None
     base = method if method in table["online_shorthands"] and not quantized else None
@@ -165,8 +144,7 @@ def _refused(why: str, stage: str = "engine_config") -> CheckpointRefusedError:
     return CheckpointRefusedError(why if why.startswith(WHERE) else f"{WHERE}: {why}", stage)
 
 
-@dataclass(frozen=True)
-class OnlineQuantization:
+class OnlineQuantization(Record):
     """A checkpoint's quantization with online methods for some layers laid over it."""
 
     base: Quantization

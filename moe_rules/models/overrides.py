@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from moe_rules.models.quantization import Question
 from moe_rules.models.suggest import unknown_name
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
+from moe_rules.vocabulary.record import Record
 
 LAYER = frozenset(one.name for one in fields(FusedMoEConfig)) - {"moe_parallel_config"}
 PARALLEL = frozenset(f"parallel.{one.name}" for one in fields(FusedMoEParallelConfig))
@@ -19,8 +20,7 @@ OPTIONS = frozenset(
 )
 
 
-@dataclass(frozen=True)
-class Overrides:
+class Overrides(Record):
     """Stated facts by where they belong: layer, parallel part, quantization keys, options.
 
     ``oracle`` replaces the whole reading of the checkpoint's quantization.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from moe_rules.models.conditions import Context
+from moe_rules.vocabulary.record import Record
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Record):
     """One layer's routed experts: module path and the checkpoint's names of the projections.
 
     ``projections`` are gate, up and down; None where a layer without a gate has none.
@@ -31,8 +30,7 @@ LayerResolver = Callable[[Place], Values | None]
 """The values of one layer, or None if the checkpoint leaves it unquantized."""
 
 
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
+class Checkpoint(Record):
     """A checkpoint's quantization block with all that its reading needs.
 
     ``method`` is the method's row of ``quantization.yaml``, ``renaming`` the architecture's

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Any
 
-from moe_rules.models.blocks import QuarkBlock, shaped
+from moe_rules.models.blocks import QUARK_BLOCK, shaped
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import SKIP_RULES, rename, rename_all
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
 
 
-@shaped(QuarkBlock)
+@shaped(QUARK_BLOCK)
 def quark(checkpoint: Checkpoint) -> LayerResolver:
     """The layer's own scheme (``layer_quant_config``), else ``global_quant_config``.
 

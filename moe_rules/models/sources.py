@@ -24,10 +24,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from moe_rules.models.conditions import Context, holds, passes
-from moe_rules.models.typed import ANYTHING, INTEGER, Kind, read
+from moe_rules.models.typed import Kind, anything, integer, read
 
 
-def value_of(source: Any, context: Context, kind: Kind = ANYTHING) -> Any:
+def value_of(source: Any, context: Context, kind: Kind = anything) -> Any:
     """The value of a source in a context; None if the checkpoint does not say.
 
     Raises ConfigValueError for a value of the checkpoint that is not of the kind.
@@ -41,13 +41,13 @@ def value_of(source: Any, context: Context, kind: Kind = ANYTHING) -> Any:
     if "literal" in source:
         return source["literal"]
     if "multiply" in source:
-        left, right = (value_of(factor, context, INTEGER) for factor in source["multiply"])
+        left, right = (value_of(factor, context, integer) for factor in source["multiply"])
         return None if left is None or right is None else left * right
     if "if" in source:
         chosen = source["then" if value_of(source["if"], context) else "else"]
         return value_of(chosen, context, kind)
     if "index_below" in source:
-        return context["layer.index"] < (value_of(source["index_below"], context, INTEGER) or 0)
+        return context["layer.index"] < (value_of(source["index_below"], context, integer) or 0)
     return _field(source, context, kind)
 
 

@@ -1,23 +1,24 @@
 """The packaged tables of architectures and quantization methods: reading, checking, completing.
 
-Tables are read once for each process. After validation they are plain mappings in which every
-default is filled in and ``like``, ``same_as`` and named scheme lists are resolved.
+Tables are read once for each process, from where they are stored if they are. They are plain
+mappings, validated, in which every default is filled in and ``like``, ``same_as`` and named scheme
+lists are resolved.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.stored import stored
 from moe_rules.models.errors import TableError
 
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+ROOMS = ("files", "models", "vocabulary")
+"""The packages whose code makes tables of files."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +35,13 @@ class Tables:
     @cached_property
     def registry(self) -> Mapping[str, Any]:
         """Names that are in no row of the architectures."""
-        from moe_rules.models.schema import RegistryFile
-
-        names = _validated(self.directory / "registry.yaml", RegistryFile)
+        names = _stored("registry", self.directory, _read_registry)
         return {**names, "without_moe_layers": frozenset(names["without_moe_layers"])}
 
     @cached_property
     def mistral(self) -> Mapping[str, Any]:
         """How Mistral's params.json is read."""
-        from moe_rules.models.schema import MistralFile
-
-        return _validated(self.directory / "mistral.yaml", MistralFile)
+        return _stored("mistral", self.directory, _read_mistral)
 
 
 def tables_directory() -> Path:
@@ -55,24 +52,51 @@ def tables_directory() -> Path:
 @cache
 def load_tables(directory: Path | None = None) -> Tables:
     """The tables of a directory (the packaged ones by default). Raises TableError."""
-    from moe_rules.models.quantization_schema import Method, QuantizationFile
-    from moe_rules.models.schema import Architecture, ArchitecturesFile
-
     where = tables_directory() if directory is None else directory
-    architectures = _validated(where / "architectures.yaml", ArchitecturesFile)
-    quantization = _validated(where / "quantization.yaml", QuantizationFile)
     return Tables(
         where,
-        _complete_architectures(architectures, _defaults(Architecture)),
-        _complete_methods(quantization, _defaults(Method)),
+        _stored("architectures", where, _read_architectures),
+        _stored("quantization", where, _read_methods),
     )
 
 
+def _stored(name: str, directory: Path, reader: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """The table of a file, as the reader makes it. Raises TableError."""
+    file = directory / f"{name}.yaml"
+    table: dict[str, Any] = stored(name, [file], ROOMS, lambda: reader(file))
+    return table
+
+
+def _read_registry(file: Path) -> dict[str, Any]:
+    from moe_rules.models.schema import RegistryFile
+
+    return _validated(file, RegistryFile)
+
+
+def _read_mistral(file: Path) -> dict[str, Any]:
+    from moe_rules.models.schema import MistralFile
+
+    return _validated(file, MistralFile)
+
+
+def _read_architectures(file: Path) -> dict[str, Any]:
+    from moe_rules.models.schema import Architecture, ArchitecturesFile
+
+    return _complete_architectures(_validated(file, ArchitecturesFile), _defaults(Architecture))
+
+
+def _read_methods(file: Path) -> dict[str, Any]:
+    from moe_rules.models.quantization_schema import Method, QuantizationFile
+
+    return _complete_methods(_validated(file, QuantizationFile), _defaults(Method))
+
+
 def _validated(path: Path, model: Any) -> dict[str, Any]:
+    import yaml
     from pydantic import ValidationError
 
     try:
-        data = yaml.load(path.read_bytes(), Loader=_LOADER)
+        data = yaml.load(path.read_bytes(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
         raise TableError(f"{path}: {error}") from None
     try:

@@ -1,111 +1,44 @@
 """Values of a checkpoint's files, read as the type that they must have.
 
-A file may hold anything. What meets a table is read here first: one value as a :data:`Kind`, a
-mapping as a shape (a pydantic model of the fields that are read). A value of another type is a
+A file may hold anything. What meets a table is read here first, as a :data:`Kind`: one value, a
+list, or a mapping of which some fields are read (a :class:`Shape`). A value of another type is a
 ConfigValueError with the path to it, and integers have 64 bits.
 """
 
 from __future__ import annotations
 
+import math
 import reprlib
-from collections.abc import Mapping
-from functools import partial
-from typing import Annotated, Any, TypeAlias
-
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-)
-from pydantic.types import Discriminator, Tag
-from pydantic_core import PydanticCustomError
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from moe_rules.models.errors import ConfigValueError
 
-Integer: TypeAlias = Annotated[int, Field(ge=-(2**63), lt=2**63)]
-Positive: TypeAlias = Annotated[int, Field(ge=1, lt=2**63)]
+Kind: TypeAlias = Callable[[Any], Any]
+"""What a value may be: gives the value as it is read. Raises :class:`Misfit`."""
+
+ABSENT: Any = object()
+"""Stands for a value that is not there."""
+INTEGERS = range(-(2**63), 2**63)
 
 
-def json_type(value: object) -> str:
-    """The tag by which a shape tells apart what a field may hold; no part of a path."""
-    for python, tag in ((bool, "<flag>"), (str, "<text>"), (list, "<list>"), (Mapping, "<map>")):
-        if isinstance(value, python):
-            return tag
-    return "<other>"
+class Misfit(ValueError):  # noqa: N818 (no error yet: the place of the value is not known)
+    """A value is not of a kind; ``path`` leads to it, which whoever looks inside fills in."""
 
-
-alternatives = partial(Discriminator, json_type, custom_error_type="alternatives")
-"""Tells apart the tagged members of a union, with the ``custom_error_message`` it is given."""
-
-Texts: TypeAlias = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[str], Tag("<list>")],
-    alternatives(custom_error_message="text or a list of texts"),
-]
-FlagOrText: TypeAlias = Annotated[
-    Annotated[bool, Tag("<flag>")] | Annotated[str, Tag("<text>")],
-    alternatives(custom_error_message="true, false or text"),
-]
-
-
-def _index_set(value: str | list[int]) -> frozenset[int]:
-    """Layer indices from a list of them or from "3,4,5"."""
-    parts = [p for p in value.split(",") if p.strip()] if isinstance(value, str) else value
-    try:
-        return frozenset(map(int, parts))
-    except ValueError:
-        raise PydanticCustomError("indices", "a list of layer indices") from None
-
-
-_Indices: TypeAlias = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Integer], Tag("<list>")],
-    alternatives(custom_error_message="a list of layer indices"),
-    AfterValidator(_index_set),
-]
-_Entries: TypeAlias = Annotated[
-    Annotated[str, Tag("<text>")] | Annotated[list[Any], Tag("<list>")],
-    alternatives(custom_error_message="text or a list, with an entry for each layer"),
-]
-
-# A model meets few of the kinds and shapes: each is built when it is first used.
-STRICT = ConfigDict(strict=True, allow_inf_nan=False, defer_build=True)
-Kind: TypeAlias = TypeAdapter[Any]
-"""What one value may be."""
-
-ANYTHING: Kind = TypeAdapter(Any)
-FLAG: Kind = TypeAdapter(bool, config=STRICT)
-INTEGER: Kind = TypeAdapter(Integer, config=STRICT)
-POSITIVE: Kind = TypeAdapter(Positive, config=STRICT)
-NUMBER: Kind = TypeAdapter(float, config=STRICT)
-TEXT: Kind = TypeAdapter(str, config=STRICT)
-INDICES: Kind = TypeAdapter(_Indices, config=STRICT)
-ENTRIES: Kind = TypeAdapter(_Entries, config=STRICT)
-BY_FACT_TYPE = {"bool": FLAG, "int": INTEGER, "float": NUMBER, "enum": TEXT, "string": TEXT}
-"""The kind of a value that becomes a fact, by the fact's type in the vocabulary."""
-
-
-class Shape(BaseModel):
-    """The fields of a mapping that are read, with their types; others may be there."""
-
-    model_config = {**STRICT, "extra": "ignore"}
+    def __init__(self, expected: str, value: object, path: tuple[object, ...] = ()) -> None:
+        super().__init__(expected)
+        self.expected = expected
+        self.seen = "absent" if value is ABSENT else shown(value)
+        self.path = path
 
 
 def read(kind: Kind, value: Any, where: str) -> Any:
     """The value, if it is of a kind. Raises ConfigValueError; ``where`` is the path to it."""
     try:
-        return kind.validate_python(value)
-    except ValidationError as error:
-        raise _wrong_value(error, where) from None
-
-
-def check(shape: type[Shape], value: object, where: str) -> None:
-    """Raise ConfigValueError unless the fields of a mapping have the types of a shape."""
-    try:
-        shape.model_validate(value)
-    except ValidationError as error:
-        raise _wrong_value(error, where) from None
+        return kind(value)
+    except Misfit as misfit:
+        place = below(where, *misfit.path)
+        raise ConfigValueError(place, misfit.expected, misfit.seen) from None
 
 
 def below(where: str, *path: object) -> str:
@@ -114,36 +47,160 @@ def below(where: str, *path: object) -> str:
     return f"{where}{'.' if ': ' in where else ': '}{inner}" if inner else where
 
 
-_EXPECTED = {
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "missing": "given",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
-    "too_short": "a list of {min_length}",
-    "too_long": "a list of {max_length}",
-}
-"""What was expected, by pydantic's type of the error."""
+# One value ----------------------------------------------------------------------------------------
 
 
-def _wrong_value(error: ValidationError, where: str) -> ConfigValueError:
-    first = error.errors(include_url=False)[0]
-    words = _EXPECTED.get(first["type"])
-    expected = first["msg"] if words is None else words.format(**first.get("ctx", {}))
-    path = [part for part in first["loc"] if part != "[key]" and not _is_tag(part)]
-    seen = "absent" if first["type"] == "missing" else shown(first["input"])
-    return ConfigValueError(below(where, *path), expected, seen)
+def anything(value: Any) -> Any:
+    """Whatever it is."""
+    return value
 
 
-def _is_tag(part: object) -> bool:
-    return isinstance(part, str) and part.startswith("<") and part.endswith(">")
+def flag(value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise Misfit("true or false", value)
+    return value
+
+
+def integer(value: Any) -> int:
+    """An integer of 64 bits."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise Misfit("an integer", value)
+    if value < INTEGERS.start:
+        raise Misfit(f"at least {INTEGERS.start}", value)
+    if value >= INTEGERS.stop:
+        raise Misfit(f"less than {INTEGERS.stop}", value)
+    return value
+
+
+def positive(value: Any) -> int:
+    """An integer from 1 up."""
+    if integer(value) < 1:
+        raise Misfit("at least 1", value)
+    return int(value)
+
+
+def number(value: Any) -> float:
+    """A finite number."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise Misfit("a number", value)
+    try:
+        found = float(value)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise Misfit("a finite number", value)
+    return found
+
+
+def text(value: Any) -> str:
+    """Text."""
+    if not isinstance(value, str):
+        raise Misfit("text", value)
+    return value
+
+
+# Several ------------------------------------------------------------------------------------------
+
+
+def optional(kind: Kind) -> Kind:
+    """Of a kind, or null."""
+    return lambda value: None if value is None else kind(value)
+
+
+def listed(kind: Kind, count: int | None = None) -> Kind:
+    """A list, of ``count`` values if that is given."""
+
+    def read_list(value: Any) -> list[Any]:
+        if not isinstance(value, list):
+            raise Misfit("a list", value)
+        found = [_inside(kind, one, index) for index, one in enumerate(value)]
+        if count is not None and len(found) != count:
+            raise Misfit(f"a list of {count}", value)
+        return found
+
+    return read_list
+
+
+def mapped(kind: Kind, key: Kind = text) -> Kind:
+    """A mapping from keys of one kind to values of another."""
+
+    def read_mapping(value: Any) -> dict[Any, Any]:
+        entries = _mapping(value).items()
+        return {_inside(key, name, name): _inside(kind, one, name) for name, one in entries}
+
+    return read_mapping
+
+
+def either(expected: str, *kinds: tuple[type, Kind]) -> Kind:
+    """Of the kind that belongs to the value's type; ``expected`` says which there are."""
+
+    def read_one(value: Any) -> Any:
+        for python, kind in kinds:
+            if isinstance(value, python):
+                return kind(value)
+        raise Misfit(expected, value)
+
+    return read_one
+
+
+class Shape:
+    """A mapping of which these fields are read, each of its kind; others may be there.
+
+    A field whose name is in ``required`` must be there. ``base`` has further fields.
+    """
+
+    def __init__(
+        self, base: Shape | None = None, /, required: tuple[str, ...] = (), **fields: Kind
+    ) -> None:
+        self.fields: Mapping[str, Kind] = {**(base.fields if base else {}), **fields}
+        self.required = required
+
+    def __call__(self, value: Any) -> Mapping[str, Any]:
+        """The mapping itself. Raises :class:`Misfit`."""
+        given = _mapping(value)
+        for name, kind in self.fields.items():
+            if name in given:
+                _inside(kind, given[name], name)
+            elif name in self.required:
+                raise Misfit("given", ABSENT, (name,))
+        return given
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise Misfit("a mapping", value)
+    return value
+
+
+def _inside(kind: Kind, value: Any, key: object) -> Any:
+    try:
+        return kind(value)
+    except Misfit as misfit:
+        misfit.path = (key, *misfit.path)
+        raise
+
+
+def _index_set(value: str | list[int]) -> frozenset[int]:
+    """Layer indices from a list of them or from "3,4,5"."""
+    parts = [p for p in value.split(",") if p.strip()] if isinstance(value, str) else value
+    try:
+        return frozenset(map(int, parts))
+    except ValueError:
+        raise Misfit("a list of layer indices", value) from None
+
+
+indices = either(
+    "a list of layer indices",
+    (str, _index_set),
+    (list, lambda value: _index_set(listed(integer)(value))),
+)
+entries = either("text or a list, with an entry for each layer", (str, text), (list, anything))
+texts = either("text or a list of texts", (str, text), (list, listed(text)))
+flag_or_text = either("true, false or text", (bool, flag), (str, text))
+
+BY_FACT_TYPE = {"bool": flag, "int": integer, "float": number, "enum": text, "string": text}
+"""The kind of a value that becomes a fact, by the fact's type in the vocabulary."""
 
 
 class _Shown(reprlib.Repr):

@@ -10,18 +10,18 @@ from moe_rules.models import derive_layers
 from moe_rules.models.conditions import Context, holds
 from moe_rules.models.errors import ConfigValueError
 from moe_rules.models.typed import (
-    ANYTHING,
-    ENTRIES,
-    FLAG,
-    INDICES,
-    INTEGER,
-    NUMBER,
-    POSITIVE,
-    TEXT,
     Kind,
+    anything,
     below,
+    entries,
+    flag,
+    indices,
+    integer,
+    number,
+    positive,
     read,
     shown,
+    text,
 )
 from tests.models.checkpoints import GPTQ, H100, qwen3
 from tests.models.fuzzing import BLOCKS, DEEP, Path, fields_for, spoilt
@@ -30,16 +30,16 @@ from tests.models.fuzzing import BLOCKS, DEEP, Path, fields_for, spoilt
 @pytest.mark.parametrize(
     ("kind", "value", "taken"),
     [
-        (FLAG, False, False),
-        (INTEGER, -1, -1),
-        (POSITIVE, 2**63 - 1, 2**63 - 1),
-        (NUMBER, 7, 7.0),
-        (TEXT, "", ""),
-        (INDICES, [3, 4, 3], {3, 4}),
-        (INDICES, "3, 4,", {3, 4}),
-        (ENTRIES, "ME*", "ME*"),
-        (ENTRIES, [0, "moe", None], [0, "moe", None]),
-        (ANYTHING, DEEP, DEEP),
+        (flag, False, False),
+        (integer, -1, -1),
+        (positive, 2**63 - 1, 2**63 - 1),
+        (number, 7, 7.0),
+        (text, "", ""),
+        (indices, [3, 4, 3], {3, 4}),
+        (indices, "3, 4,", {3, 4}),
+        (entries, "ME*", "ME*"),
+        (entries, [0, "moe", None], [0, "moe", None]),
+        (anything, DEEP, DEEP),
     ],
 )
 def test_what_a_kind_takes(kind: Kind, value: Any, taken: Any) -> None:
@@ -49,18 +49,18 @@ def test_what_a_kind_takes(kind: Kind, value: Any, taken: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "message"),
     [
-        (FLAG, 1, "must be true or false, not 1"),
-        (INTEGER, True, "must be an integer, not True"),
-        (INTEGER, 8.0, "must be an integer, not 8.0"),
-        (INTEGER, 1 << 999, "must be less than 9223372036854775808, not <integer of 1000 bits>"),
-        (POSITIVE, 0, "must be at least 1, not 0"),
-        (NUMBER, float("nan"), "must be a finite number, not nan"),
-        (NUMBER, True, "must be a number, not True"),
-        (TEXT, ["a"], "must be text, not ['a']"),
-        (INDICES, "3,x", "must be a list of layer indices, not '3,x'"),
-        (INDICES, {}, "must be a list of layer indices, not {}"),
-        (INDICES, [0, "1"], "x.1 must be an integer, not '1'"),
-        (ENTRIES, 3, "must be text or a list, with an entry for each layer, not 3"),
+        (flag, 1, "must be true or false, not 1"),
+        (integer, True, "must be an integer, not True"),
+        (integer, 8.0, "must be an integer, not 8.0"),
+        (integer, 1 << 999, "must be less than 9223372036854775808, not <integer of 1000 bits>"),
+        (positive, 0, "must be at least 1, not 0"),
+        (number, float("nan"), "must be a finite number, not nan"),
+        (number, True, "must be a number, not True"),
+        (text, ["a"], "must be text, not ['a']"),
+        (indices, "3,x", "must be a list of layer indices, not '3,x'"),
+        (indices, {}, "must be a list of layer indices, not {}"),
+        (indices, [0, "1"], "x.1 must be an integer, not '1'"),
+        (entries, 3, "must be text or a list, with an entry for each layer, not 3"),
     ],
 )
 def test_what_it_does_not_take(kind: Kind, value: Any, message: str) -> None:
