@@ -1,4 +1,4 @@
-"""Microseconds of a warm selection, and seconds from a fresh process to the first decision.
+"""Microseconds of a warm selection, and seconds of a fresh process: to a decision, and of `select`.
 
 python -m benchmarks.selection
 """
@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from moe_rules.engine.selector import Selector, as_machine, selector_for
 from moe_rules.vocabulary.layer import FusedMoEConfig
@@ -23,6 +24,11 @@ layer = FusedMoEConfig(
 )
 select_backend("unquantized", layer, machine="h100", environ={})
 """
+MODEL = Path(__file__).parents[1] / "examples/models/Qwen3-30B-A3B-FP8.json"
+PROCESSES = {
+    "the first decision": ["-c", FIRST],
+    "moe-rules select --model": f"-m moe_rules select --model {MODEL} --platform h100".split(),
+}
 SCHEMES: dict[str, tuple[str, str | None, str | None]] = {
     "unquantized": ("unquantized", None, None),
     "fp8, 128x128 blocks": ("fp8", "kFp8Static128BlockSym", "kFp8Dynamic128Sym"),
@@ -71,12 +77,16 @@ def main() -> None:
         keys = [None if key is None else NAMED_KEYS[key] for key in (weight, activation)]
         new, repeated, backend = microseconds(selector, oracle, *keys)
         print(f"| {name} | {backend} | {new:.1f} us | {repeated:.1f} us |")
-    seconds = []
-    for _ in range(7):
-        start = time.perf_counter()
-        subprocess.run([sys.executable, "-c", FIRST], check=True)
-        seconds.append(time.perf_counter() - start)
-    print(f"\nFresh process to the first decision: median {statistics.median(seconds):.2f} s of 7")
+    print("\nFresh process, medians of 7")
+    for what, arguments in PROCESSES.items():
+        seconds = [_seconds_of([sys.executable, *arguments]) for _ in range(7)]
+        print(f"{what}: {statistics.median(seconds):.2f} s")
+
+
+def _seconds_of(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

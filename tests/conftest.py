@@ -25,6 +25,9 @@ if find_spec("torch") is not None:
     if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# What tests make of rule files is kept away from the user's.
+os.environ["MOE_RULES_CACHE"] = str(Path(__file__).parents[1] / ".pytest_cache" / "moe_rules")
+
 # A busy machine is no failure. In CI, the same examples are tried every time.
 settings.register_profile("default", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -13,6 +14,10 @@ import pytest
 import moe_rules
 
 ROOT = Path(moe_rules.__file__).parents[1]
+WITHOUT_READERS = (
+    "import sys; sys.modules.update(dict.fromkeys(['yaml', 'pydantic', 'jsonschema', 'regex'])); "
+    "from moe_rules.cli import main; sys.exit(main(sys.argv[1:]))"
+)
 WITHOUT_TORCH = (
     "import sys; sys.modules['torch'] = sys.modules['triton'] = None; "
     "from moe_rules.cli import main; sys.exit(main(sys.argv[1:]))"
@@ -30,11 +35,13 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def run(site: Path, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(
+    site: Path, cwd: Path, *arguments: str, program: str = WITHOUT_TORCH
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", WITHOUT_TORCH, *arguments],
+        [sys.executable, "-c", program, *arguments],
         cwd=cwd,
-        env={"PYTHONPATH": str(site), "PATH": "", "NO_COLOR": "1"},
+        env={"PYTHONPATH": str(site), "PATH": "", "NO_COLOR": "1", "MOE_RULES_CACHE": "off"},
         capture_output=True,
         text=True,
         check=False,
@@ -65,3 +72,23 @@ def test_installed_wheel_checks_and_selects_without_torch(unpacked: Path, tmp_pa
     assert selected.returncode == 0, selected.stderr
     assert "TritonExperts" in json.dumps(json.loads(selected.stdout))
     assert str(unpacked) in selected.stdout, "rules are read from the wheel"
+
+
+@pytest.mark.parametrize("platform", ["h100", "mi300x", "x86"])
+def test_installed_wheel_selects_without_yaml_and_pydantic(
+    unpacked: Path, tmp_path: Path, platform: str
+) -> None:
+    model = str(ROOT / "examples/models/Mixtral-8x7B.json")
+    arguments = ("select", "--model", model, "--platform", platform)
+    selected = run(unpacked, tmp_path, *arguments, program=WITHOUT_READERS)
+    assert selected.returncode == 0, selected.stderr
+
+
+def test_an_edited_table_of_the_wheel_is_read_anew(unpacked: Path, tmp_path: Path) -> None:
+    shutil.copytree(unpacked, tmp_path / "site")
+    table = tmp_path / "site/moe_rules/rules/cuda/unquantized.yaml"
+    table.write_text(table.read_text().replace("priority:", "prioritie:"))
+    arguments = ("select", "--model", str(ROOT / "examples/models/Mixtral-8x7B.json"))
+    selected = run(tmp_path / "site", tmp_path, *arguments, "--platform", "h100")
+    assert selected.returncode == 2
+    assert "unknown key 'prioritie'" in selected.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
@@ -74,7 +74,7 @@ def ask(args: argparse.Namespace) -> Iterator[Asked]:
                 *(f"{fact}={in_words(value)}" for fact, value in facts.items()),
                 *args.set,
             ]
-            yield replace(deployment.ask(stated), model=f"{shape_name}-{scheme_name}")
+            yield deployment.ask(stated).replaced(model=f"{shape_name}-{scheme_name}")
 
 
 def tuned_questions(asked: Asked) -> tuple[list[TunedQuestion], list[str]]:

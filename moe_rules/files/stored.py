@@ -37,8 +37,8 @@ def stored(what: str, files: Sequence[Path], rooms: Sequence[str], make: Callabl
         return make()
     name, cache = f"{key}.json", user_cache()
     found = _read(PACKAGED / name)
-    if found is None and cache is not None and _is_own(cache / name):
-        found = _read(cache / name)
+    if found is None and cache is not None:
+        found = _read(cache / name, own=True)
     if found is None:
         found = make()
         # Files may have changed while they were read.
@@ -75,23 +75,24 @@ def _code_of(room: str) -> bytes:
     return b"\0".join((folder / name).read_bytes() for name in names)
 
 
-def _read(path: Path) -> Any:
-    """The data of a file; None where there is none, or another than was written."""
+def _read(path: Path, *, own: bool = False) -> Any:
+    """The data of a file; None where there is none, or another than was written.
+
+    ``own``: it counts only if nobody but the user could have written it.
+    """
     try:
-        digest, _, text = path.read_bytes().partition(b"\n")
+        with path.open("rb") as file:
+            if own and not _is_own(os.fstat(file.fileno())):
+                return None
+            digest, _, text = file.read().partition(b"\n")
     except OSError:
         return None
     return json.loads(text) if digest == _digest_of(text) else None
 
 
-def _is_own(path: Path) -> bool:
-    """Whether nobody but the user could have written a file."""
+def _is_own(status: os.stat_result) -> bool:
     if not hasattr(os, "getuid"):
         return True
-    try:
-        status = path.stat()
-    except OSError:
-        return False
     return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from moe_rules.models.conditions import Context
@@ -19,7 +18,7 @@ def names_no_experts(checkpoint: Checkpoint, places: Sequence[Place]) -> str | N
     """A hint where a quantized checkpoint quantizes no experts, although it leaves none out."""
     block = _without_exclusions(checkpoint.block)
     context = Context(block, **checkpoint.context.groups)
-    everything = replace(checkpoint, block=block, context=context)
+    everything = checkpoint.replaced(block=block, context=context)
     try:
         resolve = FORMATS[checkpoint.method["format"]](everything)
         if not places or any(resolve(place) is not None for place in places):

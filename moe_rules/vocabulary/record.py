@@ -1,7 +1,7 @@
 """Immutable values with named fields, made quickly: there are many classes of them.
 
-A frozen dataclass compiles six methods when its class is made. What a decision needs has some
-fifty such classes, and that took a third of the time to the first decision.
+A frozen dataclass compiles its methods when its class is made. What a decision needs has some fifty
+such classes, and that took a fifth of the time from a fresh process to the first decision.
 """
 
 from __future__ import annotations

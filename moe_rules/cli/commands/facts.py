@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
@@ -78,5 +77,5 @@ def _plain(fact: Fact) -> dict[str, Any]:
         "nullable": fact.nullable,
         "default": fact.default,
         "meaning": fact.meaning,
-        "reading": None if fact.reading is None else asdict(fact.reading),
+        "reading": None if fact.reading is None else dict(vars(fact.reading)),
     }
