@@ -66,6 +66,7 @@ class PrepareResult(NamedTuple):
     dimensions taken as one) that holds each pair, one row for all pairs of a token with one expert,
     or the number of rows for a pair that no local expert has.
     exchange: where tokens came from other ranks; all else is of the tokens that this rank received.
+    unsummed: finalize weighs and sums, so that experts return every pair's row, [M * topk, H].
     """
 
     hidden_states: torch.Tensor
@@ -75,6 +76,7 @@ class PrepareResult(NamedTuple):
     expert_num_tokens: torch.Tensor | None = None
     batch_rows: torch.Tensor | None = None
     exchange: Exchange | None = None
+    unsummed: bool = False
 
 
 class FusedMoEExperts(ABC):
@@ -90,6 +92,8 @@ class FusedMoEExperts(ABC):
     """Whether the scheme's activation key is carried out. Weight-only kernels say False."""
     takes_unquantized: ClassVar[bool] = False
     """Whether :meth:`apply` takes tokens as they are, too, and quantizes them itself."""
+    can_leave_sum: ClassVar[bool] = False
+    """Whether :meth:`apply` leaves the weighted sum to finalize where it is told so."""
 
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         self.moe_config = moe_config
@@ -131,6 +135,7 @@ class FusedMoEExperts(ABC):
         local expert get zeros. Never synchronises host and device, and gives the same bits for the
         same input. In the batched format hidden_states are [E, max_tokens, H], of which the first
         ``expert_num_tokens`` [E] of each expert count, and so is the result, not yet weighted.
+        Where ``prepared.unsummed``, [M * topk, H]: rows of pairs without a local expert hold anything.
         """
 
 

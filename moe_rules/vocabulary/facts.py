@@ -13,7 +13,7 @@ from moe_rules.vocabulary.fact_values import Fact, FactValue
 from moe_rules.vocabulary.layer import ACTIVATIONS, DTYPES, ROUTING_METHODS
 from moe_rules.vocabulary.switches import SWITCH_FACTS, SWITCHES
 
-# vLLM's, and all_to_all_single, which is moe_kernels' own.
+# vLLM's, and all_to_all_single and symmetric_memory, which are moe_kernels' own.
 ALL2ALL_BACKENDS = (
     "all_to_all_single",
     "allgather_reducescatter",
@@ -30,6 +30,7 @@ ALL2ALL_BACKENDS = (
     "nixl_ep",
     "passthrough",
     "pplx",
+    "symmetric_memory",
 )
 
 _PLATFORM = (

@@ -273,7 +273,7 @@ class _TimedRanks:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._ranks, name)
-        if name not in ("all_to_all", "all_gather", "reduce_scatter"):
+        if name not in ("all_to_all", "all_gather", "reduce_scatter", "put"):
             return found
 
         def timed(*arguments: Any) -> None:

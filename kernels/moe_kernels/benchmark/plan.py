@@ -16,7 +16,7 @@ FIXED = "-fixed"
 """After the name of an exchange: with a fixed number of rows."""
 EXCHANGES = tuple(
     name + fixed
-    for name in ("allgather_reducescatter", "all_to_all_single")
+    for name in ("allgather_reducescatter", "all_to_all_single", "symmetric_memory")
     for fixed in ("", FIXED)
 )
 """What layers are measured with over ranks."""

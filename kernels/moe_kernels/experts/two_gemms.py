@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import triton
@@ -38,14 +38,19 @@ def require_gpu(x: torch.Tensor) -> None:
         raise ValueError(f"experts in Triton need a GPU, hidden_states is on {x.device}")
 
 
-def _fake_two_gemms(hidden_states: torch.Tensor, dtype: torch.dtype, *_: object) -> torch.Tensor:
-    return hidden_states.new_empty(hidden_states.shape, dtype=dtype)
+def _fake_two_gemms(
+    hidden_states: torch.Tensor, dtype: torch.dtype, unsummed: bool, *others: Any
+) -> torch.Tensor:
+    topk_ids = others[4]
+    rows = topk_ids.shape[0] * topk_ids.shape[1] if unsummed else topk_ids.shape[0]
+    return hidden_states.new_empty(rows, hidden_states.shape[1], dtype=dtype)
 
 
 @register_operator(_fake_two_gemms)
 def two_gemms(
     hidden_states: torch.Tensor,
     dtype: torch.dtype,
+    unsummed: bool,
     hidden_states_scale: torch.Tensor | None,
     w13: torch.Tensor,
     w2: torch.Tensor,
@@ -75,13 +80,16 @@ def two_gemms(
     of the first are, unless ``hidden_states`` are already;
     ``activation_format``: the format that ``weight_format`` goes with. ``w13_tensors``,
     ``w2_tensors``: :meth:`moe_kernels.quant_config.FusedMoEQuantConfig.gemm_tensors`.
-    Returns [M, H] in ``dtype``.
+    Returns [M, H] in ``dtype``; where ``unsummed``, [M * topk, H], the rows before the sum.
     """
     require_gpu(hidden_states)
     num_tokens, top_k = topk_ids.shape
     num_pairs, num_local_experts = num_tokens * top_k, w13.shape[0]
     if num_pairs == 0 or num_local_experts == 0:
-        return torch.zeros(hidden_states.shape, dtype=dtype, device=hidden_states.device)
+        rows = num_pairs if unsummed else num_tokens
+        return torch.zeros(
+            rows, hidden_states.shape[1], dtype=dtype, device=hidden_states.device
+        )
     routing = Routing(topk_ids.contiguous(), global_num_experts, expert_map)
     if topk_weights is not None:
         topk_weights = topk_weights.contiguous()
@@ -92,7 +100,7 @@ def two_gemms(
         w.data_ptr() % 16 == 0 and has_few_rows_program(operands, spec_of(w), block_shape)
         for w in (w13, w2)
     )
-    sum_experts = num_tokens == 1 and num_pairs <= MOST_SUMMED
+    sum_experts = num_tokens == 1 and num_pairs <= MOST_SUMMED and not unsummed
     config = layer_config(
         num_local_pairs,
         w13,
@@ -206,7 +214,7 @@ def two_gemms(
             intermediate, group_shape, a2_scale, w2.dtype, by_pairs
         )
     expert_output = gemm(intermediate, intermediate_scale, 1, w2, w2_tensors, config.down)
-    if few_rows and sum_experts:
+    if unsummed or (few_rows and sum_experts):
         return expert_output
     return moe_sum(expert_output, topk_weights, routing)
 
@@ -218,6 +226,7 @@ def _pair(shape: list[int] | None) -> tuple[int, int] | None:
 class TwoGemmExperts(FusedMoEExperts):
     """Hands what the layer's config says to the operator. Layers in bf16, fp16 or fp32."""
 
+    can_leave_sum = True
     packs_weights: ClassVar[bool]
     """Whether weights are dequantized as they are loaded."""
     _block_shape: list[int] | None = None
@@ -251,6 +260,7 @@ class TwoGemmExperts(FusedMoEExperts):
         output: torch.Tensor = two_gemms(
             prepared.hidden_states,
             self._dtype,
+            prepared.unsummed,
             prepared.hidden_states_scale,
             w13,
             w2,

@@ -36,12 +36,12 @@ def gather_rows(source: torch.Tensor, index: torch.Tensor, out: torch.Tensor) ->
     """
     if len(index) == 0:
         return
-    source, out = _in_words(source, out)
+    source, out = in_words(source, out)
     launcher = _gather_launcher(len(index), source.shape[1], source.stride(0), out.stride(0))
     launcher(source, index, out)
 
 
-def _in_words(*tensors: torch.Tensor) -> list[torch.Tensor]:
+def in_words(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """``tensors`` in elements of 4 bytes, if they can be; else in bytes."""
     in_bytes = [x.view(torch.uint8) for x in tensors]
     sizes = [n for x in in_bytes for n in (x.shape[1], x.stride(0), x.storage_offset())]

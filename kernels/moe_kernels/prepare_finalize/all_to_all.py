@@ -16,9 +16,8 @@ class AllToAll(PrepareAndFinalizeOverRanks):
     Ranks have different experts. The host waits once in each call, for the numbers of rows.
     """
 
-    _owner: torch.Tensor | None = None
-
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
+        rows = self.normalized(rows)
         layout = RowLayout(rows)
         goes = self.destinations(rows.topk_ids)
         counts = goes.sum(0)
@@ -37,9 +36,7 @@ class AllToAll(PrepareAndFinalizeOverRanks):
     def destinations(self, topk_ids: torch.Tensor) -> torch.Tensor:
         """[M, ranks] bool: whether a rank has experts for a token."""
         size, device = self.ranks.size, topk_ids.device
-        if self._owner is None or self._owner.device != device:
-            self._owner = torch.tensor(self._owners, dtype=torch.int64, device=device)
-        owner = torch.where(topk_ids >= 0, self._owner[topk_ids.clamp(min=0).long()], size)
+        owner = torch.where(topk_ids >= 0, self.owners(device).long()[topk_ids.clamp(min=0)], size)
         goes = torch.zeros(len(topk_ids), size + 1, dtype=torch.bool, device=device)
         return goes.scatter_(1, owner, True)[:, :size]
 

@@ -17,16 +17,10 @@ class AllGatherReduceScatter(PrepareAndFinalizeOverRanks):
     """
 
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
+        most = self.most_tokens(rows)
+        rows = self.normalized(rows)
         layout = RowLayout(rows)
         num_tokens, size, device = len(rows.topk_ids), self.ranks.size, rows.topk_ids.device
-        if self.capacity is None:
-            count = torch.full((size,), num_tokens, dtype=torch.int64, device=device)
-            _, counts = self.ranks.begin_call({"a token's row": str(layout)}, count)()
-            most = max(counts)
-        else:
-            most = self.capacity
-            if num_tokens > most:
-                raise ValueError(f"{num_tokens} tokens on {self._this_rank}, capacity {most}")
         place = torch.arange(most, device=device)
         packed = layout.pack(rows, torch.where(place < num_tokens, place, -1))
         gathered = packed.new_empty(size * most, layout.row_bytes)

@@ -44,6 +44,7 @@ def prepare_finalize_over(
     from moe_kernels.prepare_finalize.all_to_all import AllToAll
     from moe_kernels.prepare_finalize.allgather_reducescatter import AllGatherReduceScatter
     from moe_kernels.prepare_finalize.fixed_capacity import AllToAllFixedCapacity
+    from moe_kernels.prepare_finalize.symmetric_memory import ThroughSymmetricMemory
     from moe_kernels.ranks.group import Ranks
 
     config, parallel = experts.moe_config, experts.moe_config.moe_parallel_config
@@ -52,7 +53,11 @@ def prepare_finalize_over(
         # Every rank has a part of each expert: tokens go to all of them.
         name = "allgather_reducescatter"
     all_to_all = AllToAll if capacity is None else AllToAllFixedCapacity
-    exchanges = {"allgather_reducescatter": AllGatherReduceScatter, "all_to_all_single": all_to_all}
+    exchanges = {
+        "allgather_reducescatter": AllGatherReduceScatter,
+        "all_to_all_single": all_to_all,
+        "symmetric_memory": ThroughSymmetricMemory,
+    }
     if not (parallel.use_all2all_kernels or parallel.dp_size > 1):
         raise ValueError(
             "with neither data, sequence nor context parallelism all ranks have all tokens, and "

@@ -36,6 +36,7 @@ class AllToAllFixedCapacity(AllToAll):
         capacity, size = self.capacity, self.ranks.size
         assert capacity is not None
         self._check_row(rows)
+        rows = self.normalized(rows)
         if self._copied is None or (not _is_captured() and bool(self._copied.query())):
             self._raise(self._seen)
         goes = self.destinations(rows.topk_ids)

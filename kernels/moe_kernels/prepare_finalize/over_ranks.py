@@ -10,6 +10,7 @@ those that a rank receives.
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import ClassVar
 
 import torch
 
@@ -19,7 +20,7 @@ from moe_kernels.modular_kernel import (
     FusedMoEPrepareAndFinalize,
     PrepareResult,
 )
-from moe_kernels.prepare_finalize.rows import TokenRows
+from moe_kernels.prepare_finalize.rows import RowLayout, TokenRows
 from moe_kernels.quant_config import FusedMoEQuantConfig
 from moe_kernels.ranks.agreement import Facts, RankError, in_words
 from moe_kernels.ranks.group import Ranks
@@ -37,6 +38,10 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
     Raises RankError if ranks disagree about the layer, an expert is on several of them, or, where
     the group is all of the layer's ranks, on none.
     """
+
+    sums_pairs: ClassVar[bool] = False
+    """Whether finalize weighs and sums where experts can leave that to it."""
+    _owner: torch.Tensor | None = None
 
     def __init__(
         self,
@@ -119,8 +124,6 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
         experts: FusedMoEExperts,
     ) -> PrepareResult:
         ids = routing.topk_ids
-        known = (ids >= 0) & (ids < routing.global_num_experts)
-        ids = torch.where(known, ids, -1).to(torch.int32)
         scale, row_scale = None, None
         if not self._quantizes_late:
             everywhere = Routing(ids, routing.global_num_experts, None)
@@ -128,7 +131,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
             row_scale = scale if scale is not None and scale.dim() > 1 else None
         if topk_weights is None:
             topk_weights = ids.new_ones(ids.shape, dtype=torch.float32)
-        rows = TokenRows(hidden_states, row_scale, topk_weights.float(), ids)
+        rows = TokenRows(hidden_states, row_scale, topk_weights, ids)
         received, exchange = self._dispatch(rows)
         local = Routing(received.topk_ids, routing.global_num_experts, routing.expert_map)
         tokens = received.hidden_states
@@ -136,15 +139,48 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
             tokens, scale = experts.quantize_input(tokens, local)
         elif received.scale is not None:
             scale = received.scale
-        return PrepareResult(tokens, scale, received.topk_weights, local, exchange=exchange)
+        unsummed = self.sums_pairs and experts.can_leave_sum and tokens.is_cuda
+        return PrepareResult(
+            tokens, scale, received.topk_weights, local, exchange=exchange, unsummed=unsummed
+        )
 
     @abstractmethod
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
-        """Send ``rows``; those that this rank received, and how they went."""
+        """Send ``rows``, whose ids and weights are as the call has them (:meth:`normalized`).
+
+        Returns those that this rank received, and how they went.
+        """
 
     @abstractmethod
     def _combine(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
         """:meth:`finalize`."""
+
+    def normalized(self, rows: TokenRows) -> TokenRows:
+        """``rows`` with weights in float32, and ids in int32 that are -1 where none has them."""
+        ids = rows.topk_ids
+        known = (ids >= 0) & (ids < self._moe_config.num_experts)
+        ids = torch.where(known, ids, -1).to(torch.int32)
+        return rows._replace(topk_weights=rows.topk_weights.float(), topk_ids=ids)
+
+    def most_tokens(self, rows: TokenRows) -> int:
+        """The most that any rank has, for which ranks wait on the host; or the capacity.
+
+        Raises ValueError for more than that.
+        """
+        num_tokens, device = len(rows.topk_ids), rows.topk_ids.device
+        if self.capacity is None:
+            counts = torch.full((self.ranks.size,), num_tokens, dtype=torch.int64, device=device)
+            _, of_ranks = self.ranks.begin_call({"a token's row": str(RowLayout(rows))}, counts)()
+            return max(of_ranks)
+        if num_tokens > self.capacity:
+            raise ValueError(f"{num_tokens} tokens on {self._this_rank}, capacity {self.capacity}")
+        return self.capacity
+
+    def owners(self, device: torch.device) -> torch.Tensor:
+        """[num_experts] int32: the rank of each expert, or the number of ranks for none."""
+        if self._owner is None or self._owner.device != device:
+            self._owner = torch.tensor(self._owners, dtype=torch.int32, device=device)
+        return self._owner
 
     def _check(self, routing: Routing, num_local_experts: int) -> None:
         """Raise ValueError where a call has other experts than this was constructed with."""

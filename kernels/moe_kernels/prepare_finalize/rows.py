@@ -7,7 +7,12 @@ from typing import Any, NamedTuple
 import torch
 
 _ALIGNMENT = 16
-"""Bytes that rows and their parts are a multiple of: GPUs copy so many at once."""
+"""Bytes that parts of rows are a multiple of: GPUs copy so many at once."""
+_ROW_ALIGNMENT = 128
+"""Bytes that rows are a multiple of, which is what caches hold together.
+
+Also 16 elements of any dtype: kernels are compiled for strides that 16 divides, and for others.
+"""
 
 
 class TokenRows(NamedTuple):
@@ -25,20 +30,25 @@ class TokenRows(NamedTuple):
     needed: torch.Tensor | None = None
 
 
+def sent_as(rows: TokenRows) -> tuple[torch.dtype, ...]:
+    """The dtypes of the parts, also before these have them."""
+    return rows.hidden_states.dtype, torch.float32, torch.float32, torch.int32, torch.int32
+
+
 class RowLayout:
     """Where the parts of a token lie in its row."""
 
     def __init__(self, rows: TokenRows) -> None:
         self._parts: list[tuple[int, int, torch.dtype] | None] = []
         offset = 0
-        for part in rows:
+        for part, dtype in zip(rows, sent_as(rows), strict=True):
             if part is None:
                 self._parts.append(None)
                 continue
-            size = part.shape[1] * part.element_size()
-            self._parts.append((offset, offset + size, part.dtype))
-            offset += -(-size // _ALIGNMENT) * _ALIGNMENT
-        self.row_bytes = offset
+            size = part.shape[1] * dtype.itemsize
+            self._parts.append((offset, offset + size, dtype))
+            offset += _aligned(size, _ALIGNMENT)
+        self.row_bytes = _aligned(offset, _ROW_ALIGNMENT)
 
     def __str__(self) -> str:
         parts = []
@@ -73,6 +83,10 @@ class RowLayout:
             None if part is None else packed[:, part[0] : part[1]].view(part[2])
             for part in self._parts
         ]
+
+
+def _aligned(size: int, alignment: int) -> int:
+    return -(-size // alignment) * alignment
 
 
 def _gather(source: torch.Tensor, index: torch.Tensor, out: torch.Tensor) -> None:

@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,6 +21,9 @@ import torch.distributed as dist
 
 from moe_kernels.ranks.agreement import Facts, RankError, digest, disagreement
 from moe_kernels.ranks.processes import Process, this_process
+
+if TYPE_CHECKING:
+    from moe_kernels.ranks.symmetric_buffer import SymmetricBuffer
 
 # torch.distributed is annotated in part.
 # mypy: allow-untyped-calls
@@ -91,7 +94,7 @@ class Ranks:
 
         Raises RankError, which says who has what, or who did not come within the timeout.
         """
-        said = self._tell("agreement", [facts, own, this_process()])
+        said = self.tell("agreement", [facts, own, this_process()])
         self._processes = [Process(*process) for _, _, process in said]
         self._refuse([facts for facts, _, _ in said], "")
         return [own for _, own, _ in said]
@@ -114,7 +117,7 @@ class Ranks:
         def wait() -> tuple[list[int], list[int]]:
             both = on_host()
             if bool((both[1, :, 1] != both[0, 0, 1]).any()):
-                self._refuse(self._tell("facts", facts), " in a call")
+                self._refuse(self.tell("facts", facts), " in a call")
             return both[0, :, 0].tolist(), both[1, :, 0].tolist()
 
         return wait
@@ -124,8 +127,11 @@ class Ranks:
         if found is not None:
             raise RankError(f"the {self.size} ranks of a layer disagree{where}: {found}")
 
-    def _tell(self, key: str, what: Any) -> list[Any]:
-        """Put ``what`` in the store, and read what every rank has put there."""
+    def tell(self, key: str, what: Any) -> list[Any]:
+        """What every rank says at ``key``, which is new to the layer, in the order of ranks.
+
+        ``what`` is this one's, which JSON takes. Raises RankError if one does not come.
+        """
         keys = [f"{key}/{rank}" for rank in range(self.size)]
         self._said.set(keys[self.rank], json.dumps(what))
         missing = absent(self._said, keys, self.timeout)
@@ -163,6 +169,11 @@ class Ranks:
             output.copy_(parts.view(self.size, *output.shape).sum(0, dtype=torch.float32))
             return
         self._collective("reduce_scatter", _function("reduce_scatter"), output, tensor)
+
+    def put(self, buffer: SymmetricBuffer, write: Callable[[], object]) -> None:
+        """Let ``write`` write to the others' parts of ``buffer``; then what all wrote is there."""
+        write()
+        buffer.wait_for_all(self)
 
     def gather(self, values: Sequence[float], device: torch.device) -> list[list[float]]:
         """Every rank's ``values``, as many on each; waits on the host until all are here."""

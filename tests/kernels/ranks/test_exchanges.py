@@ -19,6 +19,8 @@ EXCHANGES = {
     "gather, fixed": ("allgather_reducescatter", True),
     "all to all": ("all_to_all_single", False),
     "all to all, fixed": ("all_to_all_single", True),
+    "memory": ("symmetric_memory", False),
+    "memory, fixed": ("symmetric_memory", True),
 }
 """all2all_backend, and whether with a capacity."""
 

@@ -10,6 +10,7 @@ from moe_kernels.modular_kernel import FusedMoEKernel
 from moe_kernels.prepare_finalize.all_to_all import AllToAll
 from moe_kernels.prepare_finalize.allgather_reducescatter import AllGatherReduceScatter
 from moe_kernels.prepare_finalize.fixed_capacity import AllToAllFixedCapacity, CapacityError
+from moe_kernels.prepare_finalize.symmetric_memory import ThroughSymmetricMemory
 from moe_kernels.ranks.agreement import RankError
 from moe_kernels.ranks.group import Ranks
 from moe_kernels.reference import relative_error
@@ -30,6 +31,8 @@ EXCHANGES = {
     "gather, fixed": (AllGatherReduceScatter, True),
     "all to all": (AllToAll, False),
     "all to all, fixed": (AllToAllFixedCapacity, True),
+    "memory": (ThroughSymmetricMemory, False),
+    "memory, fixed": (ThroughSymmetricMemory, True),
 }
 SCHEMES = {
     "bf16": (),
@@ -106,7 +109,7 @@ def replay(rank, size, exchange):
     return errors
 
 
-@pytest.mark.parametrize("exchange", ["gather, fixed", "all to all, fixed"])
+@pytest.mark.parametrize("exchange", ["gather, fixed", "all to all, fixed", "memory, fixed"])
 def test_a_fixed_capacity_runs_in_a_cuda_graph(pool, exchange):
     assert not any(map(any, pool.run(replay, exchange)))
 

@@ -1,0 +1,159 @@
+"""Each token is written straight into the memory of the ranks that have experts for it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, ClassVar
+
+import torch
+
+from moe_kernels.modular_kernel import Exchange, PrepareResult
+from moe_kernels.prepare_finalize.all_to_all import first_places
+from moe_kernels.prepare_finalize.batched import combine_rows
+from moe_kernels.prepare_finalize.over_ranks import PrepareAndFinalizeOverRanks
+from moe_kernels.prepare_finalize.rows import TokenRows, sent_as
+from moe_kernels.ranks.symmetric_buffer import SymmetricBuffer, symmetric_buffer
+
+_ALIGNMENT = 256
+"""Bytes that parts of a buffer are a multiple of."""
+
+
+class ThroughSymmetricMemory(PrepareAndFinalizeOverRanks):
+    """Dispatch and combine by stores to other ranks' memory; parts are summed in order of ranks.
+
+    Ranks have different experts, and are of one host. Every rank has a place for each of
+    ``capacity`` tokens of every rank (of as many as one has, where that is None and the ranks say
+    so in each call), so that nobody has to know how many come: a place without one names no expert.
+    """
+
+    sums_pairs: ClassVar[bool] = True
+    _tokens: SymmetricBuffer | None = None
+    _sums: SymmetricBuffer | None = None
+
+    def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
+        most, num_tokens = self.most_tokens(rows), len(rows.topk_ids)
+        layout = _Layout(rows, most * self.ranks.size)
+        device = rows.topk_ids.device
+        self._tokens = buffer = self._at_least(self._tokens, "tokens", layout.num_bytes, device)
+        token_rows = rows.topk_ids.new_empty(num_tokens, self.ranks.size, dtype=torch.int64)
+        self.ranks.put(buffer, lambda: self._write_tokens(rows, layout, buffer, most, token_rows))
+        counts = [most] * self.ranks.size
+        places = first_places(token_rows, rows.topk_ids.shape[1])
+        exchange = Exchange(num_tokens, counts, counts, layout.row_bytes, places)
+        return layout.views(buffer.parts[self.ranks.rank]), exchange
+
+    def _write_tokens(
+        self,
+        rows: TokenRows,
+        layout: _Layout,
+        buffer: SymmetricBuffer,
+        most: int,
+        token_rows: torch.Tensor,
+    ) -> None:
+        """As :func:`moe_kernels.ops.symmetric_rows.send_tokens`."""
+        rank, size = self.ranks.rank, self.ranks.size
+        owners = self.owners(rows.topk_ids.device)
+        hidden_states, scale, topk_weights, topk_ids, _ = rows
+        if topk_ids.is_cuda:
+            from moe_kernels.ops.symmetric_rows import send_tokens
+
+            send_tokens(
+                hidden_states if hidden_states.stride(1) == 1 else hidden_states.contiguous(),
+                scale,
+                topk_weights.contiguous(),
+                topk_ids.contiguous(),
+                owners,
+                buffer.addresses,
+                token_rows,
+                layout.offsets[1:4],
+                most,
+                rank,
+            )
+            return
+        rows = self.normalized(rows)
+        owner = torch.where(rows.topk_ids >= 0, owners[rows.topk_ids.clamp(min=0)], -1)
+        place = torch.arange(len(topk_ids))
+        for other, part in enumerate(buffer.parts):
+            here = owner == other
+            goes = here.any(1)
+            token_rows[:, other] = torch.where(goes, other * most + place, size * most)
+            sent = rows._replace(topk_ids=rows.topk_ids.masked_fill(~here, -1))
+            theirs = layout.views(part)
+            theirs.topk_ids[rank * most : (rank + 1) * most] = -1
+            for source, target in zip(sent, theirs, strict=True):
+                if source is not None and target is not None:
+                    _bits(target)[rank * most + place[goes]] = _bits(source)[goes]
+
+    def _combine(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
+        """The sum of each token's parts, in float32 and in the order of ranks."""
+        exchange = prepared.exchange
+        assert exchange is not None
+        assert exchange.token_rows is not None
+        most, width = exchange.sent[0], expert_output.shape[1]
+        shape = most * self.ranks.size, width
+        num_bytes = math.prod(shape) * expert_output.element_size()
+        self._sums = buffer = self._at_least(self._sums, "sums", num_bytes, expert_output.device)
+        self.ranks.put(buffer, lambda: self._write_sums(expert_output, prepared, buffer, most))
+        own = buffer.parts[self.ranks.rank]
+        returned = own[:num_bytes].view(expert_output.dtype).view(shape)
+        output: torch.Tensor = combine_rows(returned, exchange.token_rows, None)
+        return output
+
+    def _write_sums(
+        self, x: torch.Tensor, prepared: PrepareResult, buffer: SymmetricBuffer, most: int
+    ) -> None:
+        rank, ids = self.ranks.rank, prepared.routing.topk_ids
+        if x.is_cuda:
+            from moe_kernels.ops.symmetric_rows import send_sums
+
+            assert prepared.topk_weights is not None
+            x = x.contiguous()
+            send_sums(x, prepared.topk_weights, ids, buffer.addresses, most, rank)
+            return
+        goes = (ids >= 0).any(1)
+        for other, part in enumerate(buffer.parts):
+            theirs = part[: x.nbytes].view(x.dtype).view(x.shape)
+            (sent,) = goes[other * most : (other + 1) * most].nonzero(as_tuple=True)
+            theirs[rank * most + sent] = x[other * most + sent]
+
+    def _at_least(
+        self, buffer: SymmetricBuffer | None, name: str, num_bytes: int, device: torch.device
+    ) -> SymmetricBuffer:
+        """``buffer``, which graphs hold on to, as long as it is large enough."""
+        if buffer is not None and buffer.num_bytes >= num_bytes and buffer.device == device:
+            return buffer
+        return symmetric_buffer(self.ranks, name, num_bytes, device)
+
+
+class _Layout:
+    """Where the parts of ``num_rows`` tokens like ``rows`` lie in a buffer, one after the other."""
+
+    def __init__(self, rows: TokenRows, num_rows: int) -> None:
+        given = zip(rows, sent_as(rows), strict=True)
+        parts = [None if part is None else (part.shape[1], dtype) for part, dtype in given]
+        self.row_bytes = sum(part[0] * part[1].itemsize for part in parts if part is not None)
+        self.offsets = [0]
+        for part in parts:
+            size = 0 if part is None else num_rows * part[0] * part[1].itemsize
+            self.offsets.append(self.offsets[-1] + -(-size // _ALIGNMENT) * _ALIGNMENT)
+        self.num_bytes = max(_ALIGNMENT, self.offsets.pop())
+        self._num_rows = num_rows
+        self._parts = parts
+
+    def views(self, memory: torch.Tensor) -> TokenRows:
+        """The parts in a buffer: [num_rows, columns] each."""
+        found: list[Any] = []
+        for part, offset in zip(self._parts, self.offsets, strict=True):
+            if part is None:
+                found.append(None)
+                continue
+            columns, dtype = part
+            size = self._num_rows * columns * dtype.itemsize
+            view = memory[offset : offset + size].view(dtype)
+            found.append(view.view(self._num_rows, columns))
+        return TokenRows(*found)
+
+
+def _bits(x: torch.Tensor) -> torch.Tensor:
+    """Not every device copies rows of FP8; bits are bits."""
+    return x.view(torch.uint8) if x.dtype.itemsize == 1 else x
