@@ -43,8 +43,8 @@ class FusedMoEActivationFormat(Enum):
 class Exchange(NamedTuple):
     """How the tokens of one call went to other ranks, which their way back depends on.
 
-    num_tokens: M, this rank's. sent, received: how many rows for and from every rank, at most one
-    per token. row_bytes: of each. token_rows: [M, places] int64, where in what returns the parts of
+    num_tokens: M, this rank's. sent, received: room for how many rows for and from every rank, at
+    most one per token. row_bytes: of each. token_rows: [M, places] int64, where in what returns the parts of
     each token are, beyond the rows that return for none; None: tokens return summed. lost: [M]
     bool, the tokens that were not sent to every expert; None: there are none.
     """

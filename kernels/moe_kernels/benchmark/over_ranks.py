@@ -1,7 +1,8 @@
 """Times a layer over the ranks of a process group: its phases, and what its exchange moves.
 
 Every rank calls the same functions, and all get the same figures: those of the slowest rank. All
-ranks begin a phase together, and a whole layer.
+ranks begin a phase together, and a whole layer. What does not wait on the host is timed as CUDA
+graphs, layers and phases; an exchange by itself several times in a row, as a bare one is.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 
 from moe_kernels.benchmark.peers import converted
 from moe_kernels.benchmark.plan import FIXED
-from moe_kernels.modular_kernel import Exchange, FusedMoEKernel
+from moe_kernels.modular_kernel import FusedMoEKernel, PrepareResult
 from moe_kernels.prepare_finalize.over_ranks import PrepareAndFinalizeOverRanks
 from moe_kernels.ranks.group import Ranks
 from moe_kernels.registry.bind import bind
@@ -32,6 +33,8 @@ _WARM_UPS = 2
 _MOST_RUNS = 20
 _SECONDS = 0.5
 """For how long one thing is timed, unless three runs take longer."""
+_IN_A_ROW = 8
+"""So many exchanges are timed at once, or the host that begins one would be timed with it."""
 
 
 @dataclass(frozen=True)
@@ -156,10 +159,11 @@ class SpreadLayer:
         expected = self._one.apply(**all_arguments)[mine]
         call: Callable[[], object] = partial(kernel.apply, **arguments)
         one: Callable[[], object] = partial(self._one.apply, **all_arguments)
-        if fixed and share.hidden_states.device.type == "cuda":
+        graphs = fixed and share.hidden_states.device.type == "cuda"
+        if graphs:
             call, one = _replay(call), _replay(one)
         ms, one_rank_ms = clock.slowest(call), clock.first(one)
-        dispatch, experts_ms, combine = _phases(kernel, share, clock)
+        dispatch, experts_ms, combine = _phases(kernel, share, clock, graphs)
         wide = output.double() - expected.double(), expected.double()
         squares = clock.gathered([float(x.square().sum()) for x in wide])
         difference, norm = (sum(part) for part in zip(*squares, strict=True))
@@ -279,47 +283,71 @@ class _TimedRanks:
         def timed(*arguments: Any) -> None:
             self._clock.together()
             begin = self._clock.now()
-            found(*arguments)
-            self.spans.append(self._clock.ms(begin, self._clock.now()))
+            for _ in range(_IN_A_ROW):
+                found(*arguments)
+            self.spans.append(self._clock.ms(begin, self._clock.now()) / _IN_A_ROW)
 
         return timed
 
 
+class _Steps:
+    """The phases of a call, one after the other."""
+
+    def __init__(self, kernel: FusedMoEKernel, share: RandomLayer) -> None:
+        self.kernel, self.share = kernel, share
+        self.prepared: PrepareResult | None = None
+        self.output: torch.Tensor | None = None
+
+    def dispatch(self) -> None:
+        share, config = self.share, self.share.moe_config
+        routing = Routing(share.topk_ids, config.num_experts, share.expert_map)
+        self.prepared = self.kernel.prepare_finalize.prepare(
+            share.hidden_states, share.topk_weights, routing, self.kernel.experts, len(share.w13)
+        )
+
+    def compute(self) -> None:
+        share = self.share
+        assert self.prepared is not None
+        self.output = self.kernel.experts.apply(
+            self.prepared, share.w13, share.w2, share.moe_config.activation
+        )
+
+    def combine(self) -> None:
+        assert self.prepared is not None
+        assert self.output is not None
+        self.kernel.prepare_finalize.finalize(self.output, self.prepared)
+
+    def all(self) -> list[Callable[[], None]]:
+        return [self.dispatch, self.compute, self.combine]
+
+
 def _phases(
-    kernel: FusedMoEKernel, share: RandomLayer, clock: _Clock
+    kernel: FusedMoEKernel, share: RandomLayer, clock: _Clock, graphs: bool
 ) -> tuple[Phase, float, Phase]:
-    """Dispatch, milliseconds of the experts, combine."""
+    """Dispatch, milliseconds of the experts, combine. ``graphs``: timed as CUDA graphs."""
     over = kernel.prepare_finalize
     assert isinstance(over, PrepareAndFinalizeOverRanks)
-    ranks = over.ranks
-    routing = Routing(share.topk_ids, share.moe_config.num_experts, share.expert_map)
-    activation = share.moe_config.activation
-    last: list[Exchange] = []
+    ranks, steps = over.ranks, _Steps(kernel, share)
+    calls: list[Callable[[], object]] = [*steps.all()]
+    captured = _Steps(kernel, share)  # holds what its graphs hand on
+    if graphs:
+        calls = [_recorded(step) for step in captured.all()]
 
     def phases() -> list[float]:
-        clock.together()
-        points = [clock.now()]
-        prepared = over.prepare(
-            share.hidden_states, share.topk_weights, routing, kernel.experts, len(share.w13)
-        )
-        points.append(clock.now())
-        clock.together()
-        points.append(clock.now())
-        output = kernel.experts.apply(prepared, share.w13, share.w2, activation)
-        points.append(clock.now())
-        clock.together()
-        points.append(clock.now())
-        over.finalize(output, prepared)
-        points.append(clock.now())
-        assert prepared.exchange is not None
-        last[:] = [prepared.exchange]
-        return [clock.ms(*pair) for pair in zip(points[::2], points[1::2], strict=True)]
+        spans = []
+        for call in calls:
+            clock.together()
+            begin = clock.now()
+            call()
+            spans.append(clock.ms(begin, clock.now()))
+        return spans
 
     timed = _TimedRanks(ranks, clock)
 
     def exchanges() -> list[float]:
         timed.spans = []
-        phases()
+        for step in steps.all():
+            step()
         return timed.spans
 
     dispatch_ms, experts_ms, combine_ms = clock.repeated(phases)
@@ -328,11 +356,22 @@ def _phases(
         out_ms, back_ms = clock.repeated(exchanges)
     finally:
         over.ranks = ranks
-    (exchange,) = last
+    assert steps.prepared is not None
+    assert steps.prepared.exchange is not None
+    sent, received = over.rows_moved(steps.prepared.exchange)
     wide = share.hidden_states.shape[1] * share.hidden_states.element_size()
-    dispatch = _phase(dispatch_ms, out_ms, exchange.sent, exchange.received, exchange.row_bytes)
-    combine = _phase(combine_ms, back_ms, exchange.received, exchange.sent, wide)
+    dispatch = _phase(dispatch_ms, out_ms, sent, received, steps.prepared.exchange.row_bytes)
+    combine = _phase(combine_ms, back_ms, received, sent, wide)
     return dispatch(ranks, clock), experts_ms, combine(ranks, clock)
+
+
+def _recorded(step: Callable[[], object]) -> Callable[[], None]:
+    """Replays of a CUDA graph of ``step``, recorded once, as it changes what the next one takes."""
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    replay: Callable[[], None] = graph.replay
+    return replay
 
 
 def _phase(
@@ -344,7 +383,12 @@ def _phase(
         rows = torch.zeros(sum(sent), row_bytes, dtype=torch.uint8, device=clock.device)
         arrived = rows.new_empty(sum(received), row_bytes)
         splits = list(received), list(sent)
-        bare_ms = clock.slowest(lambda: ranks.all_to_all(arrived, rows, *splits))
+
+        def exchange() -> None:
+            for _ in range(_IN_A_ROW):
+                ranks.all_to_all(arrived, rows, *splits)
+
+        bare_ms = clock.slowest(exchange) / _IN_A_ROW
         own = (sum(sent) - sent[ranks.rank]) * row_bytes
         most = int(max(value for (value,) in clock.gathered([own])))
         return Phase(ms, exchange_ms, bare_ms, most)

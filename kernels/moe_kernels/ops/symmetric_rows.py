@@ -71,8 +71,8 @@ def _send_tokens_kernel(
     goes = tl.max((owner == rank).to(tl.int32), 0) > 0
     if token < num_tokens:
         row = rank * capacity + token
-        nowhere = num_ranks.to(tl.int64) * capacity
-        tl.store(token_rows_ptr + token * num_ranks + rank, tl.where(goes, row, nowhere))
+        row = tl.where(goes, row, num_ranks * capacity)
+        tl.store(token_rows_ptr + token * num_ranks + rank, row)
     if goes:
         weights_ptr = _pointer(addresses_ptr, rank, weights_offset, tl.float32) + there * top_k
         weight = tl.load(topk_weights_ptr + pair, mask=inside).to(tl.float32)

@@ -144,6 +144,10 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
             tokens, scale, received.topk_weights, local, exchange=exchange, unsummed=unsummed
         )
 
+    def rows_moved(self, exchange: Exchange) -> tuple[list[int], list[int]]:
+        """How many rows went to and came from every rank; may wait for all, on the host."""
+        return exchange.sent, exchange.received
+
     @abstractmethod
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
         """Send ``rows``, whose ids and weights are as the call has them (:meth:`normalized`).

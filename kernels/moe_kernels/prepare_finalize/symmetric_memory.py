@@ -12,6 +12,7 @@ from moe_kernels.prepare_finalize.all_to_all import first_places
 from moe_kernels.prepare_finalize.batched import combine_rows
 from moe_kernels.prepare_finalize.over_ranks import PrepareAndFinalizeOverRanks
 from moe_kernels.prepare_finalize.rows import TokenRows, sent_as
+from moe_kernels.ranks.group import Ranks
 from moe_kernels.ranks.symmetric_buffer import SymmetricBuffer, symmetric_buffer
 
 _ALIGNMENT = 256
@@ -29,6 +30,15 @@ class ThroughSymmetricMemory(PrepareAndFinalizeOverRanks):
     sums_pairs: ClassVar[bool] = True
     _tokens: SymmetricBuffer | None = None
     _sums: SymmetricBuffer | None = None
+
+    def __init__(self, ranks: Ranks, *others: Any) -> None:
+        super().__init__(ranks, *others)
+        hosts = sorted(set(ranks.hosts))
+        if len(hosts) > 1:
+            raise ValueError(
+                f"symmetric_memory is between ranks of one host, but these are on "
+                f"{', '.join(hosts)}: use all_to_all_single"
+            )
 
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
         most, num_tokens = self.most_tokens(rows), len(rows.topk_ids)
@@ -115,6 +125,15 @@ class ThroughSymmetricMemory(PrepareAndFinalizeOverRanks):
             theirs = part[: x.nbytes].view(x.dtype).view(x.shape)
             (sent,) = goes[other * most : (other + 1) * most].nonzero(as_tuple=True)
             theirs[rank * most + sent] = x[other * most + sent]
+
+    def rows_moved(self, exchange: Exchange) -> tuple[list[int], list[int]]:
+        """Those that hold a token with an expert where they went; waits for all, on the host."""
+        rows, size = exchange.token_rows, self.ranks.size
+        assert rows is not None
+        most = max(1, exchange.sent[0])
+        sent = torch.bincount((rows // most).flatten(), minlength=size + 1)[:size].tolist()
+        of_ranks = self.ranks.gather(sent, rows.device)
+        return sent, [int(from_rank[self.ranks.rank]) for from_rank in of_ranks]
 
     def _at_least(
         self, buffer: SymmetricBuffer | None, name: str, num_bytes: int, device: torch.device

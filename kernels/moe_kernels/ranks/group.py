@@ -69,6 +69,11 @@ class Ranks:
         self._processes: list[Process] = []
         self.calls = 0
 
+    @property
+    def hosts(self) -> list[str]:
+        """The host of each rank, once they have agreed."""
+        return [process.host for process in self._processes]
+
     def begin_layer(self) -> None:
         """Begin another call of the layer. Raises RankError where one in the group has not ended.
 

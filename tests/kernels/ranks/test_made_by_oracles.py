@@ -32,6 +32,8 @@ NAMES = {
     "gather, fixed": "AllGatherReduceScatter",
     "all to all": "AllToAll",
     "all to all, fixed": "AllToAllFixedCapacity",
+    "memory": "ThroughSymmetricMemory",
+    "memory, fixed": "ThroughSymmetricMemory",
 }
 
 
