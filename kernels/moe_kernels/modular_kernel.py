@@ -43,10 +43,10 @@ class FusedMoEActivationFormat(Enum):
 class Exchange(NamedTuple):
     """How the tokens of one call went to other ranks, which their way back depends on.
 
-    num_tokens: M, this rank's. sent, received: room for how many rows for and from every rank, at
-    most one per token. row_bytes: of each. token_rows: [M, places] int64, where in what returns the parts of
-    each token are, beyond the rows that return for none; None: tokens return summed. lost: [M]
-    bool, the tokens that were not sent to every expert; None: there are none.
+    num_tokens: M, this rank's. sent, received: how many rows there is room for to and from every
+    rank, at most one per token. row_bytes: of each. token_rows: [M, places] int64, where in what
+    returns the parts of each token are, beyond the rows that return for none; None: tokens return
+    summed. lost: [M] bool, the tokens that were not sent to every expert; None: there are none.
     """
 
     num_tokens: int
@@ -135,7 +135,7 @@ class FusedMoEExperts(ABC):
         local expert get zeros. Never synchronises host and device, and gives the same bits for the
         same input. In the batched format hidden_states are [E, max_tokens, H], of which the first
         ``expert_num_tokens`` [E] of each expert count, and so is the result, not yet weighted.
-        Where ``prepared.unsummed``, [M * topk, H]: rows of pairs without a local expert hold anything.
+        Where ``prepared.unsummed``: [M * topk, H]; a pair without a local expert has any row.
         """
 
 

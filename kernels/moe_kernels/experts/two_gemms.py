@@ -87,9 +87,7 @@ def two_gemms(
     num_pairs, num_local_experts = num_tokens * top_k, w13.shape[0]
     if num_pairs == 0 or num_local_experts == 0:
         rows = num_pairs if unsummed else num_tokens
-        return torch.zeros(
-            rows, hidden_states.shape[1], dtype=dtype, device=hidden_states.device
-        )
+        return torch.zeros(rows, hidden_states.shape[1], dtype=dtype, device=hidden_states.device)
     routing = Routing(topk_ids.contiguous(), global_num_experts, expert_map)
     if topk_weights is not None:
         topk_weights = topk_weights.contiguous()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -42,12 +44,14 @@ class ThroughSymmetricMemory(PrepareAndFinalizeOverRanks):
 
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
         most, num_tokens = self.most_tokens(rows), len(rows.topk_ids)
-        layout = _Layout(rows, most * self.ranks.size)
-        device = rows.topk_ids.device
+        size, device = self.ranks.size, rows.topk_ids.device
+        layout = _layout(most * size, *_columns(rows))
         self._tokens = buffer = self._at_least(self._tokens, "tokens", layout.num_bytes, device)
-        token_rows = rows.topk_ids.new_empty(num_tokens, self.ranks.size, dtype=torch.int64)
-        self.ranks.put(buffer, lambda: self._write_tokens(rows, layout, buffer, most, token_rows))
-        counts = [most] * self.ranks.size
+        token_rows = rows.topk_ids.new_empty(num_tokens, size, dtype=torch.int64)
+        self.ranks.put(
+            lambda: self._write_tokens(rows, layout, buffer, most, token_rows), buffer.wait_for_all
+        )
+        counts = [most] * size
         places = first_places(token_rows, rows.topk_ids.shape[1])
         exchange = Exchange(num_tokens, counts, counts, layout.row_bytes, places)
         return layout.views(buffer.parts[self.ranks.rank]), exchange
@@ -103,7 +107,9 @@ class ThroughSymmetricMemory(PrepareAndFinalizeOverRanks):
         shape = most * self.ranks.size, width
         num_bytes = math.prod(shape) * expert_output.element_size()
         self._sums = buffer = self._at_least(self._sums, "sums", num_bytes, expert_output.device)
-        self.ranks.put(buffer, lambda: self._write_sums(expert_output, prepared, buffer, most))
+        self.ranks.put(
+            lambda: self._write_sums(expert_output, prepared, buffer, most), buffer.wait_for_all
+        )
         own = buffer.parts[self.ranks.rank]
         returned = own[:num_bytes].view(expert_output.dtype).view(shape)
         output: torch.Tensor = combine_rows(returned, exchange.token_rows, None)
@@ -144,33 +150,41 @@ class ThroughSymmetricMemory(PrepareAndFinalizeOverRanks):
         return symmetric_buffer(self.ranks, name, num_bytes, device)
 
 
-class _Layout:
-    """Where the parts of ``num_rows`` tokens like ``rows`` lie in a buffer, one after the other."""
+class _Layout(NamedTuple):
+    """Where the parts of ``num_rows`` tokens lie in a buffer, one after the other."""
 
-    def __init__(self, rows: TokenRows, num_rows: int) -> None:
-        given = zip(rows, sent_as(rows), strict=True)
-        parts = [None if part is None else (part.shape[1], dtype) for part, dtype in given]
-        self.row_bytes = sum(part[0] * part[1].itemsize for part in parts if part is not None)
-        self.offsets = [0]
-        for part in parts:
-            size = 0 if part is None else num_rows * part[0] * part[1].itemsize
-            self.offsets.append(self.offsets[-1] + -(-size // _ALIGNMENT) * _ALIGNMENT)
-        self.num_bytes = max(_ALIGNMENT, self.offsets.pop())
-        self._num_rows = num_rows
-        self._parts = parts
+    num_rows: int
+    columns: tuple[tuple[int, torch.dtype] | None, ...]
+    offsets: tuple[int, ...]
+    num_bytes: int
+    row_bytes: int
 
     def views(self, memory: torch.Tensor) -> TokenRows:
         """The parts in a buffer: [num_rows, columns] each."""
         found: list[Any] = []
-        for part, offset in zip(self._parts, self.offsets, strict=True):
+        for part, offset in zip(self.columns, self.offsets, strict=True):
             if part is None:
                 found.append(None)
                 continue
             columns, dtype = part
-            size = self._num_rows * columns * dtype.itemsize
-            view = memory[offset : offset + size].view(dtype)
-            found.append(view.view(self._num_rows, columns))
+            size = self.num_rows * columns * dtype.itemsize
+            found.append(memory[offset : offset + size].view(dtype).view(self.num_rows, columns))
         return TokenRows(*found)
+
+
+def _columns(rows: TokenRows) -> Iterator[tuple[int, torch.dtype] | None]:
+    """How many columns of what dtype are sent of each part."""
+    for part, dtype in zip(rows, sent_as(rows), strict=True):
+        yield None if part is None else (part.shape[1], dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _layout(num_rows: int, *columns: tuple[int, torch.dtype] | None) -> _Layout:
+    widths = [0 if part is None else part[0] * part[1].itemsize for part in columns]
+    ends = [0]
+    for width in widths:
+        ends.append(ends[-1] + -(-num_rows * width // _ALIGNMENT) * _ALIGNMENT)
+    return _Layout(num_rows, columns, tuple(ends[:-1]), max(_ALIGNMENT, ends[-1]), sum(widths))
 
 
 def _bits(x: torch.Tensor) -> torch.Tensor:

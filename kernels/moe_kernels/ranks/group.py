@@ -13,7 +13,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,9 +21,6 @@ import torch.distributed as dist
 
 from moe_kernels.ranks.agreement import Facts, RankError, digest, disagreement
 from moe_kernels.ranks.processes import Process, this_process
-
-if TYPE_CHECKING:
-    from moe_kernels.ranks.symmetric_buffer import SymmetricBuffer
 
 # torch.distributed is annotated in part.
 # mypy: allow-untyped-calls
@@ -175,10 +172,13 @@ class Ranks:
             return
         self._collective("reduce_scatter", _function("reduce_scatter"), output, tensor)
 
-    def put(self, buffer: SymmetricBuffer, write: Callable[[], object]) -> None:
-        """Let ``write`` write to the others' parts of ``buffer``; then what all wrote is there."""
+    def put(self, write: Callable[[], object], wait_for_all: Callable[[Ranks], object]) -> None:
+        """``write`` to the memory of other ranks; after ``wait_for_all`` what they wrote is here.
+
+        As :class:`moe_kernels.ranks.symmetric_buffer.SymmetricBuffer` has both.
+        """
         write()
-        buffer.wait_for_all(self)
+        wait_for_all(self)
 
     def gather(self, values: Sequence[float], device: torch.device) -> list[list[float]]:
         """Every rank's ``values``, as many on each; waits on the host until all are here."""

@@ -67,9 +67,7 @@ def symmetric_buffer(
     return found
 
 
-def _on_gpus(
-    ranks: Ranks, num_bytes: int, device: torch.device
-) -> tuple[Any, list[torch.Tensor]]:
+def _on_gpus(ranks: Ranks, num_bytes: int, device: torch.device) -> tuple[Any, list[torch.Tensor]]:
     import torch.distributed._symmetric_memory as symmetric_memory
 
     try:
