@@ -44,6 +44,7 @@ def prepare_finalize_over(
     from moe_kernels.prepare_finalize.all_to_all import AllToAll
     from moe_kernels.prepare_finalize.allgather_reducescatter import AllGatherReduceScatter
     from moe_kernels.prepare_finalize.fixed_capacity import AllToAllFixedCapacity
+    from moe_kernels.prepare_finalize.over_ranks import PrepareAndFinalizeOverRanks
     from moe_kernels.prepare_finalize.symmetric_memory import ThroughSymmetricMemory
     from moe_kernels.ranks.group import Ranks
 
@@ -53,7 +54,7 @@ def prepare_finalize_over(
         # Every rank has a part of each expert: tokens go to all of them.
         name = "allgather_reducescatter"
     all_to_all = AllToAll if capacity is None else AllToAllFixedCapacity
-    exchanges = {
+    exchanges: dict[str, type[PrepareAndFinalizeOverRanks]] = {
         "allgather_reducescatter": AllGatherReduceScatter,
         "all_to_all_single": all_to_all,
         "symmetric_memory": ThroughSymmetricMemory,

@@ -173,9 +173,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
         """
         num_tokens, device = len(rows.topk_ids), rows.topk_ids.device
         if self.capacity is None:
-            counts = torch.full((self.ranks.size,), num_tokens, dtype=torch.int64, device=device)
-            _, of_ranks = self.ranks.begin_call({"a token's row": str(RowLayout(rows))}, counts)()
-            return max(of_ranks)
+            return self.ranks.most({"a token's row": str(RowLayout(rows))}, num_tokens, device)
         if num_tokens > self.capacity:
             raise ValueError(f"{num_tokens} tokens on {self._this_rank}, capacity {self.capacity}")
         return self.capacity

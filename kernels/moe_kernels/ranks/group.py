@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from moe_kernels.ranks.agreement import Facts, RankError, digest, disagreement
+from moe_kernels.ranks.host_memory import Board
 from moe_kernels.ranks.processes import Process, this_process
 
 # torch.distributed is annotated in part.
@@ -64,12 +65,17 @@ class Ranks:
         self._said = dist.distributed_c10d.PrefixStore(f"moe_kernels/layer/{layer}", store)
         self._failures = dist.distributed_c10d.PrefixStore("moe_kernels/failures", store)
         self._processes: list[Process] = []
+        self._board: Board | None = None
         self.calls = 0
 
     @property
     def hosts(self) -> list[str]:
-        """The host of each rank, once they have agreed."""
-        return [process.host for process in self._processes]
+        """The host of each rank, once they have agreed; containers are hosts of their own."""
+        here = this_process().namespace
+        return [
+            host if namespace == here else f"{host} ({namespace})"
+            for host, namespace, *_ in self._processes
+        ]
 
     def begin_layer(self) -> None:
         """Begin another call of the layer. Raises RankError where one in the group has not ended.
@@ -123,6 +129,25 @@ class Ranks:
             return both[0, :, 0].tolist(), both[1, :, 0].tolist()
 
         return wait
+
+    def most(self, facts: Facts, number: int, device: torch.device) -> int:
+        """The largest ``number`` that a rank has; waits for all, on the host.
+
+        Ranks of one host tell each other without ``device``. Raises RankError as
+        :meth:`begin_call`.
+        """
+        if len(set(self.hosts)) > 1:
+            numbers = torch.full((self.size,), number, dtype=torch.int64, device=device)
+            return max(self.begin_call(facts, numbers)()[1])
+        board = self._board = self._board or Board(self.tell, self.rank, self.size)
+        facts = {**facts, "number of the call": self.calls}
+        own = digest(facts)
+        board.write(own, number)
+        self._wait("the exchange of counts", board.is_written)
+        said = board.read()
+        if any(theirs != own for theirs, _ in said):
+            self._refuse(self.tell("facts", facts), " in a call")
+        return max(theirs for _, theirs in said)
 
     def _refuse(self, said: Sequence[Facts], where: str) -> None:
         found = disagreement(dict(zip(self.numbers, said, strict=True)))

@@ -6,9 +6,6 @@ memory.
 
 from __future__ import annotations
 
-import tempfile
-import uuid
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +14,7 @@ import torch.distributed as dist
 
 from moe_kernels.ranks.agreement import RankError
 from moe_kernels.ranks.group import Ranks
+from moe_kernels.ranks.host_memory import shared_files
 
 # torch.distributed is annotated in part.
 # mypy: allow-untyped-calls
@@ -38,7 +36,7 @@ class SymmetricBuffer:
         self._timeout = ranks.timeout
         self._handle: Any = None
         if device.type == "cpu":
-            self.parts = _files(ranks, f"{name}/{num_bytes}", num_bytes)
+            self.parts = shared_files(ranks.tell, f"{name}/{num_bytes}", num_bytes)
         else:
             self._handle, self.parts = _on_gpus(ranks, num_bytes, device)
         addresses = [part.data_ptr() for part in self.parts]
@@ -81,21 +79,3 @@ def _on_gpus(ranks: Ranks, num_bytes: int, device: torch.device) -> tuple[Any, l
             "all_to_all_single does without"
         ) from error
     return handle, parts
-
-
-def _files(ranks: Ranks, key: str, num_bytes: int) -> list[torch.Tensor]:
-    shared = Path("/dev/shm")
-    folder = shared if shared.is_dir() else Path(tempfile.gettempdir())
-    own = folder / f"moe_kernels-{uuid.uuid4().hex}"
-    own.touch(mode=0o600, exist_ok=False)
-    try:
-        with own.open("r+b") as file:
-            file.truncate(num_bytes)
-        paths = ranks.tell(f"{key}/path", str(own))
-        parts = [
-            torch.from_file(path, shared=True, size=num_bytes, dtype=torch.uint8) for path in paths
-        ]
-        ranks.tell(f"{key}/open", None)
-    finally:
-        own.unlink()
-    return parts
