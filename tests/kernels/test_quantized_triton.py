@@ -71,6 +71,25 @@ def test_tokens_may_be_quantized_before(num_tokens):
     torch.testing.assert_close(output, apply("int8", layer), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("num_tokens", [0, 1, 49])
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_the_sum_may_be_left_to_finalize(scheme, num_tokens):
+    config = FusedMoEConfig(3, 2, 80, 48, in_dtype="fp16")
+    layer = converted(
+        draw(scheme, config, num_tokens=num_tokens, group_size=16), SCHEMES[scheme][0]
+    )
+    kernel = bind(SCHEMES[scheme][0], config, layer.quant_config)
+    assert kernel.experts.can_leave_sum
+    routing = Routing(layer.topk_ids, 3, None)
+    scheme_input = kernel.experts.quantize_input(layer.hidden_states, routing)
+    prepared = PrepareResult(*scheme_input, layer.topk_weights, routing, unsummed=True)
+    rows = kernel.experts.apply(prepared, layer.w13, layer.w2, "silu")
+    assert rows.shape == (num_tokens * 2, 80)
+    output = (rows.view(-1, 2, 80).float() * layer.topk_weights.float()[..., None]).sum(1)
+    summed = kernel.apply(**layer.arguments())
+    torch.testing.assert_close(output.half(), summed, rtol=2e-3, atol=2e-3)
+
+
 @pytest.mark.parametrize("ep_rank", [0, 1])
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_expert_map(scheme, ep_rank):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -108,7 +109,13 @@ def _measured(
                 late = plan.seconds is not None and time.monotonic() - start > plan.seconds
                 if any(value for (value,) in ranks.gather([late], device)):
                     return
-                yield point, spread.measure(tokens, exchange)
+                try:
+                    layer = spread.measure(tokens, exchange)
+                except ValueError as error:  # on every rank: not between these hosts
+                    if this_rank() == 0:
+                        print(f"{exchange} is left out: {error}", file=sys.stderr)
+                    continue
+                yield point, layer
 
 
 def _kernel_on(device: torch.device, scheme: Scheme) -> str | None:
