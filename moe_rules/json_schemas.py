@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from moe_rules.analysis.worlds import WorldsFile
 from moe_rules.language.files import (
     KernelChoice,
     PlatformFile,
@@ -44,6 +45,7 @@ def schemas() -> dict[str, Schema]:
         "platform.schema.json": _schema(PlatformFile, "moe_rules platform file", conditions),
         "vocabulary.schema.json": _schema(VocabularyFile, "moe_rules vocabulary", conditions),
         "machines.schema.json": _schema(MachinesFile, "moe_rules named machines", {}),
+        "worlds.schema.json": _schema(WorldsFile, "moe_rules possible deployments", conditions),
         "architectures.schema.json": _schema(
             ArchitecturesFile, "moe_rules model architectures", {}
         ),

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from moe_rules.analysis.worlds import WorldsFile, worlds_of
 from moe_rules.cli.errors import UserError
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location, Problem, RuleFileError
@@ -43,6 +44,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "quantization": QuantizationFile,
     "registry": RegistryFile,
     "mistral": MistralFile,
+    "worlds": WorldsFile,
 }
 _KEYS = {
     "machines": "machines",
@@ -53,6 +55,7 @@ _KEYS = {
     "sets": "vocabulary",
     "features": "vocabulary",
     "derived": "vocabulary",
+    "impossible": "worlds",
 }
 
 
@@ -181,7 +184,10 @@ def _validated(source: YamlSource) -> Any:
         if problems:
             raise RuleFileError(problems)
         return source.data
-    return validate(_MODELS[kind], source)
+    document = validate(_MODELS[kind], source)
+    if kind == "worlds":
+        worlds_of(source)
+    return document
 
 
 def schema_problems(kind: str, source: YamlSource) -> list[Problem]:

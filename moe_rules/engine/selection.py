@@ -6,9 +6,9 @@ between oracles is data; see ``docs/rules.md``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, Order, RequestPlan, StepPlan
 from moe_rules.language.rules import AUTO, Adjustment, Kernel, Reason, ValueOf
@@ -190,12 +190,25 @@ def _narrow(plan: OraclePlan, backends: list[BackendPlan], facts: FactMap) -> li
     variants = plan.oracle.variants
     if variants is None:
         return backends
-    wanted, fallback = facts[variants.fact], variants.fallback
-    own = [(backend, backend.value_of(variants.fact, facts)) for backend in backends]
-    matching = [backend for backend, value in own if value == wanted]
+    own = [backend.value_of(variants.fact, facts) for backend in backends]
+    return narrowed(backends, own, facts[variants.fact], variants.fallback)
+
+
+BackendT = TypeVar("BackendT")
+
+
+def narrowed(
+    backends: list[BackendT], own: Sequence[object], wanted: object, fallback: object
+) -> list[BackendT]:
+    """The backends whose ``own`` value of a fact is wanted, then those with the fallback."""
+    matching = [backend for backend, value in zip(backends, own, strict=True) if value == wanted]
     if wanted == fallback:
         return matching or backends
-    return matching + [b for b, value in own if value == fallback and b not in matching]
+    return matching + [
+        backend
+        for backend, value in zip(backends, own, strict=True)
+        if value == fallback and backend not in matching
+    ]
 
 
 def _adjusted_order(priority: tuple[str, ...], active: list[Adjustment]) -> Order:

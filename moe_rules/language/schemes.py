@@ -9,9 +9,11 @@ from moe_rules.language.conditions import (
     ALWAYS,
     NEVER,
     UNKNOWN,
+    Any,
     Clause,
     Condition,
     Failure,
+    all_of,
 )
 from moe_rules.language.fact_tests import Facts, FactTest, Predicate
 from moe_rules.vocabulary.fact_values import FactValue, in_words
@@ -67,6 +69,19 @@ class Schemes(Condition):
     def clauses(self) -> Iterator[Clause]:
         for scheme in self.schemes:
             yield from scheme.when.clauses()
+
+    def spelled_out(self) -> Condition:
+        """The same as alternatives, each with a clause for either key."""
+        code, here = "quantization_scheme", self.location
+        alternatives = tuple(
+            all_of(
+                Clause("weight_key", scheme.weight, code, here),
+                Clause("activation_key", scheme.activation, code, here),
+                scheme.when,
+            )
+            for scheme in self.schemes
+        )
+        return Any(alternatives, here)
 
     def fact_names(self) -> Iterator[str]:
         yield "weight_key"

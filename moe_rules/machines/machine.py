@@ -103,12 +103,7 @@ class Machine:
 
         What another kind of device cannot have is filled in: none, or false for a CPU feature.
         """
-        foreign: dict[str, FactValue] = {
-            name: None if FACTS[name].nullable else False
-            for name, device in DEVICE_OF.items()
-            if device != self.device
-        }
-        return {**foreign, **self.platform, **self.software}
+        return {**foreign_facts(self.device), **self.platform, **self.software}
 
     def unknown(self) -> list[str]:
         """The software facts nobody could tell, in the vocabulary's order."""
@@ -190,6 +185,15 @@ class NamedMachine(Record):
         software = software_preset(preset, str(self.platform["device"]))
         source = f"named machine {self.name!r} ({self.product}), {preset} software"
         return Machine(self.name, self.platform, software, source)
+
+
+def foreign_facts(device: str) -> dict[str, FactValue]:
+    """What a kind of device has for the facts of others: none, or false for a CPU feature."""
+    return {
+        name: None if FACTS[name].nullable else False
+        for name, owner in DEVICE_OF.items()
+        if owner != device
+    }
 
 
 def facts_of(group: str) -> tuple[str, ...]:

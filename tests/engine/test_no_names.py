@@ -14,7 +14,8 @@ from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 PACKAGE = Path(moe_rules.__file__).parent
-SOURCES = sorted([*PACKAGE.glob("engine/*.py"), *PACKAGE.glob("language/*.py")])
+ROOMS = ("analysis", "engine", "language")
+SOURCES = sorted(path for room in ROOMS for path in PACKAGE.glob(f"{room}/*.py"))
 # The file models enumerate platforms and oracles for the schema: that is their content.
 DECLARES_NAMES = {"files.py"}
 

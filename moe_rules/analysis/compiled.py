@@ -1,0 +1,60 @@
+"""Oracles compiled for every deployment that can be: on all machines of a platform, or on one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from moe_rules.analysis.classes import Space
+from moe_rules.analysis.diagram import Node
+from moe_rules.analysis.questions import MISSING, Questions, Seen
+from moe_rules.analysis.symbolic import Selection, compile_selection
+from moe_rules.analysis.worlds import add_worlds, packaged_worlds, possible, usual_values
+from moe_rules.engine.selector import PER_CALL
+from moe_rules.language.conditions import Condition
+from moe_rules.language.rules import PlatformRules
+from moe_rules.machines.machine import Machine, facts_of, foreign_facts
+from moe_rules.vocabulary.fact_values import FactValue
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One oracle of several rule sets over one space, and where in it deployments can be."""
+
+    space: Space
+    possible: Node
+    selections: tuple[Selection, ...]
+
+
+def compile_oracle(
+    rules: Sequence[PlatformRules],
+    oracle: str,
+    *,
+    machine: Machine | None = None,
+    facts: Mapping[str, FactValue] | None = None,
+    conditions: Iterable[Condition] = (),
+) -> Compiled:
+    """Compile an oracle of rule sets of one platform.
+
+    ``machine`` fixes the platform and software facts, what it does not say being unknown; without
+    it, they are any machine's. ``facts`` fixes further ones. What differs from call to call may be
+    unknown. The space tells apart what ``conditions`` do, which are to be asked of it.
+    Raises KeyError for an oracle that a rule set does not have.
+    """
+    questions = Questions({**machine_facts(rules[0].platform, machine), **(facts or {})}, PER_CALL)
+    for one in rules:
+        questions.add_oracle(one, oracle)
+    for condition in conditions:
+        questions.add_condition(condition)
+    impossible = add_worlds(questions, packaged_worlds())
+    space = Space(questions, usual_values(rules[0].platform))
+    selections = tuple(compile_selection(space, one, oracle) for one in rules)
+    return Compiled(space, possible(space, impossible), selections)
+
+
+def machine_facts(platform: str, machine: Machine | None) -> dict[str, Seen]:
+    """The facts that are the same on all machines of a platform, or on one machine."""
+    if machine is None:
+        return {"device": platform, **foreign_facts(platform)}
+    names = (*facts_of("platform"), *facts_of("software"))
+    return {**dict.fromkeys(names, MISSING), **machine.facts()}

@@ -1,0 +1,81 @@
+"""The states that a selection goes through: an order of backends, backends asked, a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from moe_rules.analysis.diagram import Value
+from moe_rules.engine.selection import How, adjusted
+from moe_rules.language.rules import Adjustment, Assumed, Backend, ErrorKind
+
+Why = Literal["unknown_request", "request_cannot_serve", "refused", "no_backend"]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a selection comes to: a backend with its kernel's class, or an error and its cause."""
+
+    how: How
+    backend: str | None = None
+    kernel: str | None = None
+    error: ErrorKind | None = None
+    why: Why | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """A selection that has an order of backends, and backends that even a request cannot have."""
+
+    order: tuple[str, ...]
+    withdrawn: frozenset[str] = frozenset()
+
+    def without(self, names: Sequence[str]) -> Ordering:
+        """The same with some backends out of the order."""
+        return replace(self, order=tuple(name for name in self.order if name not in names))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Server:
+    """A backend that is asked, with the facts that are assumed for it."""
+
+    backend: Backend
+    assumed: Assumed
+
+
+@dataclass(frozen=True, slots=True)
+class Asking:
+    """A selection that asks backends one after the other; ``end`` if none serves."""
+
+    servers: tuple[Server, ...]
+    how: How
+    end: Result
+
+
+def adjust(adjustment: Adjustment, state: Ordering) -> Ordering:
+    """The state once an adjustment has been applied."""
+    withdrawn = adjustment.names if adjustment.action == "withdraw" else ()
+    return Ordering(adjusted(state.order, [adjustment]), state.withdrawn.union(withdrawn))
+
+
+def asks(server: Server, state: Value) -> bool:
+    """Whether this backend is asked next."""
+    return isinstance(state, Asking) and bool(state.servers) and state.servers[0] is server
+
+
+def next_server(waiting: Iterable[Asking]) -> Server | None:
+    """A backend that comes next somewhere and, if there is such a one, later nowhere."""
+    heads = {state.servers[0]: None for state in waiting if state.servers}
+    later = {server for state in waiting for server in state.servers[1:]}
+    return next((server for server in heads if server not in later), next(iter(heads), None))
+
+
+def after(server: Server | None, state: Value) -> Value:
+    """The state once a backend has been asked and did not serve."""
+    if isinstance(state, Asking):
+        if server is not None and asks(server, state):
+            state = replace(state, servers=state.servers[1:])
+        if not state.servers:
+            return state.end
+    return state

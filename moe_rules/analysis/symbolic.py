@@ -1,0 +1,363 @@
+"""An oracle's selection for all deployments at once: the pipeline of the engine, on diagrams.
+
+Every fact is a diagram of its values, every condition one of True, False and None, and the
+selection one of states (:mod:`moe_rules.analysis.states`). Each rule changes the states where it
+applies. The order of the rules is that of :mod:`moe_rules.engine.selection`; ``tests/analysis``
+holds the two equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+from moe_rules.analysis.classes import Space
+from moe_rules.analysis.conditions import Conditions, Facts
+from moe_rules.analysis.diagram import Node, Value
+from moe_rules.analysis.questions import MISSING, REQUEST
+from moe_rules.analysis.states import (
+    Asking,
+    Ordering,
+    Result,
+    Server,
+    adjust,
+    after,
+    asks,
+    next_server,
+)
+from moe_rules.engine.selection import How, narrowed
+from moe_rules.files.problems import Location
+from moe_rules.language.requested import ROLE
+from moe_rules.language.rules import (
+    AUTO,
+    Assumed,
+    Backend,
+    Oracle,
+    PlatformRules,
+    RequestCase,
+    Step,
+    ValueOf,
+)
+from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
+
+
+@dataclass
+class Region:
+    """Where a rule is reached, where it applies there, and where it decides.
+
+    A kernel is reached where it is asked, and applies and decides where it is selected.
+    """
+
+    reached: Node
+    applies: Node
+    decides: Node
+
+
+@dataclass
+class Selection:
+    """The compiled form of an oracle: the diagram of its results, and the regions of its rules.
+
+    ``regions`` has what stands at a place of the files; what several oracles or backends share
+    has the regions of this oracle, all backends together.
+    """
+
+    space: Space
+    rules: PlatformRules
+    oracle: Oracle
+    results: Node
+    regions: dict[Location, Region] = field(default_factory=dict)
+
+    def result(self, facts: Mapping[str, FactValue]) -> Result:
+        """The result of one deployment. Raises UnclassifiedError."""
+        point = self.space.point({**REQUEST_DEFAULTS, **facts})
+        found = self.space.diagrams.at(self.results, point)
+        assert isinstance(found, Result)
+        return found
+
+
+def compile_selection(space: Space, rules: PlatformRules, oracle: str) -> Selection:
+    """The compiled form of an oracle, over a space that was made of its questions."""
+    return _Compiler(space, rules, rules.oracles[oracle]).compile()
+
+
+class _Compiler:
+    """Takes the states of a selection through the rules of one oracle."""
+
+    def __init__(self, space: Space, rules: PlatformRules, oracle: Oracle) -> None:
+        self.rules = rules
+        self.oracle = oracle
+        self.space = space
+        self.diagrams = space.diagrams
+        self.conditions = Conditions(space)
+        self.facts = self._complete()
+        self.regions: dict[Location, Region] = {}
+        self.servers: dict[tuple[int, Assumed], Server] = {}
+        self.kernels: dict[Server, list[Node]] = {}
+        self.state = self.diagrams.leaf(Ordering(oracle.priority))
+
+    def compile(self) -> Selection:
+        self._order()
+        self._steps(self.oracle.shortcuts, "shortcut")
+        self._request()
+        self._steps(self.oracle.switches, "switch")
+        self._automatic()
+        self._ask()
+        return Selection(self.space, self.rules, self.oracle, self.state, self.regions)
+
+    # Facts -------------------------------------------------------------------------------------
+
+    def _complete(self) -> Facts:
+        """The supplied facts, with those that follow from them and those the oracle assumes."""
+        conditions, diagrams = self.conditions, self.diagrams
+        facts: Facts = {}
+        facts[REQUEST] = self._requested(facts)
+        for derived in self.rules.derived:
+            found = diagrams.leaf(MISSING)
+            for when, value in reversed(derived.cases):
+                case = self._value(value, facts)
+                holds = conditions.holds(when, facts)
+                # Where a case is open, neither it nor a later one is known to apply.
+                opened = diagrams.choose(
+                    diagrams.map(lambda truth: truth is None, holds), diagrams.leaf(MISSING), found
+                )
+                found = diagrams.choose(holds, case, opened)
+            facts[derived.fact.name] = found
+        for assumption in self.oracle.assume:
+            applies = conditions.applies(assumption.when, facts)
+            assumed = conditions.assuming(assumption.values, facts)
+            for name, _ in assumption.values:
+                before = conditions.value(name, facts)
+                facts[name] = diagrams.choose(applies, assumed[name], before)
+        return facts
+
+    def _requested(self, facts: Facts) -> Node:
+        """The request: the layer's own, or one of the rules for this oracle and a role."""
+        found = self.space.value(REQUEST)
+        role = self.conditions.value(ROLE, facts) if self.rules.requested else None
+        for asks_all in (True, False):
+            for (of, oracle), request in self.rules.requested.items():
+                if role is not None and oracle == (None if asks_all else self.oracle.name):
+                    is_role = self._equals(role, of)
+                    found = self.diagrams.choose(
+                        is_role, self.diagrams.leaf(request.backend), found
+                    )
+        return found
+
+    def _equals(self, values: Node, wanted: FactValue) -> Node:
+        return self.diagrams.map(lambda value: value == wanted, values)
+
+    def _value(self, value: FactValue | ValueOf, facts: Facts) -> Node:
+        if isinstance(value, ValueOf):
+            return self.conditions.value(value.fact, facts)
+        return self.diagrams.leaf(value)
+
+    # States ------------------------------------------------------------------------------------
+
+    def _change(
+        self, where: Node, change: Callable[[Ordering], Ordering | Asking | Result]
+    ) -> None:
+        """Change the selections of some region that are not decided."""
+
+        def changed(state: Value) -> Value:
+            return change(state) if isinstance(state, Ordering) else state
+
+        self.state = self.diagrams.choose(where, self.diagrams.map(changed, self.state), self.state)
+
+    def _undecided(self) -> Node:
+        return self.diagrams.map(lambda state: isinstance(state, Ordering), self.state)
+
+    def _note(self, place: Location, reached: Node, applies: Node, decides: Node) -> None:
+        """Add to the regions of what stands at a place."""
+        either, false = self.diagrams.either, self.diagrams.false
+        region = self.regions.setdefault(place, Region(false, false, false))
+        region.reached = either(region.reached, reached)
+        region.applies = either(region.applies, applies)
+        region.decides = either(region.decides, decides)
+
+    # The pipeline ------------------------------------------------------------------------------
+
+    def _order(self) -> None:
+        for adjustment in self.oracle.adjust:
+            applies = self.conditions.applies(adjustment.when, self.facts)
+            before = self.state
+            self._change(applies, partial(adjust, adjustment))
+            differs = self.diagrams.apply(lambda one, other: one != other, before, self.state)
+            self._note(adjustment.reason.location, self.diagrams.true, applies, differs)
+        if self.oracle.variants is not None:
+            servers = {name: self._server(b, ()) for name, b in self.oracle.backends.items()}
+            self.state = self._narrow(
+                self.state,
+                lambda state: [servers[name] for name in state.order],
+                lambda state, kept: replace(state, order=tuple(s.backend.name for s in kept)),
+                list(servers.values()),
+            )
+
+    def _narrow(
+        self,
+        states: Node,
+        servers_of: Callable[[Ordering], list[Server]],
+        keep: Callable[[Ordering, list[Server]], Ordering | Asking],
+        servers: Iterable[Server],
+    ) -> Node:
+        """Keep the variants that the deployment asks for, where nothing is decided."""
+        variants = self.oracle.variants
+        assert variants is not None
+        everywhere = list(dict.fromkeys(servers))
+        wanted = self.conditions.value(variants.fact, self.facts)
+        own = [self._own_value(server, variants.fact) for server in everywhere]
+
+        def narrow(state: Value, wants: Value, *values: Value) -> Value:
+            if not isinstance(state, Ordering):
+                return state
+            of = dict(zip(everywhere, values, strict=True))
+            asked = servers_of(state)
+            return keep(state, narrowed(asked, [of[s] for s in asked], wants, variants.fallback))
+
+        return self.diagrams.apply(narrow, states, wanted, *own)
+
+    def _own_value(self, server: Server, fact: str) -> Node:
+        """The backend's own value of a fact, where it has one, or the deployment's."""
+        own = next((value for name, value in server.assumed if name == fact), ValueOf(fact))
+        return self._value(own, self.facts)
+
+    def _steps(self, steps: Iterable[Step], how: How) -> None:
+        for step in steps:
+            reached = self._undecided()
+            applies = self.diagrams.both(reached, self.conditions.applies(step.when, self.facts))
+            self._step(step, how, applies)
+            decides = self.diagrams.without(applies, self._undecided())
+            self._note(step.reason.location, reached, applies, decides)
+
+    def _step(self, step: Step, how: How, applies: Node) -> None:
+        if step.action == "drop":
+            self._change(applies, lambda state: state.without(step.names))
+            return
+        if step.action == "refuse":
+            refused = Result(how, error=step.error, why="refused")
+            self._change(applies, _to(refused))
+            return
+        backend = step.backend
+        assert backend is not None
+        if step.action == "take":
+            kernel = backend.choices[0].kernel.class_name if backend.choices else None
+            taken = Result(how, backend.name, kernel)
+            self._change(applies, _to(taken))
+            return
+        server = self._server(backend, step.assume)
+        for choice, serves in zip(backend.choices, self._serves(server), strict=True):
+            asked = self.diagrams.both(applies, self._undecided())
+            found = Result(how, backend.name, choice.kernel.class_name)
+            selected = self.diagrams.both(asked, serves)
+            self._change(selected, _to(found))
+            self._note(choice.kernel.location, asked, selected, selected)
+        if step.action == "force":
+            error = Result(how, error=step.error, why="request_cannot_serve")
+            self._change(applies, _to(error))
+        elif not step.own_kernels:
+            self._change(applies, lambda state: state.without((backend.name,)))
+
+    def _request(self) -> None:
+        diagrams = self.diagrams
+        name = self.conditions.value(REQUEST, self.facts)
+        automatic = self._equals(name, AUTO)
+        unknown = diagrams.opposite(automatic)
+        for word, cases in self.oracle.requests.items():
+            if word == AUTO:
+                continue
+            rest = diagrams.both(self._undecided(), self._equals(name, word))
+            for case in cases:
+                reached = rest
+                applies = diagrams.both(rest, self.conditions.applies(case.when, self.facts))
+                rest = diagrams.without(rest, applies)
+                unknown = diagrams.without(unknown, applies)
+                if not case.auto:
+                    self._ask_for(case, applies)
+                decides = diagrams.false if case.auto else applies
+                self._note(case.reason.location, reached, applies, decides)
+        refused = Result("requested", error="invalid_request", why="unknown_request")
+        self._change(unknown, _to(refused))
+
+    def _ask_for(self, case: RequestCase, applies: Node) -> None:
+        """Ask the backends of a request that applies."""
+        servers = [self._server(backend, case.assume) for backend in case.backends]
+        end = Result("requested", error=self.oracle.request_error, why="request_cannot_serve")
+
+        def available(state: Ordering) -> list[Server]:
+            return [server for server in servers if server.backend.name not in state.withdrawn]
+
+        def ask(state: Ordering, kept: list[Server]) -> Asking:
+            return Asking(tuple(kept), "requested", end)
+
+        if case.all_variants or self.oracle.variants is None:
+            self._change(applies, lambda state: ask(state, available(state)))
+        else:
+            asking = self._narrow(self.state, available, ask, servers)
+            self.state = self.diagrams.choose(applies, asking, self.state)
+
+    def _automatic(self) -> None:
+        """Ask the backends of the order where nothing else decided."""
+        otherwise = self.oracle.otherwise
+        end = Result("fallback", otherwise.backend)
+        if otherwise.backend is None:
+            end = replace(end, error=otherwise.error, why="no_backend")
+        servers = {name: self._server(b, ()) for name, b in self.oracle.backends.items()}
+        self._change(
+            self.diagrams.true,
+            lambda state: Asking(tuple(servers[name] for name in state.order), "auto", end),
+        )
+
+    def _ask(self) -> None:
+        """Ask backend after backend, wherever it is the next one."""
+        diagrams = self.diagrams
+        while waiting := [s for s in diagrams.values(self.state) if isinstance(s, Asking)]:
+            server = next_server(waiting)
+            if server is not None:
+                self._ask_server(server)
+            self.state = diagrams.map(partial(after, server), self.state)
+
+    def _ask_server(self, server: Server) -> None:
+        diagrams = self.diagrams
+        for choice, serves in zip(server.backend.choices, self._serves(server), strict=True):
+            name, kernel = server.backend.name, choice.kernel.class_name
+
+            def selected(state: Value, name: str = name, kernel: str = kernel) -> Value:
+                if isinstance(state, Asking) and asks(server, state):
+                    return Result(state.how, name, kernel)
+                return state
+
+            asked = diagrams.map(partial(asks, server), self.state)
+            self.state = diagrams.choose(serves, diagrams.map(selected, self.state), self.state)
+            serving = diagrams.both(asked, serves)
+            self._note(choice.kernel.location, asked, serving, serving)
+            self._note(server.backend.location, asked, serving, serving)
+
+    # Backends ----------------------------------------------------------------------------------
+
+    def _server(self, backend: Backend, assume: Assumed) -> Server:
+        key = (id(backend), assume)
+        return self.servers.setdefault(key, Server(backend, (*assume, *backend.assume)))
+
+    def _serves(self, server: Server) -> list[Node]:
+        """Where each of a backend's kernels takes a layer."""
+        found = self.kernels.get(server)
+        if found is None:
+            conditions, diagrams = self.conditions, self.diagrams
+            facts = conditions.assuming(server.assumed, self.facts)
+            required = conditions.permits(server.backend.requires, facts)
+            found = self.kernels[server] = [
+                diagrams.every(
+                    [
+                        required,
+                        conditions.applies(choice.when, facts),
+                        conditions.permits(choice.kernel.condition, facts),
+                    ]
+                )
+                for choice in server.backend.choices
+            ]
+        return found
+
+
+def _to(result: Result) -> Callable[[Ordering], Result]:
+    return lambda _: result

@@ -1,0 +1,140 @@
+"""Deployments that can be: what cannot go together, what is usual, and what machines have.
+
+Questions about all deployments are asked inside the region of those that are possible, which
+``rules/worlds.yaml`` describes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import Field
+
+from moe_rules.analysis.classes import Space
+from moe_rules.analysis.conditions import Conditions, Facts
+from moe_rules.analysis.diagram import Node
+from moe_rules.analysis.questions import Questions
+from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.problems import Problem, RuleFileError
+from moe_rules.files.yaml_source import YamlSource, read_yaml
+from moe_rules.language.conditions import Condition
+from moe_rules.language.files import RawCondition, RawValues, Table
+from moe_rules.language.parse import Parser
+from moe_rules.language.rules import Reason
+from moe_rules.language.validate import validate
+from moe_rules.machines.machine import named_machines, software_preset
+from moe_rules.vocabulary.fact_values import FactError, FactValue, parse_value
+from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
+
+WORLDS = "worlds.yaml"
+
+
+class ImpossibleEntry(Table):
+    """What cannot go together."""
+
+    when: RawCondition = Field(description="Facts that no deployment has together.")
+    because: str = Field(description="Why not.")
+    simulated: bool = Field(
+        False, description="Recorded decisions have it all the same, where one probe was changed."
+    )
+
+
+class WorldsFile(Table):
+    """``rules/worlds.yaml``: what deployments cannot be, and what they usually are."""
+
+    impossible: list[ImpossibleEntry] = Field(description="What cannot go together.")
+    usual: RawValues = Field(description="Values that facts usually have.")
+
+
+@dataclass(frozen=True, slots=True)
+class Impossible:
+    """A condition under which there are no deployments, and why. See :class:`ImpossibleEntry`."""
+
+    when: Condition
+    reason: Reason
+    simulated: bool
+
+
+@dataclass(frozen=True)
+class Worlds:
+    """What ``worlds.yaml`` says."""
+
+    impossible: tuple[Impossible, ...]
+    usual: Mapping[str, FactValue]
+
+
+def worlds_of(source: YamlSource) -> Worlds:
+    """Read a file. Raises RuleFileError with everything that is wrong."""
+    file = validate(WorldsFile, source)
+    parser = Parser(source, FACTS, {})
+    entries = []
+    for number, entry in enumerate(file.impossible):
+        path = ("impossible", number)
+        when = parser.condition(entry.when, (*path, "when"))
+        reason = Reason(entry.because, source.at(path))
+        entries.append(Impossible(when, reason, entry.simulated))
+    usual = {}
+    problems = list(parser.problems)
+    for name, raw in file.usual.items():
+        try:
+            usual[name] = _usual_value(name, raw)
+        except FactError as error:
+            problems.append(Problem("bad-value", str(error), source.key_at(("usual", name))))
+    if problems:
+        raise RuleFileError(problems)
+    return Worlds(tuple(entries), usual)
+
+
+def _usual_value(name: str, raw: Any) -> FactValue:
+    if name not in FACTS:
+        raise FactError(f"there is no fact {name!r}")
+    return parse_value(FACTS[name], raw)
+
+
+@functools.cache
+def packaged_worlds() -> Worlds:
+    """The worlds of the packaged rules."""
+    return worlds_of(read_yaml(packaged_rules() / WORLDS))
+
+
+def add_worlds(questions: Questions, worlds: Worlds) -> tuple[Impossible, ...]:
+    """Ask also what tells whether a deployment is possible. Returns what matters of that."""
+    left = list(worlds.impossible)
+    relevant: list[Impossible] = []
+    while True:
+        asked = questions.facts()
+        more = [one for one in left if not asked.isdisjoint(one.when.fact_names())]
+        if not more:
+            return tuple(relevant)
+        for one in more:
+            left.remove(one)
+            questions.add_condition(one.when)
+        relevant += more
+
+
+def possible(space: Space, impossible: tuple[Impossible, ...]) -> Node:
+    """Where deployments can be. What is open because of unknown facts can be."""
+    conditions = Conditions(space)
+    facts: Facts = {}
+    diagrams = space.diagrams
+    return diagrams.every(
+        [diagrams.opposite(conditions.applies(one.when, facts)) for one in impossible]
+    )
+
+
+@functools.cache
+def usual_values(device: str) -> Mapping[str, tuple[FactValue, ...]]:
+    """Values of facts that occur on a kind of device, the most usual one first."""
+    found: dict[str, dict[FactValue, None]] = {
+        name: {value: None} for name, value in packaged_worlds().usual.items()
+    }
+    for name, value in {**REQUEST_DEFAULTS, **software_preset("full", device)}.items():
+        found.setdefault(name, {})[value] = None
+    for machine in named_machines().values():
+        if machine.platform["device"] == device:
+            for name, value in machine.platform.items():
+                found.setdefault(name, {})[value] = None
+    return {name: tuple(values) for name, values in found.items()}

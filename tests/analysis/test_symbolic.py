@@ -1,0 +1,48 @@
+"""The compiled form decides every deployment as the engine does."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from moe_rules.analysis.compiled import compile_oracle
+from moe_rules.analysis.questions import MISSING
+from moe_rules.vocabulary.facts import FACTS
+from tests.analysis.comparing import decided
+from tests.analysis.random_rules import TESTS, deployments, load, rule_files
+
+SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
+FACT_NAMES = [name for name in TESTS if name in FACTS] + ["is_lora_enabled", "pcp_size", "sp_size"]
+
+
+@settings(max_examples=40, suppress_health_check=SLOW)
+@given(rule_files(), st.lists(deployments(FACT_NAMES), min_size=8, max_size=8))
+def test_random_rules_decide_random_deployments_alike(file: dict, facts: list[dict]) -> None:
+    rules = load(file)
+    compiled = compile_oracle([rules], "fp8")
+    for one in facts:
+        given_facts = {"device": "cuda", **one}
+        assert compiled.selections[0].result(given_facts) == decided(rules, "fp8", given_facts)
+
+
+@settings(max_examples=25, suppress_health_check=SLOW)
+@given(rule_files(), st.data())
+def test_all_members_of_classes_are_decided_alike(file: dict, data: st.DataObject) -> None:
+    rules = load(file)
+    compiled = compile_oracle([rules], "fp8")
+    space = compiled.space
+    for _ in range(5):
+        point = {
+            level: data.draw(st.integers(0, len(variable.classes) - 1))
+            for level, variable in enumerate(space.variables)
+        }
+        result = space.diagrams.at(compiled.selections[0].results, point)
+        for _ in range(3):
+            facts = {"device": "cuda"}
+            for level, variable in enumerate(space.variables):
+                values = data.draw(st.sampled_from(variable.classes[point[level]]))
+                known = zip(variable.facts, values, strict=True)
+                facts |= {name: value for name, value in known if value is not MISSING}
+            located = space.point(facts)
+            assert {level: located[level] for level in point} == point
+            assert decided(rules, "fp8", facts) == result

@@ -1,0 +1,74 @@
+"""What deployments cannot be: checked against recorded ones, and in its own form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from moe_rules.analysis.compiled import compile_oracle
+from moe_rules.analysis.worlds import packaged_worlds, usual_values, worlds_of
+from moe_rules.conformance.cases import Case, case_files, read_lines
+from moe_rules.files.problems import RuleFileError
+from moe_rules.files.yaml_source import read_yaml
+from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
+
+SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
+
+
+@pytest.fixture(scope="module")
+def recorded() -> list[dict[str, FactValue]]:
+    return [
+        {**REQUEST_DEFAULTS, **case.constants, **case.request}
+        for path in case_files([SAMPLES])
+        for number, line in read_lines(path)
+        for case in [Case.parse(line, f"{path}:{number}")]
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(packaged_worlds().impossible)))
+def test_recorded_deployments_are_possible(
+    number: int, recorded: list[dict[str, FactValue]]
+) -> None:
+    one = packaged_worlds().impossible[number]
+    found = [facts for facts in recorded if one.when.holds(facts) is True]
+    if one.simulated:
+        assert found, f"{one.reason.location}: no recorded deployment needs `simulated`"
+    else:
+        assert found == [], str(one.reason.location)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_usual_deployment_is_possible(platform: str) -> None:
+    rules = load_platform(platform)
+    for oracle in rules.oracles:
+        compiled = compile_oracle([rules], oracle)
+        space = compiled.space
+        point = space.diagrams.point(compiled.possible)
+        assert space.diagrams.at(compiled.possible, space.point(space.facts(point)))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("impossible: [{when: {num_expert: 1}, because: x}]\nusual: {}", "'num_expert'"),
+        ("impossible: [{when: {num_experts: 1}}]\nusual: {}", "'because' is missing"),
+        ("impossible: []\nusual: {activation: sliu}", "did you mean 'silu'"),
+        ("impossible: []\nusual: {activatio: silu}", "there is no fact 'activatio'"),
+    ],
+)
+def test_what_is_wrong_in_a_file(
+    write: Callable[[str, str], Path], text: str, message: str
+) -> None:
+    source = read_yaml(write("worlds.yaml", text))
+    with pytest.raises(RuleFileError, match=message):
+        worlds_of(source)
+
+
+def test_values_that_machines_have_are_usual() -> None:
+    assert usual_values("cuda")["compute_capability"][0] == (9, 0)
+    assert (12, 0) in usual_values("cuda")["compute_capability"]
+    assert usual_values("rocm")["aiter"] == (True,)
