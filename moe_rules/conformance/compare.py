@@ -24,6 +24,18 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was decided: a backend with its kernel's class, or a kind of error."""
+
+    backend: str | None
+    kernel: str | None
+    error: str | None
+
+    def __str__(self) -> str:
+        return self.error or f"{self.backend}/{self.kernel}"
+
+
 class Comparer:
     """Decides recorded cases with the rules of their platforms."""
 
@@ -57,7 +69,10 @@ class Comparer:
         except Exception as error:
             return Verdict(False, False, False, (f"ours crashed: {error!r}",))
         notes: list[str] = []
-        agrees = None if crashed else self._decision(decision, expect, notes)
+        refusal = decision._outcome.refusal
+        kind = None if refusal is None else refusal.kind
+        answer = Answer(decision.backend, decision.kernel, kind)
+        agrees = None if crashed else agrees_with(expect, answer, notes)
         candidates = self._candidates(decision, expect, notes)
         order = self._order(decision, expect, notes)
         return Verdict(agrees, candidates, order, tuple(notes))
@@ -76,27 +91,6 @@ class Comparer:
             lines.append(f"{candidate.backend} / {candidate.kernel}: {candidate.verdict}")
             lines += [f"  {failure} ({failure.location.short})" for failure in candidate.failures]
         return tuple(lines)
-
-    def _decision(self, decision: Decision, expect: Mapping[str, Any], notes: list[str]) -> bool:
-        if expect["outcome"] == "selected":
-            wanted = (expect["backend"], expect["kernel"])
-            if (decision.backend, decision.kernel) == wanted:
-                return True
-            ours = "an error" if decision.failed else f"{decision.backend}/{decision.kernel}"
-            notes.append(f"decision: reference {wanted[0]}/{wanted[1]}, ours {ours}")
-            return False
-        refusal = decision._outcome.refusal
-        if refusal is not None:
-            bases = {base.__name__ for base in ERRORS[refusal.kind].__mro__}
-            if expect["error_type"] in bases:
-                return True
-            notes.append(f"decision: reference {expect['error_type']}, ours {refusal.kind}")
-            return False
-        notes.append(
-            f"decision: reference {expect['error_type']} ({expect['error_message']}), "
-            f"ours {decision.backend}/{decision.kernel}"
-        )
-        return False
 
     def _candidates(self, decision: Decision, expect: Mapping[str, Any], notes: list[str]) -> bool:
         agree = True
@@ -145,6 +139,22 @@ class Comparer:
             return True
         notes.append(f"order: reference {theirs}, ours {ours}")
         return False
+
+
+def agrees_with(expect: Mapping[str, Any], ours: Answer, notes: list[str]) -> bool:
+    """Whether an answer is the recorded one; if not, there is a note."""
+    if expect["outcome"] == "selected":
+        if (ours.backend, ours.kernel) == (expect["backend"], expect["kernel"]):
+            return True
+        words = f"{expect['backend']}/{expect['kernel']}"
+    elif ours.error is not None:
+        if expect["error_type"] in {base.__name__ for base in ERRORS[ours.error].__mro__}:
+            return True
+        words = expect["error_type"]
+    else:
+        words = f"{expect['error_type']} ({expect['error_message']})"
+    notes.append(f"decision: reference {words}, ours {ours}")
+    return False
 
 
 def reference_explanation(expect: Mapping[str, Any]) -> tuple[str, ...]:

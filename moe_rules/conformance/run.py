@@ -104,9 +104,14 @@ def disagreement(case: Case, verdict: Verdict, comparer: Comparer) -> Disagreeme
     )
 
 
-def load_comparer(overlays: Sequence[Path] = ()) -> Comparer:
-    """A comparer with the rules of every platform. Raises RuleFileError."""
-    return Comparer({p: Selector(load_platform(p, overlays), {}) for p in PLATFORMS})
+def load_comparer(overlays: Sequence[Path] = (), compiled: bool = False) -> Comparer:
+    """A comparer with the rules of every platform, or their compiled form. Raises RuleFileError."""
+    selectors = {p: Selector(load_platform(p, overlays), {}) for p in PLATFORMS}
+    if not compiled:
+        return Comparer(selectors)
+    from moe_rules.conformance.compiled import CompiledComparer
+
+    return CompiledComparer(selectors)
 
 
 def run_file(path: Path, oracles: frozenset[str], comparer: Comparer) -> Result:
@@ -124,11 +129,11 @@ _comparer: Comparer | None = None
 """The comparer of a worker process."""
 
 
-def _start_worker(overlays: Sequence[Path]) -> None:
+def _start_worker(overlays: Sequence[Path], compiled: bool) -> None:
     global _comparer
     # An interrupt is the parent's to handle: it ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _comparer = load_comparer(overlays)
+    _comparer = load_comparer(overlays, compiled)
 
 
 def _work(path: Path, oracles: frozenset[str]) -> Result:
@@ -141,22 +146,27 @@ def run_files(
     oracles: Iterable[str] = (),
     overlays: Sequence[Path] = (),
     progress: Callable[[Path], None] = lambda path: None,
+    *,
+    compiled: bool = False,
 ) -> Result:
-    """Compare the cases of all files, several at a time. Raises CaseError and RuleFileError."""
+    """Compare the cases of all files, several at a time. Raises CaseError and RuleFileError.
+
+    ``compiled``: with the compiled form of the rules, which has decisions alone.
+    """
     result = Result()
     wanted = frozenset(oracles)
     # Large files first, so that the last worker does not finish long after the others.
     ordered = sorted(paths, key=lambda path: path.stat().st_size, reverse=True)
     workers = min(os.cpu_count() or 1, len(ordered))
     # Rules that cannot be loaded end a worker without a word, so they are loaded here first.
-    comparer = load_comparer(overlays)
+    comparer = load_comparer(overlays, compiled)
     if workers == 1:
         for path in ordered:
             result.merge(run_file(path, wanted, comparer))
             progress(path)
     else:
         with ProcessPoolExecutor(
-            workers, initializer=_start_worker, initargs=(tuple(overlays),)
+            workers, initializer=_start_worker, initargs=(tuple(overlays), compiled)
         ) as pool:
             jobs = {pool.submit(_work, path, wanted): path for path in ordered}
             try:

@@ -26,6 +26,13 @@ def test_every_recorded_decision_agrees() -> None:
     assert len(result.oracles) == 10
 
 
+def test_every_recorded_decision_agrees_with_the_compiled_form() -> None:
+    result = run_files(case_files([SAMPLES]), compiled=True)
+    assert [f"{d.id}: {'; '.join(d.notes)}" for d in result.disagreements] == []
+    assert result.complete
+    assert sum(counts.decision.total for counts in result.oracles.values()) > 4000
+
+
 def test_only_the_oracles_asked_for_are_counted() -> None:
     (path,) = case_files([SAMPLES / "cuda-sm90.jsonl.gz"])
     assert list(run_files([path], ["fp8"]).oracles) == ["fp8"]
