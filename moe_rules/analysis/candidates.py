@@ -48,7 +48,7 @@ def candidates(
         case "version":
             values += _versions(atoms, values)
         case "int":
-            values += _integers(atoms, values, divisors)
+            values += _integers(atoms, values, divisors, fact.least)
         case "float":
             values += _floats(atoms, values)
         case "quant_key":
@@ -109,7 +109,10 @@ def _floats(atoms: list[FactTest], words: Iterable[FactValue]) -> Iterator[float
 
 
 def _integers(
-    atoms: list[FactTest], words: Iterable[FactValue], divisors: Iterable[int]
+    atoms: list[FactTest],
+    words: Iterable[FactValue],
+    divisors: Iterable[int] = (),
+    least: int | None = None,
 ) -> list[int]:
     """For each interval between bounds and each set of divisors, a number in both."""
     by = {d for d in divisors if d > 0}
@@ -123,8 +126,12 @@ def _integers(
         if isinstance(bound, int | float):
             starts |= {math.floor(bound), math.floor(bound) + 1, math.ceil(bound)}
     starts |= {n for word in words if type(word) is int for n in (word, word + 1)}
+    intervals: list[tuple[int | None, int | None]] = []
+    if least is None:
+        intervals.append((None, min(starts) - 1))
+    else:
+        starts = {least, *(start for start in starts if start > least)}
     edges = sorted(starts)
-    intervals: list[tuple[int | None, int | None]] = [(None, edges[0] - 1)]
     intervals += [(low, high - 1) for low, high in itertools.pairwise(edges)]
     intervals.append((edges[-1], None))
     found = {
@@ -194,6 +201,6 @@ def _extents(tests: list[FactTest]) -> list[int]:
     atoms = [atom for test in tests for atom in _atoms(test)]
     words = [value for atom in atoms if isinstance(atom, OneOf) for value in atom.values]
     found: dict[tuple[bool, ...], int] = {}
-    for number in _integers(atoms, words, ()):
+    for number in _integers(atoms, words):
         found.setdefault(tuple(test.holds(number, {}) for test in tests), number)
     return list(found.values())
