@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from moe_rules.analysis.worlds import WorldsFile
+from moe_rules.language.examples import ExamplesFile
 from moe_rules.language.files import (
     KernelChoice,
     PlatformFile,
@@ -52,6 +53,7 @@ def schemas() -> dict[str, Schema]:
         "mistral.schema.json": _schema(MistralFile, "moe_rules fields of params.json", {}),
         "registry.schema.json": _schema(RegistryFile, "moe_rules names of architectures", {}),
         "quantization.schema.json": _schema(QuantizationFile, "moe_rules quantization methods", {}),
+        "examples.schema.json": _schema(ExamplesFile, "moe_rules examples", _facts_definition()),
     }
 
 
@@ -71,7 +73,7 @@ def schema_for(name: str) -> Schema:
 def _schema(model: type[BaseModel], title: str, definitions: Mapping[str, Schema]) -> Schema:
     generated = model.model_json_schema(by_alias=True, ref_template=_REFERENCE)
     collected = {**generated.pop("$defs", {}), **definitions}
-    for part in (KernelChoice, RequestCase) if definitions else ():
+    for part in (KernelChoice, RequestCase) if "Condition" in definitions else ():
         inner = part.model_json_schema(by_alias=True, ref_template=_REFERENCE)
         collected |= inner.pop("$defs", {})
         collected[part.__name__] = inner
@@ -150,6 +152,39 @@ def _condition_definitions() -> dict[str, Schema]:
     }
     key_test = _ref(_test_name(facts["weight_key"]))
     return {**shared, **tests, "Condition": condition, "Test": key_test, "Values": values}
+
+
+def _facts_definition() -> dict[str, Schema]:
+    """Facts as examples state them: a value each."""
+    facts: Schema = {
+        "type": "object",
+        "description": "Facts and their values.",
+        "additionalProperties": False,
+        "properties": {name: _stated(fact) for name, fact in FACTS.items()},
+    }
+    return {"Facts": facts, "QuantKeyName": {"enum": list(NAMED_KEYS)}}
+
+
+def _stated(fact: Fact) -> Schema:
+    none: list[Schema] = [{"const": "none"}] if fact.nullable else []
+    schema: Schema = {"description": f"{fact.meaning} ({fact.domain})"}
+    match fact.type:
+        case "bool":
+            kinds: list[Schema] = [{"type": "boolean"}]
+        case "switch":
+            kinds = [{"type": "boolean"}, {"const": "unset"}]
+        case "int" | "float":
+            least = {} if fact.least is None else {"minimum": fact.least}
+            kinds = [{"type": "integer" if fact.type == "int" else "number", **least}]
+        case "version":
+            kinds = [{"type": "string", "pattern": r"^[0-9]+\.[0-9]+$"}]
+        case "enum":
+            kinds = [{"enum": list(fact.values)}]
+        case "string":
+            kinds = [{"type": "string"}]
+        case "quant_key":
+            kinds = [_ref("QuantKeyName"), {"type": "object"}]
+    return {**schema, "anyOf": [*kinds, *none]}
 
 
 def _ref(name: str) -> Schema:

@@ -31,6 +31,7 @@ COMMANDS = (
     "facts",
     "list",
     "check",
+    "test",
     "schema",
     "conformance",
 )

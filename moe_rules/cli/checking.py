@@ -15,15 +15,23 @@ from typing import Any
 from pydantic import BaseModel
 
 from moe_rules.analysis.worlds import WorldsFile, worlds_of
-from moe_rules.cli.errors import UserError
+from moe_rules.cli.rule_paths import (
+    VOCABULARY,
+    existing,
+    overlay_of,
+    rule_set_of,
+    shown,
+    yaml_files,
+)
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location, Problem, RuleFileError
 from moe_rules.files.yaml_source import YamlSource, read_yaml
+from moe_rules.language.examples import ExamplesFile, examples_of
 from moe_rules.language.files import PlatformFile, VocabularyFile
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
 from moe_rules.language.requested import requested_problems
-from moe_rules.language.ruleset import PLATFORMS, overlay_path, platform_files
+from moe_rules.language.ruleset import PLATFORMS, platform_files
 from moe_rules.language.validate import validate
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile
@@ -32,9 +40,6 @@ from moe_rules.models.quantization_schema import QuantizationFile
 from moe_rules.models.schema import ArchitecturesFile, MistralFile, RegistryFile
 from moe_rules.models.tables import load_tables
 from moe_rules.reporting import Report
-
-VOCABULARY = "vocabulary.yaml"
-OVERLAYS = "overlays"
 
 _MODELS: dict[str, type[BaseModel]] = {
     "platform": PlatformFile,
@@ -45,6 +50,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "registry": RegistryFile,
     "mistral": MistralFile,
     "worlds": WorldsFile,
+    "examples": ExamplesFile,
 }
 _KEYS = {
     "machines": "machines",
@@ -56,6 +62,7 @@ _KEYS = {
     "features": "vocabulary",
     "derived": "vocabulary",
     "impossible": "worlds",
+    "examples": "examples",
 }
 
 
@@ -65,7 +72,7 @@ def check(paths: Iterable[Path]) -> Report:
     Raises UserError for a path that does not exist or has no YAML file.
     """
     checker = _Checker()
-    for path in [_existing(path) for path in paths] or [packaged_rules()]:
+    for path in [existing(path) for path in paths] or [packaged_rules()]:
         checker.check(path)
     checker.against_schemas()
     return Report.of(checker.problems, list(checker.documents))
@@ -88,13 +95,13 @@ class _Checker:
         self.documents: dict[str, tuple[YamlSource, Any] | None] = {}
 
     def check(self, path: Path) -> None:
-        files = _yaml_files(path)
-        root = _rule_set_of(path)
+        files = yaml_files(path)
+        root = rule_set_of(path)
         overlays: dict[Path, list[Path]] = {}
         platforms: set[str] = set()
         for file in files:
             document = self.document(file)
-            overlay = _overlay_of(file, path, root)
+            overlay = overlay_of(file, path, root)
             if overlay is not None:
                 overlays.setdefault(overlay, []).append(file)
             elif document is not None and isinstance(document[1], PlatformFile):
@@ -113,7 +120,7 @@ class _Checker:
 
     def document(self, file: Path) -> tuple[YamlSource, Any] | None:
         """The file and its model; None if it is wrong in itself, which is noted once."""
-        name = _shown(file)
+        name = shown(file)
         if name not in self.documents:
             self.documents[name] = None
             try:
@@ -130,7 +137,7 @@ class _Checker:
         try:
             load_tables(folder)
         except TableError as error:
-            self.problems.append(Problem("bad-table", str(error), Location(_shown(folder))))
+            self.problems.append(Problem("bad-table", str(error), Location(shown(folder))))
 
     # Documents together ------------------------------------------------------------------------
 
@@ -184,6 +191,8 @@ def _validated(source: YamlSource) -> Any:
         if problems:
             raise RuleFileError(problems)
         return source.data
+    if kind == "examples":
+        examples_of(source)
     document = validate(_MODELS[kind], source)
     if kind == "worlds":
         worlds_of(source)
@@ -211,47 +220,3 @@ def _schema_errors(kind: str) -> Callable[[Any], Iterable[Any]]:
     from moe_rules.json_schemas import schema_for
 
     return Draft7Validator(schema_for(kind)).iter_errors
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the packaged overlay of that name. Raises UserError if there is neither."""
-    try:
-        return overlay_path(str(path))
-    except RuleFileError as error:
-        (problem,) = error.problems
-        raise UserError(f"{path}: there is no such file or folder, and {problem.message}") from None
-
-
-def _yaml_files(path: Path) -> list[Path]:
-    """The file, or the YAML files of the folder that are not hidden. Raises UserError."""
-    if not path.is_dir():
-        return [path]
-    files = [file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}")]
-    visible = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
-    if not visible:
-        raise UserError(f"{path}: the folder has no YAML file")
-    return sorted(visible)
-
-
-def _rule_set_of(path: Path) -> Path | None:
-    """The rule set that a path is, or lies in."""
-    here = path.absolute()
-    return next((f for f in (here, *here.parents) if (f / VOCABULARY).is_file()), None)
-
-
-def _overlay_of(file: Path, asked: Path, root: Path | None) -> Path | None:
-    """The overlay that a file is part of: one of the rule set's, or else what was asked about."""
-    if root is None:
-        return asked
-    inside = file.absolute().relative_to(root).parts
-    return root / OVERLAYS / inside[1] if inside[0] == OVERLAYS and len(inside) > 1 else None
-
-
-def _shown(path: Path) -> str:
-    """The path as a user writes it: relative to where they are, if it is below."""
-    here = Path.cwd()
-    return (
-        str(path.absolute().relative_to(here))
-        if path.absolute().is_relative_to(here)
-        else str(path)
-    )

@@ -24,6 +24,8 @@ from moe_rules.vocabulary.facts import FACTS
 
 PLATFORMS = FACTS["device"].values
 PATH_VARIABLE = "MOE_RULES_PATH"
+EXAMPLES = ".test"
+"""How the name of a file that holds examples ends, before ``.yaml``."""
 ROOMS = ("files", "language", "vocabulary")
 """The packages whose code makes rules of files."""
 
@@ -52,16 +54,23 @@ def overlay_path(word: str) -> Path:
 
 
 def rule_files(path: Path) -> list[Path]:
-    """All YAML files at ``path``: the file itself, or those below the folder, in order."""
+    """All rule files at ``path``: the file itself, or those below the folder, in order."""
     if not path.is_dir():
         return [path]
-    return sorted(p for p in path.rglob("*") if p.suffix in (".yaml", ".yml") and p.is_file())
+    files = (p for p in path.rglob("*") if p.suffix in (".yaml", ".yml") and p.is_file())
+    return sorted(file for file in files if not holds_examples(file))
+
+
+def holds_examples(path: Path) -> bool:
+    """Whether a file holds examples beside rules (:mod:`moe_rules.language.examples`)."""
+    return path.stem.endswith(EXAMPLES)
 
 
 def platform_files(platform: str, folder: Path) -> list[Path]:
     """The packaged rule files of one platform."""
     single = folder / f"{platform}.yaml"
-    several = sorted((folder / platform).glob("*.yaml"))
+    found = sorted((folder / platform).glob("*.yaml"))
+    several = [file for file in found if not holds_examples(file)]
     return [single, *several] if single.is_file() else several
 
 

@@ -6,7 +6,7 @@ JSON, GitHub annotations, SARIF or JUnit XML. :data:`REPORTERS` has one of each 
 
 from __future__ import annotations
 
-from moe_rules.reporting.base import Report, Reporter
+from moe_rules.reporting.base import Case, Report, Reporter
 from moe_rules.reporting.github import GithubReporter
 from moe_rules.reporting.junit import JunitReporter
 from moe_rules.reporting.sarif import SarifReporter
@@ -14,6 +14,7 @@ from moe_rules.reporting.text import JsonReporter, TextReporter
 
 __all__ = [
     "REPORTERS",
+    "Case",
     "GithubReporter",
     "JsonReporter",
     "JunitReporter",

@@ -1,4 +1,4 @@
-"""JUnit XML, which test reporters of build servers read: one test case for each file."""
+"""JUnit XML, which test reporters of build servers read: one test case for each file or example."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ _NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 class JunitReporter(Reporter):
-    """A file with errors fails; its warnings are its output."""
+    """What has errors fails; its warnings are its output."""
 
     def report(self, report: Report) -> str:
         """See :class:`Reporter`."""
-        failing = {p.location.file for p in report.problems if p.severity == "error"}
+        name = f"moe-rules {report.command}"
         suite = ElementTree.Element(
             "testsuite",
-            name="moe-rules check",
-            tests=str(len(report.files)),
-            failures=str(len(failing)),
+            name=name,
+            tests=str(len(report.cases)),
+            failures=str(sum(case.failed for case in report.cases)),
             errors="0",
             skipped="0",
         )
-        for file in report.files:
+        for one in report.cases:
+            classname = name if one.name == one.file else f"{name} {_text(one.file)}"
             case = ElementTree.SubElement(
-                suite, "testcase", classname="moe-rules check", name=_text(file)
+                suite, "testcase", classname=classname, name=_text(one.name)
             )
-            found = [p for p in report.problems if p.location.file == file]
-            errors = [p for p in found if p.severity == "error"]
+            errors = [p for p in one.problems if p.severity == "error"]
             if errors:
                 failure = ElementTree.SubElement(
                     case, "failure", type=errors[0].code, message=_text(errors[0].message)
                 )
                 failure.text = _text("\n".join(map(str, errors)))
-            warnings = [p for p in found if p.severity == "warning"]
+            warnings = [p for p in one.problems if p.severity == "warning"]
             if warnings:
                 output = ElementTree.SubElement(case, "system-out")
                 output.text = _text("\n".join(map(str, warnings)))

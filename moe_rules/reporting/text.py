@@ -16,7 +16,7 @@ class TextReporter(Reporter):
 
 
 class JsonReporter(Reporter):
-    """An object with ``findings``, ``files``, ``errors`` and ``warnings``."""
+    """An object with ``findings``, ``files``, ``examples``, ``errors`` and ``warnings``."""
 
     def report(self, report: Report) -> str:
         """See :class:`Reporter`."""
@@ -32,4 +32,9 @@ class JsonReporter(Reporter):
             for problem in report.problems
         ]
         counts = {"errors": report.count("error"), "warnings": report.count("warning")}
-        return json.dumps({"findings": findings, "files": report.files, **counts}, indent=2)
+        examples = [
+            {"name": case.name, "file": case.file, "failed": case.failed}
+            for case in report.examples
+        ]
+        looked_at = {"files": report.files, "examples": examples}
+        return json.dumps({"findings": findings, **looked_at, **counts}, indent=2)

@@ -1,0 +1,64 @@
+"""``moe-rules test``: holds examples beside rules against them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from moe_rules.cli.options import Subparsers, add_format, add_rules, command
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "test",
+        "run the examples beside rules",
+        "Files that end in .test.yaml hold examples: facts, and what has to come out. Those of a\n"
+        "folder of rules are asked of the packaged tables with the folder as an overlay, those of\n"
+        "the packaged tables of these alone. Exit code 0: all hold; 1: findings; 2: cannot run.",
+        "moe-rules test my-rules/ --coverage --fail-under 80",
+    )
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        type=Path,
+        help="files of examples, or folders of rules; default: the packaged rules",
+    )
+    add_rules(parser)
+    parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help="a warning for every line of rules in PATH that makes no difference to an example",
+    )
+    parser.add_argument(
+        "--fail-under",
+        metavar="PERCENT",
+        type=_percent,
+        help="an error if fewer lines of rules in PATH make a difference",
+    )
+    add_format(parser, "text", "json", "github", "sarif", "junit")
+    parser.set_defaults(run=run)
+
+
+def _percent(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 100")
+    return number
+
+
+def run(args: argparse.Namespace) -> int:
+    """Decide every example, and report what does not come out."""
+    from moe_rules.cli.examples import run_examples
+    from moe_rules.language.ruleset import overlay_paths
+    from moe_rules.reporting import REPORTERS
+
+    overlays = overlay_paths(args.rules)
+    report = run_examples(args.paths, overlays, coverage=args.coverage, at_least=args.fail_under)
+    print(REPORTERS[args.format].report(report))
+    return int(report.count("error") > 0)

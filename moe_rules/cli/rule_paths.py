@@ -1,0 +1,57 @@
+"""Paths of rules on the command line: what stands there, and which rules it belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from moe_rules.cli.errors import UserError
+from moe_rules.files.problems import RuleFileError
+from moe_rules.language.ruleset import overlay_path
+
+VOCABULARY = "vocabulary.yaml"
+"""The file that makes a folder a rule set."""
+OVERLAYS = "overlays"
+
+
+def existing(path: Path) -> Path:
+    """The path, or the packaged overlay of that name. Raises UserError if there is neither."""
+    try:
+        return overlay_path(str(path))
+    except RuleFileError as error:
+        (problem,) = error.problems
+        raise UserError(f"{path}: there is no such file or folder, and {problem.message}") from None
+
+
+def yaml_files(path: Path) -> list[Path]:
+    """The file, or the YAML files of the folder that are not hidden. Raises UserError."""
+    if not path.is_dir():
+        return [path]
+    files = [file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}")]
+    visible = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+    if not visible:
+        raise UserError(f"{path}: the folder has no YAML file")
+    return sorted(visible)
+
+
+def rule_set_of(path: Path) -> Path | None:
+    """The rule set that a path is, or lies in."""
+    here = path.absolute()
+    return next((f for f in (here, *here.parents) if (f / VOCABULARY).is_file()), None)
+
+
+def overlay_of(file: Path, asked: Path, root: Path | None) -> Path | None:
+    """The overlay that a file is part of: one of the rule set's, or else what was asked about."""
+    if root is None:
+        return asked
+    inside = file.absolute().relative_to(root).parts
+    return root / OVERLAYS / inside[1] if inside[0] == OVERLAYS and len(inside) > 1 else None
+
+
+def shown(path: Path) -> str:
+    """The path as a user writes it: relative to where they are, if it is below."""
+    here = Path.cwd()
+    return (
+        str(path.absolute().relative_to(here))
+        if path.absolute().is_relative_to(here)
+        else str(path)
+    )
