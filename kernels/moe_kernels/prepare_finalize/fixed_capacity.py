@@ -35,7 +35,6 @@ class AllToAllFixedCapacity(AllToAll):
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
         capacity, size = self.capacity, self.ranks.size
         assert capacity is not None
-        self._check_row(rows)
         rows = self.normalized(rows)
         if self._copied is None or (not _is_captured() and bool(self._copied.query())):
             self._raise(self._seen)
@@ -70,17 +69,6 @@ class AllToAllFixedCapacity(AllToAll):
     def raise_if_overflowed(self) -> None:
         """Raise CapacityError if a call overflowed since that was last raised; waits for it."""
         self._raise(self._needed if self._needed is None else self._needed.cpu())
-
-    def _check_row(self, rows: TokenRows) -> None:
-        """Raise ValueError for tokens that are not those of the layer: nobody else would know."""
-        config = self._moe_config
-        given = rows.hidden_states.shape[1], rows.topk_ids.shape[1]
-        expected = config.hidden_dim, config.experts_per_token
-        if given != expected:
-            raise ValueError(
-                f"tokens of hidden size {given[0]} with topk {given[1]}, but the layer has "
-                f"{expected[0]} and {expected[1]}"
-            )
 
     def _note(self, needed: torch.Tensor) -> None:
         """Keep the most, and begin to copy it to the host."""

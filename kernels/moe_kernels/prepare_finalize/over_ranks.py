@@ -14,6 +14,7 @@ from typing import ClassVar
 
 import torch
 
+from moe_kernels.dtypes import torch_dtype
 from moe_kernels.modular_kernel import (
     Exchange,
     FusedMoEExperts,
@@ -123,6 +124,8 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
         routing: Routing,
         experts: FusedMoEExperts,
     ) -> PrepareResult:
+        if self.capacity is not None:
+            self._check_tokens(hidden_states, routing)
         ids = routing.topk_ids
         scale, row_scale = None, None
         if not self._quantizes_late:
@@ -158,6 +161,17 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
     @abstractmethod
     def _combine(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
         """:meth:`finalize`."""
+
+    def _check_tokens(self, hidden_states: torch.Tensor, routing: Routing) -> None:
+        """Raise ValueError for tokens that are not those of the layer: nobody else would know."""
+        config = self._moe_config
+        given = hidden_states.dtype, hidden_states.shape[1], routing.topk_ids.shape[1]
+        expected = torch_dtype(config.in_dtype), config.hidden_dim, config.experts_per_token
+        if given != expected:
+            raise ValueError(
+                f"tokens in {given[0]} of hidden size {given[1]} with topk {given[2]}, but the "
+                f"layer has {expected[0]}, {expected[1]} and {expected[2]}"
+            )
 
     def normalized(self, rows: TokenRows) -> TokenRows:
         """``rows`` with weights in float32, and ids in int32 that are -1 where none has them."""

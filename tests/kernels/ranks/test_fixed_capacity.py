@@ -5,7 +5,7 @@ import torch
 import torch.distributed as dist
 from moe_kernels.prepare_finalize.fixed_capacity import CapacityError
 from moe_kernels.registry.bind import bind
-from test_exchanges import Case
+from test_exchanges import EXCHANGES, Case
 
 CASE = Case((5, 2), 4, in_dtype="fp32", holds=((0, 1), (2, 3)))
 IDS = (
@@ -74,27 +74,31 @@ def test_who_replays_graphs_asks(pools):
     pools(2).run(ask)
 
 
-def gather_too_many(rank, size):
-    kernel, arguments = routed(CASE, rank, "gather, fixed", IDS, 5)
+def too_many(rank, size, exchange):
+    kernel, arguments = routed(CASE, rank, exchange, IDS, 5)
     kernel.apply(**arguments)
-    few, arguments = routed(CASE, rank, "gather, fixed", IDS, 4)
+    few, arguments = routed(CASE, rank, exchange, IDS, 4)
     if rank == 0:
         with pytest.raises(ValueError, match="5 tokens on rank 0, capacity 4"):
             few.apply(**arguments)
 
 
-def test_a_gather_refuses_more_tokens_than_its_capacity(pools):
-    pools(2).run(gather_too_many)
+@pytest.mark.parametrize("exchange", ["gather, fixed", "memory, fixed"])
+def test_more_tokens_than_the_capacity_of_a_rank_are_refused(pools, exchange):
+    pools(2).run(too_many, exchange)
 
 
-def other_tokens(rank, size):
-    kernel, arguments = routed(CASE, rank, "all to all, fixed", IDS, 5)
+def other_tokens(rank, size, exchange):
+    kernel, arguments = routed(CASE, rank, exchange, IDS, 5)
     pairs = {name: arguments[name][:, :2] for name in ("topk_ids", "topk_weights")}
-    with pytest.raises(ValueError, match="topk 2, but the layer has 72 and 3"):
+    with pytest.raises(ValueError, match=r"hidden size 72 with topk 2, but the layer has .* and 3"):
         kernel.apply(**arguments | pairs)
+    with pytest.raises(ValueError, match=r"tokens in torch.bfloat16 .* has torch.float32"):
+        kernel.apply(**arguments | {"hidden_states": arguments["hidden_states"].bfloat16()})
     with pytest.raises(ValueError, match="capacity must be 1 or more, got 0"):
-        routed(CASE, rank, "all to all, fixed", IDS, 0)
+        routed(CASE, rank, exchange, IDS, 0)
 
 
-def test_rows_have_the_layers_form(pools):
-    pools(2).run(other_tokens)
+@pytest.mark.parametrize("exchange", [name for name, (_, fixed) in EXCHANGES.items() if fixed])
+def test_tokens_have_the_layers_form(pools, exchange):
+    pools(2).run(other_tokens, exchange)
