@@ -32,6 +32,8 @@ class ThroughSymmetricMemory(PrepareAndFinalizeOverRanks):
     sums_pairs: ClassVar[bool] = True
     _tokens: SymmetricBuffer | None = None
     _sums: SymmetricBuffer | None = None
+    _received: tuple[_Layout, SymmetricBuffer, TokenRows] | None = None
+    """Where the tokens of the last call lie, and of the next one if it has as many."""
 
     def __init__(self, ranks: Ranks, *others: Any) -> None:
         super().__init__(ranks, *others)
@@ -54,7 +56,10 @@ class ThroughSymmetricMemory(PrepareAndFinalizeOverRanks):
         counts = [most] * size
         places = first_places(token_rows, rows.topk_ids.shape[1])
         exchange = Exchange(num_tokens, counts, counts, layout.row_bytes, places)
-        return layout.views(buffer.parts[self.ranks.rank]), exchange
+        if self._received is None or self._received[:2] != (layout, buffer):
+            views = layout.views(buffer.parts[self.ranks.rank])
+            self._received = layout, buffer, views
+        return self._received[2], exchange
 
     def _write_tokens(
         self,

@@ -116,17 +116,17 @@ class Ranks:
         where ranks say different ``facts`` or are in different calls: before anything else is sent.
         """
         facts = {**facts, "number of the call": self.calls}
-        sent = counts[:, None].expand(self.size, 2).clone()
-        sent[:, 1] = digest(facts)
-        received = torch.empty_like(sent)
-        self.all_to_all(received, sent)
-        on_host = self._to_host(torch.stack([sent, received]))
+        both = counts.new_empty(2, self.size, 2)
+        both[0, :, 0] = counts
+        both[0, :, 1] = digest(facts)
+        self.all_to_all(both[1], both[0])
+        on_host = self._to_host(both)
 
         def wait() -> tuple[list[int], list[int]]:
-            both = on_host()
-            if bool((both[1, :, 1] != both[0, 0, 1]).any()):
+            sent, received = on_host().tolist()
+            if any(theirs != sent[0][1] for _, theirs in received):
                 self._refuse(self.tell("facts", facts), " in a call")
-            return both[0, :, 0].tolist(), both[1, :, 0].tolist()
+            return [count for count, _ in sent], [count for count, _ in received]
 
         return wait
 
