@@ -8,7 +8,7 @@ from typing import Any, ParamSpec
 
 import torch
 
-from moe_rules.integrations.transformers.layer import LayerTensors, layer_tensors, stored, up_name
+from moe_rules.integrations.transformers.layer import gemm_weights, stored, up_name
 from moe_rules.integrations.transformers.packed import CONVERTING, SERVING, restore
 from moe_rules.integrations.transformers.saying import say_fallback
 from moe_rules.integrations.transformers.serving import Serving, serve
@@ -45,20 +45,21 @@ def experts_forward(interface: Any) -> ExpertsForward:
         # Before anything looks at parameters: torch.compile goes on with those that it has seen.
         if torch.is_grad_enabled() or getattr(self, SERVING, None) is None:
             _prepared(self, top_k_index.shape[-1], hidden_states.dtype, interface)
-        tensors = layer_tensors(self)
+        w13, w2 = gemm_weights(self)
         if torch.is_grad_enabled() and (
-            hidden_states.requires_grad or top_k_weights.requires_grad or tensors.w13.requires_grad
+            hidden_states.requires_grad or top_k_weights.requires_grad or w13.requires_grad
         ):
-            name, own = _own(self, interface, tensors)
+            name, own = _own(self, interface)
             _say_fallback(self, name, NO_BACKWARD)
             return own(self, hidden_states, top_k_index, top_k_weights)
-        if not getattr(self, SERVING).serves(tensors):
+        if not getattr(self, SERVING).serves(w13, w2):
             _prepared(self, top_k_index.shape[-1], hidden_states.dtype, interface)
+            w13, w2 = gemm_weights(self)
         serving: Serving = getattr(self, SERVING)
         if serving.kernel is None:
-            _, own = _own(self, interface, tensors)
+            _, own = _own(self, interface)
             return own(self, hidden_states, top_k_index, top_k_weights)
-        return _computed(self, serving, tensors, hidden_states, top_k_index, top_k_weights)
+        return _computed(self, serving, w13, w2, hidden_states, top_k_index, top_k_weights)
 
     return moe_rules_experts
 
@@ -78,23 +79,24 @@ def _prepared_by_one(module: Any, top_k: int, dtype: torch.dtype, interface: Any
     serving: Serving | None = getattr(module, SERVING, None)
     if torch.is_grad_enabled() and stored(module, up_name(module)).requires_grad:
         restore(module)
-    elif serving is None or not serving.serves(layer_tensors(module)):
+    elif serving is None or not serving.serves(*gemm_weights(module)):
         serving = serve(module, top_k, dtype)
         module.__dict__[SERVING] = serving
         if serving.kernel is None:
-            name, _ = _own(module, interface, layer_tensors(module))
+            name, _ = _own(module, interface)
             say_fallback(module, name, serving.refusal)
 
 
 _say_fallback = _when_traced(say_fallback)
 
 
-def _own(module: Any, interface: Any, tensors: LayerTensors) -> tuple[str, ExpertsForward]:
+def _own(module: Any, interface: Any) -> tuple[str, ExpertsForward]:
     """What transformers itself computes with, by name: grouped_mm, or eager where that raises."""
-    (_, n13, hidden), (_, _, intermediate) = tensors.w13.shape, tensors.w2.shape
+    w13, w2 = gemm_weights(module)
+    (_, n13, hidden), (_, _, intermediate) = w13.shape, w2.shape
     sizes = (hidden, intermediate, n13) if module.is_transposed else (hidden, intermediate)
-    unaligned = any(size * tensors.w13.element_size() % _ALIGNMENT for size in sizes)
-    refused = unaligned or tensors.w13.dtype == torch.float64
+    unaligned = any(size * w13.element_size() % _ALIGNMENT for size in sizes)
+    refused = unaligned or w13.dtype == torch.float64
     if refused or getattr(module, "activation_scheme", "dynamic") != "dynamic":
         return "eager", _eager(module)
     return "grouped_mm", interface.get_interface("grouped_mm", None)
@@ -109,21 +111,22 @@ def _eager(module: Any) -> ExpertsForward:
 def _computed(
     module: Any,
     serving: Serving,
-    tensors: LayerTensors,
+    w13: torch.Tensor,
+    w2: torch.Tensor,
     hidden_states: torch.Tensor,
     topk_ids: torch.Tensor,
     topk_weights: torch.Tensor,
 ) -> torch.Tensor:
     """The layer on the kernel, which takes tokens in the dtype of the weights."""
     assert serving.kernel is not None
-    tokens, num_experts = hidden_states.to(serving.dtype), tensors.w13.shape[0]
+    tokens, num_experts = hidden_states.to(serving.dtype), w13.shape[0]
 
     def run(x: torch.Tensor, weights: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         assert serving.kernel is not None
         return serving.kernel.apply(
             x,
-            tensors.w13,
-            tensors.w2,
+            w13,
+            w2,
             weights,
             ids,
             activation=serving.activation,

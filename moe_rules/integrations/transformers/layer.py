@@ -52,16 +52,18 @@ def stored(module: Any, name: str) -> torch.Tensor:
     return getattr(module, name) if own is None else own
 
 
+def gemm_weights(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """w13 and w2 of a :class:`LayerTensors`, which is all that a call needs."""
+    w13, w2 = stored(module, up_name(module)), stored(module, "down_proj")
+    return (w13.transpose(1, 2), w2.transpose(1, 2)) if module.is_transposed else (w13, w2)
+
+
 def layer_tensors(module: Any) -> LayerTensors:
     """See :class:`LayerTensors`."""
-    up = up_name(module)
-    w13, w2 = stored(module, up), stored(module, "down_proj")
-    if module.is_transposed:
-        w13, w2 = w13.transpose(1, 2), w2.transpose(1, 2)
-    both = (up, "down_proj")
+    both = (up_name(module), "down_proj")
     biases = [getattr(module, f"{name}_bias", None) for name in both]
     scales = [getattr(module, f"{name}_scale_inv", None) for name in both]
-    return LayerTensors(w13, w2, *biases, *scales)
+    return LayerTensors(*gemm_weights(module), *biases, *scales)
 
 
 def layer_config(module: Any, top_k: int, dtype: torch.dtype) -> FusedMoEConfig:

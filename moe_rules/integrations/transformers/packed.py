@@ -103,14 +103,27 @@ def can_let_go(module: nn.Module) -> bool:
     )
 
 
-def let_go(module: nn.Module, converted: LayerWeights) -> None:
-    """Keep only ``converted`` of the weights of ``module``: packed, or as they were by rows."""
-    weights, packed = (converted.w13, converted.w2), converted.packed
-    products = (None, None) if packed is None else (packed.w13, packed.w2)
-    for name, weight, product in zip(_parameters(module), weights, products, strict=True):
+def lay_by_rows(module: nn.Module) -> None:
+    """Let rows of the weights of ``module`` be contiguous, whatever its layout; values stay.
+
+    One parameter after the other, so that only one is there twice.
+    """
+    for name in _parameters(module):
         parameter = stored(module, name)
-        parameter.data = _as_stored(module, weight)
+        rows = _as_stored(module, parameter.data).contiguous()
+        parameter.data = _as_stored(module, rows)
+
+
+def let_go(module: nn.Module, converted: LayerWeights) -> None:
+    """Keep of the weights of ``module`` only what ``converted`` has packed, if it has."""
+    if converted.packed is None:
+        return
+    weights = converted.w13, converted.w2
+    products = converted.packed.w13, converted.packed.w2
+    for name, weight, product in zip(_parameters(module), weights, products, strict=True):
         if product is not None:
+            parameter = stored(module, name)
+            parameter.data = _as_stored(module, weight)
             _let_go[parameter] = _LetGo(product, weakref.ref(module))
 
 

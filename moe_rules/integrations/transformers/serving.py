@@ -27,7 +27,13 @@ from moe_rules.integrations.transformers.layer import (
     layer_config,
     layer_tensors,
 )
-from moe_rules.integrations.transformers.packed import can_let_go, let_go, make_packable, restore
+from moe_rules.integrations.transformers.packed import (
+    can_let_go,
+    lay_by_rows,
+    let_go,
+    make_packable,
+    restore,
+)
 from moe_rules.integrations.transformers.quantization import Scheme, kernel_scale, scheme_of
 from moe_rules.integrations.transformers.saying import say
 from moe_rules.language.ruleset import overlay_paths
@@ -58,13 +64,13 @@ class Serving:
     refusal: str = ""
     packed: bool = False
 
-    def serves(self, tensors: LayerTensors) -> bool:
+    def serves(self, w13: torch.Tensor, w2: torch.Tensor) -> bool:
         """Whether the weights are still where and what they were."""
         return (
-            tensors.w13.device == self.device
-            and tensors.w13.dtype == self.weight_dtype
-            and stands_for_packed(tensors.w13) == self.packed
-            and stands_for_packed(tensors.w2) == self.packed
+            w13.device == self.device
+            and w13.dtype == self.weight_dtype
+            and stands_for_packed(w13) == self.packed
+            and stands_for_packed(w2) == self.packed
         )
 
 
@@ -79,10 +85,11 @@ def serve(module: nn.Module, top_k: int, dtype: torch.dtype) -> Serving:
     tensors = layer_tensors(module)
     device, weight_dtype = tensors.w13.device, tensors.w13.dtype
     dtype = weight_dtype if tensors.w13_scale is None else dtype
+    del tensors  # they would keep the memory of weights that are converted
     try:
         with torch.no_grad(), torch.inference_mode(False):
             layer = layer_config(module, top_k, dtype)
-            scheme = _scheme(module, tensors)
+            scheme = _scheme(module)
             kernel = _bound(module, layer, scheme, _decision(layer, scheme, device))
     except NotServedError as error:
         return Serving(device, weight_dtype, dtype, None, "", str(error))
@@ -90,7 +97,8 @@ def serve(module: nn.Module, top_k: int, dtype: torch.dtype) -> Serving:
     return Serving(device, weight_dtype, dtype, kernel, layer.activation, packed=packed)
 
 
-def _scheme(module: nn.Module, tensors: LayerTensors) -> Scheme:
+def _scheme(module: nn.Module) -> Scheme:
+    tensors = layer_tensors(module)
     try:
         return scheme_of(module, tensors.w13, tensors.w13_scale)
     except ValueError as error:
@@ -125,18 +133,19 @@ def _bound(
     module: nn.Module, layer: FusedMoEConfig, scheme: Scheme, decision: Decision
 ) -> FusedMoEKernel:
     """The kernel that was selected, and in ``module`` the weights that it takes."""
-    tensors, name = layer_tensors(module), decision.kernel
+    name = decision.kernel
     if name is None:
         raise NotServedError(f"{decision.backend} has no kernel here: {reason_words(decision)}")
     if not torch.compiler.is_compiling():  # which goes on with the class that it has seen
         make_packable(module)
+    converts = name in our_names() and can_let_go(module)
+    if converts and runs_on_cpu(name):  # what reads or packs weights there takes whole rows
+        lay_by_rows(module)
+    tensors = layer_tensors(module)
     try:
         weights = _weights(tensors, scheme.weight_key)
-        converts = name in our_names() and can_let_go(module)
         if converts:
             dtype = torch_dtype(layer.in_dtype)
-            if runs_on_cpu(name):  # what reads or packs weights there takes whole rows
-                weights = weights._replace(w13=weights.w13.contiguous(), w2=weights.w2.contiguous())
             weights = convert_to_kernel_format(name, weights, scheme.weight_key, dtype=dtype)
         quant_config = FusedMoEQuantConfig(
             **weights.quant_fields(),

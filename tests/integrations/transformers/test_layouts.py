@@ -2,7 +2,9 @@
 
 import itertools
 import logging
+import os
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from moe_kernels.reference import relative_error
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, use_experts_implementation
 
 from moe_rules.integrations.transformers import NAME
+from moe_rules.integrations.transformers.packed import SERVING
 from tests.integrations.transformers.long import long
 from tests.integrations.transformers.modules import (
     GATES,
@@ -207,3 +210,26 @@ def test_weights_on_the_meta_device_are_left_to_transformers(log):
 def test_the_name():
     assert NAME == "moe_rules"
     assert NAME in ALL_EXPERTS_FUNCTIONS
+
+
+@pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="needs Linux")
+def test_one_parameter_at_a_time_is_there_twice():
+    """Of two that get other strides."""
+
+    def memory(name):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(name))
+
+    sizes = {"num_experts": 4, "hidden": 1024, "is_transposed": True, "dtype": torch.bfloat16}
+    first, second = (experts(intermediate=n, **sizes) for n in (64, 2048))
+    x = torch.randn(1, 1024, dtype=torch.bfloat16)
+    index, weights = routing(1, 4)
+    weight_bytes = sum(p.numel() * p.element_size() for p in second.parameters())
+    with torch.no_grad():
+        first(x, index, weights)  # what is compiled takes memory, too
+        Path("/proc/self/clear_refs").write_text("5")
+        before = memory("VmRSS")
+        second(x, index, weights)
+    if getattr(second, SERVING).packed:
+        pytest.skip("nothing is compiled for this CPU, so that weights are packed")
+    assert memory("VmHWM") - before < 0.9 * weight_bytes
