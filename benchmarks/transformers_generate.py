@@ -4,8 +4,8 @@
 
 For each mode and experts implementation: prefill of one prompt, and decode steps (greedy, static
 cache) at several batch sizes. Modes: ``eager`` is Python as transformers runs it; in ``graph`` a
-decode step is one CUDA graph, so that Python costs nobody anything; ``compiled`` is that after
-``torch.compile(fullgraph=True)``. Prefill is never compiled. The implementation eager looks at ids
+decode step or a prefill is one CUDA graph, so that Python costs nobody anything; ``compiled`` is
+that after ``torch.compile(fullgraph=True)``, of decode steps. The implementation eager looks at ids
 on the host, which no graph takes, so it has the first mode alone. Every implementation computes
 with the same model; peak memory counts weights and caches.
 """
@@ -24,8 +24,8 @@ import transformers
 
 import moe_rules.integrations.transformers as integration
 
-PROMPT = 128
-"""Tokens that are in the cache before the first step."""
+PROMPT = 64
+"""Tokens that are in the cache before the first step, computed by grouped_mm for everyone."""
 
 WARM_UP = 3
 """Steps before one becomes a CUDA graph."""
@@ -123,23 +123,28 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def prefill_rate(model: Any, length: int, options: argparse.Namespace) -> float:
+def prefill_rate(model: Any, length: int, mode: str, options: argparse.Namespace) -> float:
     """Tokens per second of one prompt."""
     prompt = tokens(model, 1, length)
 
     def call() -> None:
         model(input_ids=prompt, use_cache=False, logits_to_keep=1)
 
-    return length / seconds(call, options, model.device)
+    run = call if mode == "eager" else captured(call)
+    return length / seconds(run, options, model.device)
 
 
-def decode_rate(model: Any, batch: int, mode: str, options: argparse.Namespace) -> float:
+def decode_rate(
+    model: Any, implementation: str, batch: int, mode: str, options: argparse.Namespace
+) -> float:
     """Tokens per second of all sequences."""
     length = PROMPT + options.repeats + WARM_UP + 2
     cache = transformers.StaticCache(config=model.config, max_cache_len=length)
     ids = tokens(model, batch, PROMPT)
+    model.set_experts_implementation("grouped_mm")
     last = model(input_ids=ids, past_key_values=cache, logits_to_keep=1).logits[:, -1].argmax(-1)
     ids = last[:, None].clone()
+    model.set_experts_implementation(implementation)
     forward = model
     if mode == "compiled":
         torch.compiler.reset()
@@ -176,25 +181,29 @@ def measured(
     on_gpu = model.device.type == "cuda"
     columns: dict[str, Callable[[], float]] = {
         f"decode {batch}": lambda batch=batch: decode_rate(  # type: ignore[misc]
-            model, batch, mode, options
+            model, implementation, batch, mode, options
         )
         for batch in options.batch
     }
-    if options.prefill and mode == "eager":
+    if options.prefill and mode != "compiled":
         columns[f"prefill {options.prefill}"] = lambda: prefill_rate(
-            model, options.prefill, options
+            model, options.prefill, mode, options
         )
     figures: dict[str, float] = {}
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     for column, measure in columns.items():
+        start = time.perf_counter()
         try:
             figures[column] = measure()
         except Exception as error:
             line = str(error).strip().splitlines() or [""]
             name = f"{mode}, {implementation}, {column}"
             print(f"{name}: {type(error).__name__}: {line[0][:200]}", flush=True)
+        if options.progress:
+            took = time.perf_counter() - start
+            print(f"{mode}, {implementation}, {column}: {took:.1f} s", file=sys.stderr)
     if on_gpu:
         figures["peak GiB"] = torch.cuda.max_memory_allocated() / 2**30
     return figures
@@ -232,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prefill", type=int, default=4096, help="tokens of the prompt; 0: none")
     parser.add_argument("--repeats", type=int, default=32, help="calls that are timed, at most")
     parser.add_argument("--seconds", type=float, default=2.0, help="to time calls in, at most")
+    parser.add_argument("--progress", action="store_true", help="say how long each figure took")
     parser.add_argument("--attention", help="transformers' attn_implementation")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(arguments)

@@ -118,11 +118,11 @@ OTHERS = {
 """Fields that a single architecture needs otherwise."""
 
 
-def architectures() -> dict[str, list[type[PreTrainedModel]]]:
+def architectures(*only: str) -> dict[str, list[type[PreTrainedModel]]]:
     """The models that take an experts implementation, by the module that they are in."""
     found = {}
     folder = os.path.dirname(transformers.models.__file__)
-    for name in sorted(entry.name for entry in pkgutil.iter_modules([folder])):
+    for name in only or sorted(entry.name for entry in pkgutil.iter_modules([folder])):
         path = os.path.join(folder, name)
         for file in sorted(f for f in os.listdir(path) if f.startswith("modeling_")):
             with open(os.path.join(path, file), encoding="utf-8") as source:

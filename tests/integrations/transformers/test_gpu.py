@@ -17,8 +17,8 @@ from tests.integrations.transformers.modules import GATES, check, experts, routi
 
 pytestmark = pytest.mark.gpu
 BOOL = (False, True)
-ARCHITECTURES = architectures()
 NAMES = ("aria", "gpt_oss", "minimax_m2", "nemotron_h", "qwen3_moe")
+ARCHITECTURES = architectures(*NAMES)
 
 
 @pytest.fixture(autouse=True)
