@@ -43,11 +43,15 @@ class Variable:
 
     def number(self, facts: Mapping[str, Seen]) -> int:
         """The class of a deployment's values. Raises UnclassifiedError."""
-        try:
-            return self.numbers[tuple(_answers(p, facts) for p in (*self.alone, self.together))]
-        except KeyError:
+        number = self.find(facts)
+        if number is None:
             values = ", ".join(f"{name}={facts[name]!r}" for name in self.facts)
-            raise UnclassifiedError(f"no class has {values}") from None
+            raise UnclassifiedError(f"no class has {values}")
+        return number
+
+    def find(self, facts: Mapping[str, Seen]) -> int | None:
+        """The class of a deployment's values, None where they are in none."""
+        return self.numbers.get(tuple(_answers(p, facts) for p in (*self.alone, self.together)))
 
     def values(self, fact: str) -> list[Seen]:
         """The value of one of the facts that represents each class."""

@@ -33,12 +33,14 @@ def compile_oracle(
     machine: Machine | None = None,
     facts: Mapping[str, FactValue] | None = None,
     conditions: Iterable[Condition] = (),
+    may_lack: Mapping[str, FactValue] | None = None,
 ) -> Compiled:
     """Compile an oracle of rule sets of one platform.
 
     ``machine`` fixes the platform and software facts, what it does not say being unknown; without
     it, they are any machine's. ``facts`` fixes further ones. What differs from call to call may be
-    unknown. The space tells apart what ``conditions`` do, which are to be asked of it.
+    unknown, and so may what a deployment lacks that is ``may_lack``. The space tells apart what
+    ``conditions`` do, which are to be asked of it.
     Raises KeyError for an oracle that a rule set does not have.
     """
     questions = Questions({**machine_facts(rules[0].platform, machine), **(facts or {})}, PER_CALL)
@@ -47,6 +49,8 @@ def compile_oracle(
     for condition in conditions:
         questions.add_condition(condition)
     impossible = add_worlds(questions, packaged_worlds())
+    if may_lack is not None:
+        questions.unknown |= questions.facts() - may_lack.keys()
     space = Space(questions, usual_values(rules[0].platform))
     selections = tuple(compile_selection(space, one, oracle) for one in rules)
     return Compiled(space, possible(space, impossible), selections)

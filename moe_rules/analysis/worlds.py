@@ -26,7 +26,7 @@ from moe_rules.language.parse import Parser
 from moe_rules.language.rules import Reason
 from moe_rules.language.validate import validate
 from moe_rules.machines.machine import named_machines, software_preset
-from moe_rules.vocabulary.fact_values import FactError, FactValue, parse_value
+from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean, parse_value
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 
 WORLDS = "worlds.yaml"
@@ -43,10 +43,15 @@ class ImpossibleEntry(Table):
 
 
 class WorldsFile(Table):
-    """``rules/worlds.yaml``: what deployments cannot be, and what they usually are."""
+    """``rules/worlds.yaml``: what deployments cannot be, what they usually are, what is fixed."""
 
     impossible: list[ImpossibleEntry] = Field(description="What cannot go together.")
     usual: RawValues = Field(description="Values that facts usually have.")
+    fixed: list[str] = Field(
+        default=[],
+        description="Facts, and groups of facts, that a user cannot change: moe-rules nearest "
+        "changes them last.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,8 @@ class Worlds:
 
     impossible: tuple[Impossible, ...]
     usual: Mapping[str, FactValue]
+    fixed: frozenset[str]
+    """Facts that a user cannot change."""
 
 
 def worlds_of(source: YamlSource) -> Worlds:
@@ -83,9 +90,16 @@ def worlds_of(source: YamlSource) -> Worlds:
             usual[name] = _usual_value(name, raw)
         except FactError as error:
             problems.append(Problem("bad-value", str(error), source.key_at(("usual", name))))
+    fixed: set[str] = set()
+    for number, name in enumerate(file.fixed):
+        members = {fact.name for fact in FACTS.values() if name in (fact.name, fact.group)}
+        if not members:
+            message = f"there is no fact or group {name!r}{did_you_mean(name, FACTS)}"
+            problems.append(Problem("unknown-fact", message, source.at(("fixed", number))))
+        fixed |= members
     if problems:
         raise RuleFileError(problems)
-    return Worlds(tuple(entries), usual)
+    return Worlds(tuple(entries), usual, frozenset(fixed))
 
 
 def _usual_value(name: str, raw: Any) -> FactValue:

@@ -23,6 +23,7 @@ COMMANDS = (
     "select",
     "explain",
     "why_not",
+    "nearest",
     "run",
     "tune",
     "bench",

@@ -33,8 +33,9 @@ def print_trace(
     notes: Iterable[str],
     decision: Decision,
     load_refusals: Iterable[str] = (),
+    nearest: Iterable[str] = (),
 ) -> None:
-    """Print every section of one decision."""
+    """Print every section of one decision; ``nearest`` are lines about what might change."""
     style = "red" if decision.failed else "green"
     out.print(f"[bold]{escape(subject)}[/]  (oracle {decision.oracle})")
     out.print(f"[bold {style}]{escape(answer(decision))}[/]  ({decision.how})")
@@ -57,8 +58,10 @@ def print_trace(
     _section(out, "Candidates")
     for tree in candidate_trees(decision):
         out.print(tree)
-    if decision.failed:
-        _print_nearest(out, decision)
+    if nearest:
+        _section(out, "Nearest: the least change after which a backend serves")
+        for way in nearest:
+            out.print(escape(way))
     if decision.unknown_facts:
         _section(out, "Unknown facts (no obstacle to a kernel, no reason for a rule)")
         out.print(", ".join(decision.unknown_facts))
@@ -151,13 +154,3 @@ def _add_failures(tree: Tree, failures: Iterable[Failure]) -> None:
         for alternative in failure.alternatives:
             together = branch.add("all of these") if len(alternative) > 1 else branch
             _add_failures(together, alternative)
-
-
-def _print_nearest(out: Console, decision: Decision) -> None:
-    nearest = decision.nearest()
-    if not nearest:
-        return
-    _section(out, "Nearest: the least that would have to change")
-    for candidate in nearest:
-        changes = "; ".join(f"{f.fact}: {f.wanted}" for f in candidate.failures)
-        out.print(escape(f"{candidate.backend} / {candidate.kernel} would serve with {changes}"))

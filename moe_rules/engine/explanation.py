@@ -248,9 +248,3 @@ class Explanation:
     def declared_backends(self) -> Mapping[str, Backend]:
         """Every backend that the oracle declares on this platform."""
         return self._plan.oracle.backends
-
-    def nearest(self) -> tuple[Candidate, ...]:
-        """Rejected candidates with the fewest failed clauses: the least that has to change."""
-        rejected = [c for c in self.candidates if c.verdict == "rejected"]
-        fewest = min((len(c.failures) for c in rejected), default=0)
-        return tuple(c for c in rejected if len(c.failures) == fewest)

@@ -69,7 +69,10 @@ def _candidate(candidate: Candidate) -> list[str]:
 
 
 def _nearest(decision: Explanation) -> list[str]:
-    nearest = decision.nearest()
+    """The rejected candidates with the fewest failed clauses."""
+    rejected = [c for c in decision.candidates if c.verdict == "rejected"]
+    fewest = min((len(c.failures) for c in rejected), default=0)
+    nearest = [c for c in rejected if len(c.failures) == fewest]
     if not nearest:
         return []
     lines = ["  nearest:"]

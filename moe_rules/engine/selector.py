@@ -22,7 +22,7 @@ from moe_rules.language.requested import (
     applying,
     requests_from_environ,
 )
-from moe_rules.language.rules import PlatformRules
+from moe_rules.language.rules import PlatformRules, Requested
 from moe_rules.language.ruleset import load_platform, overlay_paths
 from moe_rules.machines.machine import Machine, load_machine
 from moe_rules.vocabulary.fact_values import (
@@ -148,12 +148,7 @@ class Selector:
 
     def decide(self, oracle: str, facts: Mapping[str, FactValue]) -> Decision:
         """The decision for a mapping of facts, failed or not. Raises FactError as ``select``."""
-        supplied: FactMap = {**self._defaults, **facts}
-        requested = None
-        if self._requests:
-            requested = applying(self._requests, oracle, supplied[ROLE])
-            if requested is not None:
-                supplied["moe_backend"] = requested.backend
+        supplied, requested = self.supplied(oracle, facts)
         unknown = self._unknown
         if not PER_CALL.isdisjoint(facts):
             unknown = unknown.difference(facts)
@@ -174,6 +169,21 @@ class Selector:
             else:
                 rules = self.rules
                 return Decision(rules.platform, rules.fingerprint, plan, outcome, requested)
+
+    def supplied(
+        self, oracle: str, facts: Mapping[str, FactValue]
+    ) -> tuple[FactMap, Requested | None]:
+        """All that an oracle is asked with for these facts, and the user's request if one applies.
+
+        That stands in for the layer's own ``moe_backend``.
+        """
+        supplied: FactMap = {**self._defaults, **facts}
+        requested = None
+        if self._requests:
+            requested = applying(self._requests, oracle, supplied[ROLE])
+            if requested is not None:
+                supplied["moe_backend"] = requested.backend
+        return supplied, requested
 
     def _unreadable_switch(self, plan: OraclePlan, name: str) -> SwitchError:
         conditions = plan.oracle.conditions()

@@ -302,9 +302,7 @@ def test_explain_a_refusal_says_what_is_nearest(cli: Command, model: Path) -> No
                  "--moe-backend", "flashinfer_cutlass")  # fmt: skip
     assert answer.code == 1
     assert "no backend serves" in answer.out
-    assert (
-        "FLASHINFER_CUTLASS / FlashInferExperts would serve with compute_capability" in answer.out
-    )
+    assert "moe_backend: auto instead of flashinfer_cutlass" in answer.out
 
 
 def test_explain_lists_unknown_facts(cli: Command, model: Path, tmp_path: Path) -> None:
@@ -439,3 +437,41 @@ def test_that_no_oracle_is_asked_is_an_answer(cli: Command, tmp_path: Path) -> N
     answer = json.loads(cli(*asked, "--format", "json").out)
     assert (answer["oracle"], answer["error"]) == (None, None)
     assert "fused_experts" in answer["notes"][0]
+
+
+# nearest ------------------------------------------------------------------------------------------
+
+
+def test_nearest_says_what_to_change_and_what_nobody_can(cli: Command, model: Path) -> None:
+    words = ["--model", model, "--platform", "h100"]
+    requested = cli("nearest", "BATCHED_TRITON", *words)
+    assert requested.code == 0
+    assert "moe_backend: batched_triton instead of auto" in requested.out
+    device = cli("nearest", "FLASHINFER_TRTLLM", *words)
+    assert "(not yours to change: compute_capability)" in device.out
+
+
+def test_nearest_as_json(cli: Command, model: Path) -> None:
+    words = ["--model", model, "--platform", "h100", "--format", "json"]
+    answer = cli("nearest", "BATCHED_TRITON", *words).json
+    assert answer["nearest"][0] == [
+        {"fact": "moe_backend", "before": "auto", "value": "batched_triton", "fixed": False}
+    ]
+    assert cli("nearest", "TRITON", *words).json["selected"]
+
+
+def test_nearest_says_where_nothing_selects_it(cli: Command, model: Path, tmp_path: Path) -> None:
+    overlay = tmp_path / "cuda.yaml"
+    overlay.write_text(
+        "platform: cuda\n"
+        "oracles: {unquantized: {adjust: [{withdraw: [BATCHED_TRITON], because: test}]}}\n"
+    )
+    words = ["--model", model, "--platform", "h100", "--rules", overlay]
+    answer = cli("nearest", "BATCHED_TRITON", *words)
+    assert answer.code == 1
+    assert "nothing on cuda selects BATCHED_TRITON" in answer.out
+
+
+def test_why_not_ends_with_the_least_change(cli: Command, model: Path) -> None:
+    answer = cli("why-not", "BATCHED_TRITON", "--model", model, "--platform", "h100")
+    assert answer.out.rstrip().endswith("selected with moe_backend: batched_triton instead of auto")

@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _answer(asked: Asked, question: Question, word: str) -> dict[str, Any]:
     from moe_rules.cli.commands.select import no_oracle, range_lines
+    from moe_rules.cli.least_changes import in_words, least_changes
     from moe_rules.cli.render import answer, failure_lines
 
     about = {"subject": asked.subject(question), "layers": list(question.layers)}
@@ -53,6 +54,7 @@ def _answer(asked: Asked, question: Question, word: str) -> dict[str, Any]:
     decision = asked.decide(question)
     name = backend_name(decision, word)
     candidates = decision.explain_backend(name)
+    ways = [] if decision.backend == name else least_changes(asked, question, name)
     return {
         **about,
         "oracle": decision.oracle,
@@ -60,6 +62,7 @@ def _answer(asked: Asked, question: Question, word: str) -> dict[str, Any]:
         "selected": decision.backend == name,
         "instead": None if decision.backend == name else answer(decision),
         "why": [*_why(decision, name, candidates), *range_lines(asked, question)],
+        "nearest": in_words(ways),
         "candidates": [
             {**c.to_dict(), "place": c.location.short, "lines": failure_lines(c.failures)}
             for c in candidates
@@ -130,4 +133,6 @@ def _text(answer: dict[str, Any]) -> str:
         lines += [f"    {line}" for line in candidate["lines"]]
         if candidate["unknown"]:
             lines.append(f"    unknown: {', '.join(candidate['unknown'])}")
+    if answer.get("nearest"):
+        lines.append(f"  selected with {' | '.join(answer['nearest'])}")
     return "\n".join(lines)

@@ -1,0 +1,162 @@
+"""The least change of a deployment after which the rules decide otherwise, exactly.
+
+Of all deployments that can be and that have the wanted result, those are nearest of which fewest
+facts differ that a user cannot change (``fixed`` in ``rules/worlds.yaml``), and then fewest others.
+On a diagram that is a shortest path: each variable costs what its class does.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from moe_rules.analysis.classes import Variable
+from moe_rules.analysis.compiled import Compiled, compile_oracle
+from moe_rules.analysis.diagram import LEAF, Node
+from moe_rules.analysis.questions import MISSING, Seen
+from moe_rules.analysis.states import Result
+from moe_rules.analysis.worlds import packaged_worlds
+from moe_rules.language.rules import PlatformRules
+from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
+from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
+
+Cost = tuple[int, int]
+"""How many facts change that a user cannot change, and how many others."""
+
+_NEVER: Cost = (1 << 30, 0)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A fact that has to have another value; ``value`` is one that will do."""
+
+    fact: str
+    before: Seen
+    value: Seen
+    fixed: bool
+    """A user cannot change it: it is the device's or the checkpoint's."""
+
+    def __str__(self) -> str:
+        return f"{self.fact}: {_words(self.value)} instead of {_words(self.before)}"
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain form."""
+        before, value = (None if v is MISSING else plain(v) for v in (self.before, self.value))
+        return {"fact": self.fact, "before": before, "value": value, "fixed": self.fixed}
+
+
+def _words(value: Seen) -> str:
+    return "unknown" if value is MISSING else in_words(value)
+
+
+def nearest(
+    rules: PlatformRules,
+    oracle: str,
+    facts: Mapping[str, FactValue],
+    wanted: Callable[[Result], bool],
+    *,
+    most: int = 3,
+) -> list[tuple[Change, ...]]:
+    """The least changes of a deployment that have a result which is ``wanted``, at most ``most``.
+
+    ``facts``: the deployment; what it lacks is unknown, and may stay so. All that are returned cost
+    the same. Empty where no deployment on the platform has such a result; one of no changes where
+    this one has it. Raises KeyError for an oracle that the rules do not have.
+    """
+    compiled = compile_oracle([rules], oracle, may_lack=facts)
+    return _Search(compiled, {**REQUEST_DEFAULTS, **facts}).solutions(wanted, most)
+
+
+class _Search:
+    """The shortest ways from one deployment to a region."""
+
+    def __init__(self, compiled: Compiled, facts: Mapping[str, FactValue]) -> None:
+        self.compiled = compiled
+        self.fixed = packaged_worlds().fixed
+        self.options = [self._options(variable, facts) for variable in compiled.space.variables]
+
+    def solutions(self, wanted: Callable[[Result], bool], most: int) -> list[tuple[Change, ...]]:
+        diagrams = self.compiled.space.diagrams
+        region = diagrams.both(
+            self.compiled.possible,
+            diagrams.map(
+                lambda result: isinstance(result, Result) and wanted(result),
+                self.compiled.selections[0].results,
+            ),
+        )
+        costs: dict[Node, Cost] = {}
+
+        def cost(node: Node) -> Cost:
+            if node.level == LEAF:
+                return (0, 0) if node.value is True else _NEVER
+            if node not in costs:
+                costs[node] = min(total for total, _, _ in ways(node))
+            return costs[node]
+
+        def ways(node: Node) -> Iterator[tuple[Cost, tuple[Change, ...], Node]]:
+            for changes, child in zip(self.options[node.level], node.children, strict=True):
+                rest, fixed = cost(child), sum(change.fixed for change in changes)
+                total = (rest[0] + fixed, rest[1] + len(changes) - fixed)
+                yield total, changes, child
+
+        def paths(node: Node) -> Iterator[tuple[Change, ...]]:
+            if node.level == LEAF:
+                yield ()
+                return
+            least = cost(node)
+            for total, changes, child in ways(node):
+                if total == least:
+                    yield from (changes + rest for rest in paths(child))
+
+        if cost(region) >= _NEVER:
+            return []
+        return list(itertools.islice(paths(region), most))
+
+    def _options(
+        self, variable: Variable, facts: Mapping[str, FactValue]
+    ) -> list[tuple[Change, ...]]:
+        """The least changes that bring a deployment into each class of a variable."""
+        before = [facts.get(name, MISSING) for name in variable.facts]
+        pools = [
+            sorted({one[i] for members in variable.classes for one in members}, key=_near(value))
+            for i, value in enumerate(before)
+        ]
+        # By what it costs to change them, so that the first way into a class is the least one.
+        subsets = sorted(
+            itertools.product((False, True), repeat=len(before)),
+            key=lambda changed: self._cost(itertools.compress(variable.facts, changed)),
+        )
+        found: dict[int, tuple[Change, ...]] = {}
+        for changed in subsets:
+            choices = [
+                pool if changes else (value,)
+                for changes, pool, value in zip(changed, pools, before, strict=True)
+            ]
+            for values in itertools.product(*choices):
+                number = variable.find(dict(zip(variable.facts, values, strict=True)))
+                if number is not None and number not in found:
+                    found[number] = tuple(
+                        Change(name, old, new, name in self.fixed)
+                        for name, old, new in zip(variable.facts, before, values, strict=True)
+                        if type(old) is not type(new) or old != new
+                    )
+            if len(found) == len(variable.classes):
+                break
+        return [found[number] for number in range(len(variable.classes))]
+
+    def _cost(self, names: Iterable[str]) -> Cost:
+        fixed = [name in self.fixed for name in names]
+        return (sum(fixed), len(fixed) - sum(fixed))
+
+
+def _near(value: Seen) -> Callable[[Seen], tuple[float, str]]:
+    """Sorts other values: those near a number first, others by name."""
+
+    def distance(other: Seen) -> tuple[float, str]:
+        if isinstance(value, int | float) and isinstance(other, int | float):
+            return (abs(value - other), "")
+        return (math.inf, str(other))
+
+    return distance
