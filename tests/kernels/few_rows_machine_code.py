@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from checkpoints import converted
 from machine_code import compiling, instructions, print_for_words
-from moe_kernels.experts import two_gemms
+from moe_kernels.experts import layer_launches
 from moe_kernels.ops import fused_moe_gemm_few_rows, gemm_launch
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
@@ -39,7 +39,7 @@ def code(fmt: str, tokens: str) -> list[list[str]]:
 
 
 if __name__ == "__main__":
-    two_gemms.require_gpu = lambda x: None
+    layer_launches.require_gpu = lambda device: None
     for module in (fused_moe_gemm_few_rows, gemm_launch):
         module.is_programmatic = lambda device: True
     print_for_words(code)

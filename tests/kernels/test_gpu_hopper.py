@@ -9,7 +9,7 @@ import pytest
 import torch
 from moe_kernels.activation import ActivationParameters, activation_form, apply_activation
 from moe_kernels.ops import fused_moe_gemm_hopper
-from moe_kernels.ops.fused_moe_gemm import _launcher, fused_moe_gemm
+from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm, prepared_gemm
 from moe_kernels.ops.gemm_launch import FusedActivation
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size
 from moe_kernels.reference import relative_error
@@ -107,7 +107,7 @@ def launched(monkeypatch):
     monkeypatch.setattr(
         fused_moe_gemm_hopper, "launcher", lambda *args: found.append(launcher(*args)) or found[-1]
     )
-    _launcher.cache_clear()
+    prepared_gemm.cache_clear()
     return found
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from moe_kernels.experts.two_gemms import TwoGemmExperts, require_gpu
+from moe_kernels.experts.layer_launches import require_gpu
+from moe_kernels.experts.two_gemms import TwoGemmExperts
 from moe_kernels.ops.library import register_operator
 from moe_kernels.ops.quantize_scaled import quantize_scaled
 from moe_kernels.quant_config import FusedMoEQuantConfig
@@ -35,7 +36,7 @@ def quantize_input(
     expert_map: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """:func:`moe_kernels.ops.quantize_scaled.quantize_scaled` as an operator."""
-    require_gpu(x)
+    require_gpu(x.device)
     routing = Routing(topk_ids.contiguous(), global_num_experts, expert_map)
     quantized, computed = quantize_scaled(
         x, (group_shape[0], group_shape[1]), scale, dtype, routing

@@ -6,36 +6,16 @@ from abc import abstractmethod
 from typing import Any, ClassVar
 
 import torch
-import triton
 
-from moe_kernels.activation import ActivationParameters, activation_form
 from moe_kernels.dtypes import torch_dtype
+from moe_kernels.experts.layer_launches import Scheme, WeightSpecs, layer_launches
 from moe_kernels.modular_kernel import FusedMoEExperts, PrepareResult
-from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm
-from moe_kernels.ops.fused_moe_gemm_few_rows import (
-    MOST_SUMMED,
-    fused_moe_gemm_few_rows,
-    has_few_rows_program,
-)
-from moe_kernels.ops.fused_moe_gemm_quantized import WeightTensors, fused_moe_gemm_quantized
-from moe_kernels.ops.gemm_launch import FusedActivation, Pairs
+from moe_kernels.ops.gemm_launch import GemmTensors
 from moe_kernels.ops.library import register_operator
-from moe_kernels.ops.moe_align_block_size import moe_align_block_size
-from moe_kernels.ops.moe_sum import moe_sum
 from moe_kernels.ops.quantize_activations import quantize_activations
-from moe_kernels.ops.quantize_scaled import quantize_scaled
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_kernels.routing import Routing
-from moe_kernels.tensor_spec import spec_of
-from moe_kernels.tiling.layer_config import layer_config
-from moe_kernels.tiling.tile_config import FEW_ROWS, MAX_UNSORTED_PAIRS, TileConfig
+from moe_kernels.tensor_spec import spec_of, spec_of_optional
 from moe_rules.vocabulary.layer import FusedMoEConfig
-
-
-def require_gpu(x: torch.Tensor) -> None:
-    """Raise ValueError where Triton cannot run on ``x``. For within operators."""
-    if x.device.type == "cpu" and not triton.knobs.runtime.interpret:
-        raise ValueError(f"experts in Triton need a GPU, hidden_states is on {x.device}")
 
 
 def _fake_two_gemms(
@@ -82,139 +62,72 @@ def two_gemms(
     ``w2_tensors``: :meth:`moe_kernels.quant_config.FusedMoEQuantConfig.gemm_tensors`.
     Returns [M, H] in ``dtype``; where ``unsummed``, [M * topk, H], the rows before the sum.
     """
-    require_gpu(hidden_states)
-    num_tokens, top_k = topk_ids.shape
-    num_pairs, num_local_experts = num_tokens * top_k, w13.shape[0]
-    if num_pairs == 0 or num_local_experts == 0:
-        rows = num_pairs if unsummed else num_tokens
-        return torch.zeros(rows, hidden_states.shape[1], dtype=dtype, device=hidden_states.device)
-    routing = Routing(topk_ids.contiguous(), global_num_experts, expert_map)
+    if topk_ids.numel() == 0 or w13.shape[0] == 0:
+        rows = topk_ids.numel() if unsummed else topk_ids.shape[0]
+        return hidden_states.new_zeros(rows, hidden_states.shape[1], dtype=dtype)
+    topk_ids = topk_ids.contiguous()
     if topk_weights is not None:
         topk_weights = topk_weights.contiguous()
-    block_shape, group_shape = _pair(weight_block_shape), _pair(activation_group_shape)
-    num_local_pairs = num_pairs * num_local_experts / global_num_experts
-    operands = w13.dtype if weight_format is None else dtype
-    has_few_rows = not native_mx and all(
-        w.data_ptr() % 16 == 0 and has_few_rows_program(operands, spec_of(w), block_shape)
-        for w in (w13, w2)
-    )
-    sum_experts = num_tokens == 1 and num_pairs <= MOST_SUMMED and not unsummed
-    config = layer_config(
-        num_local_pairs,
-        w13,
-        w2,
-        block_shape,
-        weight_format=weight_format,
-        dtype=dtype,
-        few_rows=(num_pairs if sum_experts else 1) if has_few_rows else 0,
-    )
-    few_rows = config.up.block_m == FEW_ROWS
-    pairs: Pairs = routing
-    if num_pairs > MAX_UNSORTED_PAIRS or config.up.warp_specialized:
-        pairs = moe_align_block_size(routing, config.up.block_m, num_local_experts)
-
-    def gemm(
-        a: torch.Tensor,
-        a_scale: torch.Tensor | None,
-        top_k: int,
-        weight: torch.Tensor,
-        tensors: list[torch.Tensor | None],
-        tile: TileConfig,
-        activation: FusedActivation | None = None,
-        out: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        scale, zero_point, scale_2, bias = tensors[:4]
-        if few_rows:
-            return fused_moe_gemm_few_rows(
-                a,
-                WeightTensors(weight, scale, zero_point, scale_2),
-                weight_format,
-                pairs,
-                num_pairs,
-                top_k,
-                tile,
-                dtype,
-                a_scale=a_scale,
-                block_shape=block_shape,
-                bias=bias,
-                activation=activation,
-                out=out,
-                sum_experts=sum_experts and activation is None,
-                topk_weights=topk_weights,
-            )
-        if weight_format is None:
-            return fused_moe_gemm(
-                a,
-                weight,
-                pairs,
-                num_pairs,
-                top_k,
-                tile,
-                dtype,
-                a_scale=a_scale,
-                b_scale=scale,
-                block_shape=block_shape,
-                bias=bias,
-                activation=activation,
-                out=out,
-            )
-        assert scale is not None
-        return fused_moe_gemm_quantized(
-            a,
-            WeightTensors(weight, scale, zero_point, scale_2),
+    launches = layer_launches(
+        spec_of(hidden_states),
+        spec_of_optional(hidden_states_scale),
+        dtype,
+        _specs(w13, w13_tensors),
+        _specs(w2, w2_tensors),
+        hidden_states.data_ptr() % 16 == 0,
+        (w13.data_ptr() | w2.data_ptr()) % 16 == 0,
+        topk_ids.shape[1],
+        global_num_experts,
+        expert_map is not None,
+        topk_weights is not None,
+        unsummed,
+        (activation, limit, alpha, beta, situ_beta, situ_linear_beta),
+        Scheme(
             weight_format,
-            pairs,
-            num_pairs,
-            top_k,
-            tile,
-            dtype,
-            a_scale=a_scale,
-            bias=bias,
-            activation=activation,
-            native_mx=native_mx,
-            out=out,
-        )
-
-    a2_scale, a2_scale_2 = w2_tensors[4:]
-    if group_shape is not None and activation_format is None and hidden_states.dtype != w13.dtype:
-        hidden_states, hidden_states_scale = quantize_scaled(
-            hidden_states, group_shape, w13_tensors[4], w13.dtype, routing
-        )
+            _pair(weight_block_shape),
+            activation_format,
+            _pair(activation_group_shape),
+            native_mx,
+        ),
+    )
+    a, a_scale, routing = hidden_states, hidden_states_scale, (topk_ids, expert_map)
+    if launches.quantize_tokens is not None:
+        a, a_scale = launches.quantize_tokens(a, w13_tensors[4], *routing)
+    pairs: GemmTensors = (None, None, None, *routing)
+    if launches.sort is not None:
+        pairs = (*launches.sort(*routing), None, None)
     intermediate = None
     if activation_format is not None:
         # Scales may be taken over all rows, also those that the GEMM does not write.
-        rows = w13.shape[1] // 2 if activation_form(activation).gated else w13.shape[1]
-        intermediate = torch.zeros(num_pairs, rows, dtype=dtype, device=w13.device)
-    parameters = ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)
-    intermediate = gemm(
-        hidden_states,
-        hidden_states_scale,
-        top_k,
-        w13,
-        w13_tensors,
-        config.up,
-        FusedActivation(activation, parameters),
-        intermediate,
+        intermediate = a.new_zeros(launches.up.shape, dtype=dtype)
+    a = launches.up(a, a_scale, w13, w13_tensors[:4], pairs, out=intermediate)
+    a_scale, scale, scale_2 = None, *w2_tensors[4:]
+    if launches.quantize_intermediate is not None:
+        a, a_scale = launches.quantize_intermediate(a, scale, *routing)
+    elif activation_format is not None:
+        emulate = not native_mx
+        a, a_scale = quantize_activations(
+            a, activation_format, activation_group_shape, scale, scale_2, emulate
+        )
+    output = launches.down(a, a_scale, w2, w2_tensors[:4], pairs, topk_weights)
+    if launches.sum is None:
+        return output
+    total = output.new_empty(hidden_states.shape)
+    launches.sum(output, total, topk_weights, *routing)
+    return total
+
+
+def _specs(weight: torch.Tensor, tensors: list[torch.Tensor | None]) -> WeightSpecs:
+    """Of a weight and what goes with it."""
+    scale, zero_point, scale_2, bias, a_scale, _ = tensors
+    return WeightSpecs(
+        spec_of(weight),
+        spec_of_optional(scale),
+        spec_of_optional(zero_point),
+        spec_of_optional(scale_2),
+        spec_of_optional(bias),
+        a_scale is not None,
     )
-    intermediate_scale = None
-    if activation_format is not None:
-        intermediate, intermediate_scale = quantize_activations(
-            intermediate,
-            activation_format,
-            activation_group_shape,
-            a2_scale,
-            a2_scale_2,
-            not native_mx,
-        )
-    elif group_shape is not None:
-        by_pairs = routing._replace(topk_ids=routing.topk_ids.view(-1, 1))
-        intermediate, intermediate_scale = quantize_scaled(
-            intermediate, group_shape, a2_scale, w2.dtype, by_pairs
-        )
-    expert_output = gemm(intermediate, intermediate_scale, 1, w2, w2_tensors, config.down)
-    if unsummed or (few_rows and sum_experts):
-        return expert_output
-    return moe_sum(expert_output, topk_weights, routing)
 
 
 def _pair(shape: list[int] | None) -> tuple[int, int] | None:
@@ -234,6 +147,7 @@ class TwoGemmExperts(FusedMoEExperts):
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         super().__init__(moe_config, quant_config)
         self._dtype = torch_dtype(moe_config.in_dtype)
+        self._w13_tensors, self._w2_tensors = quant_config.gemm_tensors()
 
     @property
     def _native_mx(self) -> bool:
@@ -254,7 +168,6 @@ class TwoGemmExperts(FusedMoEExperts):
         Raises ValueError for tensors on the CPU, and weights of another dtype than expected.
         """
         self.check_dtypes(prepared.hidden_states, w13, w2)
-        w13_tensors, w2_tensors = self.quant_config.gemm_tensors()
         output: torch.Tensor = two_gemms(
             prepared.hidden_states,
             self._dtype,
@@ -271,7 +184,7 @@ class TwoGemmExperts(FusedMoEExperts):
             self._activation_format,
             self._group_shape,
             self._native_mx,
-            w13_tensors,
-            w2_tensors,
+            self._w13_tensors,
+            self._w2_tensors,
         )
         return output

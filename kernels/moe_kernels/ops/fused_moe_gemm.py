@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import itemgetter
 
 import torch
 import triton
@@ -12,6 +13,7 @@ import triton.language as tl
 
 from moe_kernels.ops.gemm_launch import (
     FusedActivation,
+    Gemm,
     GemmCall,
     Pairs,
     gemm_call,
@@ -242,23 +244,26 @@ def fused_moe_gemm(
         config = config._replace(warp_specialized=False)
     call = gemm_call(pairs, num_pairs, top_k, config, activation, out_dtype, bias is not None)
     scales = spec_of_optional(a_scale), spec_of_optional(b_scale)
-    launcher, width = _launcher(call, spec_of(a), spec_of(b), *scales, block_shape)
-    if out is None:
-        out = torch.empty((num_pairs, width), dtype=out_dtype, device=b.device)
-    launcher(a, b, out, a_scale, b_scale, bias, *pairs_tensors(pairs))
-    return out
+    gemm = prepared_gemm(call, spec_of(a), spec_of(b), *scales, block_shape)
+    return gemm(a, a_scale, b, (b_scale, None, None, bias), pairs_tensors(pairs), out=out)
+
+
+_TAKES = itemgetter(0, 1, 2, 3, 4, 7, 9, 10, 11, 12, 13)
 
 
 @kept
-def _launcher(
+def prepared_gemm(
     call: GemmCall,
     a: TensorSpec,
     b: TensorSpec,
     a_scale: TensorSpec | None,
     b_scale: TensorSpec | None,
     block_shape: tuple[int, int] | None,
-) -> tuple[Launcher, int]:
-    """What launches :func:`fused_moe_gemm` on such tensors, and the width of its result."""
+) -> Gemm:
+    """:func:`fused_moe_gemm` for such tensors.
+
+    Where ``call.config`` is warp-specialized, a and b begin at multiples of 16 bytes.
+    """
     _, n, k = b.shape
     launch = gemm_launch(call, b)
     scales, strides = scales_and_strides(a_scale, b_scale, block_shape)
@@ -272,7 +277,8 @@ def _launcher(
         from moe_kernels.ops import fused_moe_gemm_hopper as hopper
 
         if hopper.takes(call, a, b, scales, strides, block_shape):
-            return hopper.launcher(call, launch, a, b, scales, strides, block_shape), launch.width
+            launcher = hopper.launcher(call, launch, a, b, scales, strides, block_shape)
+            return Gemm(launcher, _TAKES, (call.num_pairs, launch.width), call.out_dtype)
     split = launch.settings["gated"] and not launch.settings["interleaved"]
     part_n, columns = (config.block_n // 2, launch.width) if split else (config.block_n, 0)
     settings = settings_of(
@@ -294,7 +300,7 @@ def _launcher(
     launcher = Launcher(
         _fused_moe_gemm_kernel, launch.grid, scalars, {"S": settings}, **launch.options
     )
-    return launcher, launch.width
+    return Gemm(launcher, _TAKES, (call.num_pairs, launch.width), call.out_dtype)
 
 
 def scales_and_strides(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from moe_kernels.ops.fused_moe_gemm_quantized import (
 )
 from moe_kernels.ops.gemm_launch import (
     FusedActivation,
+    Gemm,
     GemmCall,
     Pairs,
     gemm_call,
@@ -27,7 +29,7 @@ from moe_kernels.ops.gemm_programs import settings_of
 from moe_kernels.ops.launcher import Launcher, kept
 from moe_kernels.ops.programmatic_launch import is_programmatic
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
-from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional
+from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional, viewed
 from moe_kernels.tiling.devices import has_gluon
 from moe_kernels.tiling.tile_config import TileConfig
 
@@ -94,44 +96,29 @@ def fused_moe_gemm_few_rows(
     sum_experts: with one token, of at most MOST_SUMMED pairs, and without an activation, return its
     pairs' sum [1, N] instead, weighed by ``topk_weights`` [1, pairs], if there are any.
     """
-    values, scale, zero_point, row_scale = b
-    values = values.view(torch.int32)
-    if weight_format is not None and scale is not None:
-        scale = scale.view(torch.int32)
     call = gemm_call(pairs, num_pairs, top_k, config, activation, out_dtype, bias is not None)
-    launcher, width = _launcher(
+    gemm = prepared_gemm_few_rows(
         call,
         spec_of(a),
         spec_of_optional(a_scale),
-        spec_of(values),
+        spec_of(b.values),
         spec_of_optional(b.scale),
-        zero_point is not None,
-        spec_of_optional(row_scale),
+        b.zero_point is not None,
+        spec_of_optional(b.scale_2),
         weight_format,
         block_shape,
         num_pairs if sum_experts else 0,
         topk_weights is not None,
     )
-    if out is None or sum_experts:
-        rows = 1 if sum_experts else num_pairs
-        out = torch.empty((rows, width), dtype=out_dtype, device=values.device)
-    launcher(
-        a,
-        values,
-        out,
-        a_scale,
-        scale,
-        None if zero_point is None else zero_point.view(torch.int32),
-        row_scale,
-        bias,
-        topk_weights,
-        *pairs_tensors(pairs),
-    )
-    return out
+    with_weight = (*b[1:], bias)
+    return gemm(a, a_scale, b.values, with_weight, pairs_tensors(pairs), topk_weights, out)
+
+
+_TAKES = itemgetter(*range(14))
 
 
 @kept
-def _launcher(
+def prepared_gemm_few_rows(
     call: GemmCall,
     a: TensorSpec,
     a_scale: TensorSpec | None,
@@ -143,8 +130,8 @@ def _launcher(
     block_shape: tuple[int, int] | None,
     summed: int,
     has_topk_weights: bool,
-) -> tuple[Launcher, int]:
-    """What launches :func:`fused_moe_gemm_few_rows` so, and the width of its result.
+) -> Gemm:
+    """:func:`fused_moe_gemm_few_rows` for such tensors.
 
     summed: pairs, 0 if they are not summed.
     """
@@ -152,6 +139,10 @@ def _launcher(
     from moe_kernels.ops.few_rows_programs import few_rows_kernel
     from moe_kernels.ops.few_rows_weights import FewRowsSettings
 
+    views = {1: torch.int32, 5: torch.int32}
+    if weight_format is not None:
+        views[4] = torch.int32
+    values = viewed(values, torch.int32)
     _, n, row_words = values.shape
     k = a.shape[1]
     launch = gemm_launch(call, values)
@@ -228,8 +219,8 @@ def _launcher(
     grid = (launch.grid[0], 1) if summed else launch.grid
     options = {**launch.options, "num_warps": warps}
     del options["num_stages"]  # of Triton's own pipelines
-    launcher = Launcher(few_rows_kernel, grid, scalars, {"S": settings}, **options)
-    return launcher, launch.width
+    launcher = Launcher(few_rows_kernel, grid, scalars, {"S": settings}, viewed=views, **options)
+    return Gemm(launcher, _TAKES, (1 if summed else call.num_pairs, launch.width), call.out_dtype)
 
 
 _NO_GROUPS: dict[str, Any] = {

@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import math
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ import triton.language as tl
 
 from moe_kernels.ops.gemm_launch import (
     FusedActivation,
+    Gemm,
     GemmCall,
     Pairs,
     gemm_call,
@@ -38,7 +40,7 @@ from moe_kernels.ops.gemm_programs import (
 from moe_kernels.ops.launcher import Launcher, kept
 from moe_kernels.ops.unpack_weights import unpack_tile
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
-from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional
+from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional, viewed
 from moe_kernels.tiling.devices import specializes_warps
 from moe_kernels.tiling.tile_config import TileConfig
 
@@ -255,56 +257,47 @@ def fused_moe_gemm_quantized(
     gated activation. Rows of pairs without an expert are not written. Raises ValueError for groups
     of other sizes.
     """
-    values, scale, zero_point, row_scale = b
-    assert scale is not None
-    values = _stored(values, weight_format)
+    if config.warp_specialized and (a.data_ptr() | b.values.data_ptr()) % 16:
+        config = config._replace(warp_specialized=False)
     call = gemm_call(pairs, num_pairs, top_k, config, activation, out_dtype, bias is not None)
-    launcher, width = _launcher(
+    gemm = prepared_gemm_quantized(
         call,
         spec_of(a),
         spec_of_optional(a_scale),
-        spec_of(values),
-        spec_of(scale),
-        zero_point is not None,
-        spec_of_optional(row_scale),
+        spec_of(b.values),
+        spec_of_optional(b.scale),
+        b.zero_point is not None,
+        spec_of_optional(b.scale_2),
         weight_format,
         native_mx,
-        config.warp_specialized and (a.data_ptr() | values.data_ptr()) % 16 == 0,
     )
-    if out is None:
-        out = torch.empty((num_pairs, width), dtype=out_dtype, device=values.device)
-    launcher(
-        a,
-        values,
-        out,
-        a_scale,
-        scale if native_mx else scale.view(torch.int32),
-        None if zero_point is None else zero_point.view(torch.int32),
-        row_scale,
-        bias,
-        *pairs_tensors(pairs),
-    )
-    return out
+    return gemm(a, a_scale, b.values, (*b[1:], bias), pairs_tensors(pairs), out=out)
+
+
+_TAKES = itemgetter(0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13)
 
 
 @kept
-def _launcher(
+def prepared_gemm_quantized(
     call: GemmCall,
     a: TensorSpec,
     a_scale: TensorSpec | None,
     values: TensorSpec,
-    scale: TensorSpec,
+    scale: TensorSpec | None,
     has_zero_point: bool,
     row_scale: TensorSpec | None,
     weight_format: str,
     native_mx: bool,
-    specialized: bool,
-) -> tuple[Launcher, int]:
-    """What launches :func:`fused_moe_gemm_quantized` so, and the width of its result.
+) -> Gemm:
+    """:func:`fused_moe_gemm_quantized` for such tensors.
 
-    values: as :func:`_stored` has them. specialized: with warpgroups that share the work, if there
-    is a kernel for that.
+    Where ``call.config`` is warp-specialized, a and values begin at multiples of 16 bytes.
     """
+    assert scale is not None
+    views = {1: _stored(values.dtype, weight_format), 5: torch.int32}
+    if not native_mx:
+        views[4] = torch.int32
+    values = viewed(values, views[1])
     _, n, stored_columns = values.shape
     k = a.shape[1]
     launch = gemm_launch(call, values)
@@ -356,17 +349,24 @@ def _launcher(
         *row_strides(row_scale),
         *launch.activation,
     )
-    if specialized and specializes_warps(values.device):
+    shape = call.num_pairs, launch.width
+    if config.warp_specialized and specializes_warps(values.device):
         # Tritons before 3.6 lack what it imports.
         from moe_kernels.ops.fused_moe_gemm_quantized_hopper import hopper_launcher, takes
 
         if takes(a, values, settings, config):
             tiles, device = launch.grid[0], values.device
-            return hopper_launcher(settings, config, tiles, scalars, device), launch.width
+            launcher = hopper_launcher(settings, config, tiles, scalars, views, device)
+            return Gemm(launcher, _TAKES, shape, call.out_dtype)
     launcher = Launcher(
-        _fused_moe_gemm_quantized_kernel, launch.grid, scalars, {"S": settings}, **launch.options
+        _fused_moe_gemm_quantized_kernel,
+        launch.grid,
+        scalars,
+        {"S": settings},
+        viewed=views,
+        **launch.options,
     )
-    return launcher, launch.width
+    return Gemm(launcher, _TAKES, shape, call.out_dtype)
 
 
 FLOAT_GROUPS = {"mxfp4": 32, "mxfp8": 32, "nvfp4": 16}
@@ -413,11 +413,11 @@ def row_strides(row_scale: TensorSpec | None) -> tuple[int, int]:
     )
 
 
-def _stored(values: torch.Tensor, weight_format: str) -> torch.Tensor:
-    """``values`` as kernels load them.
+def _stored(dtype: torch.dtype, weight_format: str) -> torch.dtype:
+    """What kernels load values as that are stored as ``dtype``.
 
     FP8 as its bits, which the kernel decodes itself, on every GPU alike.
     """
     if weight_format in WORD_FORMATS:
-        return values.view(torch.int16)
-    return values.view(torch.uint8) if values.dtype == torch.float8_e4m3fn else values
+        return torch.int16
+    return torch.uint8 if dtype == torch.float8_e4m3fn else dtype

@@ -12,6 +12,7 @@ on what one has unpacked while it, or another one, unpacks what comes next.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -387,6 +388,7 @@ def hopper_launcher(
     config: TileConfig,
     num_tiles: int,
     scalars: tuple[float, ...],
+    views: Mapping[int, torch.dtype],
     device: torch.device,
 ) -> Launcher:
     """What launches the kernel, for at most so many tiles, where it :func:`takes` the GEMM."""
@@ -408,6 +410,7 @@ def hopper_launcher(
         (min(num_tiles, programs * multiprocessors(device)),),
         scalars,
         constants,
+        viewed=views,
         num_warps=4,
         maxnreg=registers,
         **launch_attributes(device),

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 
 from moe_kernels.activation import ActivationParameters, activation_form
+from moe_kernels.ops.launcher import Launcher
 from moe_kernels.ops.moe_align_block_size import SortedPairs
 from moe_kernels.ops.programmatic_launch import is_programmatic, launch_attributes
 from moe_kernels.routing import Routing
@@ -67,6 +69,45 @@ def pairs_tensors(pairs: Pairs) -> tuple[torch.Tensor | None, ...]:
     if isinstance(pairs, SortedPairs):
         return (*pairs, None, None)
     return None, None, None, pairs.topk_ids, pairs.expert_map
+
+
+GemmTensors = tuple[torch.Tensor | None, ...]
+"""What a grouped GEMM may have.
+
+a, weight, result, scale of a; the weight's scale, zero point, second scale and bias; topk_weights;
+:func:`pairs_tensors`.
+"""
+
+
+class Gemm(NamedTuple):
+    """A grouped GEMM made ready for tensors with certain specs."""
+
+    launcher: Launcher
+    takes: Callable[[GemmTensors], GemmTensors]
+    """Those of the tensors that its kernel has."""
+    shape: tuple[int, int]
+    """Of the result."""
+    dtype: torch.dtype
+
+    def __call__(
+        self,
+        a: torch.Tensor,
+        a_scale: torch.Tensor | None,
+        weight: torch.Tensor,
+        with_weight: Sequence[torch.Tensor | None],
+        pairs: GemmTensors,
+        topk_weights: torch.Tensor | None = None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The result, in ``out`` if that is given.
+
+        with_weight: its scale, zero point, second scale and bias. pairs: :func:`pairs_tensors`.
+        """
+        if out is None:
+            out = a.new_empty(self.shape, dtype=self.dtype)
+        tensors = (a, weight, out, a_scale, *with_weight, topk_weights, *pairs)
+        self.launcher(*self.takes(tensors))
+        return out
 
 
 class GemmLaunch(NamedTuple):

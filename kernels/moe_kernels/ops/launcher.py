@@ -11,7 +11,6 @@ several times as long as the launch. So what does not change from call to call i
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +34,7 @@ class Launcher:
     The kernel's tensors, of which any may be None, are its first parameters; ``scalars`` (integers
     and floats) the next; ``constants`` its constexprs. ``options``: of the launch, as num_warps.
     ``described``: what makes of a tensor, by its place, what the kernel takes in its stead (a TMA
-    descriptor).
+    descriptor). ``viewed``: the dtypes that it has tensors as, by their places, if other ones.
     """
 
     def __init__(
@@ -44,12 +43,14 @@ class Launcher:
         grid: tuple[int, ...],
         scalars: tuple[float, ...],
         constants: Mapping[str, Any],
-        described: Mapping[int, Callable[[torch.Tensor], Any]] | None = None,
+        described: Mapping[int, Callable[[Any], Any]] | None = None,
+        viewed: Mapping[int, torch.dtype] | None = None,
         **options: Any,
     ) -> None:
         self._grid = (*grid, 1, 1)[:3]
         self._plain = functools.partial(_launch, kernel[self._grid], scalars, constants, options)
         self._described = described or {}
+        self._viewed = viewed or {}
         # A compiled kernel takes constants, too, and ignores them.
         self._others = (*scalars, *constants.values())
         self._compiled: dict[tuple[Any, ...], Callable[..., None]] = {}
@@ -63,27 +64,34 @@ class Launcher:
             with torch.cuda.device(device):
                 self(*tensors)
             return
-        addresses = [0 if x is None else x.data_ptr() for x in tensors]
-        if functools.reduce(operator.or_, addresses) % _ALIGNMENT:
-            self._plain(*self._described_in(tensors, tensors))
-            return
-        key = (device, *[None if x is None else x.dtype for x in tensors])
-        compiled = self._compiled.get(key)
+        addresses: list[Any] = []
+        key: list[Any] = [device]
+        bits = 0
+        for x in tensors:
+            address, dtype = (0, None) if x is None else (x.data_ptr(), x.dtype)
+            addresses.append(address)
+            key.append(dtype)
+            bits |= address
+        aligned = bits % _ALIGNMENT == 0
+        compiled = self._compiled.get(tuple(key)) if aligned else None
         if compiled is not None:
-            compiled(*self._described_in(addresses, tensors), *self._others)
+            for place, describe in self._described.items():
+                addresses[place] = describe(tensors[place])
+            compiled(*addresses, *self._others)
             return
-        kernel = self._plain(*self._described_in(tensors, tensors))
-        if _depends_on_key_alone(kernel):
-            self._compiled[key] = _prepared(kernel, self._grid, device)
+        kernel = self._plain(*self._as_taken(tensors))
+        if aligned and _depends_on_key_alone(kernel):
+            self._compiled[tuple(key)] = _prepared(kernel, self._grid, device)
 
-    def _described_in(self, arguments: Sequence[Any], tensors: Sequence[Any]) -> Sequence[Any]:
-        """``arguments``, with descriptions where the kernel takes them."""
-        if not self._described:
-            return arguments
-        arguments = list(arguments)
+    def _as_taken(self, tensors: Sequence[torch.Tensor | None]) -> list[Any]:
+        """What Triton is given."""
+        taken: list[Any] = list(tensors)
+        for place, dtype in self._viewed.items():
+            if taken[place] is not None:
+                taken[place] = taken[place].view(dtype)
         for place, describe in self._described.items():
-            arguments[place] = describe(tensors[place])
-        return arguments
+            taken[place] = describe(taken[place])
+        return taken
 
 
 def _launch(

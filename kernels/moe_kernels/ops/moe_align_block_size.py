@@ -151,38 +151,44 @@ def moe_align_block_size(routing: Routing, block_size: int, num_local_experts: i
     """
     topk_ids, global_num_experts, expert_map = routing
     sizes = topk_ids.numel(), num_local_experts, block_size, global_num_experts
-    align = _align(*sizes, expert_map is not None, topk_ids.device)
-    sorted_token_ids = topk_ids.new_empty(align.size, dtype=torch.int32)
-    expert_ids = topk_ids.new_empty(align.size // block_size, dtype=torch.int32)
-    num_tokens_post_padded = topk_ids.new_empty(1, dtype=torch.int32)
-    result = SortedPairs(sorted_token_ids, expert_ids, num_tokens_post_padded)
-    counts = None
-    if align.counting is not None:
-        counts = topk_ids.new_empty(align.counts_shape, dtype=torch.int32)
-        align.counting(topk_ids, expert_map, counts, sorted_token_ids)
-    align.scattering(topk_ids, expert_map, counts, *result)
-    return result
+    return prepared_sort(*sizes, expert_map is not None, topk_ids.device)(topk_ids, expert_map)
 
 
-class _Align(NamedTuple):
-    """What :func:`moe_align_block_size` launches, and how large its tensors are."""
+class Sort(NamedTuple):
+    """:func:`moe_align_block_size` made ready for so many pairs."""
 
     size: int
+    """Of sorted_token_ids."""
+    blocks: int
     counts_shape: tuple[int, int]
     counting: Launcher | None
     """None: there is one chunk, and nothing to count."""
     scattering: Launcher
 
+    def __call__(self, topk_ids: torch.Tensor, expert_map: torch.Tensor | None) -> SortedPairs:
+        """The pairs of a routing."""
+        sorted_token_ids = topk_ids.new_empty(self.size, dtype=torch.int32)
+        expert_ids = topk_ids.new_empty(self.blocks, dtype=torch.int32)
+        num_tokens_post_padded = topk_ids.new_empty(1, dtype=torch.int32)
+        result = SortedPairs(sorted_token_ids, expert_ids, num_tokens_post_padded)
+        counts = None
+        if self.counting is not None:
+            counts = topk_ids.new_empty(self.counts_shape, dtype=torch.int32)
+            self.counting(topk_ids, expert_map, counts, sorted_token_ids)
+        self.scattering(topk_ids, expert_map, counts, *result)
+        return result
+
 
 @kept
-def _align(
+def prepared_sort(
     num_pairs: int,
     num_local_experts: int,
     block_size: int,
     num_experts: int,
     has_expert_map: bool,
     device: torch.device,
-) -> _Align:
+) -> Sort:
+    """:func:`moe_align_block_size` for so many pairs."""
     num_active = min(num_local_experts, num_pairs)
     max_blocks = num_active + (num_pairs - num_active) // block_size
     size = max_blocks * block_size
@@ -203,8 +209,9 @@ def _align(
         "ROWS": max(1, 4096 // experts),
         "COUNTED": num_chunks > 1,
     }
-    return _Align(
+    return Sort(
         size,
+        max_blocks,
         (num_chunks, experts),
         Launcher(_count_kernel, (num_chunks,), sizes, constants, **options)
         if num_chunks > 1

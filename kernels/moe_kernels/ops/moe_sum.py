@@ -68,13 +68,13 @@ def moe_sum(x: torch.Tensor, topk_weights: torch.Tensor | None, routing: Routing
     width = x.shape[1]
     out = x.new_empty((num_tokens, width))
     has = topk_weights is not None, expert_map is not None
-    launcher = _launcher(num_tokens, top_k, width, global_num_experts, *has, x.device)
+    launcher = sum_launcher(num_tokens, top_k, width, global_num_experts, *has, x.device)
     launcher(x, out, topk_weights, topk_ids, expert_map)
     return out
 
 
 @kept
-def _launcher(
+def sum_launcher(
     num_tokens: int,
     top_k: int,
     width: int,
@@ -83,6 +83,7 @@ def _launcher(
     has_expert_map: bool,
     device: torch.device,
 ) -> Launcher:
+    """What launches :func:`moe_sum` with x, the result, topk_weights, topk_ids and expert_map."""
     block = min(triton.next_power_of_2(width), 512)
     constants = {
         "TOP_K": triton.next_power_of_2(top_k),

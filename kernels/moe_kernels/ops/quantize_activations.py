@@ -9,6 +9,21 @@ import torch
 
 from moe_kernels.ops.library import register_operator
 from moe_kernels.quantization.schemes import quantize_mx, round_to_grid
+from moe_kernels.tensor_spec import TensorSpec, contiguous_spec, spec_of
+
+
+def quantized_specs(x: TensorSpec, emulate: bool) -> tuple[TensorSpec, TensorSpec]:
+    """What :func:`quantize_activations` makes of a tensor [M, K]."""
+    rows, columns = x.shape
+    if emulate:
+        return (
+            contiguous_spec(x.shape, x.dtype, x.device),
+            contiguous_spec((1,), torch.float32, x.device),
+        )
+    return (
+        contiguous_spec(x.shape, torch.float8_e4m3fn, x.device),
+        contiguous_spec((rows, -(-columns // 32)), torch.uint8, x.device),
+    )
 
 
 def _fake_quantize_activations(
@@ -19,10 +34,10 @@ def _fake_quantize_activations(
     scale_2: torch.Tensor | None,
     emulate: bool,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    if emulate:
-        return x.new_empty(x.shape), x.new_empty(1, dtype=torch.float32)
-    scales = x.new_empty(x.shape[0], -(-x.shape[1] // 32), dtype=torch.uint8)
-    return x.new_empty(x.shape, dtype=torch.float8_e4m3fn), scales
+    values, scales = quantized_specs(spec_of(x), emulate)
+    return x.new_empty(values.shape, dtype=values.dtype), x.new_empty(
+        scales.shape, dtype=scales.dtype
+    )
 
 
 @register_operator(_fake_quantize_activations)

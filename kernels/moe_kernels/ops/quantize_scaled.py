@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import functools
+from typing import NamedTuple
 
 import torch
 import triton
@@ -19,7 +19,7 @@ from moe_kernels.ops.programmatic_launch import (
 from moe_kernels.ops.routing import local_expert
 from moe_kernels.quantization.fp8 import MIN_AMAX
 from moe_kernels.routing import Routing
-from moe_kernels.tensor_spec import TensorSpec, spec_of
+from moe_kernels.tensor_spec import TensorSpec, contiguous_spec, spec_of
 from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 
 _PARTIALS = 1024
@@ -97,9 +97,11 @@ def _partial_amax_kernel(
     HAS_ROUTING: tl.constexpr,
     HAS_EXPERT_MAP: tl.constexpr,
     TOP_K: tl.constexpr,
+    PROGRAMMATIC: tl.constexpr,
     PARTIALS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    wait_for_previous(PROGRAMMATIC)
     amax = tl.zeros((BLOCK,), dtype=tl.float32)
     blocks_per_row = tl.cdiv(columns, BLOCK)
     for block in range(tl.program_id(0), rows * blocks_per_row, PARTIALS):
@@ -136,9 +138,11 @@ def _quantize_tensor_kernel(
     min_amax,
     largest,
     DYNAMIC: tl.constexpr,
+    PROGRAMMATIC: tl.constexpr,
     PARTIALS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    wait_for_previous(PROGRAMMATIC)
     if DYNAMIC:
         # Every program takes the same maximum of the same partial maxima.
         amax = tl.max(tl.load(partial_ptr + tl.arange(0, PARTIALS)), 0)
@@ -172,36 +176,77 @@ def quantize_scaled(
     :func:`moe_kernels.quantization.integers.quantize_integer`. Raises ValueError for another group
     shape.
     """
-    largest = _largest(dtype)
-    out = torch.empty(x.shape, dtype=dtype, device=x.device)
-    if group_shape == TENSOR:
-        return out, _quantize_tensor(x, out, scale, largest, routing)
-    if group_shape[0] != 1 or scale is not None:
-        raise ValueError(
-            "activations are quantized per tensor, per token or in groups of (1, columns), the "
-            f"latter two dynamically; got group shape {group_shape}, static: {scale is not None}"
-        )
-    rows, columns = x.shape
-    group = columns if group_shape == TOKEN else group_shape[1]
-    scale = torch.empty((rows, -(-columns // group)), dtype=torch.float32, device=x.device)
-    if scale.numel():
-        topk_ids, num_experts, expert_map = routing or (None, 0, None)
-        if topk_ids is None or expert_map is None:
-            topk_ids, num_experts, expert_map = None, 0, None
-        top_k = 0 if topk_ids is None else topk_ids.shape[1]
-        launcher = _groups_launcher(spec_of(x), group, largest, num_experts, top_k)
-        launcher(x, out, scale, topk_ids, expert_map)
-    return out, scale
+    topk_ids, num_experts, expert_map = routing or (None, 0, None)
+    top_k = 0 if topk_ids is None else topk_ids.shape[1]
+    facts = group_shape, scale is not None, dtype, num_experts, top_k, expert_map is not None
+    values, scales = prepared_quantization(spec_of(x), *facts)(x, scale, topk_ids, expert_map)
+    return values, scales.reshape(1) if group_shape == TENSOR else scales
 
 
-@functools.cache
-def _largest(dtype: torch.dtype) -> float:
-    """The largest number in ``dtype``."""
-    info = torch.finfo if dtype.is_floating_point else torch.iinfo
-    return float(info(dtype).max)
+class Quantization(NamedTuple):
+    """:func:`quantize_scaled` made ready for tensors with certain specs."""
+
+    values: TensorSpec
+    scale: TensorSpec
+    """Of scales that are computed."""
+    amax: Launcher | None
+    """What finds partial maxima first, where one scale is taken over all."""
+    launcher: Launcher
+    one_scale: bool
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        scale: torch.Tensor | None,
+        topk_ids: torch.Tensor | None,
+        expert_map: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The values and scales of ``x``."""
+        out = x.new_empty(self.values.shape, dtype=self.values.dtype)
+        if scale is None:
+            scale = x.new_empty(self.scale.shape, dtype=torch.float32)
+        if out.numel() == 0:
+            return out, scale
+        if not self.one_scale:
+            self.launcher(x, out, scale, topk_ids, expert_map)
+            return out, scale
+        partial = None
+        if self.amax is not None:
+            partial = x.new_empty(_PARTIALS, dtype=torch.float32)
+            self.amax(x, partial, topk_ids, expert_map)
+        self.launcher(x, out, partial, scale)
+        return out, scale
 
 
 @kept
+def prepared_quantization(
+    x: TensorSpec,
+    group_shape: tuple[int, int],
+    static: bool,
+    dtype: torch.dtype,
+    num_experts: int,
+    top_k: int,
+    has_expert_map: bool,
+) -> Quantization:
+    """:func:`quantize_scaled` for such tensors; ``top_k``: 0 without a routing."""
+    rows, columns = x.shape
+    values = contiguous_spec((rows, columns), dtype, x.device)
+    largest = float((torch.finfo if dtype.is_floating_point else torch.iinfo)(dtype).max)
+    if group_shape == TENSOR:
+        scale = contiguous_spec((1,), torch.float32, x.device)
+        amax = None if static else _amax_launcher(x, num_experts, top_k, has_expert_map)
+        return Quantization(values, scale, amax, _tensor_launcher(x, largest, not static), True)
+    if group_shape[0] != 1 or static:
+        raise ValueError(
+            "activations are quantized per tensor, per token or in groups of (1, columns), the "
+            f"latter two dynamically; got group shape {group_shape}, static: {static}"
+        )
+    group = columns if group_shape == TOKEN else group_shape[1]
+    scale = contiguous_spec((rows, -(-columns // group)), torch.float32, x.device)
+    some = (num_experts, top_k) if has_expert_map else (0, 0)
+    return Quantization(values, scale, None, _groups_launcher(x, group, largest, *some), False)
+
+
 def _groups_launcher(
     x: TensorSpec, group: int, largest: float, num_experts: int, top_k: int
 ) -> Launcher:
@@ -228,50 +273,32 @@ def _groups_launcher(
     )
 
 
-def _quantize_tensor(
-    x: torch.Tensor,
-    out: torch.Tensor,
-    scale: torch.Tensor | None,
-    largest: float,
-    routing: Routing | None,
-) -> torch.Tensor:
-    """Fill ``out`` with ``x`` over one scale, given or computed; returns the scale, [1]."""
-    dynamic = scale is None
-    if scale is None:
-        scale = torch.empty(1, dtype=torch.float32, device=x.device)
-    if x.numel() == 0:
-        return scale.reshape(1)
-    spec, partial = spec_of(x), None
-    if dynamic:
-        partial = torch.empty(_PARTIALS, dtype=torch.float32, device=x.device)
-        topk_ids, num_experts, expert_map = routing or (None, 0, None)
-        top_k = 0 if topk_ids is None else topk_ids.shape[1]
-        amax = _amax_launcher(spec, num_experts, top_k, expert_map is not None)
-        amax(x, partial, topk_ids, expert_map)
-    _tensor_launcher(spec, largest, dynamic)(x, out, partial, scale)
-    return scale.reshape(1)
-
-
-@kept
 def _amax_launcher(x: TensorSpec, num_experts: int, top_k: int, has_expert_map: bool) -> Launcher:
     """``top_k``: 0 without a routing."""
     constants = {
         "HAS_ROUTING": top_k > 0,
         "HAS_EXPERT_MAP": has_expert_map,
         "TOP_K": triton.next_power_of_2(max(1, top_k)),
+        "PROGRAMMATIC": is_programmatic(x.device),
         "PARTIALS": _PARTIALS,
         "BLOCK": min(_BLOCK, triton.next_power_of_2(x.shape[1])),
     }
     scalars = (num_experts, max(1, top_k), *x.shape, *x.strides)
-    return Launcher(_partial_amax_kernel, (_PARTIALS,), scalars, constants)
+    options = launch_attributes(x.device)
+    return Launcher(_partial_amax_kernel, (_PARTIALS,), scalars, constants, **options)
 
 
-@kept
 def _tensor_launcher(x: TensorSpec, largest: float, dynamic: bool) -> Launcher:
     numel = x.shape.numel()
     return Launcher(
         _quantize_tensor_kernel,
         (triton.cdiv(numel, _BLOCK),),
         (numel, x.shape[1], *x.strides, MIN_AMAX, largest),
-        {"DYNAMIC": dynamic, "PARTIALS": _PARTIALS, "BLOCK": _BLOCK},
+        {
+            "DYNAMIC": dynamic,
+            "PROGRAMMATIC": is_programmatic(x.device),
+            "PARTIALS": _PARTIALS,
+            "BLOCK": _BLOCK,
+        },
+        **launch_attributes(x.device),
     )

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
-from moe_kernels.tensor_spec import spec_of
+from moe_kernels.tensor_spec import TensorSpec
 from moe_kernels.tiling.rules_of_thumb import rules_of_thumb
 from moe_kernels.tiling.tile_config import FEW_ROWS, LayerConfig
-from moe_kernels.tiling.tuned_configs import LayerKey, measured_config, scheme_name
+from moe_kernels.tiling.tuned_configs import LayerKey, forget, measured_config, scheme_name
 
 
 def layer_config(
     num_local_pairs: float,
-    w13: torch.Tensor,
-    w2: torch.Tensor,
+    w13: TensorSpec,
+    w2: TensorSpec,
     block_shape: tuple[int, int] | None = None,
     *,
     weight_format: str | None = None,
@@ -26,6 +25,8 @@ def layer_config(
     few_rows: int = 0,
 ) -> LayerConfig:
     """Tilings for so many pairs spread evenly over the experts of w13 [E, 2I, H], w2 [E, H, I].
+
+    For those who ask again and again: ``tuned_configs.kept_while_tilings_hold``.
 
     ``num_local_pairs`` counts the pairs of these experts, as far as known without a look at the
     routing. ``block_shape``: of scales that are applied within the products.
@@ -40,10 +41,7 @@ def layer_config(
         measured = measured_config(w13.device, layer, num_local_pairs)
         if measured is not None and _exists(measured, few_rows):
             return measured
-    weights = spec_of(w13), spec_of(w2)
-    config = _by_rules_of_thumb(
-        num_local_pairs, *weights, block_shape, weight_format, dtype, few_rows
-    )
+    config = rules_of_thumb(num_local_pairs, w13, w2, block_shape, weight_format, dtype, few_rows)
     if _trial is None:
         return config
     _trial.asked.append(Asked(layer, num_local_pairs, config))
@@ -53,9 +51,6 @@ def layer_config(
 
 def _exists(config: LayerConfig, few_rows: int) -> bool:
     return few_rows > 0 or config.up.block_m != FEW_ROWS
-
-
-_by_rules_of_thumb = functools.lru_cache(maxsize=8192)(rules_of_thumb)
 
 
 class Asked(NamedTuple):
@@ -83,7 +78,9 @@ def trial(config: LayerConfig | None) -> Iterator[list[Asked]]:
     global _trial
     before = _trial
     _trial = _Trial(config, [])
+    forget()
     try:
         yield _trial.asked
     finally:
         _trial = before
+        forget()

@@ -14,10 +14,10 @@ import math
 import os
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 
@@ -115,7 +115,21 @@ def versions() -> tuple[str, str]:
     return torch.__version__.partition("+")[0], triton.__version__
 
 
-@functools.lru_cache(maxsize=8192)
+_kept: list[Any] = []
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def kept_while_tilings_hold(function: _F) -> _F:
+    """Decorate a function of what is hashable that asks for tilings to be called once for each.
+
+    Until :func:`forget`.
+    """
+    cached = functools.lru_cache(maxsize=8192)(function)
+    _kept.append(cached)
+    return cast(_F, cached)
+
+
+@kept_while_tilings_hold
 def measured_config(
     device: torch.device, layer: LayerKey, num_local_pairs: float
 ) -> LayerConfig | None:
@@ -141,7 +155,7 @@ def nearest(measured: Sequence[TunedConfig], num_local_pairs: float) -> LayerCon
     return found.config
 
 
-@functools.cache
+@kept_while_tilings_hold
 def _table(device: str, scheme: str) -> Mapping[LayerKey, Sequence[TunedConfig]]:
     """All that holds here for a scheme on a device."""
     table: dict[LayerKey, Sequence[TunedConfig]] = {}
@@ -188,8 +202,8 @@ def file_name(device: str, scheme: str) -> str:
 
 def forget() -> None:
     """Read files anew when they are next needed."""
-    measured_config.cache_clear()
-    _table.cache_clear()
+    for cached in _kept:
+        cached.cache_clear()
 
 
 def read(path: Path) -> TunedFile:

@@ -14,6 +14,7 @@ pytest.importorskip("triton")
 
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
+from moe_kernels.tensor_spec import TensorSpec, contiguous_spec  # noqa: E402
 from moe_kernels.tiling import tuned_configs  # noqa: E402
 from moe_kernels.tiling.layer_config import layer_config, trial  # noqa: E402
 from moe_kernels.tiling.tile_config import FEW_ROWS, LayerConfig, TileConfig  # noqa: E402
@@ -32,11 +33,10 @@ DEVICE = "Test GPU (80 GB)"
 LAYER = LayerKey("bf16", 8, 1024, 512)
 
 
-def weights(key: LayerKey = LAYER) -> tuple[torch.Tensor, torch.Tensor]:
-    dtype = torch.bfloat16
-    w13 = torch.empty(key.experts, key.w13_rows, key.hidden_dim, dtype=dtype, device="meta")
-    w2 = torch.empty(key.experts, key.hidden_dim, key.w13_rows // 2, dtype=dtype, device="meta")
-    return w13, w2
+def weights(key: LayerKey = LAYER) -> tuple[TensorSpec, TensorSpec]:
+    facts = torch.bfloat16, torch.device("meta")
+    w13 = contiguous_spec((key.experts, key.w13_rows, key.hidden_dim), *facts)
+    return w13, contiguous_spec((key.experts, key.hidden_dim, key.w13_rows // 2), *facts)
 
 
 def tiling(block_n: int) -> LayerConfig:

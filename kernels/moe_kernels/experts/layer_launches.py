@@ -1,0 +1,194 @@
+"""What a layer in Triton launches, worked out once for every number of tokens."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+
+from moe_kernels.activation import ActivationParameters
+from moe_kernels.ops.fused_moe_gemm import prepared_gemm
+from moe_kernels.ops.fused_moe_gemm_few_rows import (
+    MOST_SUMMED,
+    has_few_rows_program,
+    prepared_gemm_few_rows,
+)
+from moe_kernels.ops.fused_moe_gemm_quantized import prepared_gemm_quantized
+from moe_kernels.ops.gemm_launch import FusedActivation, Gemm, GemmCall
+from moe_kernels.ops.launcher import Launcher
+from moe_kernels.ops.moe_align_block_size import Sort, prepared_sort
+from moe_kernels.ops.moe_sum import sum_launcher
+from moe_kernels.ops.quantize_activations import quantized_specs
+from moe_kernels.ops.quantize_scaled import Quantization, prepared_quantization
+from moe_kernels.tensor_spec import TensorSpec, contiguous_spec
+from moe_kernels.tiling.layer_config import layer_config
+from moe_kernels.tiling.tile_config import FEW_ROWS, MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
+from moe_kernels.tiling.tuned_configs import kept_while_tilings_hold
+
+
+def require_gpu(device: torch.device) -> None:
+    """Raise ValueError where Triton cannot run on ``device``."""
+    if device.type == "cpu" and not triton.knobs.runtime.interpret:
+        raise ValueError(f"experts in Triton need a GPU, hidden_states is on {device}")
+
+
+class Scheme(NamedTuple):
+    """How a layer is quantized, as :func:`moe_kernels.experts.two_gemms.two_gemms` has it."""
+
+    weight_format: str | None
+    block_shape: tuple[int, int] | None
+    activation_format: str | None
+    group_shape: tuple[int, int] | None
+    native_mx: bool
+
+
+class WeightSpecs(NamedTuple):
+    """Of a weight, and of its scale, zero point, second scale and bias; whether a's is static."""
+
+    values: TensorSpec
+    scale: TensorSpec | None
+    zero_point: TensorSpec | None
+    scale_2: TensorSpec | None
+    bias: TensorSpec | None
+    static: bool
+
+
+class LayerLaunches(NamedTuple):
+    """What is done in turn, None what is not."""
+
+    quantize_tokens: Quantization | None
+    sort: Sort | None
+    up: Gemm
+    quantize_intermediate: Quantization | None
+    down: Gemm
+    sum: Launcher | None
+
+
+@kept_while_tilings_hold
+def layer_launches(
+    tokens: TensorSpec,
+    tokens_scale: TensorSpec | None,
+    dtype: torch.dtype,
+    w13: WeightSpecs,
+    w2: WeightSpecs,
+    tokens_aligned: bool,
+    weights_aligned: bool,
+    top_k: int,
+    num_experts: int,
+    has_expert_map: bool,
+    has_topk_weights: bool,
+    unsummed: bool,
+    activation: tuple[Any, ...],
+    scheme: Scheme,
+) -> LayerLaunches:
+    """The launches of a call.
+
+    tokens_aligned, weights_aligned: whether they begin at multiples of 16 bytes. activation: its
+    name and parameters. Raises ValueError for tensors on a CPU, which Triton does not run on.
+    """
+    require_gpu(tokens.device)
+
+    def quantization(x: TensorSpec, weight: WeightSpecs, ids_per_row: int) -> Quantization | None:
+        """Of the input of the GEMM with ``weight``."""
+        dtype, group_shape = weight.values.dtype, scheme.group_shape
+        if group_shape is None or scheme.activation_format is not None or x.dtype == dtype:
+            return None
+        routing = num_experts, ids_per_row, has_expert_map
+        return prepared_quantization(x, group_shape, weight.static, dtype, *routing)
+
+    quantize_tokens = quantization(tokens, w13, top_k)
+    if quantize_tokens is not None:
+        tokens, tokens_scale = quantize_tokens.values, quantize_tokens.scale
+        tokens_aligned = True
+    num_tokens, num_local_experts = tokens.shape[0], w13.values.shape[0]
+    num_pairs = num_tokens * top_k
+    sum_experts = num_tokens == 1 and num_pairs <= MOST_SUMMED and not unsummed
+    operands = w13.values.dtype if scheme.weight_format is None else dtype
+    has_few_rows = (
+        weights_aligned
+        and not scheme.native_mx
+        and all(has_few_rows_program(operands, w.values, scheme.block_shape) for w in (w13, w2))
+    )
+    config = layer_config(
+        num_pairs * num_local_experts / num_experts,
+        w13.values,
+        w2.values,
+        scheme.block_shape,
+        weight_format=scheme.weight_format,
+        dtype=dtype,
+        few_rows=(num_pairs if sum_experts else 1) if has_few_rows else 0,
+    )
+    if not (tokens_aligned and weights_aligned):
+        config = LayerConfig(*(tile._replace(warp_specialized=False) for tile in config))
+    few_rows = config.up.block_m == FEW_ROWS
+    sort = None
+    if num_pairs > MAX_UNSORTED_PAIRS or config.up.warp_specialized:
+        sizes = num_pairs, num_local_experts, config.up.block_m, num_experts
+        sort = prepared_sort(*sizes, has_expert_map, tokens.device)
+
+    def gemm(
+        a: TensorSpec,
+        a_scale: TensorSpec | None,
+        pairs_per_row: int,
+        weight: WeightSpecs,
+        tile: TileConfig,
+        fused: FusedActivation | None,
+    ) -> Gemm:
+        routing: tuple[int | None, bool, int] = (None, has_expert_map, num_experts)
+        if sort is not None:
+            routing = (sort.blocks, False, 0)
+        call = GemmCall(
+            *routing,
+            num_pairs,
+            pairs_per_row,
+            tile,
+            fused,
+            dtype,
+            weight.bias is not None,
+        )
+        values, scale, zero_point, scale_2 = weight[:4]
+        if few_rows:
+            return prepared_gemm_few_rows(
+                call,
+                a,
+                a_scale,
+                values,
+                scale,
+                zero_point is not None,
+                scale_2,
+                scheme.weight_format,
+                scheme.block_shape,
+                num_pairs if sum_experts and fused is None else 0,
+                has_topk_weights,
+            )
+        if scheme.weight_format is None:
+            return prepared_gemm(call, a, values, a_scale, scale, scheme.block_shape)
+        return prepared_gemm_quantized(
+            call,
+            a,
+            a_scale,
+            values,
+            scale,
+            zero_point is not None,
+            scale_2,
+            scheme.weight_format,
+            scheme.native_mx,
+        )
+
+    name, *parameters = activation
+    fused = FusedActivation(name, ActivationParameters(*parameters))
+    up = gemm(tokens, tokens_scale, top_k, w13, config.up, fused)
+    intermediate = contiguous_spec(up.shape, dtype, tokens.device)
+    scale: TensorSpec | None = None
+    quantize_intermediate = quantization(intermediate, w2, 1)
+    if quantize_intermediate is not None:
+        intermediate, scale = quantize_intermediate.values, quantize_intermediate.scale
+    elif scheme.activation_format is not None:
+        intermediate, scale = quantized_specs(intermediate, not scheme.native_mx)
+    down = gemm(intermediate, scale, 1, w2, config.down, None)
+    sum_pairs = None
+    if not (unsummed or (few_rows and sum_experts)):
+        has = has_topk_weights, has_expert_map
+        sum_pairs = sum_launcher(num_tokens, top_k, down.shape[1], num_experts, *has, tokens.device)
+    return LayerLaunches(quantize_tokens, sort, up, quantize_intermediate, down, sum_pairs)
