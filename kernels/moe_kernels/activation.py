@@ -25,19 +25,6 @@ class ActivationParameters(NamedTuple):
     situ_linear_beta: float | None = None
 
 
-# form, gate and up interleaved. Names as in ACTIVATIONS, without "_no_mul".
-_FORMS: dict[str, tuple[str, bool]] = {
-    "silu": ("swiglu", False),
-    "swigluoai": ("swiglu", True),
-    "swigluoai_uninterleave": ("swiglu", False),
-    "swiglustep": ("swiglustep", False),
-    "situ": ("situ", False),
-    "gelu": ("gelu", False),
-    "gelu_tanh": ("gelu_tanh", False),
-    "relu2": ("relu2", False),
-}
-
-
 class ActivationForm(NamedTuple):
     """How an activation is computed: which function, with a gate or not, columns interleaved."""
 
@@ -46,14 +33,30 @@ class ActivationForm(NamedTuple):
     interleaved: bool
 
 
+_FUNCTIONS = {
+    "swigluoai": "swiglu",
+    "swigluoai_uninterleave": "swiglu",
+    "silu": "swiglu",
+}
+"""Of activations, without "_no_mul", whose form has another name."""
+
+
+def _form(activation: str) -> ActivationForm:
+    name = activation.removesuffix("_no_mul")
+    return ActivationForm(_FUNCTIONS.get(name, name), name == activation, name == "swigluoai")
+
+
+_FORMS = {activation: _form(activation) for activation in ACTIVATIONS}
+
+
 def activation_form(activation: str) -> ActivationForm:
     """The form of ``activation``. Raises ValueError for a name not in ACTIVATIONS."""
-    if activation not in ACTIVATIONS:
+    form = _FORMS.get(activation)
+    if form is None:
         raise ValueError(
             f"unknown activation {activation!r}; expected one of {', '.join(ACTIVATIONS)}"
         )
-    form, interleaved = _FORMS[activation.removesuffix("_no_mul")]
-    return ActivationForm(form, not activation.endswith("_no_mul"), interleaved)
+    return form
 
 
 def activation_parameters(

@@ -17,6 +17,7 @@ through such a scale.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum
@@ -98,8 +99,9 @@ class FusedMoEExperts(ABC):
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         self.moe_config = moe_config
         self.quant_config = quant_config
+        self._activation_parameters: dict[str, ActivationParameters] = {}
 
-    @property
+    @functools.cached_property
     def weight_format(self) -> str | None:
         """The format of w13 and w2 as these experts take them; None: unquantized."""
         return self.quant_config.weight_format
@@ -113,7 +115,11 @@ class FusedMoEExperts(ABC):
 
     def activation_parameters(self, activation: str) -> ActivationParameters:
         """The constants of ``activation`` for this layer. Raises ValueError if one is missing."""
-        return activation_parameters(activation, self.moe_config, self.quant_config)
+        found = self._activation_parameters.get(activation)
+        if found is None:
+            found = activation_parameters(activation, self.moe_config, self.quant_config)
+            self._activation_parameters[activation] = found
+        return found
 
     def quantize_input(
         self, hidden_states: torch.Tensor, routing: Routing
@@ -321,6 +327,7 @@ def check_arguments(
     Looks at shapes, dtypes and devices only, never at values.
     """
     topk_ids, global_num_experts, expert_map = routing
+    device = hidden_states.device
     for name, tensor, dim in (
         ("hidden_states", hidden_states, 2),
         ("w13", w13, 3),
@@ -330,10 +337,8 @@ def check_arguments(
     ):
         if tensor.dim() != dim:
             raise ValueError(f"{name} must have {dim} dimensions, got shape {list(tensor.shape)}")
-        if tensor.device != hidden_states.device:
-            raise ValueError(
-                f"{name} is on {tensor.device}, but hidden_states is on {hidden_states.device}"
-            )
+        if tensor.device != device:
+            raise ValueError(f"{name} is on {tensor.device}, but hidden_states is on {device}")
     num_experts, n13, columns = w13.shape
     hidden = hidden_states.shape[1]
     if columns != weight_columns(hidden):
@@ -342,11 +347,11 @@ def check_arguments(
             f"[num_experts, rows, {weight_columns(hidden)}], got {list(w13.shape)}"
         )
     intermediate = n13 // 2 if activation_form(activation).gated else n13
-    w2_shape = [num_experts, hidden, weight_columns(intermediate)]
-    if list(w2.shape) != w2_shape or (intermediate != n13 and n13 % 2 != 0):
+    w2_shape = (num_experts, hidden, weight_columns(intermediate))
+    if w2.shape != w2_shape or (intermediate != n13 and n13 % 2 != 0):
         raise ValueError(
             f"w13 of shape {list(w13.shape)} with activation {activation} needs w2 of shape "
-            f"{w2_shape}, got {list(w2.shape)}"
+            f"{list(w2_shape)}, got {list(w2.shape)}"
         )
     if topk_ids.dtype not in (torch.int32, torch.int64):
         raise ValueError(f"topk_ids must be int32 or int64, got {topk_ids.dtype}")
@@ -368,7 +373,5 @@ def check_arguments(
             f"expert_map must be int32 of shape [{global_num_experts}], got {expert_map.dtype} "
             f"of shape {list(expert_map.shape)}"
         )
-    elif expert_map.device != hidden_states.device:
-        raise ValueError(
-            f"expert_map is on {expert_map.device}, but hidden_states is on {hidden_states.device}"
-        )
+    elif expert_map.device != device:
+        raise ValueError(f"expert_map is on {expert_map.device}, but hidden_states is on {device}")
