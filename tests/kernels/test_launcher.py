@@ -16,7 +16,7 @@ from moe_kernels.ops import launcher as launcher_module
 from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm
 from moe_kernels.ops.launcher import Launcher, kept
 from moe_kernels.routing import Routing
-from moe_kernels.tensor_spec import spec_of
+from moe_kernels.tensor_spec import contiguous_spec, spec_of, viewed
 from moe_kernels.tiling.tile_config import TileConfig
 from triton import knobs
 
@@ -139,6 +139,22 @@ def test_hooks_of_launches_are_called():
     assert (seen, kernel.plain, len(kernel.launches)) == (["metadata"], 1, 3)
 
 
+@pytest.mark.parametrize("offset", [0, 1])
+@stream()
+def test_triton_is_given_views_where_the_kernel_has_other_dtypes(offset):
+    kernel = Kernel()
+    launcher = Launcher(
+        kernel, GRID, SCALARS, CONSTANTS, viewed={1: torch.int32, 2: torch.int32}, num_warps=2
+    )
+    packed = torch.zeros(64, dtype=torch.uint8)
+    for _ in range(2):
+        launcher(torch.zeros(64)[offset:], packed, None)
+    for _, specialization, (_, address, *_) in kernel.launches:
+        assert specialization == [(torch.float32, offset == 0), (torch.int32, True), None]
+        assert address == packed.data_ptr()
+    assert kernel.plain == 1 + offset
+
+
 def test_triton_is_always_asked_where_it_looks_at_more_than_alignment():
     kernel = Kernel(backend="hip")
     launcher = launcher_of(kernel)
@@ -168,6 +184,20 @@ def test_specs_differ_with_shape_strides_and_dtype(first, second):
         return object()
 
     assert (launcher(spec_of(a)) is launcher(spec_of(b))) == same
+
+
+@given(
+    shape=st.lists(st.integers(0, 5), min_size=1, max_size=3),
+    padding=st.sampled_from([0, 8]),
+    dtypes=st.permutations([torch.uint8, torch.int16, torch.int32]),
+)
+def test_specs_of_new_tensors_and_of_views_are_those_that_tensors_have(shape, padding, dtypes):
+    stored, seen = dtypes[:2]
+    shape = (*shape, 8)
+    x = torch.empty((*shape[:-1], 8 + padding), dtype=stored)
+    assert contiguous_spec(tuple(x.shape), stored, x.device) == spec_of(x)
+    x = x[..., :8]
+    assert viewed(spec_of(x), seen) == spec_of(x.view(seen))
 
 
 @st.composite

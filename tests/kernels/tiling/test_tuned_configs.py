@@ -23,6 +23,7 @@ from moe_kernels.tiling.tuned_configs import (  # noqa: E402
     TunedConfig,
     TunedConfigError,
     TunedFile,
+    kept_while_tilings_hold,
     nearest,
     read,
     scheme_name,
@@ -248,6 +249,21 @@ def test_a_trial_comes_before_any_file_and_notes_what_was_asked(folders):
     with trial(None):
         assert layer_config(64, *weights()) == heuristic
     assert layer_config(64, *weights()) == tiling(256)
+
+
+def test_what_asks_for_tilings_is_kept_as_long_as_they_hold(folders):
+    @kept_while_tilings_hold
+    def block_n(pairs: float) -> int:
+        return layer_config(pairs, *weights()).up.block_n
+
+    heuristic = block_n(64)
+    put(folders["packaged"], tuned_file({64: 256}))
+    assert block_n(64) == heuristic
+    tuned_configs.forget()
+    assert block_n(64) == 256
+    with trial(tiling(32)):
+        assert block_n(64) == 32
+    assert block_n(64) == 256
 
 
 def test_schemes_are_words():
