@@ -34,6 +34,7 @@ from moe_kernels.ops.few_rows_weights import (
 )
 from moe_kernels.ops.programmatic_launch import wait_for_previous
 from moe_kernels.ops.routing import local_expert, pairs_of_slot
+from moe_kernels.ops.unpack_weights import restored_sums
 from moe_kernels.tiling.tile_config import FEW_ROWS
 
 ROWS = tl.constexpr(FEW_ROWS)
@@ -143,8 +144,8 @@ def _finish(total, rows, place, factors, bias_ptr, routing, S: gl.constexpr):
     n = gl.set_auto_layout(rows_of_tile(place, S), gl.SliceLayout(1, total.type.layout))
     if S.has_a_scale:
         total *= gl.load(a_scale_ptr)
-    if S.packed_arithmetic and S.format == "mxfp4":
-        total *= 18446744073709551616.0  # 2^64, which numbers and raised scales lack
+    if S.packed_arithmetic and not S.scale_sums:
+        total = restored_sums(total, S.format)
     if S.summed == 0:
         if S.scales == "outer":
             row = gl.convert_layout(rows, gl.SliceLayout(0, total.type.layout))

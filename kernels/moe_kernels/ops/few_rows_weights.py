@@ -23,7 +23,7 @@ from triton.experimental.gluon import language as gl
 
 from moe_kernels.ops.gemm_programs import Settings
 from moe_kernels.ops.routing import local_expert
-from moe_kernels.ops.unpack_weights import scale_of_unit, unpack_run, unpack_runs_bf16x2
+from moe_kernels.ops.unpack_weights import scale_values, unpack_run, unpack_runs_bf16x2
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +267,7 @@ def _scale(run: gl.constexpr, unit, turn, units, scales, S: gl.constexpr):
     if not S.one_unit:
         unit = _load_units(run, turn, units, scales, S)
     group = _group(chunk_of_warps(turn, S), run, scales[2], S)
-    return scale_of_unit(unit, (group % S.per_unit * (32 // S.per_unit)).to(gl.int32), S)
+    return scale_values(unit >> (group % S.per_unit * (32 // S.per_unit)).to(gl.int32), S.scale)
 
 
 @gluon.jit
@@ -322,17 +322,15 @@ def numbers_of_chunk(turn, loaded, units, zero_units, scales, S: gl.constexpr):
             )
             values = values + (_halves(value, gl.bfloat16),)  # noqa: RUF005
     elif S.packed_arithmetic:
-        OFFSET: gl.constexpr = -128.0 if S.format == "int4" else 128.0
         runs = unpack_runs_bf16x2(
             word,
             other,
             _twice(factors[0], word),
             _twice(factors[2], word),
-            _twice(OFFSET - zero_points[0], word),
-            _twice(OFFSET - zero_points[2], word),
+            _twice(zero_points[0], word),
+            _twice(zero_points[2], word),
             S.format,
             S.has_zero_point,
-            True,
             True,
         )
         for run in gl.static_range(4):

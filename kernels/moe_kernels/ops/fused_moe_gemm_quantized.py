@@ -38,7 +38,7 @@ from moe_kernels.ops.gemm_programs import (
     weight_rows,
 )
 from moe_kernels.ops.launcher import Launcher, kept
-from moe_kernels.ops.unpack_weights import unpack_tile
+from moe_kernels.ops.unpack_weights import restored_sums, unpack_tile
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
 from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional, viewed
 from moe_kernels.tiling.devices import specializes_warps
@@ -148,8 +148,8 @@ def _sums(row, row_mask, operands, S: tl.constexpr, ROWS: tl.constexpr):
     accumulator = tl.trans(accumulator)
     if S.has_a_scale:
         accumulator *= tl.load(a_scale_ptr)
-    if S.packed_arithmetic and S.format == "mxfp4":
-        accumulator *= 18446744073709551616.0  # 2^64, which numbers and raised scales lack
+    if S.packed_arithmetic:
+        accumulator = restored_sums(accumulator, S.format)
     if S.has_row_scale:
         accumulator *= tl.load(row_scales)[None, :]
     return accumulator

@@ -33,7 +33,6 @@ from moe_kernels.ops.hopper_unpacking import (
     blocks_of_stage,
     count_units,
     load_units,
-    run_values,
     units_of_stage,
     unpack_block,
     words_in_shared_memory,
@@ -41,6 +40,7 @@ from moe_kernels.ops.hopper_unpacking import (
 )
 from moe_kernels.ops.launcher import Launcher
 from moe_kernels.ops.programmatic_launch import launch_attributes, wait_for_previous
+from moe_kernels.ops.unpack_weights import restored_sums
 from moe_kernels.tensor_spec import TensorSpec
 from moe_kernels.tiling.devices import multiprocessors
 from moe_kernels.tiling.tile_config import TileConfig
@@ -145,19 +145,8 @@ def _load(stages, tiles, operands, S: gl.constexpr, SHARES: gl.constexpr):
 
 
 @gluon.jit
-def _multiply(
-    stages,
-    tiles,
-    operands,
-    S: gl.constexpr,
-    SHARES: gl.constexpr,
-    SHARE: gl.constexpr,
-    ON_SUMS: gl.constexpr,
-):
-    """Unpack a share of the rows of the weight, multiply, store.
-
-    ON_SUMS: scales are applied to the sums of a part of a stage, not to every number.
-    """
+def _multiply(stages, tiles, operands, S: gl.constexpr, SHARES: gl.constexpr, SHARE: gl.constexpr):
+    """Unpack a share of the rows of the weight, multiply, store."""
     a_stages, b_stages, scale_stages, zero_stages, full, empty = stages
     num_tiles_m, num_tiles_n, sorted_token_ids_ptr, expert_ids_ptr, num_pairs, _ = tiles
     K, a_scale_ptr, row_scale_ptr, stride_rse, stride_rsn, bias_ptr, N = operands[:7]
@@ -183,27 +172,17 @@ def _multiply(
             zero_units = units
             if S.has_zero_point:
                 zero_units = load_units(zero_stages, place, SCALES, S)
-            if ON_SUMS:
-                sum_units = load_units(scale_stages, place, SUMS, S)
             for part in gl.static_range(S.blocks // PART):
-                product = sums
-                if ON_SUMS:
-                    product = gl.zeros((ROWS, S.block_m), gl.float32, MMA)
                 weights = ()  # in use until they are multiplied
                 for block in gl.static_range(part * PART, part * PART + PART):
                     weight = unpack_block(
-                        blocks[block], units, zero_units, step, block * S.block_k, S, not ON_SUMS
+                        blocks[block], units, zero_units, step, block * S.block_k, S
                     )
                     weight = gl.convert_layout(weight, LEFT, assert_trivial=True)
                     a = a_stages.index(stage * S.blocks + block).permute((1, 0))
-                    product = warpgroup_mma(weight, a, product, is_async=True)
+                    sums = warpgroup_mma(weight, a, sums, is_async=True)
                     weights = weights + (weight,)
-                product = warpgroup_mma_wait(0, deps=(product,) + weights)[0]
-                if ON_SUMS:
-                    scale = run_values(sum_units, step, part * PART * S.block_k, S)
-                    sums += product * scale[:, None]
-                else:
-                    sums = product
+                sums = warpgroup_mma_wait(0, deps=(sums,) + weights)[0]
             mbarrier.arrive(empty.index(stage), count=1)
             stage, phase = _next(stage, phase, S)
 
@@ -211,8 +190,7 @@ def _multiply(
         n = _rows(SHARE * ROWS + gl.arange(0, ROWS, SUMS), tile_n, N, width, S)
         if S.has_a_scale:
             sums *= gl.load(a_scale_ptr)
-        if S.format == "mxfp4":
-            sums *= 18446744073709551616.0  # 2^64, which numbers and raised scales lack
+        sums = restored_sums(sums, S.format)
         if S.has_row_scale:
             sums *= gl.load(row_scale_ptr + expert * stride_rse + n * stride_rsn)[:, None]
         if S.has_bias:
@@ -290,7 +268,6 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     SHARES: gl.constexpr,
     REGISTERS: gl.constexpr,
     LOADING_REGISTERS: gl.constexpr,
-    ON_SUMS: gl.constexpr,
 ):
     wait_for_previous(S.programmatic)
     num_tiles_m = gl.load(num_tokens_post_padded_ptr) // S.block_m
@@ -333,7 +310,7 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     if SHARES == 1:
         gl.warp_specialize(
             [
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 0, ON_SUMS)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 0)),
                 (_load, (stages, tiles, loaded, S, SHARES)),
             ],
             [_WARPS],
@@ -342,8 +319,8 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     elif SHARES == 2:
         gl.warp_specialize(
             [
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 0, ON_SUMS)),
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 1, ON_SUMS)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 0)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 1)),
                 (_load, (stages, tiles, loaded, S, SHARES)),
             ],
             [_WARPS, _WARPS],
@@ -352,10 +329,10 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     else:
         gl.warp_specialize(
             [
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 0, ON_SUMS)),
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 1, ON_SUMS)),
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 2, ON_SUMS)),
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 3, ON_SUMS)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 0)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 1)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 2)),
+                (_multiply, (stages, tiles, multiplied, S, SHARES, 3)),
                 (_load, (stages, tiles, loaded, S, SHARES)),
             ],
             [_WARPS, _WARPS, _WARPS, _WARPS],
@@ -403,7 +380,6 @@ def hopper_launcher(
         "SHARES": shares,
         "REGISTERS": min(240, (registers * (shares + 1) - loading) // shares // 8 * 8),
         "LOADING_REGISTERS": loading,
-        "ON_SUMS": _scales_sums(settings),
     }
     return Launcher(
         _fused_moe_gemm_quantized_hopper_kernel,
@@ -414,14 +390,6 @@ def hopper_launcher(
         num_warps=4,
         maxnreg=registers,
         **launch_attributes(device),
-    )
-
-
-def _scales_sums(settings: Any) -> bool:
-    """Whether scales are applied to sums of a part of a stage: one for each row, few sums."""
-    columns = settings.block_k.value * min(settings.blocks.value, _PART.value)
-    return bool(
-        settings.format != "mxfp4" and settings.group % columns == 0 and settings.block_m <= 32
     )
 
 

@@ -15,7 +15,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.runtime.jit import constexpr_function
 
-from moe_kernels.ops.unpack_weights import raised_e8m0, scale_values, unpack_words_bf16x2
+from moe_kernels.ops.unpack_weights import scale_values, unpack_words_bf16x2
 
 
 @constexpr_function
@@ -77,28 +77,22 @@ def load_units(stages, place, LAYOUT: gl.constexpr, S: gl.constexpr):
 def run_values(units, step, COLUMN: gl.constexpr, S: gl.constexpr):
     """float32 scales or zero points of the runs that begin at a column of a stage."""
     UNIT: gl.constexpr = COLUMN // (S.group * S.per_unit) if units_of_stage(S) > 1 else 0
-    values = units[UNIT]
-    if S.format == "mxfp4":
-        values = raised_e8m0(values)
     group = (step * (S.blocks * S.block_k) + COLUMN) // S.group
-    return scale_values(values >> (group % S.per_unit * (32 // S.per_unit)), S.scale)
+    return scale_values(units[UNIT] >> (group % S.per_unit * (32 // S.per_unit)), S.scale)
 
 
 @gluon.jit
-def unpack_block(
-    words, units, zero_units, step, COLUMN: gl.constexpr, S: gl.constexpr, SCALED: gl.constexpr
-):
+def unpack_block(words, units, zero_units, step, COLUMN: gl.constexpr, S: gl.constexpr):
     """The numbers [N, 64] of the block that begins at a column of a stage."""
     N: gl.constexpr = words.shape[0]
     LAYOUT: gl.constexpr = words_layout(N, 16)
-    MIDDLE: gl.constexpr = 8.0 if S.format == "int4" else 128.0
     other = words
     if S.words == 32:
         words, other = _halves(words)
     words = gl.convert_layout(words, LAYOUT, assert_trivial=True)
     other = gl.convert_layout(other, LAYOUT, assert_trivial=True)
     scale = run_values(units, step, COLUMN, S)
-    zero = gl.full_like(scale, MIDDLE)
+    zero = scale
     if S.has_zero_point:
         zero = run_values(zero_units, step, COLUMN, S)
     scale_2 = scale
@@ -114,5 +108,4 @@ def unpack_block(
         (zero, zero, zero_2, zero_2),
         S.format,
         S.has_zero_point,
-        SCALED,
     )

@@ -50,20 +50,6 @@ def scale_values(bits, KIND: tl.constexpr):
 
 
 @triton.jit
-def scale_of_unit(unit, shift, S: tl.constexpr):
-    """The scale (or zero point) at ``shift`` of a unit, as :func:`unpack_runs_bf16x2` takes it."""
-    if S.packed_arithmetic and S.format == "mxfp4":
-        unit = raised_e8m0(unit)
-    return scale_values(unit >> shift, S.scale)
-
-
-@triton.jit
-def raised_e8m0(bits):
-    """Four e8m0 in an int32 times 2^62. They are 2^65 at most."""
-    return bits + 0x3E3E3E3E
-
-
-@triton.jit
 def _unpack_mxfp8(stored, scale, DTYPE: tl.constexpr):
     """``stored`` [N, K] uint8, the bits of e4m3, with float32 scales [N]."""
     return (_e4m3(stored) * scale[:, None]).to(DTYPE)
@@ -121,61 +107,76 @@ def _unpack_words(word, other, scales, zero_points, FORMAT: tl.constexpr, DTYPE:
     )
 
 
-def _assembly(*runs: str, scaled: bool = True) -> tl.constexpr:
-    """Inline assembly that leaves each of the four runs in t, then (times its scale) in $0 to $3.
+# Read as bfloat16, the lowest 8 bits are the number that they count times 2^-133, and the bits of
+# an e2m1 are its number times 2^-126: denormal or not, the exponent goes on where the mantissa ends.
+# So codes need no more than a mask, and one fma takes their zero point off and scales them. Of what
+# is missing then, scales have room for 2^62.
+_CONSTANTS = {
+    "one": 0x3F80,
+    "sixteenth": 0x3D80,
+    "raise": 0x5E80,  # 2^62
+    "raise_sixteenth": 0x5C80,
+    "less_8": 0x9D80,  # -8 * 2^(62 - 133)
+    "less_128": 0x9F80,
+    "minus_count": 0x8001,  # -2^-133
+    "nothing": 0x8000,  # -0.0: a product with it added is a product
+}
+
+
+def _assembly(*runs: tuple[str, str], middle: str = "", zero_points: bool = False) -> tl.constexpr:
+    """Inline assembly that leaves each of the four runs in $0 to $3.
 
     Operands: the outputs, word, other word, scales of the first and of the last two runs, zero
-    points likewise.
+    points likewise. runs: what leaves the codes in t, and "_sixteenth" if as 16 times what they
+    are. middle: what holds minus the zero point where ``zero_points`` are not given.
     """
-    # A product with -0.0 added is a product.
-    product = "fma.rn.bf16x2 ${}, t, ${}, nothing;" if scaled else "mov.b32 ${}, t;"
-    lines = [run + product.format(i, 6 + i // 2) for i, run in enumerate(runs)]
-    registers = ".reg .b32 t, u, one, minus_one, nothing;"
-    values = "mov.b32 one, 0x3F803F80; mov.b32 minus_one, 0xBF80BF80; mov.b32 nothing, 0x80008000;"
-    return tl.constexpr("{" + registers + values + "".join(lines) + "}")
+    lines = [f"mov.b32 {name}, {value << 16 | value:#x};" for name, value in _CONSTANTS.items()]
+    for run, (codes, part) in enumerate(runs):
+        scale, zero_point = 6 + run // 2, 8 + run // 2
+        offset = "nothing"
+        lines.append(codes)
+        if zero_points:
+            unit = "sixteenth" if part else "one"
+            lines.append(f"fma.rn.bf16x2 u, ${zero_point}, minus_count, nothing;")
+            lines.append(f"fma.rn.bf16x2 t, t, {unit}, u;")
+            part = ""
+        elif middle:
+            offset = "u"
+            lines.append(f"fma.rn.bf16x2 u, ${scale}, {middle}, nothing;")
+        lines.append(f"fma.rn.bf16x2 s, ${scale}, raise{part}, nothing;")
+        lines.append(f"fma.rn.bf16x2 ${run}, t, s, {offset};")
+    registers = f".reg .b32 s, t, u, {', '.join(_CONSTANTS)};"
+    return tl.constexpr("{" + registers + "".join(lines) + "}")
 
 
-def _nibbles(shift: int) -> str:
-    # 0x4300 is 128, whose lowest bits count ones; the zero point comes with 128.
-    return f"""
-        shr.b32 t, $4, {shift};
-        lop3.b32 t, t, 0x000F000F, 0x43004300, 0xEA;
-        fma.rn.bf16x2 t, t, one, ${8 + shift // 8};
-    """
-
-
-def _e2m1_bits(run: int) -> str:
-    # Read as bfloat16, the bits of a code are the number times 2^-126; those of the last run are
-    # brought there by a product with 2^0 + 2^5 + 2^11.
-    if run < 3:
-        return f"shl.b32 t, $4, {3 * run}; and.b32 t, t, 0x81C081C0;"
-    return """
-        shr.b32 t, $4, 7;
-        and.b32 t, t, 0x00D800D8;
-        mul.lo.u32 t, t, 0x821;
-        and.b32 t, t, 0x81C081C0;
-    """
-
-
-def _bytes(run: int, zero_points: bool) -> str:
-    # The lower seven bits and 128, less 128 or 256, which the highest bit says; of that, 128 less
-    # the zero point.
-    return f"""
-        shr.b32 u, ${4 + run // 2}, {8 * (run % 2)};
-        lop3.b32 t, u, 0x007F007F, 0x43004300, 0xEA;
-        lop3.b32 u, u, 0x00800080, 0x43804380, 0x6A;
-        fma.rn.bf16x2 t, u, minus_one, t;
-    """ + (f"fma.rn.bf16x2 t, t, one, ${8 + run // 2};" if zero_points else "")
-
-
-# Unrolled: inline assembly takes no loops.
-_INT4 = _assembly(*(_nibbles(4 * run) for run in range(4)))
-_MXFP4 = _assembly(*(_e2m1_bits(run) for run in range(4)))
-_UINT8 = _assembly(*(_bytes(run, False) for run in range(4)))
-_UINT8_WITH_ZERO_POINTS = _assembly(*(_bytes(run, True) for run in range(4)))
-_INT4_UNSCALED = _assembly(*(_nibbles(4 * run) for run in range(4)), scaled=False)
-_UINT8_UNSCALED = _assembly(*(_bytes(run, False) for run in range(4)), scaled=False)
-_UINT8_WITH_ZERO_POINTS_UNSCALED = _assembly(*(_bytes(run, True) for run in range(4)), scaled=False)
+_E2M1 = (
+    ("and.b32 t, $4, 0x81C081C0;", ""),
+    ("shl.b32 t, $4, 3; and.b32 t, t, 0x81C081C0;", ""),
+    ("shl.b32 t, $4, 6; and.b32 t, t, 0x81C081C0;", ""),
+    # Brought there by a product with 2^0 + 2^5 + 2^11.
+    (
+        "shr.b32 t, $4, 7; and.b32 t, t, 0x00D800D8;"
+        "mul.lo.u32 t, t, 0x821; and.b32 t, t, 0x81C081C0;",
+        "",
+    ),
+)
+_NIBBLES = (
+    ("and.b32 t, $4, 0x000F000F;", ""),
+    ("and.b32 t, $4, 0x00F000F0;", "_sixteenth"),
+    ("shr.b32 t, $4, 8; and.b32 t, t, 0x000F000F;", ""),
+    ("shr.b32 t, $4, 8; and.b32 t, t, 0x00F000F0;", "_sixteenth"),
+)
+_BYTES = (
+    ("and.b32 t, $4, 0x00FF00FF;", ""),
+    ("prmt.b32 t, $4, 0, 0x4341;", ""),
+    ("and.b32 t, $5, 0x00FF00FF;", ""),
+    ("prmt.b32 t, $5, 0, 0x4341;", ""),
+)
+_MXFP4 = _assembly(*_E2M1)
+_INT4 = _assembly(*_NIBBLES, middle="less_8")
+_INT4_WITH_ZERO_POINTS = _assembly(*_NIBBLES, zero_points=True)
+_UINT8 = _assembly(*_BYTES, middle="less_128")
+_UINT8_WITH_ZERO_POINTS = _assembly(*_BYTES, zero_points=True)
 
 
 _FOUR_INT32 = tl.constexpr((tl.int32,) * 4)
@@ -188,36 +189,39 @@ def unpack_runs_bf16x2(
     other,
     scale,
     other_scale,
-    offset,
-    other_offset,
+    zero_point,
+    other_zero_point,
     FORMAT: tl.constexpr,
     HAS_ZERO_POINT: tl.constexpr,
-    SCALED: tl.constexpr,
     IN_PAIRS: tl.constexpr,
 ):
     """The four runs to bfloat16, two numbers at a time, on NVIDIA GPUs from 8.0 on.
 
-    scale, offset: of the first two runs, as ``word``, bfloat16; ``other_...``: of the last two.
-    What is added to nibbles is -128 less their zero point, to bytes 128 less it. Numbers of
-    mxfp4 are less by a factor of 2^126: 2^62 should be in the scale, which is all that its exponent
-    has room for (:func:`raised_e8m0`), and the rest be applied to the sum. Not SCALED: integers
-    less their zero points. IN_PAIRS: an int32 has two words, or two numbers; else words are int16.
+    scale, zero_point: of the first two runs, as ``word``, bfloat16; ``other_...``: of the last two.
+    Zero points are whole numbers; without any, they are not looked at. Numbers are less by a factor
+    that their exponents have no room for: sums of products with them go through
+    :func:`restored_sums`. IN_PAIRS: an int32 has two words, or two numbers; else words are int16.
     """
-    SCALED_BYTES: tl.constexpr = _UINT8_WITH_ZERO_POINTS if HAS_ZERO_POINT else _UINT8
-    UNSCALED_BYTES: tl.constexpr = (
-        _UINT8_WITH_ZERO_POINTS_UNSCALED if HAS_ZERO_POINT else _UINT8_UNSCALED
-    )
-    BYTES: tl.constexpr = SCALED_BYTES if SCALED else UNSCALED_BYTES
-    NIBBLES: tl.constexpr = _INT4 if SCALED else _INT4_UNSCALED
+    NIBBLES: tl.constexpr = _INT4_WITH_ZERO_POINTS if HAS_ZERO_POINT else _INT4
+    BYTES: tl.constexpr = _UINT8_WITH_ZERO_POINTS if HAS_ZERO_POINT else _UINT8
     ASSEMBLY: tl.constexpr = NIBBLES if FORMAT == "int4" else _MXFP4 if FORMAT == "mxfp4" else BYTES
     return tl.inline_asm_elementwise(
         ASSEMBLY,
         "=&r,=&r,=&r,=&r,r,r,r,r,r,r",
-        [word, other, scale, other_scale, offset, other_offset],
+        [word, other, scale, other_scale, zero_point, other_zero_point],
         dtype=_FOUR_INT32 if IN_PAIRS else _FOUR_BF16,
         is_pure=True,
         pack=1 if IN_PAIRS else 2,
     )
+
+
+@triton.jit
+def restored_sums(sums, FORMAT: tl.constexpr):
+    """``sums`` of products with what :func:`unpack_runs_bf16x2` gives, times what that lacks."""
+    if FORMAT == "mxfp4":
+        return sums * 18446744073709551616.0  # 2^(126 - 62)
+    else:
+        return sums * 2361183241434822606848.0  # 2^(133 - 62)
 
 
 @triton.jit
@@ -228,29 +232,21 @@ def _along_row(x, word):
 
 @triton.jit
 def unpack_words_bf16x2(
-    word,
-    other,
-    scales,
-    zero_points,
-    FORMAT: tl.constexpr,
-    HAS_ZERO_POINT: tl.constexpr,
-    SCALED: tl.constexpr = True,
+    word, other, scales, zero_points, FORMAT: tl.constexpr, HAS_ZERO_POINT: tl.constexpr
 ):
     """As :func:`_unpack_words`, where the first two runs share a scale, and the last two.
 
     See :func:`unpack_runs_bf16x2`.
     """
-    OFFSET: tl.constexpr = -128.0 if FORMAT == "int4" else 128.0
     first, second, third, fourth = unpack_runs_bf16x2(
         word,
         other,
         _along_row(scales[0], word),
         _along_row(scales[2], word),
-        _along_row(OFFSET - zero_points[0], word),
-        _along_row(OFFSET - zero_points[2], word),
+        _along_row(zero_points[0], word),
+        _along_row(zero_points[2], word),
         FORMAT,
         HAS_ZERO_POINT,
-        SCALED,
         False,
     )
     return _join(first, second, third, fourth)
@@ -279,7 +275,7 @@ def unpack_tile(first, b, other, units, weight_scales, num_groups, S: tl.constex
             if S.has_zero_point:
                 packed_zero_points = tl.load(zero_point_ptr + scale_units + unit)
         shift = group % S.per_unit * (32 // S.per_unit)
-        scale = scale_of_unit(packed_scales, shift, S)
+        scale = scale_values(packed_scales >> shift, S.scale)
         if S.has_zero_point:
             zero_point = scale_values(packed_zero_points >> shift, S.scale)
         else:
