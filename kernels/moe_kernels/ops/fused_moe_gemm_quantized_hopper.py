@@ -23,6 +23,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
     warpgroup_mma,
+    warpgroup_mma_init,
     warpgroup_mma_wait,
 )
 from triton.runtime.jit import constexpr_function
@@ -58,10 +59,10 @@ _REGISTERS = 1 << 16
 
 
 @constexpr_function
-def _rows_layout(columns):
+def _rows_layout(columns, warps):
     """16 bytes a thread, of rows of 16-bit numbers."""
     across = min(32, columns // 8)
-    return gl.BlockedLayout([1, 8], [32 // across, across], [_WARPS.value, 1], [1, 0])
+    return gl.BlockedLayout([1, 8], [32 // across, across], [warps, 1], [1, 0])
 
 
 @gluon.jit
@@ -83,16 +84,15 @@ def _rows(index, tile_n, N, width, S: gl.constexpr):
 
 
 @gluon.jit
-def _load(stages, tiles, operands, S: gl.constexpr, SHARES: gl.constexpr):
+def _load(stages, tiles, operands, S: gl.constexpr):
     """Fill the stages: rows of A by their pairs, words of the weight, scales, zero points."""
     a_stages, b_stages, scale_stages, zero_stages, full, empty = stages
     num_tiles_m, num_tiles_n, sorted_token_ids_ptr, expert_ids_ptr, num_pairs, top_k = tiles
     a_ptr, stride_am, K, b_ptr, stride_be, stride_bn, stored_columns = operands[:7]
     scale_ptr, zero_point_ptr, stride_bse, stride_bsg, num_units, N, width = operands[7:]
-    ROWS: gl.constexpr = S.block_n // SHARES
     WORDS: gl.constexpr = S.words * S.blocks
-    A_LAYOUT: gl.constexpr = _rows_layout(S.block_k)
-    B_LAYOUT: gl.constexpr = _rows_layout(WORDS)
+    A_LAYOUT: gl.constexpr = _rows_layout(S.block_k, _WARPS)
+    B_LAYOUT: gl.constexpr = _rows_layout(WORDS, _WARPS)
     EACH: gl.constexpr = gl.BlockedLayout([1], [32], [_WARPS], [0])
     a_columns = gl.arange(0, S.block_k, gl.SliceLayout(0, A_LAYOUT))[None, :]
     b_columns = gl.arange(0, WORDS, gl.SliceLayout(0, B_LAYOUT))[None, :]
@@ -108,32 +108,25 @@ def _load(stages, tiles, operands, S: gl.constexpr, SHARES: gl.constexpr):
         b_expert = b_ptr + expert * stride_be
         scale_expert = scale_ptr + expert * stride_bse
         zero_expert = zero_point_ptr + expert * stride_bse
-        b_rows = ()
-        scale_rows = ()
-        for share in gl.static_range(SHARES):
-            index = share * ROWS + gl.arange(0, ROWS, gl.SliceLayout(1, B_LAYOUT))
-            n = _rows(index, tile_n, N, width, S)
-            b_rows = b_rows + ((n * stride_bn)[:, None] + b_columns,)
-            index = share * ROWS + gl.arange(0, ROWS, EACH)
-            scale_rows = scale_rows + (_rows(index, tile_n, N, width, S),)
+        n = _rows(gl.arange(0, S.block_n, gl.SliceLayout(1, B_LAYOUT)), tile_n, N, width, S)
+        b_rows = (n * stride_bn)[:, None] + b_columns
+        scale_rows = _rows(gl.arange(0, S.block_n, EACH), tile_n, N, width, S)
         for step in range(gl.cdiv(K, S.block_k * S.blocks)):
             mbarrier.wait(empty.index(stage), phase)
-            for share in gl.static_range(SHARES):
-                place = stage * SHARES + share
-                b_ptrs = b_expert + step * WORDS + b_rows[share]
+            b_ptrs = b_expert + step * WORDS + b_rows
+            if S.mask_k:
+                stored = b_columns + step * WORDS < stored_columns
+                _copy(b_stages.index(stage), b_ptrs, mask=stored)
+            else:
+                _copy(b_stages.index(stage), b_ptrs)
+            for i in gl.static_range(units_of_stage(S)):
+                unit = step * (S.blocks * S.block_k) // (S.group * S.per_unit) + i
                 if S.mask_k:
-                    stored = b_columns + step * WORDS < stored_columns
-                    _copy(b_stages.index(place), b_ptrs, mask=stored)
-                else:
-                    _copy(b_stages.index(place), b_ptrs)
-                for i in gl.static_range(units_of_stage(S)):
-                    unit = step * (S.blocks * S.block_k) // (S.group * S.per_unit) + i
-                    if S.mask_k:
-                        unit = gl.minimum(unit, num_units - 1)
-                    at = unit * stride_bsg + scale_rows[share]
-                    _copy(scale_stages.index(place * units_of_stage(S) + i), scale_expert + at)
-                    if S.has_zero_point:
-                        _copy(zero_stages.index(place * units_of_stage(S) + i), zero_expert + at)
+                    unit = gl.minimum(unit, num_units - 1)
+                at = unit * stride_bsg + scale_rows
+                _copy(scale_stages.index(stage * units_of_stage(S) + i), scale_expert + at)
+                if S.has_zero_point:
+                    _copy(zero_stages.index(stage * units_of_stage(S) + i), zero_expert + at)
             for block in gl.static_range(S.blocks):
                 first = (step * S.blocks + block) * S.block_k
                 mask = a_mask
@@ -145,49 +138,51 @@ def _load(stages, tiles, operands, S: gl.constexpr, SHARES: gl.constexpr):
 
 
 @gluon.jit
-def _multiply(stages, tiles, operands, S: gl.constexpr, SHARES: gl.constexpr, SHARE: gl.constexpr):
-    """Unpack a share of the rows of the weight, multiply, store."""
+def _multiply(stages, tiles, operands, S: gl.constexpr, WARPS: gl.constexpr):
+    """Unpack the weight, multiply, store."""
     a_stages, b_stages, scale_stages, zero_stages, full, empty = stages
     num_tiles_m, num_tiles_n, sorted_token_ids_ptr, expert_ids_ptr, num_pairs, _ = tiles
     K, a_scale_ptr, row_scale_ptr, stride_rse, stride_rsn, bias_ptr, N = operands[:7]
     out_ptr, width, parameters = operands[7:]
-    ROWS: gl.constexpr = S.block_n // SHARES
-    PART: gl.constexpr = min(S.blocks, _PART)
-    MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [_WARPS, 1], [16, S.block_m, 16])
+    MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, S.block_m, 16])
     LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
     SUMS: gl.constexpr = gl.SliceLayout(1, MMA)
-    WORDS: gl.constexpr = words_layout(ROWS, S.words * S.blocks)
-    SCALES: gl.constexpr = gl.SliceLayout(1, words_layout(ROWS, 16))
+    WORDS: gl.constexpr = words_layout(S.block_n, S.words * S.blocks, WARPS)
+    SCALES: gl.constexpr = gl.SliceLayout(1, words_layout(S.block_n, 16, WARPS))
     stage = 0
     phase = 0
     for tile in range(gl.program_id(0), num_tiles_m * num_tiles_n, gl.num_programs(0)):
         tile_m, tile_n = sorted_tile(tile, num_tiles_m, num_tiles_n, S)
-        sums = gl.zeros((ROWS, S.block_m), gl.float32, MMA)
+        sums = warpgroup_mma_init(gl.zeros((S.block_n, S.block_m), gl.float32, MMA))
+        weight = gl.zeros((S.block_n, S.block_k), gl.bfloat16, LEFT)
+        released = stage + 0
         for step in range(gl.cdiv(K, S.block_k * S.blocks)):
             mbarrier.wait(full.index(stage), phase)
             fence_async_shared()  # rows of A were not written by the copy engine
-            place = stage * SHARES + SHARE
-            blocks = blocks_of_stage(b_stages.index(place).load(WORDS), S)
-            units = load_units(scale_stages, place, SCALES, S)
+            blocks = blocks_of_stage(b_stages.index(stage).load(WORDS), S)
+            units = load_units(scale_stages, stage, SCALES, S)
             zero_units = units
             if S.has_zero_point:
-                zero_units = load_units(zero_stages, place, SCALES, S)
-            for part in gl.static_range(S.blocks // PART):
-                weights = ()  # in use until they are multiplied
-                for block in gl.static_range(part * PART, part * PART + PART):
-                    weight = unpack_block(
-                        blocks[block], units, zero_units, step, block * S.block_k, S
-                    )
-                    weight = gl.convert_layout(weight, LEFT, assert_trivial=True)
-                    a = a_stages.index(stage * S.blocks + block).permute((1, 0))
-                    sums = warpgroup_mma(weight, a, sums, is_async=True)
-                    weights = weights + (weight,)
-                sums = warpgroup_mma_wait(0, deps=(sums,) + weights)[0]
-            mbarrier.arrive(empty.index(stage), count=1)
+                zero_units = load_units(zero_stages, stage, SCALES, S)
+            for block in gl.static_range(S.blocks):
+                # In the meantime, the matrix units work on the block before.
+                unpacked = unpack_block(
+                    blocks[block], units, zero_units, step, block * S.block_k, S, WARPS
+                )
+                unpacked = gl.convert_layout(unpacked, LEFT, assert_trivial=True)
+                sums = warpgroup_mma_wait(0, deps=(sums, weight))[0]
+                if block == 0:
+                    mbarrier.arrive(empty.index(released), count=1, pred=step > 0)
+                a = a_stages.index(stage * S.blocks + block).permute((1, 0))
+                sums = warpgroup_mma(unpacked, a, sums, is_async=True)
+                weight = unpacked
+            released = stage + 0
             stage, phase = _next(stage, phase, S)
+        sums = warpgroup_mma_wait(0, deps=(sums, weight))[0]
+        mbarrier.arrive(empty.index(released), count=1)
 
         expert = gl.load(expert_ids_ptr + tile_m).to(gl.int64)
-        n = _rows(SHARE * ROWS + gl.arange(0, ROWS, SUMS), tile_n, N, width, S)
+        n = _rows(gl.arange(0, S.block_n, SUMS), tile_n, N, width, S)
         if S.has_a_scale:
             sums *= gl.load(a_scale_ptr)
         sums = restored_sums(sums, S.format)
@@ -196,12 +191,21 @@ def _multiply(stages, tiles, operands, S: gl.constexpr, SHARES: gl.constexpr, SH
         if S.has_bias:
             sums += gl.load(bias_ptr + expert * N + n).to(gl.float32)[:, None]
         pairs_ptr = sorted_token_ids_ptr + tile_m * S.block_m
-        share_n = tile_n * SHARES + SHARE
-        _store(sums, pairs_ptr, num_pairs, share_n, out_ptr, width, parameters, S)
+        _store(sums, pairs_ptr, num_pairs, tile_n, out_ptr, width, parameters, S, WARPS)
 
 
 @gluon.jit
-def _store(sums, pairs_ptr, num_pairs, share_n, out_ptr, width, parameters, S: gl.constexpr):
+def _store(
+    sums,
+    pairs_ptr,
+    num_pairs,
+    tile_n,
+    out_ptr,
+    width,
+    parameters,
+    S: gl.constexpr,
+    WARPS: gl.constexpr,
+):
     """Store sums [rows of the weight, pairs], through the activation if there is one."""
     COLUMNS: gl.constexpr = sums.shape[0] // 2 if S.gated else sums.shape[0]
     value = sums
@@ -215,10 +219,10 @@ def _store(sums, pairs_ptr, num_pairs, share_n, out_ptr, width, parameters, S: g
             gate = gl.reshape(gate, (COLUMNS, S.block_m))
             up = gl.reshape(up, (COLUMNS, S.block_m))
         value = activate(gate, up, parameters, S)
-    LAYOUT: gl.constexpr = _rows_layout(COLUMNS)
+    LAYOUT: gl.constexpr = _rows_layout(COLUMNS, WARPS)
     value = gl.permute(value.to(out_ptr.dtype.element_ty), (1, 0))
     pair = gl.load(pairs_ptr + gl.arange(0, S.block_m, gl.SliceLayout(1, LAYOUT)))
-    column = share_n * COLUMNS + gl.arange(0, COLUMNS, gl.SliceLayout(0, LAYOUT))
+    column = tile_n * COLUMNS + gl.arange(0, COLUMNS, gl.SliceLayout(0, LAYOUT))
     gl.store(
         out_ptr + (pair.to(gl.int64) * width)[:, None] + column[None, :],
         gl.convert_layout(value, LAYOUT),
@@ -265,8 +269,7 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     situ_beta,
     situ_linear_beta,
     S: gl.constexpr,
-    SHARES: gl.constexpr,
-    REGISTERS: gl.constexpr,
+    WARPS: gl.constexpr,
     LOADING_REGISTERS: gl.constexpr,
 ):
     wait_for_previous(S.programmatic)
@@ -274,7 +277,6 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     num_tiles_n = gl.cdiv(N, S.block_n)
     if gl.program_id(0) >= num_tiles_m * num_tiles_n:
         return
-    ROWS: gl.constexpr = S.block_n // SHARES
     WORDS: gl.constexpr = S.words * S.blocks
     ONE_ROW: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     A_SHARED: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
@@ -282,17 +284,17 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     a_stages = gl.allocate_shared_memory(
         gl.bfloat16, [S.stages * S.blocks, S.block_m, S.block_k], A_SHARED
     )
-    b_stages = gl.allocate_shared_memory(gl.int16, [S.stages * SHARES, ROWS, WORDS], B_SHARED)
-    UNITS: gl.constexpr = S.stages * SHARES * units_of_stage(S)
-    scale_stages = gl.allocate_shared_memory(gl.int32, [UNITS, ROWS], ONE_ROW)
+    b_stages = gl.allocate_shared_memory(gl.int16, [S.stages, S.block_n, WORDS], B_SHARED)
+    UNITS: gl.constexpr = S.stages * units_of_stage(S)
+    scale_stages = gl.allocate_shared_memory(gl.int32, [UNITS, S.block_n], ONE_ROW)
     zero_stages = scale_stages
     if S.has_zero_point:
-        zero_stages = gl.allocate_shared_memory(gl.int32, [UNITS, ROWS], ONE_ROW)
+        zero_stages = gl.allocate_shared_memory(gl.int32, [UNITS, S.block_n], ONE_ROW)
     full = gl.allocate_shared_memory(gl.int64, [S.stages, 1], mbarrier.MBarrierLayout())
     empty = gl.allocate_shared_memory(gl.int64, [S.stages, 1], mbarrier.MBarrierLayout())
     for stage in gl.static_range(S.stages):
         mbarrier.init(full.index(stage), count=32 * _WARPS)
-        mbarrier.init(empty.index(stage), count=SHARES)
+        mbarrier.init(empty.index(stage), count=1)
     fence_async_shared()
 
     # What there is not is another pointer: tuples hold no None.
@@ -307,37 +309,14 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     loaded = loaded + (b_scale_ptr, zero_points, stride_bse, stride_bsg, num_units, N, width)
     multiplied = (K, a_scales, row_scales, stride_rse, stride_rsn, biases, N, out_ptr, width)
     multiplied = multiplied + ((limit, alpha, beta, situ_beta, situ_linear_beta),)
-    if SHARES == 1:
-        gl.warp_specialize(
-            [
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 0)),
-                (_load, (stages, tiles, loaded, S, SHARES)),
-            ],
-            [_WARPS],
-            [LOADING_REGISTERS],
-        )
-    elif SHARES == 2:
-        gl.warp_specialize(
-            [
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 0)),
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 1)),
-                (_load, (stages, tiles, loaded, S, SHARES)),
-            ],
-            [_WARPS, _WARPS],
-            [REGISTERS, LOADING_REGISTERS],
-        )
-    else:
-        gl.warp_specialize(
-            [
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 0)),
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 1)),
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 2)),
-                (_multiply, (stages, tiles, multiplied, S, SHARES, 3)),
-                (_load, (stages, tiles, loaded, S, SHARES)),
-            ],
-            [_WARPS, _WARPS, _WARPS, _WARPS],
-            [REGISTERS, REGISTERS, REGISTERS, LOADING_REGISTERS],
-        )
+    gl.warp_specialize(
+        [
+            (_multiply, (stages, tiles, multiplied, S, WARPS)),
+            (_load, (stages, tiles, loaded, S)),
+        ],
+        [_WARPS],
+        [LOADING_REGISTERS],
+    )
 
 
 def takes(a: TensorSpec, values: TensorSpec, settings: Any, config: TileConfig) -> bool:
@@ -369,26 +348,21 @@ def hopper_launcher(
     device: torch.device,
 ) -> Launcher:
     """What launches the kernel, for at most so many tiles, where it :func:`takes` the GEMM."""
-    shares = config.num_warps // 4
+    warpgroups = config.num_warps // 4
     loading = 40 if config.block_m <= 64 else 56 if config.block_m <= 128 else 72
-    # Fewer registers would have to be spilled.
-    most = max(1, _REGISTERS // (128 * (96 * shares + loading)))
+    # Sums, two blocks of weights, and what else there is: fewer would have to be spilled.
+    multiplying = (config.block_m + 64) * config.block_n // (128 * warpgroups) + 48
+    most = max(1, _REGISTERS // (128 * (multiplying * warpgroups + loading)))
     programs = min(most, _programs(settings, config))
-    registers = _REGISTERS // programs // (128 * (shares + 1)) // 8 * 8  # of a thread at the start
-    constants = {
-        "S": settings,
-        "SHARES": shares,
-        "REGISTERS": min(240, (registers * (shares + 1) - loading) // shares // 8 * 8),
-        "LOADING_REGISTERS": loading,
-    }
+    constants = {"S": settings, "WARPS": config.num_warps, "LOADING_REGISTERS": loading}
     return Launcher(
         _fused_moe_gemm_quantized_hopper_kernel,
         (min(num_tiles, programs * multiprocessors(device)),),
         scalars,
         constants,
         viewed=views,
-        num_warps=4,
-        maxnreg=registers,
+        num_warps=config.num_warps,
+        maxnreg=_REGISTERS // programs // (128 * (warpgroups + 1)) // 8 * 8,
         **launch_attributes(device),
     )
 

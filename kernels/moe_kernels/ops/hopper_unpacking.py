@@ -19,13 +19,14 @@ from moe_kernels.ops.unpack_weights import scale_values, unpack_words_bf16x2
 
 
 @constexpr_function
-def words_layout(rows, words):
+def words_layout(rows, words, warps):
     """Of words [rows, words] int16: that of the fragments which the matrix units take."""
     registers = [[0, 1], [8, 0], [0, 8]]
     registers += [[0, 16 << i] for i in range((words // 16).bit_length() - 1)]
-    registers += [[64 << i, 0] for i in range((rows // 64).bit_length() - 1)]
+    registers += [[16 * warps << i, 0] for i in range((rows // (16 * warps)).bit_length() - 1)]
     lanes = [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]]
-    return gl.DistributedLinearLayout(registers, lanes, [[16, 0], [32, 0]], [], [rows, words])
+    each = [[16 << i, 0] for i in range(warps.bit_length() - 1)]
+    return gl.DistributedLinearLayout(registers, lanes, each, [], [rows, words])
 
 
 @constexpr_function
@@ -82,10 +83,12 @@ def run_values(units, step, COLUMN: gl.constexpr, S: gl.constexpr):
 
 
 @gluon.jit
-def unpack_block(words, units, zero_units, step, COLUMN: gl.constexpr, S: gl.constexpr):
+def unpack_block(
+    words, units, zero_units, step, COLUMN: gl.constexpr, S: gl.constexpr, WARPS: gl.constexpr
+):
     """The numbers [N, 64] of the block that begins at a column of a stage."""
     N: gl.constexpr = words.shape[0]
-    LAYOUT: gl.constexpr = words_layout(N, 16)
+    LAYOUT: gl.constexpr = words_layout(N, 16, WARPS)
     other = words
     if S.words == 32:
         words, other = _halves(words)
