@@ -138,75 +138,96 @@ def _load(stages, tiles, operands, S: gl.constexpr):
 
 
 @gluon.jit
-def _multiply(stages, tiles, operands, S: gl.constexpr, WARPS: gl.constexpr):
-    """Unpack the weight, multiply, store."""
-    a_stages, b_stages, scale_stages, zero_stages, full, empty = stages
+def _multiply(stages, tiles, operands, S: gl.constexpr, WARPS: gl.constexpr, HALVES: gl.constexpr):
+    """Unpack the weight, multiply, store; in half the time where half of the rows are empty."""
     num_tiles_m, num_tiles_n, sorted_token_ids_ptr, expert_ids_ptr, num_pairs, _ = tiles
-    K, a_scale_ptr, row_scale_ptr, stride_rse, stride_rsn, bias_ptr, N = operands[:7]
-    out_ptr, width, parameters = operands[7:]
-    MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, S.block_m, 16])
-    LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
-    SUMS: gl.constexpr = gl.SliceLayout(1, MMA)
-    WORDS: gl.constexpr = words_layout(S.block_n, S.words * S.blocks, WARPS)
-    SCALES: gl.constexpr = gl.SliceLayout(1, words_layout(S.block_n, 16, WARPS))
-    stage = 0
-    phase = 0
+    HALF: gl.constexpr = S.block_m // 2
+    at = (0, 0)
     for tile in range(gl.program_id(0), num_tiles_m * num_tiles_n, gl.num_programs(0)):
         tile_m, tile_n = sorted_tile(tile, num_tiles_m, num_tiles_n, S)
-        sums = warpgroup_mma_init(gl.zeros((S.block_n, S.block_m), gl.float32, MMA))
-        weight = gl.zeros((S.block_n, S.block_k), gl.bfloat16, LEFT)
-        released = stage + 0
-        for step in range(gl.cdiv(K, S.block_k * S.blocks)):
-            mbarrier.wait(full.index(stage), phase)
-            fence_async_shared()  # rows of A were not written by the copy engine
-            blocks = blocks_of_stage(b_stages.index(stage).load(WORDS), S)
-            units = load_units(scale_stages, stage, SCALES, S)
-            zero_units = units
-            if S.has_zero_point:
-                zero_units = load_units(zero_stages, stage, SCALES, S)
-            for block in gl.static_range(S.blocks):
-                # In the meantime, the matrix units work on the block before.
-                unpacked = unpack_block(
-                    blocks[block], units, zero_units, step, block * S.block_k, S, WARPS
-                )
-                unpacked = gl.convert_layout(unpacked, LEFT, assert_trivial=True)
-                sums = warpgroup_mma_wait(0, deps=(sums, weight))[0]
-                if block == 0:
-                    mbarrier.arrive(empty.index(released), count=1, pred=step > 0)
-                a = a_stages.index(stage * S.blocks + block).permute((1, 0))
-                sums = warpgroup_mma(unpacked, a, sums, is_async=True)
-                weight = unpacked
-            released = stage + 0
-            stage, phase = _next(stage, phase, S)
-        sums = warpgroup_mma_wait(0, deps=(sums, weight))[0]
-        mbarrier.arrive(empty.index(released), count=1)
-
         expert = gl.load(expert_ids_ptr + tile_m).to(gl.int64)
-        n = _rows(gl.arange(0, S.block_n, SUMS), tile_n, N, width, S)
-        if S.has_a_scale:
-            sums *= gl.load(a_scale_ptr)
-        sums = restored_sums(sums, S.format)
-        if S.has_row_scale:
-            sums *= gl.load(row_scale_ptr + expert * stride_rse + n * stride_rsn)[:, None]
-        if S.has_bias:
-            sums += gl.load(bias_ptr + expert * N + n).to(gl.float32)[:, None]
-        pairs_ptr = sorted_token_ids_ptr + tile_m * S.block_m
-        _store(sums, pairs_ptr, num_pairs, tile_n, out_ptr, width, parameters, S, WARPS)
+        pairs = (sorted_token_ids_ptr + tile_m * S.block_m, num_pairs)
+        place = (expert, tile_n)
+        if HALVES:
+            if gl.load(sorted_token_ids_ptr + tile_m * S.block_m + HALF) >= num_pairs:
+                at = _compute_rows(at, stages, pairs, place, operands, S, WARPS, HALF)
+            else:
+                at = _compute_rows(at, stages, pairs, place, operands, S, WARPS, S.block_m)
+        else:
+            at = _compute_rows(at, stages, pairs, place, operands, S, WARPS, S.block_m)
+
+
+@gluon.jit
+def _compute_rows(
+    at, stages, pairs, place, operands, S: gl.constexpr, WARPS: gl.constexpr, ROWS: gl.constexpr
+):
+    """Compute and store the first ROWS rows of a tile.
+
+    at: the stage that is next, and the phase of its barriers. Returns them.
+    """
+    a_stages, b_stages, scale_stages, zero_stages, full, empty = stages
+    expert, tile_n = place
+    K, a_scale_ptr, row_scale_ptr, stride_rse, stride_rsn, bias_ptr, N = operands[:7]
+    out_ptr, width, parameters = operands[7:]
+    MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, ROWS, 16])
+    LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
+    WORDS: gl.constexpr = words_layout(S.block_n, S.words * S.blocks, WARPS)
+    SCALES: gl.constexpr = gl.SliceLayout(1, words_layout(S.block_n, 16, WARPS))
+    stage, phase = at
+    released = stage + 0
+    sums = warpgroup_mma_init(gl.zeros((S.block_n, ROWS), gl.float32, MMA))
+    weight = gl.zeros((S.block_n, S.block_k), gl.bfloat16, LEFT)
+    for step in range(gl.cdiv(K, S.block_k * S.blocks)):
+        mbarrier.wait(full.index(stage), phase)
+        fence_async_shared()  # rows of A were not written by the copy engine
+        blocks = blocks_of_stage(b_stages.index(stage).load(WORDS), S)
+        units = load_units(scale_stages, stage, SCALES, S)
+        zero_units = units
+        if S.has_zero_point:
+            zero_units = load_units(zero_stages, stage, SCALES, S)
+        for block in gl.static_range(S.blocks):
+            # In the meantime, the matrix units work on the block before.
+            unpacked = unpack_block(
+                blocks[block], units, zero_units, step, block * S.block_k, S, WARPS
+            )
+            unpacked = gl.convert_layout(unpacked, LEFT, assert_trivial=True)
+            sums = warpgroup_mma_wait(0, deps=(sums, weight))[0]
+            if block == 0:
+                mbarrier.arrive(empty.index(released), count=1, pred=step > 0)
+            a = a_stages.index(stage * S.blocks + block).slice(0, ROWS)
+            sums = warpgroup_mma(unpacked, a.permute((1, 0)), sums, is_async=True)
+            weight = unpacked
+        released = stage + 0
+        stage, phase = _next(stage, phase, S)
+    sums = warpgroup_mma_wait(0, deps=(sums, weight))[0]
+    mbarrier.arrive(empty.index(released), count=1)
+
+    n = _rows(gl.arange(0, S.block_n, gl.SliceLayout(1, MMA)), tile_n, N, width, S)
+    if S.has_a_scale:
+        sums *= gl.load(a_scale_ptr)
+    sums = restored_sums(sums, S.format)
+    if S.has_row_scale:
+        sums *= gl.load(row_scale_ptr + expert * stride_rse + n * stride_rsn)[:, None]
+    if S.has_bias:
+        sums += gl.load(bias_ptr + expert * N + n).to(gl.float32)[:, None]
+    _store(sums, pairs, tile_n, out_ptr, width, parameters, S, WARPS, ROWS)
+    return stage, phase
 
 
 @gluon.jit
 def _store(
     sums,
-    pairs_ptr,
-    num_pairs,
+    pairs,
     tile_n,
     out_ptr,
     width,
     parameters,
     S: gl.constexpr,
     WARPS: gl.constexpr,
+    ROWS: gl.constexpr,
 ):
-    """Store sums [rows of the weight, pairs], through the activation if there is one."""
+    """Store sums [rows of the weight, ROWS pairs], through the activation if there is one."""
+    pairs_ptr, num_pairs = pairs
     COLUMNS: gl.constexpr = sums.shape[0] // 2 if S.gated else sums.shape[0]
     value = sums
     if S.form != "":
@@ -214,14 +235,14 @@ def _store(
         gate = sums
         up = sums
         if S.gated:
-            halves = gl.reshape(sums, (COLUMNS // 8, 2, 8, S.block_m))
+            halves = gl.reshape(sums, (COLUMNS // 8, 2, 8, ROWS))
             gate, up = gl.split(gl.permute(halves, (0, 2, 3, 1)))
-            gate = gl.reshape(gate, (COLUMNS, S.block_m))
-            up = gl.reshape(up, (COLUMNS, S.block_m))
+            gate = gl.reshape(gate, (COLUMNS, ROWS))
+            up = gl.reshape(up, (COLUMNS, ROWS))
         value = activate(gate, up, parameters, S)
     LAYOUT: gl.constexpr = _rows_layout(COLUMNS, WARPS)
     value = gl.permute(value.to(out_ptr.dtype.element_ty), (1, 0))
-    pair = gl.load(pairs_ptr + gl.arange(0, S.block_m, gl.SliceLayout(1, LAYOUT)))
+    pair = gl.load(pairs_ptr + gl.arange(0, ROWS, gl.SliceLayout(1, LAYOUT)))
     column = tile_n * COLUMNS + gl.arange(0, COLUMNS, gl.SliceLayout(0, LAYOUT))
     gl.store(
         out_ptr + (pair.to(gl.int64) * width)[:, None] + column[None, :],
@@ -271,6 +292,7 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     S: gl.constexpr,
     WARPS: gl.constexpr,
     LOADING_REGISTERS: gl.constexpr,
+    HALVES: gl.constexpr,
 ):
     wait_for_previous(S.programmatic)
     num_tiles_m = gl.load(num_tokens_post_padded_ptr) // S.block_m
@@ -311,7 +333,7 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     multiplied = multiplied + ((limit, alpha, beta, situ_beta, situ_linear_beta),)
     gl.warp_specialize(
         [
-            (_multiply, (stages, tiles, multiplied, S, WARPS)),
+            (_multiply, (stages, tiles, multiplied, S, WARPS, HALVES)),
             (_load, (stages, tiles, loaded, S)),
         ],
         [_WARPS],
@@ -350,11 +372,17 @@ def hopper_launcher(
     """What launches the kernel, for at most so many tiles, where it :func:`takes` the GEMM."""
     warpgroups = config.num_warps // 4
     loading = 40 if config.block_m <= 64 else 56 if config.block_m <= 128 else 72
-    # Sums, two blocks of weights, and what else there is: fewer would have to be spilled.
-    multiplying = (config.block_m + 64) * config.block_n // (128 * warpgroups) + 48
-    most = max(1, _REGISTERS // (128 * (multiplying * warpgroups + loading)))
+    # Sums, and two blocks of weights; fewer than these and 48 others would have to be spilled.
+    numbers = (config.block_m + 64) * config.block_n // (128 * warpgroups)
+    most = max(1, _REGISTERS // (128 * ((numbers + 48) * warpgroups + loading)))
     programs = min(most, _programs(settings, config))
-    constants = {"S": settings, "WARPS": config.num_warps, "LOADING_REGISTERS": loading}
+    constants = {
+        "S": settings,
+        "WARPS": config.num_warps,
+        "LOADING_REGISTERS": loading,
+        # With more sums ptxas lets every product wait for the one before it.
+        "HALVES": config.block_m >= 32 and numbers <= 160,
+    }
     return Launcher(
         _fused_moe_gemm_quantized_hopper_kernel,
         (min(num_tiles, programs * multiprocessors(device)),),

@@ -108,7 +108,7 @@ def _unpack_words(word, other, scales, zero_points, FORMAT: tl.constexpr, DTYPE:
 
 
 # Read as bfloat16, the lowest 8 bits are the number that they count times 2^-133, and the bits of
-# an e2m1 are its number times 2^-126: denormal or not, the exponent goes on where the mantissa ends.
+# an e2m1 are its number times 2^-126: denormal or not, the exponent begins where the mantissa ends.
 # So codes need no more than a mask, and one fma takes their zero point off and scales them. Of what
 # is missing then, scales have room for 2^62.
 _CONSTANTS = {
