@@ -23,7 +23,6 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
     mbarrier,
     warpgroup_mma,
-    warpgroup_mma_init,
     warpgroup_mma_wait,
 )
 from triton.runtime.jit import constexpr_function
@@ -165,42 +164,37 @@ def _compute_rows(
 
     at: the stage that is next, and the phase of its barriers. Returns them.
     """
-    a_stages, b_stages, scale_stages, zero_stages, full, empty = stages
+    a_stages, _, _, _, full, empty = stages
     expert, tile_n = place
     K, a_scale_ptr, row_scale_ptr, stride_rse, stride_rsn, bias_ptr, N = operands[:7]
     out_ptr, width, parameters = operands[7:]
     MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, ROWS, 16])
     LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
-    WORDS: gl.constexpr = words_layout(S.block_n, S.words * S.blocks, WARPS)
-    SCALES: gl.constexpr = gl.SliceLayout(1, words_layout(S.block_n, 16, WARPS))
     stage, phase = at
-    released = stage + 0
-    sums = warpgroup_mma_init(gl.zeros((S.block_n, ROWS), gl.float32, MMA))
-    weight = gl.zeros((S.block_n, S.block_k), gl.bfloat16, LEFT)
-    for step in range(gl.cdiv(K, S.block_k * S.blocks)):
-        mbarrier.wait(full.index(stage), phase)
+    steps = gl.cdiv(K, S.block_k * S.blocks)
+    sums = gl.zeros((S.block_n, ROWS), gl.float32, MMA)
+    mbarrier.wait(full.index(stage), phase)
+    words, units, zero_units = _words_of_stage(stages, stage, S, WARPS)
+    weight = unpack_block(words[0], units, zero_units, 0, 0, S, WARPS)
+    for step in range(steps):
+        next_stage, next_phase = _next(stage, phase, S)
         fence_async_shared()  # rows of A were not written by the copy engine
-        blocks = blocks_of_stage(b_stages.index(stage).load(WORDS), S)
-        units = load_units(scale_stages, stage, SCALES, S)
-        zero_units = units
-        if S.has_zero_point:
-            zero_units = load_units(zero_stages, stage, SCALES, S)
         for block in gl.static_range(S.blocks):
-            # In the meantime, the matrix units work on the block before.
-            unpacked = unpack_block(
-                blocks[block], units, zero_units, step, block * S.block_k, S, WARPS
-            )
-            unpacked = gl.convert_layout(unpacked, LEFT, assert_trivial=True)
-            sums = warpgroup_mma_wait(0, deps=(sums, weight))[0]
-            if block == 0:
-                mbarrier.arrive(empty.index(released), count=1, pred=step > 0)
-            a = a_stages.index(stage * S.blocks + block).slice(0, ROWS)
-            sums = warpgroup_mma(unpacked, a.permute((1, 0)), sums, is_async=True)
-            weight = unpacked
-        released = stage + 0
-        stage, phase = _next(stage, phase, S)
-    sums = warpgroup_mma_wait(0, deps=(sums, weight))[0]
-    mbarrier.arrive(empty.index(released), count=1)
+            a = a_stages.index(stage * S.blocks + block).slice(0, ROWS).permute((1, 0))
+            left = gl.convert_layout(weight, LEFT, assert_trivial=True)
+            sums = warpgroup_mma(left, a, sums, is_async=True)
+            # While the matrix units work, what they multiply next is unpacked.
+            if block + 1 < S.blocks:
+                weight = unpack_block(
+                    words[block + 1], units, zero_units, step, (block + 1) * S.block_k, S, WARPS
+                )
+            else:
+                mbarrier.wait(full.index(next_stage), next_phase, pred=step + 1 < steps)
+                words, units, zero_units = _words_of_stage(stages, next_stage, S, WARPS)
+                weight = unpack_block(words[0], units, zero_units, step + 1, 0, S, WARPS)
+            sums = warpgroup_mma_wait(0, deps=(sums, left))[0]
+        mbarrier.arrive(empty.index(stage), count=1)
+        stage, phase = next_stage, next_phase
 
     n = _rows(gl.arange(0, S.block_n, gl.SliceLayout(1, MMA)), tile_n, N, width, S)
     if S.has_a_scale:
@@ -212,6 +206,20 @@ def _compute_rows(
         sums += gl.load(bias_ptr + expert * N + n).to(gl.float32)[:, None]
     _store(sums, pairs, tile_n, out_ptr, width, parameters, S, WARPS, ROWS)
     return stage, phase
+
+
+@gluon.jit
+def _words_of_stage(stages, stage, S: gl.constexpr, WARPS: gl.constexpr):
+    """The words of each block of a stage, the units of its scales, and of its zero points."""
+    _, b_stages, scale_stages, zero_stages, _, _ = stages
+    WORDS: gl.constexpr = words_layout(S.block_n, S.words * S.blocks, WARPS)
+    SCALES: gl.constexpr = gl.SliceLayout(1, words_layout(S.block_n, 16, WARPS))
+    words = blocks_of_stage(b_stages.index(stage).load(WORDS), S)
+    units = load_units(scale_stages, stage, SCALES, S)
+    zero_units = ()
+    if S.has_zero_point:
+        zero_units = load_units(zero_stages, stage, SCALES, S)
+    return words, units, zero_units
 
 
 @gluon.jit
