@@ -123,12 +123,12 @@ def test_many_tokens(scheme):
 
 SPECIALIZED_TILES = [
     TileConfig(16, 128, 128, 1, 4, 5, warp_specialized=True),
-    TileConfig(16, 256, 64, 1, 16, 4, warp_specialized=True),
+    TileConfig(16, 256, 128, 1, 16, 4, warp_specialized=True),
     TileConfig(16, 128, 256, 1, 8, 2, warp_specialized=True),
     TileConfig(32, 128, 128, 2, 8, 4, warp_specialized=True),
     TileConfig(64, 128, 128, 1, 8, 4, warp_specialized=True),
-    TileConfig(128, 128, 64, 1, 4, 4, warp_specialized=True),
-    TileConfig(256, 128, 64, 4, 8, 4, warp_specialized=True),
+    TileConfig(128, 256, 128, 1, 8, 3, warp_specialized=True),
+    TileConfig(256, 128, 128, 4, 8, 2, warp_specialized=True),
 ]
 # Few pairs and many; columns that stages do not divide; ups after gates, in turn with them, none.
 SPECIALIZED_CASES = [

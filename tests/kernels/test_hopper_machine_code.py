@@ -23,7 +23,7 @@ PACKED = {
     "uint8:64,128,128,1,4,3": 16,
     "mxfp4:32,128,128,1,8,6": 8,
     "int4:128,256,128,1,8,3": 16,
-    "int4:256,128,64,1,8,5": 4,
+    "int4:256,128,128,1,8,3": 8,
 }
 """GEMMs with packed weights, and how often a warpgroup multiplies 64 rows of them by 16 columns."""
 

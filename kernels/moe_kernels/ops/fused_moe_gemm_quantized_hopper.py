@@ -171,30 +171,29 @@ def _compute_rows(
     MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, ROWS, 16])
     LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
     stage, phase = at
-    steps = gl.cdiv(K, S.block_k * S.blocks)
+    released = stage + 0
     sums = gl.zeros((S.block_n, ROWS), gl.float32, MMA)
-    mbarrier.wait(full.index(stage), phase)
-    words, units, zero_units = _words_of_stage(stages, stage, S, WARPS)
-    weight = unpack_block(words[0], units, zero_units, 0, 0, S, WARPS)
-    for step in range(steps):
-        next_stage, next_phase = _next(stage, phase, S)
+    multiplied = gl.zeros((S.block_n, S.block_k), gl.bfloat16, LEFT)
+    for step in range(gl.cdiv(K, S.block_k * S.blocks)):
+        mbarrier.wait(full.index(stage), phase)
         fence_async_shared()  # rows of A were not written by the copy engine
+        words, units, zero_units = _words_of_stage(stages, stage, S, WARPS)
         for block in gl.static_range(S.blocks):
+            # In the meantime, the matrix units work on the block before.
+            weight = unpack_block(
+                words[block], units, zero_units, step, block * S.block_k, S, WARPS
+            )
+            weight = gl.convert_layout(weight, LEFT, assert_trivial=True)
             a = a_stages.index(stage * S.blocks + block).slice(0, ROWS).permute((1, 0))
-            left = gl.convert_layout(weight, LEFT, assert_trivial=True)
-            sums = warpgroup_mma(left, a, sums, is_async=True)
-            # While the matrix units work, what they multiply next is unpacked.
-            if block + 1 < S.blocks:
-                weight = unpack_block(
-                    words[block + 1], units, zero_units, step, (block + 1) * S.block_k, S, WARPS
-                )
-            else:
-                mbarrier.wait(full.index(next_stage), next_phase, pred=step + 1 < steps)
-                words, units, zero_units = _words_of_stage(stages, next_stage, S, WARPS)
-                weight = unpack_block(words[0], units, zero_units, step + 1, 0, S, WARPS)
-            sums = warpgroup_mma_wait(0, deps=(sums, left))[0]
-        mbarrier.arrive(empty.index(stage), count=1)
-        stage, phase = next_stage, next_phase
+            sums = warpgroup_mma(weight, a, sums, is_async=True)
+            sums = warpgroup_mma_wait(1, deps=(sums, multiplied))[0]
+            multiplied = weight
+            if block == 0:
+                mbarrier.arrive(empty.index(released), count=1, pred=step > 0)
+        released = stage + 0
+        stage, phase = _next(stage, phase, S)
+    sums = warpgroup_mma_wait(0, deps=(sums, multiplied))[0]
+    mbarrier.arrive(empty.index(released), count=1)
 
     n = _rows(gl.arange(0, S.block_n, gl.SliceLayout(1, MMA)), tile_n, N, width, S)
     if S.has_a_scale:
@@ -361,6 +360,8 @@ def takes(a: TensorSpec, values: TensorSpec, settings: Any, config: TileConfig) 
     return bool(
         settings.sorted
         and settings.packed_arithmetic
+        # Of a stage of one block, a product would still read what the next stage is unpacked to.
+        and settings.blocks >= 2
         and (columns % unit == 0 or unit % columns == 0)
         and a.strides[1] == 1
         and not any(size % 16 for size in sizes)
