@@ -380,7 +380,8 @@ def hopper_launcher(
 ) -> Launcher:
     """What launches the kernel, for at most so many tiles, where it :func:`takes` the GEMM."""
     warpgroups = config.num_warps // 4
-    loading = 40 if config.block_m <= 64 else 56 if config.block_m <= 128 else 88
+    # It has addresses of rows, of A in two registers each.
+    loading = max(40, 8 + (2 * config.block_m + config.block_n) // 64 * 8)
     # Sums, and two blocks of weights; fewer than these and 48 others would have to be spilled.
     numbers = (config.block_m + 64) * config.block_n // (128 * warpgroups)
     most = max(1, _REGISTERS // (128 * ((numbers + 48) * warpgroups + loading)))
