@@ -380,17 +380,20 @@ def hopper_launcher(
 ) -> Launcher:
     """What launches the kernel, for at most so many tiles, where it :func:`takes` the GEMM."""
     warpgroups = config.num_warps // 4
-    # It has addresses of rows, of A in two registers each.
-    loading = max(40, 8 + (2 * config.block_m + config.block_n) // 64 * 8)
-    # Sums, and two blocks of weights; fewer than these and 48 others would have to be spilled.
+    # A thread's sums, and two blocks of weights. Fewer registers than these and 48 others would
+    # have to be spilled; with fewer than 32, ptxas lets every product wait for the one before it.
     numbers = (config.block_m + 64) * config.block_n // (128 * warpgroups)
+    # The loading one has addresses of rows, of A in two registers each.
+    loading = max(40, 8 + (2 * config.block_m + config.block_n) // 64 * 8)
     most = max(1, _REGISTERS // (128 * ((numbers + 48) * warpgroups + loading)))
     programs = min(most, _programs(settings, config))
+    registers = _REGISTERS // (128 * (warpgroups + 1) * programs) // 8 * 8  # at the start
+    loading = min(loading, registers * (warpgroups + 1) - warpgroups * (numbers + 32))
     constants = {
         "S": settings,
         "WARPS": config.num_warps,
         "LOADING_REGISTERS": loading,
-        # With more sums ptxas lets every product wait for the one before it.
+        # With more, ptxas would let products wait as well.
         "HALVES": config.block_m >= 32 and numbers <= 160,
     }
     return Launcher(
@@ -400,7 +403,7 @@ def hopper_launcher(
         constants,
         viewed=views,
         num_warps=config.num_warps,
-        maxnreg=_REGISTERS // programs // (128 * (warpgroups + 1)) // 8 * 8,
+        maxnreg=registers,
         **launch_attributes(device),
     )
 
