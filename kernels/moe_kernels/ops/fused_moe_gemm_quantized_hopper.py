@@ -367,6 +367,7 @@ def takes(a: TensorSpec, values: TensorSpec, settings: Any, config: TileConfig) 
         and not any(size % 16 for size in sizes)
         and config.num_warps in (4, 8, 16)
         and config.block_n % (16 * config.num_warps) == 0
+        and _programs(settings, config) > 0
     )
 
 
@@ -409,10 +410,10 @@ def hopper_launcher(
 
 
 def _programs(settings: Any, config: TileConfig) -> int:
-    """How many programs share a multiprocessor: as many as its shared memory holds."""
+    """How many programs share a multiprocessor, as far as its shared memory goes."""
     columns = settings.block_k.value * settings.blocks.value
     words = settings.words.value * settings.blocks.value
     units = count_units(settings) * (2 if settings.has_zero_point else 1)
     stage = config.block_n * (2 * words + 4 * units) + config.block_m * 2 * columns
     # Results pass through it on their way too, and 1 KB of each program is not its own.
-    return int(max(1, _SHARED_MEMORY // (config.num_stages * stage + 6144)))
+    return int(_SHARED_MEMORY // (config.num_stages * stage + 6144))

@@ -6,6 +6,8 @@ Triton 3.6, for the shapes in :mod:`moe_kernels.benchmark.shapes`, put as simply
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from moe_kernels.tensor_spec import TensorSpec
@@ -36,7 +38,7 @@ def rules_of_thumb(
                 down = down._replace(num_warps=8, num_stages=2)
             return LayerConfig(up, down)
         if _specialized_packed(num_local_pairs, load, w13, weight_format, dtype):
-            tile = _specialized_packed_tile(load, weight_format)
+            tile = _specialized_packed_tile(load, w13, weight_format)
             return LayerConfig(tile, tile)
         block_m = 16 if load <= 12 else 32 if load <= 24 else 64 if load <= 160 else 128
         # A single token's experts have too few wide tiles to fill the multiprocessors.
@@ -145,25 +147,42 @@ def _specialized_packed(
 ) -> bool:
     """Whether GEMMs with packed weights are faster where warpgroups share the work.
 
-    That is while weights are what takes the time to read and to unpack, and sorted pairs cost
-    little beside them.
+    That is where sorted pairs cost little beside them.
     """
-    most = _SPECIALIZED_LOADS.get(weight_format, 0)
+    bits = _SPECIALIZED_BITS.get(weight_format)
     few = num_local_pairs <= MAX_UNSORTED_PAIRS and load < 1
-    return dtype == torch.bfloat16 and load <= most and not few and specializes_warps(w13.device)
+    return (
+        bits is not None and dtype == torch.bfloat16 and not few and specializes_warps(w13.device)
+    )
 
 
-_SPECIALIZED_LOADS = {"int4": 24, "mxfp4": 24, "uint8": 160}
-"""By weight format, up to how many pairs per expert."""
-_SPECIALIZED_STAGES = {16: (8, 5), 32: (6, 4), 64: (4, 3)}
-"""By rows of A, of weights in 4 and in 8 bits: so that two programs share a multiprocessor."""
+_SPECIALIZED_BITS = {"int4": 4, "mxfp4": 4, "uint8": 8}
+_SPECIALIZED_PACKED = {
+    # With few pairs, of a row at least 128 bytes are read at a time, and two programs share a
+    # multiprocessor. With many, what is unpacked serves 256 of them, or stages lack room for that.
+    4: (
+        (8, TileConfig(16, 128, 256, 1, 4, 4, True)),
+        (24, TileConfig(32, 128, 256, 1, 4, 3, True)),
+        (100, TileConfig(64, 128, 128, 1, 4, 4, True)),
+        (400, TileConfig(128, 128, 128, 1, 8, 5, True)),
+        (math.inf, TileConfig(256, 128, 128, 1, 8, 3, True)),
+    ),
+    8: (
+        (8, TileConfig(16, 128, 128, 1, 8, 5, True)),
+        (24, TileConfig(32, 128, 128, 1, 4, 4, True)),
+        (48, TileConfig(64, 128, 128, 1, 4, 3, True)),
+        (400, TileConfig(128, 128, 128, 1, 8, 4, True)),
+        (math.inf, TileConfig(128, 256, 128, 1, 8, 3, True)),
+    ),
+}
+"""By the bits of a weight, up to how many pairs per expert a tiling is good."""
 
 
-def _specialized_packed_tile(load: float, weight_format: str) -> TileConfig:
-    """The tiling of GEMMs with packed weights whose warpgroups share the work."""
-    block_m = 16 if load <= 8 else 32 if load <= 24 else 64
-    stages = _SPECIALIZED_STAGES[block_m][weight_format == "uint8"]
-    return TileConfig(block_m, 128, 128, 1, 4 if block_m == 64 else 8, stages, True)
+def _specialized_packed_tile(load: float, weight: TensorSpec, weight_format: str) -> TileConfig:
+    """The tiling of the GEMMs with packed weights whose warpgroups share the work."""
+    tiles = _SPECIALIZED_PACKED[_SPECIALIZED_BITS[weight_format]]
+    tile = next(tile for most, tile in tiles if load <= most)
+    return tile._replace(group_m=_group_m(load, tile.block_m, weight))
 
 
 def _few_rows_tile(weight: TensorSpec, weight_format: str, few_rows: int) -> TileConfig:

@@ -66,8 +66,8 @@ def test_less_shared_memory_means_fewer_stages():
         assert 1 <= rules_of_thumb.rules_of_thumb(1e5, w13, w2).up.num_stages < many
 
 
-PACKED = {"int4": 64, "mxfp4": 64, "uint8": 128}
-"""Bytes of 128 columns of a row."""
+PACKED = {"int4": 4, "mxfp4": 4, "uint8": 8}
+"""Bits of a weight."""
 
 
 def packed_config(num_local_pairs, weight_format, dtype=torch.bfloat16):
@@ -78,15 +78,23 @@ def packed_config(num_local_pairs, weight_format, dtype=torch.bfloat16):
 
 
 @pytest.mark.parametrize("weight_format", PACKED)
-@pytest.mark.parametrize("load", [1, 8, 9, 24, 25, 160, 161, 4096])
-def test_warpgroups_share_the_work_two_programs_to_a_multiprocessor(load, weight_format):
+@pytest.mark.parametrize("load", [1, 8, 9, 24, 25, 48, 101, 400, 401, 4096])
+def test_stages_have_room_where_warpgroups_share_the_work(load, weight_format):
     tile = packed_config(8 * load, weight_format).up
-    assert tile.warp_specialized == (load <= (160 if weight_format == "uint8" else 24))
-    if tile.warp_specialized:
-        assert tile.block_m >= load or load > 24
-        row = PACKED[weight_format] + 2 * 4  # scales and zero points of 128 columns
-        stage = tile.block_n * row + tile.block_m * 2 * 128
-        assert 2 * (tile.num_stages * stage + 6144) <= 228 << 10
+    assert tile.warp_specialized
+    assert tile.block_m >= load or load > 24
+    # Scales and zero points of 128 columns as well.
+    row = tile.block_k * PACKED[weight_format] // 8 + tile.block_k // 128 * 2 * 4
+    stage = tile.block_n * row + tile.block_m * 2 * tile.block_k
+    programs = 2 if load <= 48 else 1
+    assert programs * (tile.num_stages * stage + 6144) <= 228 << 10
+
+
+@pytest.mark.parametrize("weight_format", PACKED)
+@pytest.mark.parametrize("load", [1, 8, 24])
+def test_few_pairs_read_128_bytes_of_a_row_at_a_time(load, weight_format):
+    tile = packed_config(8 * load, weight_format).up
+    assert tile.block_k * PACKED[weight_format] // 8 == 128
 
 
 @pytest.mark.parametrize("weight_format", PACKED)

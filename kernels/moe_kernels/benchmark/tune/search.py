@@ -76,20 +76,30 @@ _PACKED_TILES: _Tiles = {
 """Of weights that are unpacked as they are loaded."""
 
 _SPECIALIZED_PACKED_TILES = tuple(
-    TileConfig(block_m, 128, block_k, 1, warps, stages, True)
-    for (block_m, block_k), depths in {
-        (16, 128): (8, 5),
-        (16, 256): (4, 2),
-        (32, 128): (6, 4),
-        (32, 256): (3, 2),
-        (64, 128): (4, 3),
+    TileConfig(block_m, block_n, block_k, 1, warps, stages, True)
+    for (block_m, block_n, block_k, warps), depths in {
+        (16, 128, 128, 8): (8, 5),
+        (16, 128, 256, 4): (4, 2),
+        (32, 128, 128, 4): (6, 4),
+        (32, 128, 256, 4): (3, 2),
+        (64, 128, 128, 4): (4, 3),
+        (64, 128, 256, 8): (4, 3),
+        (128, 128, 128, 8): (5, 4),
+        (128, 256, 128, 8): (4, 3),
+        (256, 128, 128, 8): (3, 2),
     }.items()
     for stages in depths
-    for warps in (4, 8)
 )
 """Of those whose warpgroups share the work."""
 
-_LOADS = {FEW_ROWS: (0, 8), 16: (0, 24), 32: (2, 64), 64: (6, 256), 128: (24, math.inf)}
+_LOADS = {
+    FEW_ROWS: (0, 8),
+    16: (0, 24),
+    32: (2, 64),
+    64: (6, 256),
+    128: (24, math.inf),
+    256: (192, math.inf),
+}
 """By rows of a tile: the pairs per expert for which it may be good."""
 
 _GROUPS = (1, 2, 4, 8)
@@ -115,7 +125,8 @@ def tiles_for(
     tiles = _PACKED_TILES if packed else _TILES
     most_k = 1 << (columns.bit_length() - 1)
     for block_m, (least, most) in _LOADS.items():
-        for block_n, row_bytes, warps, stages in tiles[block_m] if least <= load <= most else ():
+        likely = tiles.get(block_m, ()) if least <= load <= most else ()
+        for block_n, row_bytes, warps, stages in likely:
             block_k = min(row_bytes // activation_bytes, most_k)
             room = LARGEST_STAGES // ((block_m + block_n) * block_k * activation_bytes)
             for group in _GROUPS if load >= _GROUPED_LOAD else _GROUPS[:1]:
@@ -124,7 +135,9 @@ def tiles_for(
     if packed and specialized:
         for tile in _SPECIALIZED_PACKED_TILES:
             least, most = _LOADS[tile.block_m]
-            found += [tile] if least <= load <= most else []
+            groups = _GROUPS if load >= _GROUPED_LOAD else _GROUPS[:1]
+            if least <= load <= most:
+                found += [tile._replace(group_m=group) for group in groups]
     if specialized and not packed and load >= _GROUPED_LOAD:
         tile = TileConfig(128, 256, 128 // activation_bytes, 1, 8, 4, warp_specialized=True)
         found += [tile._replace(group_m=group) for group in _GROUPS]
