@@ -1,9 +1,9 @@
 """The grouped GEMM on packed weights on Hopper: one warpgroup loads, others unpack and multiply.
 
 It computes what :mod:`moe_kernels.ops.fused_moe_gemm_quantized` does, from the same tensors.
-Programs stay and take tile after tile. Each multiplying warpgroup has a share of a tile's rows of
-the weight, and waits for nothing but the stages that the loading one fills: the matrix units work
-on what one has unpacked while it, or another one, unpacks what comes next.
+Programs stay and take tile after tile. Multiplying warpgroups have 64 rows of the weight at a time
+and wait for nothing but the stages that the loading one fills: the matrix units work on one block
+of columns while the next one is unpacked.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -145,10 +145,11 @@ def _multiply(stages, tiles, operands, S: gl.constexpr, WARPS: gl.constexpr, HAL
     for tile in range(gl.program_id(0), num_tiles_m * num_tiles_n, gl.num_programs(0)):
         tile_m, tile_n = sorted_tile(tile, num_tiles_m, num_tiles_n, S)
         expert = gl.load(expert_ids_ptr + tile_m).to(gl.int64)
-        pairs = (sorted_token_ids_ptr + tile_m * S.block_m, num_pairs)
+        pairs_ptr = sorted_token_ids_ptr + tile_m * S.block_m
+        pairs = (pairs_ptr, num_pairs)
         place = (expert, tile_n)
         if HALVES:
-            if gl.load(sorted_token_ids_ptr + tile_m * S.block_m + HALF) >= num_pairs:
+            if gl.load(pairs_ptr + HALF) >= num_pairs:
                 at = _compute_rows(at, stages, pairs, place, operands, S, WARPS, HALF)
             else:
                 at = _compute_rows(at, stages, pairs, place, operands, S, WARPS, S.block_m)
@@ -171,7 +172,7 @@ def _compute_rows(
     MMA: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [WARPS, 1], [16, ROWS, 16])
     LEFT: gl.constexpr = gl.DotOperandLayout(0, MMA, 2)
     stage, phase = at
-    released = stage + 0
+    released = stage + 0  # a number of its own: Triton does not carry an alias through the loop
     sums = gl.zeros((S.block_n, ROWS), gl.float32, MMA)
     multiplied = gl.zeros((S.block_n, S.block_k), gl.bfloat16, LEFT)
     for step in range(gl.cdiv(K, S.block_k * S.blocks)):
@@ -179,7 +180,8 @@ def _compute_rows(
         fence_async_shared()  # rows of A were not written by the copy engine
         words, units, zero_units = _words_of_stage(stages, stage, S, WARPS)
         for block in gl.static_range(S.blocks):
-            # In the meantime, the matrix units work on the block before.
+            # In the meantime, the matrix units work on the block before. What is unpacked is begun
+            # before that is waited for, since ptxas would unpack after the wait.
             weight = unpack_block(
                 words[block], units, zero_units, step, block * S.block_k, S, WARPS
             )
