@@ -135,8 +135,8 @@ def test_overflow_in_a_graph_is_told(pool):
     pool.run(overflow)
 
 
-def lose(rank, size):
-    kernel, share, _ = spread(rank, size, "all to all", "bf16")
+def lose(rank, size, exchange):
+    kernel, share, _ = spread(rank, size, exchange, "bf16")
     kernel.apply(**share.arguments())
     torch.cuda.synchronize()
     if rank == size - 1:
@@ -148,11 +148,12 @@ def lose(rank, size):
 
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
-def test_a_rank_that_ends_is_named():
+@pytest.mark.parametrize("exchange", ["all to all", "memory"])
+def test_a_rank_that_ends_is_named(exchange):
     size = torch.cuda.device_count()
     pool = RankPool(size, timeout=20.0, backend="nccl")
     try:
-        pool.start(lose)
+        pool.start(lose, exchange)
         for rank in range(size - 1):
             done, said = pool.answer(rank)
             assert done
