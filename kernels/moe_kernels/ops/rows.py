@@ -11,53 +11,11 @@ import triton.language as tl
 from moe_kernels.ops.launcher import Launcher, kept
 
 
-@triton.jit
-def _gather_rows_kernel(
-    source_ptr,
-    index_ptr,
-    out_ptr,
-    width,
-    source_stride,
-    out_stride,
-    BLOCK: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    # A row without a token gets another's: nobody reads it.
-    token = tl.maximum(tl.load(index_ptr + row), 0)
-    value = tl.load(source_ptr + token * source_stride + column, mask=column < width)
-    tl.store(out_ptr + row * out_stride + column, value, mask=column < width)
-
-
-def gather_rows(source: torch.Tensor, index: torch.Tensor, out: torch.Tensor) -> None:
-    """Copy the rows ``index`` [R] int64 of ``source`` [M, K] to ``out`` [R, K]; for -1, any row.
-
-    Both of one dtype, with the elements of a row side by side; M is not 0.
-    """
-    if len(index) == 0:
-        return
-    source, out = in_words(source, out)
-    launcher = _gather_launcher(len(index), source.shape[1], source.stride(0), out.stride(0))
-    launcher(source, index, out)
-
-
 def in_words(*tensors: torch.Tensor) -> list[torch.Tensor]:
     """``tensors`` in elements of 4 bytes, if they can be; else in bytes."""
     in_bytes = [x.view(torch.uint8) for x in tensors]
     sizes = [n for x in in_bytes for n in (x.shape[1], x.stride(0), x.storage_offset())]
     return [x.view(torch.int32) for x in in_bytes] if all(n % 4 == 0 for n in sizes) else in_bytes
-
-
-@kept
-def _gather_launcher(num_rows: int, width: int, source_stride: int, out_stride: int) -> Launcher:
-    block = min(triton.next_power_of_2(width), 1024)
-    return Launcher(
-        _gather_rows_kernel,
-        (num_rows, triton.cdiv(width, block)),
-        (width, source_stride, out_stride),
-        {"BLOCK": block},
-        num_warps=4,
-    )
 
 
 @triton.jit(do_not_specialize=["num_rows"])

@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 
 from moe_kernels.modular_kernel import Exchange, PrepareResult
 from moe_kernels.prepare_finalize.batched import combine_rows
 from moe_kernels.prepare_finalize.over_ranks import PrepareAndFinalizeOverRanks
-from moe_kernels.prepare_finalize.rows import RowLayout, TokenRows
+from moe_kernels.prepare_finalize.rows import RowLayout, TokenRows, known_ids
+
+
+class Places(NamedTuple):
+    """Which of the rows that are sent hold which tokens.
+
+    rows: [M, ranks] int64, the row of each token for each rank, or the number of rows for none.
+    source: [num_rows] int64, the token of each row, or -1. counts: [ranks] int64, how many tokens
+    have experts on each. lost: [M] bool, whether a token has no row where it needs one; None: none.
+    """
+
+    rows: torch.Tensor
+    source: torch.Tensor
+    counts: torch.Tensor
+    lost: torch.Tensor | None
 
 
 class AllToAll(PrepareAndFinalizeOverRanks):
@@ -17,28 +33,27 @@ class AllToAll(PrepareAndFinalizeOverRanks):
     """
 
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
-        rows = self.normalized(rows)
         layout = RowLayout(rows)
-        goes = self.destinations(rows.topk_ids)
-        counts = goes.sum(0)
-        told = self.ranks.begin_call({"a token's row": str(layout)}, counts)
+        found = self.places(rows.topk_ids)
+        told = self.ranks.begin_call({"a token's row": str(layout)}, found.counts)
         # Packed before the host knows how many rows there are: room for as many as there can be.
-        most = len(goes) * min(goes.shape[1], rows.topk_ids.shape[1])
-        places = torch.where(goes, goes.cumsum(0) - 1 + (counts.cumsum(0) - counts), most)
-        packed = layout.pack(rows, source_tokens(places, most))
+        packed = layout.pack(rows, found.source, self.moe_config.num_experts)
         sent, received = told()
         arrived = packed.new_empty(sum(received), layout.row_bytes)
         self.ranks.all_to_all(arrived, packed[: sum(sent)], received, sent)
-        token_rows = first_places(places, rows.topk_ids.shape[1])
-        exchange = Exchange(len(goes), sent, received, layout.row_bytes, token_rows)
+        num_tokens, top_k = rows.topk_ids.shape
+        token_rows = first_places(found.rows, top_k)
+        exchange = Exchange(num_tokens, sent, received, layout.row_bytes, token_rows)
         return layout.unpack(arrived), exchange
 
-    def destinations(self, topk_ids: torch.Tensor) -> torch.Tensor:
-        """[M, ranks] bool: whether a rank has experts for a token."""
-        size, device = self.ranks.size, topk_ids.device
-        owner = torch.where(topk_ids >= 0, self.owners(device).long()[topk_ids.clamp(min=0)], size)
-        goes = torch.zeros(len(topk_ids), size + 1, dtype=torch.bool, device=device)
-        return goes.scatter_(1, owner, True)[:, :size]
+    def places(self, topk_ids: torch.Tensor) -> Places:
+        """Where each token goes, within the capacity if there is one."""
+        arguments = topk_ids, self.owners(topk_ids.device), self.ranks.size, self.capacity
+        if topk_ids.is_cuda:
+            from moe_kernels.ops.rank_rows import rank_rows
+
+            return Places(*rank_rows(*arguments))
+        return places_of(*arguments)
 
     def _combine(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
         """The sum of each token's parts, in float32 and in the order of ranks."""
@@ -53,15 +68,31 @@ class AllToAll(PrepareAndFinalizeOverRanks):
         return output
 
 
-def source_tokens(places: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """The token of each row that is sent, [num_rows] int64; -1 for none.
+def places_of(
+    topk_ids: torch.Tensor, owners: torch.Tensor, num_ranks: int, capacity: int | None
+) -> Places:
+    """Rows for ranks that have experts for tokens, in the order of ranks and of tokens.
 
-    ``places`` [M, ranks] int64: the row of each token and rank; ``num_rows`` for none.
+    ``topk_ids`` [M, topk], any ids. ``owners`` [num_experts] int32: the rank of each expert, or
+    ``num_ranks``. ``capacity``: each rank has so many rows, and what is beyond them is lost; None:
+    as many as it needs.
     """
-    num_tokens, size = places.shape
-    tokens = torch.arange(num_tokens, device=places.device).repeat_interleave(size)
-    source = torch.full((num_rows + 1,), -1, dtype=torch.int64, device=places.device)
-    return source.scatter_(0, places.flatten(), tokens)[:num_rows]
+    (num_tokens, top_k), device = topk_ids.shape, topk_ids.device
+    ids = known_ids(topk_ids, len(owners))
+    owner = torch.where(ids >= 0, owners[ids.clamp(min=0)].long(), num_ranks)
+    goes = torch.zeros(num_tokens, num_ranks + 1, dtype=torch.bool, device=device)
+    goes = goes.scatter_(1, owner, True)[:, :num_ranks]
+    counts, place = goes.sum(0), goes.cumsum(0) - 1
+    if capacity is None:
+        num_rows, first, fits = num_tokens * min(num_ranks, top_k), counts.cumsum(0) - counts, goes
+    else:
+        num_rows, first = num_ranks * capacity, torch.arange(num_ranks, device=device) * capacity
+        fits = goes & (place < capacity)
+    rows = torch.where(fits, place + first, num_rows)
+    tokens = torch.arange(num_tokens, device=device).repeat_interleave(num_ranks)
+    source = torch.full((num_rows + 1,), -1, dtype=torch.int64, device=device)
+    source = source.scatter_(0, rows.flatten(), tokens)[:num_rows]
+    return Places(rows, source, counts, None if capacity is None else (goes & ~fits).any(1))
 
 
 def first_places(places: torch.Tensor, top_k: int) -> torch.Tensor:

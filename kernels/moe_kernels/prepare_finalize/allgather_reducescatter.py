@@ -18,11 +18,12 @@ class AllGatherReduceScatter(PrepareAndFinalizeOverRanks):
 
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
         most = self.most_tokens(rows)
-        rows = self.normalized(rows)
         layout = RowLayout(rows)
         num_tokens, size, device = len(rows.topk_ids), self.ranks.size, rows.topk_ids.device
         place = torch.arange(most, device=device)
-        packed = layout.pack(rows, torch.where(place < num_tokens, place, -1))
+        packed = layout.pack(
+            rows, torch.where(place < num_tokens, place, -1), self.moe_config.num_experts
+        )
         gathered = packed.new_empty(size * most, layout.row_bytes)
         if most > 0:
             self.ranks.all_gather(gathered, packed)

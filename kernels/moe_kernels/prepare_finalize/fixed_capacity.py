@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from moe_kernels.modular_kernel import Exchange, PrepareResult
-from moe_kernels.prepare_finalize.all_to_all import AllToAll, first_places, source_tokens
+from moe_kernels.prepare_finalize.all_to_all import AllToAll, first_places
 from moe_kernels.prepare_finalize.rows import RowLayout, TokenRows
 
 # torch.cuda.Event is not annotated.
@@ -35,27 +35,23 @@ class AllToAllFixedCapacity(AllToAll):
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
         capacity, size = self.capacity, self.ranks.size
         assert capacity is not None
-        rows = self.normalized(rows)
         if self._copied is None or (not _is_captured() and bool(self._copied.query())):
             self._raise(self._seen)
-        goes = self.destinations(rows.topk_ids)
-        place = goes.cumsum(0) - 1
-        needed = goes.sum(0).amax().to(torch.int32)
-        rows = rows._replace(needed=needed.expand(max(1, len(goes)), 1))
-        first = torch.arange(size, device=goes.device) * capacity
-        fits = goes & (place < capacity)
-        places = torch.where(fits, place + first, size * capacity)
+        num_tokens, top_k = rows.topk_ids.shape
+        found = self.places(rows.topk_ids)
+        needed = found.counts.amax().to(torch.int32)
+        rows = rows._replace(needed=needed.expand(max(1, num_tokens), 1))
         layout = RowLayout(rows)
-        packed = layout.pack(rows, source_tokens(places, size * capacity))
+        packed = layout.pack(rows, found.source, self.moe_config.num_experts)
         arrived = torch.empty_like(packed)
         self.ranks.all_to_all(arrived, packed)
         received = layout.unpack(arrived)
         assert received.needed is not None
         self._note(received.needed.view(size, capacity)[:, 0])
         counts = [capacity] * size
-        token_rows = first_places(places, rows.topk_ids.shape[1])
-        lost = (goes & ~fits).any(1)
-        exchange = Exchange(len(goes), counts, counts, layout.row_bytes, token_rows, lost)
+        token_rows = first_places(found.rows, top_k)
+        sizes = num_tokens, counts, counts, layout.row_bytes
+        exchange = Exchange(*sizes, token_rows, found.lost)
         return received, exchange
 
     def _combine(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:

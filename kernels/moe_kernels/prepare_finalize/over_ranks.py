@@ -57,7 +57,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
         self.ranks = ranks
         self.capacity = capacity
         self._this_rank = in_words([ranks.numbers[ranks.rank]])
-        self._moe_config = moe_config
+        self.moe_config = moe_config
         self._quantizes_late = quant_config.has_one_dynamic_scale
         self._expert_map = expert_map
         self._accepted_map = expert_map
@@ -71,7 +71,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
 
     def _facts(self, quant_config: FusedMoEQuantConfig) -> Facts:
         """What all ranks must have alike."""
-        config = self._moe_config
+        config = self.moe_config
         names = ("num_experts", "experts_per_token", "hidden_dim", "in_dtype", "activation")
         return {
             "exchange": type(self).__name__,
@@ -153,7 +153,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
 
     @abstractmethod
     def _dispatch(self, rows: TokenRows) -> tuple[TokenRows, Exchange]:
-        """Send ``rows``, whose ids and weights are as the call has them (:meth:`normalized`).
+        """Send ``rows``, whose ids and weights are as the call has them.
 
         Returns those that this rank received, and how they went.
         """
@@ -164,7 +164,7 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
 
     def _check_tokens(self, hidden_states: torch.Tensor, routing: Routing) -> None:
         """Raise ValueError for tokens that are not those of the layer: nobody else would know."""
-        config = self._moe_config
+        config = self.moe_config
         given = hidden_states.dtype, hidden_states.shape[1], routing.topk_ids.shape[1]
         expected = torch_dtype(config.in_dtype), config.hidden_dim, config.experts_per_token
         if given != expected:
@@ -172,13 +172,6 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
                 f"tokens in {given[0]} of hidden size {given[1]} with topk {given[2]}, but the "
                 f"layer has {expected[0]}, {expected[1]} and {expected[2]}"
             )
-
-    def normalized(self, rows: TokenRows) -> TokenRows:
-        """``rows`` with weights in float32, and ids in int32 that are -1 where none has them."""
-        ids = rows.topk_ids
-        known = (ids >= 0) & (ids < self._moe_config.num_experts)
-        ids = torch.where(known, ids, -1).to(torch.int32)
-        return rows._replace(topk_weights=rows.topk_weights.float(), topk_ids=ids)
 
     def most_tokens(self, rows: TokenRows) -> int:
         """The most that any rank has, for which ranks wait on the host; or the capacity.

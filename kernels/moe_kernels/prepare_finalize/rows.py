@@ -19,8 +19,8 @@ class TokenRows(NamedTuple):
     """What is sent of every token: [M, columns] each.
 
     hidden_states as the experts take them, or not yet quantized; scale: of each row, None: there is
-    none, or one for all. topk_weights: float32. topk_ids: int32, -1 where there is no expert.
-    needed: int32, what a rank says of itself, alike in all of its rows.
+    none, or one for all. topk_weights, topk_ids: as given, and once sent float32, and int32, -1
+    where there is no expert. needed: int32, what a rank says of itself, alike in all of its rows.
     """
 
     hidden_states: torch.Tensor
@@ -59,15 +59,25 @@ class RowLayout:
                 parts.append(f"{name} {str(dtype).removeprefix('torch.')} [{columns}]")
         return ", ".join(parts)
 
-    def pack(self, rows: TokenRows, index: torch.Tensor) -> torch.Tensor:
-        """The rows that ``index`` [R] int64 names, -1 for one without experts: [R, row_bytes]."""
+    def pack(self, rows: TokenRows, index: torch.Tensor, num_experts: int) -> torch.Tensor:
+        """The rows that ``index`` [R] int64 names, -1 for one without experts: [R, row_bytes].
+
+        Ids that name none of ``num_experts`` become -1.
+        """
         packed = rows.topk_ids.new_empty(len(index), self.row_bytes, dtype=torch.uint8)
+        parts = TokenRows(*self._views(packed))
+        if packed.is_cuda:
+            from moe_kernels.ops.rank_rows import pack_rows
+
+            pack_rows(index, *rows, num_experts, parts)
+            return packed
         if len(rows.topk_ids) == 0:
             packed.zero_()
-        parts = TokenRows(*self._views(packed))
-        for part, source in zip(parts, rows, strict=True):
-            if part is not None and source is not None and len(source) > 0:
-                _gather(source, index, part)
+        else:
+            rows = rows._replace(topk_ids=known_ids(rows.topk_ids, num_experts))
+            for part, source in zip(parts, rows, strict=True):
+                if part is not None and source is not None:
+                    _gather(source.to(part.dtype), index, part)
         parts.topk_ids.masked_fill_((index < 0)[:, None], -1)
         return packed
 
@@ -89,13 +99,14 @@ def _aligned(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment
 
 
+def known_ids(topk_ids: torch.Tensor, num_experts: int) -> torch.Tensor:
+    """``topk_ids`` as int32, -1 where they name no expert."""
+    known = (topk_ids >= 0) & (topk_ids < num_experts)
+    return torch.where(known, topk_ids, -1).to(torch.int32)
+
+
 def _gather(source: torch.Tensor, index: torch.Tensor, out: torch.Tensor) -> None:
     """Copy the rows ``index`` of ``source`` to ``out``; for -1, any row."""
-    if source.is_cuda:
-        from moe_kernels.ops.rows import gather_rows
-
-        gather_rows(source if source.stride(1) == 1 else source.contiguous(), index, out)
-        return
     if source.dtype.itemsize == 1:
         # Not every device copies rows of FP8; bits are bits.
         source, out = source.view(torch.uint8), out.view(torch.uint8)

@@ -13,7 +13,7 @@ from moe_kernels.modular_kernel import Exchange, PrepareResult
 from moe_kernels.prepare_finalize.all_to_all import first_places
 from moe_kernels.prepare_finalize.batched import combine_rows
 from moe_kernels.prepare_finalize.over_ranks import PrepareAndFinalizeOverRanks
-from moe_kernels.prepare_finalize.rows import TokenRows, sent_as
+from moe_kernels.prepare_finalize.rows import TokenRows, known_ids, sent_as
 from moe_kernels.ranks.group import Ranks
 from moe_kernels.ranks.symmetric_buffer import SymmetricBuffer, symmetric_buffer
 
@@ -89,19 +89,20 @@ class ThroughSymmetricMemory(PrepareAndFinalizeOverRanks):
                 rank,
             )
             return
-        rows = self.normalized(rows)
-        owner = torch.where(rows.topk_ids >= 0, owners[rows.topk_ids.clamp(min=0)], -1)
+        ids = known_ids(topk_ids, len(owners))
+        owner = torch.where(ids >= 0, owners[ids.clamp(min=0)], -1)
         place = torch.arange(len(topk_ids))
         for other, part in enumerate(buffer.parts):
             here = owner == other
             goes = here.any(1)
             token_rows[:, other] = torch.where(goes, other * most + place, size * most)
-            sent = rows._replace(topk_ids=rows.topk_ids.masked_fill(~here, -1))
+            sent = rows._replace(topk_ids=ids.masked_fill(~here, -1))
             theirs = layout.views(part)
             theirs.topk_ids[rank * most : (rank + 1) * most] = -1
             for source, target in zip(sent, theirs, strict=True):
                 if source is not None and target is not None:
-                    _bits(target)[rank * most + place[goes]] = _bits(source)[goes]
+                    values = source.to(target.dtype)
+                    _bits(target)[rank * most + place[goes]] = _bits(values)[goes]
 
     def _combine(self, expert_output: torch.Tensor, prepared: PrepareResult) -> torch.Tensor:
         """The sum of each token's parts, in float32 and in the order of ranks."""
