@@ -1,8 +1,9 @@
 """Times a layer over the ranks of a process group: its phases, and what its exchange moves.
 
-Every rank calls the same functions, and all get the same figures: those of the slowest rank. All
-ranks begin a phase together, and a whole layer. What does not wait on the host is timed as CUDA
-graphs, layers and phases; an exchange by itself several times in a row, as a bare one is.
+Every rank calls the same functions, and all get the same figures: those of the slowest rank. Ranks
+begin together. What does not wait on the host is timed as CUDA graphs. Layers and exchanges are
+timed several times in a row, as the layers of a model are called, on one rank as on all; a phase
+alone, with what it waits for ranks that begin later, so that phases are more than their layer.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _MOST_RUNS = 20
 _SECONDS = 0.5
 """For how long one thing is timed, unless three runs take longer."""
 _IN_A_ROW = 8
-"""So many exchanges are timed at once, or the host that begins one would be timed with it."""
+"""So many calls are timed at once on GPUs, or the host that begins the first would be, too."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,7 @@ class _Clock:
     def __init__(self, ranks: Ranks, device: torch.device) -> None:
         self.ranks = ranks
         self.device = device
+        self.in_a_row = _IN_A_ROW if device.type == "cuda" else 1
 
     def now(self) -> Any:
         """A point of time: of the stream, where there is one."""
@@ -244,24 +246,19 @@ class _Clock:
 
     def slowest(self, call: Callable[[], object]) -> float:
         """Milliseconds of a call that all ranks make."""
-
-        def once() -> list[float]:
-            self.together()
-            begin = self.now()
-            call()
-            return [self.ms(begin, self.now())]
-
-        return self.repeated(once)[0]
+        return self._of(call, True)
 
     def first(self, call: Callable[[], object]) -> float:
         """Milliseconds of a call on the first rank alone, while the others wait."""
+        return self._of(call, self.ranks.rank == 0)
 
+    def _of(self, call: Callable[[], object], takes_part: bool) -> float:
         def once() -> list[float]:
             self.together()
             begin = self.now()
-            if self.ranks.rank == 0:
+            for _ in range(self.in_a_row if takes_part else 0):
                 call()
-            return [self.ms(begin, self.now())]
+            return [self.ms(begin, self.now()) / self.in_a_row]
 
         return self.repeated(once)[0]
 
@@ -283,9 +280,9 @@ class _TimedRanks:
         def timed(*arguments: Any) -> None:
             self._clock.together()
             begin = self._clock.now()
-            for _ in range(_IN_A_ROW):
+            for _ in range(self._clock.in_a_row):
                 found(*arguments)
-            self.spans.append(self._clock.ms(begin, self._clock.now()) / _IN_A_ROW)
+            self.spans.append(self._clock.ms(begin, self._clock.now()) / self._clock.in_a_row)
 
         return timed
 
@@ -383,12 +380,7 @@ def _phase(
         rows = torch.zeros(sum(sent), row_bytes, dtype=torch.uint8, device=clock.device)
         arrived = rows.new_empty(sum(received), row_bytes)
         splits = list(received), list(sent)
-
-        def exchange() -> None:
-            for _ in range(_IN_A_ROW):
-                ranks.all_to_all(arrived, rows, *splits)
-
-        bare_ms = clock.slowest(exchange) / _IN_A_ROW
+        bare_ms = clock.slowest(lambda: ranks.all_to_all(arrived, rows, *splits))
         own = (sum(sent) - sent[ranks.rank]) * row_bytes
         most = int(max(value for (value,) in clock.gathered([own])))
         return Phase(ms, exchange_ms, bare_ms, most)

@@ -46,7 +46,8 @@ class Ranks:
     """The ranks of a process group as one layer uses them. Made by all ranks in the same order.
 
     ``rank`` and ``size`` are those of ``group``; ``numbers`` are what all processes call its ranks,
-    as messages do; ``timeout`` is the group's, in seconds; ``calls`` counts those of the layer.
+    as messages do; ``timeout`` is the group's, in seconds; ``calls`` counts those of the layer;
+    ``hosts`` has the host of each rank once they agreed, of which a container is one of its own.
     """
 
     def __init__(self, group: dist.ProcessGroup | None = None) -> None:
@@ -65,17 +66,9 @@ class Ranks:
         self._said = dist.distributed_c10d.PrefixStore(f"moe_kernels/layer/{layer}", store)
         self._failures = dist.distributed_c10d.PrefixStore("moe_kernels/failures", store)
         self._processes: list[Process] = []
+        self.hosts: list[str] = []
         self._board: Board | None = None
         self.calls = 0
-
-    @property
-    def hosts(self) -> list[str]:
-        """The host of each rank, once they have agreed; containers are hosts of their own."""
-        here = this_process().namespace
-        return [
-            host if namespace == here else f"{host} ({namespace})"
-            for host, namespace, *_ in self._processes
-        ]
 
     def begin_layer(self) -> None:
         """Begin another call of the layer. Raises RankError where one in the group has not ended.
@@ -104,6 +97,7 @@ class Ranks:
         """
         said = self.tell("agreement", [facts, own, this_process()])
         self._processes = [Process(*process) for _, _, process in said]
+        self.hosts = [process.place for process in self._processes]
         self._refuse([facts for facts, _, _ in said], "")
         return [own for _, own, _ in said]
 

@@ -20,6 +20,12 @@ class Process(NamedTuple):
         return f"process {self.pid} on {self.host}"
 
     @property
+    def place(self) -> str:
+        """Its host, as others tell it apart from theirs: with the namespace, if not this one's."""
+        known = self.namespace == _namespace()
+        return self.host if known else f"{self.host} ({self.namespace})"
+
+    @property
     def is_gone(self) -> bool:
         """Whether it has ended, as far as this process can see: False where it cannot."""
         if not self.started or (self.host, self.namespace) != this_process()[:2]:

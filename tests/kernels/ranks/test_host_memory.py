@@ -51,9 +51,7 @@ def most(rank, size, other_hosts):
     """Also between hosts, where the numbers go as tensors."""
     ranks = joined()
     if other_hosts:
-        ranks._processes = [
-            process._replace(host=f"node{i}") for i, process in enumerate(ranks._processes)
-        ]
+        ranks.hosts = [f"node{i}" for i in range(size)]
     found = []
     for number in (rank, size - rank, 0):
         ranks.begin_layer()
@@ -97,7 +95,7 @@ def on_other_hosts(rank, size):
 
     def from_elsewhere(*arguments):
         said = agree(*arguments)
-        ranks._processes[-1] = ranks._processes[-1]._replace(host="elsewhere")
+        ranks.hosts[-1] = "elsewhere"
         return said
 
     ranks.agree = from_elsewhere

@@ -37,3 +37,10 @@ def test_of_others_nothing_is_known(elsewhere):
 
 def test_it_is_named_by_number_and_host():
     assert str(Process("node1", "", 4711, "1")) == "process 4711 on node1"
+
+
+def test_a_container_is_a_place_of_its_own():
+    own = this_process()
+    assert own.place == own.host
+    assert own._replace(namespace="pid:[1]").place == f"{own.host} (pid:[1])"
+    assert own._replace(host="node1").place == "node1"
