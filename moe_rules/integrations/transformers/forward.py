@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any, ParamSpec
+from typing import Any
 
 import torch
 
 from moe_rules.integrations.transformers.layer import gemm_weights, stored, up_name
-from moe_rules.integrations.transformers.packed import CONVERTING, SERVING, restore
+from moe_rules.integrations.transformers.packed import CONVERTING, SERVING, Packable, restore
 from moe_rules.integrations.transformers.saying import say_fallback
 from moe_rules.integrations.transformers.serving import Serving, serve
 
-P = ParamSpec("P")
 ExpertsForward = Callable[..., torch.Tensor]
 
 _ALIGNMENT = 16
 """Rows of what torch's grouped GEMM multiplies take multiples of so many bytes."""
 
 NO_BACKWARD = "gradients are asked for, and kernels here have no backward (torch.no_grad())"
-
-
-def _when_traced(function: Callable[P, None]) -> Callable[P, None]:
-    """``function``, which torch.compile calls when it traces, and does not trace."""
-    constant: Callable[P, None] = torch.compiler.assume_constant_result(function)  # type: ignore[no-untyped-call]
-    return constant
 
 
 def experts_forward(interface: Any) -> ExpertsForward:
@@ -44,62 +37,69 @@ def experts_forward(interface: Any) -> ExpertsForward:
         """
         # Before anything looks at parameters: torch.compile goes on with those that it has seen.
         if torch.is_grad_enabled() or getattr(self, SERVING, None) is None:
-            _prepared(self, top_k_index.shape[-1], hidden_states.dtype, interface)
+            _prepare(self, top_k_index.shape[-1], hidden_states.dtype)
         w13, w2 = gemm_weights(self)
         if torch.is_grad_enabled() and (
             hidden_states.requires_grad or top_k_weights.requires_grad or w13.requires_grad
         ):
-            name, own = _own(self, interface)
-            _say_fallback(self, name, NO_BACKWARD)
-            return own(self, hidden_states, top_k_index, top_k_weights)
+            _say_fallback(type(self).__name__, _own_name(self), NO_BACKWARD)
+            return _own(self, interface)(self, hidden_states, top_k_index, top_k_weights)
         if not getattr(self, SERVING).serves(w13, w2):
-            _prepared(self, top_k_index.shape[-1], hidden_states.dtype, interface)
+            _prepare(self, top_k_index.shape[-1], hidden_states.dtype)
             w13, w2 = gemm_weights(self)
         serving: Serving = getattr(self, SERVING)
         if serving.kernel is None:
-            _, own = _own(self, interface)
-            return own(self, hidden_states, top_k_index, top_k_weights)
+            return _own(self, interface)(self, hidden_states, top_k_index, top_k_weights)
         return _computed(self, serving, w13, w2, hidden_states, top_k_index, top_k_weights)
 
     return moe_rules_experts
 
 
-@_when_traced
-def _prepared(module: Any, top_k: int, dtype: torch.dtype, interface: Any) -> None:
+def _prepare(module: Any, top_k: int, dtype: torch.dtype) -> None:
+    """Select and convert, unless that was done; under torch.compile when it traces."""
+    if isinstance(module, Packable):
+        module.when_traced(_prepare_now, top_k, dtype)
+    else:
+        _prepare_traced(module, top_k, dtype)
+
+
+def _prepare_now(module: Any, top_k: int, dtype: torch.dtype) -> None:
     """Select and convert, unless that was done.
 
     Weights that need gradients are left, or become again, as they are. One thread does it, and
     others that come meanwhile find it done.
     """
     with CONVERTING:
-        _prepared_by_one(module, top_k, dtype, interface)
+        serving: Serving | None = getattr(module, SERVING, None)
+        if torch.is_grad_enabled() and stored(module, up_name(module)).requires_grad:
+            restore(module)
+        elif serving is None or not serving.serves(*gemm_weights(module)):
+            serving = serve(module, top_k, dtype)
+            module.__dict__[SERVING] = serving
+            if serving.kernel is None:
+                say_fallback(type(module).__name__, _own_name(module), serving.refusal)
 
 
-def _prepared_by_one(module: Any, top_k: int, dtype: torch.dtype, interface: Any) -> None:
-    serving: Serving | None = getattr(module, SERVING, None)
-    if torch.is_grad_enabled() and stored(module, up_name(module)).requires_grad:
-        restore(module)
-    elif serving is None or not serving.serves(*gemm_weights(module)):
-        serving = serve(module, top_k, dtype)
-        module.__dict__[SERVING] = serving
-        if serving.kernel is None:
-            name, _ = _own(module, interface)
-            say_fallback(module, name, serving.refusal)
+_prepare_traced = torch.compiler.assume_constant_result(_prepare_now)  # type: ignore[no-untyped-call]
+_say_fallback = torch.compiler.assume_constant_result(say_fallback)  # type: ignore[no-untyped-call]
 
 
-_say_fallback = _when_traced(say_fallback)
-
-
-def _own(module: Any, interface: Any) -> tuple[str, ExpertsForward]:
-    """What transformers itself computes with, by name: grouped_mm, or eager where that raises."""
+def _own_name(module: Any) -> str:
+    """What transformers itself computes with: grouped_mm, or eager where that raises."""
     w13, w2 = gemm_weights(module)
     (_, n13, hidden), (_, _, intermediate) = w13.shape, w2.shape
     sizes = (hidden, intermediate, n13) if module.is_transposed else (hidden, intermediate)
     unaligned = any(size * w13.element_size() % _ALIGNMENT for size in sizes)
     refused = unaligned or w13.dtype == torch.float64
-    if refused or getattr(module, "activation_scheme", "dynamic") != "dynamic":
-        return "eager", _eager(module)
-    return "grouped_mm", interface.get_interface("grouped_mm", None)
+    refused = refused or getattr(module, "activation_scheme", "dynamic") != "dynamic"
+    return "eager" if refused else "grouped_mm"
+
+
+def _own(module: Any, interface: Any) -> ExpertsForward:
+    """The function of that name."""
+    name = _own_name(module)
+    own: ExpertsForward = _eager(module) if name == "eager" else interface.get_interface(name, None)
+    return own
 
 
 def _eager(module: Any) -> ExpertsForward:

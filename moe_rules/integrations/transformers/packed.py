@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -52,6 +53,14 @@ class Packable(nn.Module):
             return super().forward(*args, **kwargs)
         release(self)
         return self.forward(*args, **kwargs)
+
+    @torch.compiler.assume_constant_result  # type: ignore[misc]
+    def when_traced(self, function: Callable[..., None], *args: object) -> None:
+        """``function`` of the module, which torch.compile calls when it traces, and does not trace.
+
+        Before torch 2.13 it gives a module to none but the module's own methods.
+        """
+        function(self, *args)
 
     def __getattr__(self, name: str) -> Any:
         """Whoever reads a weight gets all of them back; kernels do not read it so."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from moe_rules.integrations.saying import engine_logger
 
@@ -21,9 +20,8 @@ def say(level: int, line: str) -> None:
         logger.log(level, "%s", line)
 
 
-def say_fallback(module: Any, implementation: str, reason: str) -> None:
-    """Say that transformers computes ``module`` itself, and why."""
-    name = type(module).__name__
+def say_fallback(name: str, implementation: str, reason: str) -> None:
+    """Say that transformers computes modules of the class ``name`` itself, and why."""
     say(
         logging.WARNING,
         f"{NAME}: {name}: transformers' {implementation} computes it, because {reason}",
