@@ -5,7 +5,7 @@
 For each mode and experts implementation: prefill of one prompt, and decode steps (greedy, static
 cache) at several batch sizes. Modes: ``eager`` is Python as transformers runs it; in ``graph`` a
 decode step or a prefill is one CUDA graph, so that Python costs nobody anything; ``compiled`` is
-that after ``torch.compile(fullgraph=True)``, of decode steps. The implementation eager looks at ids
+that after ``torch.compile(fullgraph=True)``. The implementation eager looks at ids
 on the host, which no graph takes, so it has the first mode alone. Every implementation computes
 with the same model; peak memory counts weights and caches.
 """
@@ -124,11 +124,12 @@ def _wait(device: torch.device) -> None:
 
 
 def prefill_rate(model: Any, length: int, mode: str, options: argparse.Namespace) -> float:
-    """Tokens per second of one prompt."""
+    """Tokens per second of one prompt, whose keys and values go to a cache."""
     prompt = tokens(model, 1, length)
+    forward = forward_of(model, mode)
 
-    def call() -> None:
-        model(input_ids=prompt, use_cache=False, logits_to_keep=1)
+    def call() -> None:  # without a cache, a graph would get a mask that attention is slow with
+        forward(input_ids=prompt, use_cache=True, logits_to_keep=1)
 
     run = call if mode == "eager" else captured(call)
     return length / seconds(run, options, model.device)
@@ -145,10 +146,7 @@ def decode_rate(
     last = model(input_ids=ids, past_key_values=cache, logits_to_keep=1).logits[:, -1].argmax(-1)
     ids = last[:, None].clone()
     model.set_experts_implementation(implementation)
-    forward = model
-    if mode == "compiled":
-        torch.compiler.reset()
-        forward = torch.compile(model, fullgraph=True)
+    forward = forward_of(model, mode)
 
     def step() -> None:
         logits = forward(input_ids=ids, past_key_values=cache).logits
@@ -156,6 +154,15 @@ def decode_rate(
 
     run = step if mode == "eager" else captured(step)
     return batch / seconds(run, options, model.device)
+
+
+def forward_of(model: Any, mode: str) -> Callable[..., Any]:
+    """The model, compiled anew where the mode is to compile."""
+    if mode != "compiled":
+        return model  # type: ignore[no-any-return]
+    torch.compiler.reset()
+    compiled: Callable[..., Any] = torch.compile(model, fullgraph=True)
+    return compiled
 
 
 def captured(step: Callable[[], None]) -> Callable[[], None]:
@@ -185,7 +192,7 @@ def measured(
         )
         for batch in options.batch
     }
-    if options.prefill and mode != "compiled":
+    if options.prefill:
         columns[f"prefill {options.prefill}"] = lambda: prefill_rate(
             model, options.prefill, mode, options
         )
