@@ -4,8 +4,10 @@ import pytest
 from moe_kernels.registry import our_names
 
 from moe_rules import NAMED_KEYS, FusedMoEConfig, select_backend
+from moe_rules.engine.selector import SelectionError
 from moe_rules.integrations.transformers.serving import OVERLAY
 from moe_rules.vocabulary.layer import ACTIVATIONS
+from moe_rules.vocabulary.quant_keys import QuantKey, Scale
 
 FP8 = (
     (NAMED_KEYS["kFp8Static128BlockSym"], NAMED_KEYS["kFp8Dynamic128Sym"]),
@@ -27,6 +29,19 @@ def test_unquantized_layers(machine):
 @pytest.mark.parametrize("keys", FP8, ids=str)
 def test_fp8_layers(machine, keys):
     assert select("fp8", machine, *keys).kernel in our_names()
+
+
+@pytest.mark.parametrize("machine", ["h100", "b200", "cpu"])
+@pytest.mark.parametrize("block", [(64, 32), (32, 64)])
+def test_fp8_blocks_of_other_sizes(machine, block):
+    weight = QuantKey("fp8_e4m3", Scale("fp32", True, block))
+    activation = QuantKey("fp8_e4m3", Scale("fp32", False, (1, block[1])))
+    assert select("fp8", machine, weight, activation).kernel in our_names()
+
+
+def test_no_gpu_without_fp8_is_given_such_layers():
+    with pytest.raises(SelectionError, match="compute_capability"):
+        select("fp8", "a100", *FP8[0])
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
