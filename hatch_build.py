@@ -35,7 +35,9 @@ class StoredTables(BuildHookInterface):
         if version == "editable":
             return
         self._folder = TemporaryDirectory()
-        environ = {**os.environ, "MOE_RULES_CACHE": self._folder.name, "PYTHONPATH": self.root}
+        # An isolated build has its packages in folders that only this process knows.
+        path = os.pathsep.join([self.root, *sys.path])
+        environ = {**os.environ, "MOE_RULES_CACHE": self._folder.name, "PYTHONPATH": path}
         subprocess.run([sys.executable, "-c", LOAD_ALL], env=environ, cwd=self.root, check=True)
         if not any(Path(self._folder.name).iterdir()):
             raise RuntimeError("nothing was stored of the packaged tables")
