@@ -22,6 +22,8 @@ from moe_rules.vocabulary.quant_keys import TOKEN
 triton = pytest.importorskip("triton")
 
 from moe_kernels.activation import ActivationParameters  # noqa: E402
+from moe_kernels.ops import moe_sum as sum_ops  # noqa: E402
+from moe_kernels.ops import quantize_scaled as quantization_ops  # noqa: E402
 from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm  # noqa: E402
 from moe_kernels.ops.gemm_launch import FusedActivation  # noqa: E402
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size  # noqa: E402
@@ -152,6 +154,36 @@ def test_rows_of_local_experts_are_quantized_as_without_a_routing(group_shape):
     some = quantize_scaled(x, group_shape, dtype=torch.int8, routing=Routing(ids, 4, expert_map))
     for one, other in zip(every, some, strict=True):
         assert torch.equal(one[computed], other[computed])
+
+
+@pytest.mark.parametrize("group_shape", [(1, 128), TOKEN])
+def test_sorted_pairs_are_quantized_as_without_a_routing(group_shape, monkeypatch):
+    monkeypatch.setattr(quantization_ops, "_MOST_PROGRAMS", 2)  # so that they take turns
+    quantization_ops.prepared_quantization.cache_clear()
+    ids = torch.randint(-1, 9, (50, 1), dtype=torch.int32, device=DEVICE)
+    expert_map = torch.tensor([-1, 2, 0, -1, 1, -1, -1, -1], dtype=torch.int32, device=DEVICE)
+    routing = Routing(ids, 8, expert_map)
+    x = torch.randn(50, 300, device=DEVICE)
+    pairs = moe_align_block_size(routing, 16, 3)
+    every = quantize_scaled(x, group_shape, dtype=torch.int8)
+    some = quantize_scaled(x, group_shape, dtype=torch.int8, routing=routing, pairs=pairs)
+    quantization_ops.prepared_quantization.cache_clear()
+    computed = routing.local_experts().flatten() >= 0
+    for one, other in zip(every, some, strict=True):
+        assert torch.equal(one[computed], other[computed])
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_programs_that_sum_more_than_one_block_sum_all(weighted, monkeypatch):
+    monkeypatch.setattr(sum_ops, "_MOST_PROGRAMS", 4)
+    sum_ops.sum_launcher.cache_clear()
+    ids = torch.tensor([[0, 1], [2, 0], [1, 2]], dtype=torch.int32, device=DEVICE)
+    weights = torch.rand(3, 2, device=DEVICE)
+    x = torch.randn(6, 1700, device=DEVICE)
+    output = moe_sum(x, weights if weighted else None, Routing(ids, 3, None))
+    sum_ops.sum_launcher.cache_clear()
+    expected = (x.view(3, 2, -1) * (weights[..., None] if weighted else 1)).sum(1)
+    torch.testing.assert_close(output, expected)
 
 
 def check(layer, **changes):

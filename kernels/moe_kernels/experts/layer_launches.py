@@ -89,15 +89,17 @@ def layer_launches(
     """
     require_gpu(tokens.device)
 
-    def quantization(x: TensorSpec, weight: WeightSpecs, ids_per_row: int) -> Quantization | None:
+    def quantization(
+        x: TensorSpec, weight: WeightSpecs, ids_per_row: int, has_sorted_pairs: bool
+    ) -> Quantization | None:
         """Of the input of the GEMM with ``weight``."""
         dtype, group_shape = weight.values.dtype, scheme.group_shape
         if group_shape is None or scheme.activation_format is not None or x.dtype == dtype:
             return None
-        routing = num_experts, ids_per_row, has_expert_map
+        routing = num_experts, ids_per_row, has_expert_map, has_sorted_pairs
         return prepared_quantization(x, group_shape, weight.static, dtype, *routing)
 
-    quantize_tokens = quantization(tokens, w13, top_k)
+    quantize_tokens = quantization(tokens, w13, top_k, False)
     if quantize_tokens is not None:
         tokens, tokens_scale = quantize_tokens.values, quantize_tokens.scale
         tokens_aligned = True
@@ -181,7 +183,7 @@ def layer_launches(
     up = gemm(tokens, tokens_scale, top_k, w13, config.up, fused)
     intermediate = contiguous_spec(up.shape, dtype, tokens.device)
     scale: TensorSpec | None = None
-    quantize_intermediate = quantization(intermediate, w2, 1)
+    quantize_intermediate = quantization(intermediate, w2, 1, sort is not None)
     if quantize_intermediate is not None:
         intermediate, scale = quantize_intermediate.values, quantize_intermediate.scale
     elif scheme.activation_format is not None:

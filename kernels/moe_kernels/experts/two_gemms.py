@@ -103,7 +103,7 @@ def two_gemms(
     a = launches.up(a, a_scale, w13, w13_tensors[:4], pairs, out=intermediate)
     a_scale, scale, scale_2 = None, *w2_tensors[4:]
     if launches.quantize_intermediate is not None:
-        a, a_scale = launches.quantize_intermediate(a, scale, *routing)
+        a, a_scale = launches.quantize_intermediate(a, scale, *routing, pairs[0], pairs[2])
     elif activation_format is not None:
         emulate = not native_mx
         a, a_scale = quantize_activations(

@@ -17,6 +17,9 @@ from moe_kernels.ops.programmatic_launch import (
 from moe_kernels.ops.routing import local_expert
 from moe_kernels.routing import Routing
 
+_MOST_PROGRAMS = 8192
+"""To start more takes longer than what they do: each sums several blocks of columns."""
+
 
 @triton.jit
 def _moe_sum_kernel(
@@ -33,27 +36,29 @@ def _moe_sum_kernel(
     HAS_EXPERT_MAP: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
     BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
-    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    inside = column < width
     slot = tl.arange(0, TOP_K)
     pair = token * top_k + slot
     # The routing is older than the GEMMs before this kernel.
     local = local_expert(
         topk_ids_ptr, pair, slot < top_k, expert_map_ptr, num_experts, HAS_EXPERT_MAP
     )
-    mask = (local >= 0)[:, None] & inside[None, :]
     if HAS_WEIGHTS:
         weight = tl.load(topk_weights_ptr + pair, mask=local >= 0, other=0.0).to(tl.float32)
     wait_for_previous(PROGRAMMATIC)
-    # All rows at once: as many loads in flight as there are experts per token.
-    value = tl.load(x_ptr + pair[:, None] * width + column[None, :], mask=mask, other=0.0)
-    value = value.to(tl.float32)
-    if HAS_WEIGHTS:
-        value *= weight[:, None]
-    total = tl.sum(value, 0)
-    tl.store(out_ptr + token * width + column, total.to(out_ptr.dtype.element_ty), mask=inside)
+    for block in range(BLOCKS):
+        column = (tl.program_id(1) * BLOCKS + block) * BLOCK + tl.arange(0, BLOCK)
+        inside = column < width
+        mask = (local >= 0)[:, None] & inside[None, :]
+        # All rows at once: as many loads in flight as there are experts per token.
+        value = tl.load(x_ptr + pair[:, None] * width + column[None, :], mask=mask, other=0.0)
+        value = value.to(tl.float32)
+        if HAS_WEIGHTS:
+            value *= weight[:, None]
+        total = tl.sum(value, 0).to(out_ptr.dtype.element_ty)
+        tl.store(out_ptr + token * width + column, total, mask=inside)
 
 
 def moe_sum(x: torch.Tensor, topk_weights: torch.Tensor | None, routing: Routing) -> torch.Tensor:
@@ -85,16 +90,19 @@ def sum_launcher(
 ) -> Launcher:
     """What launches :func:`moe_sum` with x, the result, topk_weights, topk_ids and expert_map."""
     block = min(triton.next_power_of_2(width), 512)
+    blocks = triton.cdiv(width, block)
+    per_program = max(1, min(blocks, num_tokens * blocks // _MOST_PROGRAMS))
     constants = {
         "TOP_K": triton.next_power_of_2(top_k),
         "HAS_WEIGHTS": has_weights,
         "HAS_EXPERT_MAP": has_expert_map,
         "PROGRAMMATIC": is_programmatic(device),
         "BLOCK": block,
+        "BLOCKS": per_program,
     }
     return Launcher(
         _moe_sum_kernel,
-        (num_tokens, triton.cdiv(width, block)),
+        (num_tokens, triton.cdiv(blocks, per_program)),
         (num_experts, width, top_k),
         constants,
         num_warps=2,  # with as many columns as one load of each thread has

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from moe_kernels.ops.launcher import Launcher, kept
+from moe_kernels.ops.moe_align_block_size import SortedPairs
 from moe_kernels.ops.programmatic_launch import (
     is_programmatic,
     launch_attributes,
@@ -26,6 +27,8 @@ _PARTIALS = 1024
 """How many partial maxima a per-tensor scale is taken from."""
 _BLOCK = 1024
 """How many values a program takes at a time, for a per-tensor scale."""
+_MOST_PROGRAMS = 8192
+"""Where only some rows are quantized: to start a program takes longer than to pass over rows."""
 
 
 @triton.jit
@@ -45,6 +48,8 @@ def _quantize_groups_kernel(
     scale_ptr,
     topk_ids_ptr,
     expert_map_ptr,
+    sorted_token_ids_ptr,
+    num_tokens_post_padded_ptr,
     num_experts,
     top_k,
     num_groups,
@@ -56,30 +61,40 @@ def _quantize_groups_kernel(
     largest,
     GROUP: tl.constexpr,
     SOME_ROWS: tl.constexpr,
+    SORTED: tl.constexpr,
     TOP_K: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
     BLOCK_GROUPS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
     wait_for_previous(PROGRAMMATIC)
-    group = tl.program_id(0) * BLOCK_GROUPS + tl.arange(0, BLOCK_GROUPS)
-    row = (group // groups_per_row).to(tl.int64)
     offset = tl.arange(0, BLOCK_COLUMNS)
-    column = (group % groups_per_row * GROUP)[:, None] + offset[None, :]
-    exists = group < num_groups
-    if SOME_ROWS:
-        slot = tl.arange(0, TOP_K)
-        pair = row[:, None] * top_k + slot[None, :]
-        known = exists[:, None] & (slot < top_k)[None, :]
-        local = local_expert(topk_ids_ptr, pair, known, expert_map_ptr, num_experts, True)
-        exists &= tl.max(local, 1) >= 0
-    mask = exists[:, None] & (offset < GROUP)[None, :] & (column < columns)
-    x_ptrs = x_ptr + row[:, None] * stride_m + column * stride_k
-    x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
-    scale = tl.maximum(tl.max(tl.abs(x), 1), min_amax) / largest
-    value = _stored(x, scale[:, None], largest, out_ptr.dtype.element_ty)
-    tl.store(out_ptr + row[:, None] * columns + column, value, mask=mask)
-    tl.store(scale_ptr + group, scale, mask=exists)
+    end = num_groups
+    if SORTED:
+        end = tl.load(num_tokens_post_padded_ptr) * groups_per_row
+    for start in range(tl.program_id(0) * BLOCK_GROUPS, end, tl.num_programs(0) * BLOCK_GROUPS):
+        group = start + tl.arange(0, BLOCK_GROUPS)
+        row = (group // groups_per_row).to(tl.int64)
+        column = (group % groups_per_row * GROUP)[:, None] + offset[None, :]
+        exists = group < end
+        if SORTED:
+            # Rows are pairs; padding is no row.
+            row = tl.load(sorted_token_ids_ptr + row, mask=exists, other=0).to(tl.int64)
+            group = row * groups_per_row + group % groups_per_row
+            exists &= group < num_groups
+        elif SOME_ROWS:
+            slot = tl.arange(0, TOP_K)
+            pair = row[:, None] * top_k + slot[None, :]
+            known = exists[:, None] & (slot < top_k)[None, :]
+            local = local_expert(topk_ids_ptr, pair, known, expert_map_ptr, num_experts, True)
+            exists &= tl.max(local, 1) >= 0
+        mask = exists[:, None] & (offset < GROUP)[None, :] & (column < columns)
+        x_ptrs = x_ptr + row[:, None] * stride_m + column * stride_k
+        x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
+        scale = tl.maximum(tl.max(tl.abs(x), 1), min_amax) / largest
+        value = _stored(x, scale[:, None], largest, out_ptr.dtype.element_ty)
+        tl.store(out_ptr + row[:, None] * columns + column, value, mask=mask)
+        tl.store(scale_ptr + group, scale, mask=exists)
 
 
 @triton.jit(do_not_specialize=["rows", "num_experts"])
@@ -164,12 +179,14 @@ def quantize_scaled(
     scale: torch.Tensor | None = None,
     dtype: torch.dtype = torch.float8_e4m3fn,
     routing: Routing | None = None,
+    pairs: SortedPairs | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize ``x`` [rows, K] (any strides), with scales computed from its values unless given.
 
     group_shape: TENSOR, TOKEN or (1, columns). ``scale``: one float32 element, TENSOR only.
     ``routing``: of the rows, topk_ids contiguous; a scale for all does not depend on rows without a
     local expert, and with an expert_map they are not written where rows have scales of their own.
+    ``pairs``: of the routing, where rows are pairs; those with a local expert are found sooner.
     Returns the values as ``dtype`` [rows, K] and float32 scales: [1], [rows, 1] or
     [rows, ceil(K / columns)]. ``dtype``: an FP8 dtype, or int8, symmetric. The arithmetic is that
     of :func:`moe_kernels.quantization.fp8.quantize` and
@@ -179,7 +196,9 @@ def quantize_scaled(
     topk_ids, num_experts, expert_map = routing or (None, 0, None)
     top_k = 0 if topk_ids is None else topk_ids.shape[1]
     facts = group_shape, scale is not None, dtype, num_experts, top_k, expert_map is not None
-    values, scales = prepared_quantization(spec_of(x), *facts)(x, scale, topk_ids, expert_map)
+    quantization = prepared_quantization(spec_of(x), *facts, pairs is not None)
+    sorted_token_ids, _, end = pairs or (None, None, None)
+    values, scales = quantization(x, scale, topk_ids, expert_map, sorted_token_ids, end)
     return values, scales.reshape(1) if group_shape == TENSOR else scales
 
 
@@ -200,6 +219,8 @@ class Quantization(NamedTuple):
         scale: torch.Tensor | None,
         topk_ids: torch.Tensor | None,
         expert_map: torch.Tensor | None,
+        sorted_token_ids: torch.Tensor | None = None,
+        num_tokens_post_padded: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The values and scales of ``x``."""
         out = x.new_empty(self.values.shape, dtype=self.values.dtype)
@@ -208,7 +229,8 @@ class Quantization(NamedTuple):
         if out.numel() == 0:
             return out, scale
         if not self.one_scale:
-            self.launcher(x, out, scale, topk_ids, expert_map)
+            sorted_pairs = sorted_token_ids, num_tokens_post_padded
+            self.launcher(x, out, scale, topk_ids, expert_map, *sorted_pairs)
             return out, scale
         partial = None
         if self.amax is not None:
@@ -227,6 +249,7 @@ def prepared_quantization(
     num_experts: int,
     top_k: int,
     has_expert_map: bool,
+    has_sorted_pairs: bool = False,
 ) -> Quantization:
     """:func:`quantize_scaled` for such tensors; ``top_k``: 0 without a routing."""
     rows, columns = x.shape
@@ -243,12 +266,12 @@ def prepared_quantization(
         )
     group = columns if group_shape == TOKEN else group_shape[1]
     scale = contiguous_spec((rows, -(-columns // group)), torch.float32, x.device)
-    some = (num_experts, top_k) if has_expert_map else (0, 0)
+    some = (num_experts, top_k, has_sorted_pairs) if has_expert_map else (0, 0, False)
     return Quantization(values, scale, None, _groups_launcher(x, group, largest, *some), False)
 
 
 def _groups_launcher(
-    x: TensorSpec, group: int, largest: float, num_experts: int, top_k: int
+    x: TensorSpec, group: int, largest: float, num_experts: int, top_k: int, has_sorted_pairs: bool
 ) -> Launcher:
     """``top_k``: 0 where all rows are quantized."""
     rows, columns = x.shape
@@ -256,13 +279,15 @@ def _groups_launcher(
     num_groups = rows * groups_per_row
     block_columns = triton.next_power_of_2(group)
     block_groups = max(1, 2048 // block_columns)
+    num_blocks = triton.cdiv(num_groups, block_groups)
     return Launcher(
         _quantize_groups_kernel,
-        (triton.cdiv(num_groups, block_groups),),
+        (min(num_blocks, _MOST_PROGRAMS) if top_k else num_blocks,),
         (num_experts, top_k, num_groups, groups_per_row, columns, *x.strides, MIN_AMAX, largest),
         {
             "GROUP": group,
             "SOME_ROWS": top_k > 0,
+            "SORTED": has_sorted_pairs,
             "TOP_K": triton.next_power_of_2(max(1, top_k)),
             "PROGRAMMATIC": is_programmatic(x.device),
             "BLOCK_GROUPS": block_groups,
