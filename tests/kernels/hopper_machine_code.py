@@ -18,7 +18,7 @@ from moe_kernels.ops.moe_align_block_size import SortedPairs
 from moe_kernels.quantization.words import word_columns
 from moe_kernels.tiling.tile_config import TileConfig
 
-MODES = {"fp8_channel": None, "fp8_block": (128, 128)}
+MODES = {"fp8_channel": None, "fp8_block": (128, 128), "bf16": None}
 """And the shape of blocks that have a scale."""
 
 
@@ -27,7 +27,7 @@ def code(mode: str, detail: str) -> list[str]:
     names = ("_fused_moe_gemm_hopper_kernel", "_fused_moe_gemm_quantized_hopper_kernel")
     with compiling(*names) as found:
         if mode in MODES:
-            scaled_gemm(mode, detail)
+            gemm(mode, detail)
         else:
             packed_gemm(mode, TileConfig(*map(int, detail.split(",")), warp_specialized=True))
     (kernel,) = found
@@ -42,20 +42,22 @@ def pairs() -> SortedPairs:
     return SortedPairs(*[torch.zeros(256, dtype=torch.int32)] * 3)
 
 
-def scaled_gemm(mode: str, activation: str) -> None:
-    """A GEMM with FP8 weights."""
+def gemm(mode: str, activation: str) -> None:
+    """A GEMM with FP8 or bf16 weights."""
     block_shape = MODES[mode]
     block_n, block_k = block_shape or (1, K)
+    has_scales = mode != "bf16"
+    dtype = torch.float8_e4m3fn if has_scales else torch.bfloat16
     fused_moe_gemm(
-        torch.zeros(ROWS, K).to(torch.float8_e4m3fn),
-        torch.zeros(EXPERTS, N, K).to(torch.float8_e4m3fn),
+        torch.zeros(ROWS, K).to(dtype),
+        torch.zeros(EXPERTS, N, K).to(dtype),
         pairs(),
         2 * ROWS,
         2,
-        TileConfig(128, 256, 128, 1, 8, 4, warp_specialized=True),
+        TileConfig(128, 256, 128 // dtype.itemsize, 1, 8, 4, warp_specialized=True),
         torch.bfloat16,
-        a_scale=torch.zeros(ROWS, K // block_k),
-        b_scale=torch.zeros(EXPERTS, N // block_n, K // block_k),
+        a_scale=torch.zeros(ROWS, K // block_k) if has_scales else None,
+        b_scale=torch.zeros(EXPERTS, N // block_n, K // block_k) if has_scales else None,
         block_shape=block_shape,
         activation=FusedActivation(activation, ActivationParameters()) if activation else None,
     )

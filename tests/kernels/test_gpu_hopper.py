@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 FP8 = torch.float8_e4m3fn
-SCHEMES = ("fp8_block", "fp8_channel", "fp8_tensor")
+SCHEMES = ("fp8_block", "fp8_channel", "fp8_tensor", "16_bits")
 PARAMETERS = {"swigluoai": ActivationParameters(limit=1.5, alpha=1.7, beta=1.0)}
 
 # tokens, experts, topk, N, K, activation, bias. Some tiles are not full, in any direction.
@@ -45,8 +45,11 @@ CASES = [
 ]
 
 
-def draw(scheme, experts, n, k, rows, seed):
-    """a, b, a_scale, b_scale and block_shape, and both matrices with their scales in float32."""
+def draw(scheme, experts, n, k, rows, dtype, seed):
+    """a, b, a_scale, b_scale and block_shape, and both matrices with their scales in float32.
+
+    dtype: of 16 bits.
+    """
     generator = torch.Generator("cuda").manual_seed(seed)
 
     def normal(*shape):
@@ -55,6 +58,9 @@ def draw(scheme, experts, n, k, rows, seed):
     def scales(*shape):
         return torch.rand(*shape, device="cuda", generator=generator) + 0.5
 
+    if scheme == "16_bits":
+        a, b = normal(rows, k).to(dtype), (normal(experts, n, k) * k**-0.5).to(dtype)
+        return (a, b, None, None, None), (a.float(), b.float())
     a, b = normal(rows, k).to(FP8), normal(experts, n, k).to(FP8)
     if scheme == "fp8_block":
         groups = -(-k // 128)
@@ -118,9 +124,10 @@ def test_it_computes_what_it_should_and_always_the_same(scheme, case, skewed, la
     tokens, experts, topk, n, k, activation, with_bias = case
     rows_are_pairs = activation is None
     num_pairs, rows = tokens * topk, tokens * (topk if rows_are_pairs else 1)
-    (a, b, a_scale, b_scale, block_shape), wide = draw(scheme, experts, n, k, rows, seed=1)
-    ids = route(tokens, experts, topk, 2, skewed)
     out_dtype = torch.float16 if with_bias else torch.bfloat16
+    operands, wide = draw(scheme, experts, n, k, rows, out_dtype, seed=1)
+    a, b, a_scale, b_scale, block_shape = operands
+    ids = route(tokens, experts, topk, 2, skewed)
     bias = torch.randn(experts, n, device="cuda").to(out_dtype) if with_bias else None
     fused = activation and FusedActivation(
         activation, PARAMETERS.get(activation, ActivationParameters())
@@ -128,7 +135,7 @@ def test_it_computes_what_it_should_and_always_the_same(scheme, case, skewed, la
     width = n // 2 if activation and activation_form(activation).gated else n
     routing = Routing(ids, experts, None)
     pairs = moe_align_block_size(routing, 128, experts)
-    tile = TileConfig(128, 256, 128, 2, 8, 4, warp_specialized=True)
+    tile = TileConfig(128, 256, 128 // a.element_size(), 2, 8, 4, warp_specialized=True)
 
     def run(out):
         return fused_moe_gemm(

@@ -36,6 +36,13 @@ def taken(
     return takes(call, spec_of(a), spec_of(b), scales, strides, block_shape)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bits_are_taken(dtype):
+    call = CALL._replace(config=TILE._replace(block_k=64))
+    assert taken(call, dtype=dtype, scales="none", block_shape=None)
+    assert not taken(dtype=dtype, scales="none", block_shape=None), "another tile"
+
+
 def test_fp8_is_taken():
     assert taken()
     assert taken(columns=320)
@@ -46,7 +53,13 @@ def test_fp8_is_taken():
 
 REFUSED = {
     "unsorted pairs": {"call": CALL._replace(blocks=None)},
-    "bf16": {"dtype": torch.bfloat16},
+    "integers": {"dtype": torch.int8},
+    "bf16 with scales": {
+        "call": CALL._replace(config=TILE._replace(block_k=64)),
+        "dtype": torch.bfloat16,
+        "scales": "outer",
+        "block_shape": None,
+    },
     "no scales": {"scales": "none", "block_shape": None},
     "another tile": {"call": CALL._replace(config=TILE._replace(block_n=128))},
     "a result in float32": {"call": CALL._replace(out_dtype=torch.float32)},

@@ -18,6 +18,9 @@ _CACHE_BYTES = 50 << 20  # of Hopper's L2
 _FEW_ROWS_PAIRS = {"int4": MAX_UNSORTED_PAIRS, "uint8": MAX_UNSORTED_PAIRS, "mxfp4": 16}
 """By weight format, up to how many pairs of as many experts the program for few rows is faster."""
 
+_SPECIALIZED_FROM = {torch.float8_e4m3fn: 192, torch.bfloat16: 1024, torch.float16: 1024}
+"""By what is multiplied, from how many pairs per expert on warpgroups that share it are faster."""
+
 
 def rules_of_thumb(
     num_local_pairs: float,
@@ -58,13 +61,11 @@ def rules_of_thumb(
 def _specialized(load: float, weight: TensorSpec, block_shape: tuple[int, int] | None) -> bool:
     """Whether warpgroups share the work of the GEMM with ``weight`` [E, N, K].
 
-    Its blocks of 128 rows must be full enough. Where sums are scaled on the way, the other kernel
-    has blocks of 64, but its matrix units wait.
+    Its blocks of 128 rows must be full enough, for 16 bits so that their last ones do not count.
     """
     return (
-        load >= (192 if block_shape is not None else 384)
+        load >= _SPECIALIZED_FROM.get(weight.dtype, math.inf)
         and specializes_warps(weight.device)
-        and weight.dtype == torch.float8_e4m3fn
         and block_shape in (None, (128, 128))
         and weight.shape[2] % 16 == weight.strides[1] % 16 == 0
         and weight.strides[2] == 1
@@ -73,7 +74,8 @@ def _specialized(load: float, weight: TensorSpec, block_shape: tuple[int, int] |
 
 def _specialized_tile(load: float, weight: TensorSpec) -> TileConfig:
     """The tiling of a GEMM whose warpgroups share the work."""
-    return TileConfig(128, 256, 128, _group_m(load, 128, weight), 8, 4, warp_specialized=True)
+    group_m = _group_m(load, 128, weight)
+    return TileConfig(128, 256, 128 // weight.dtype.itemsize, group_m, 8, 4, warp_specialized=True)
 
 
 def _block_m(load: float, dtype: torch.dtype, scaled: bool) -> int:

@@ -66,6 +66,20 @@ def test_less_shared_memory_means_fewer_stages():
         assert 1 <= rules_of_thumb.rules_of_thumb(1e5, w13, w2).up.num_stages < many
 
 
+@pytest.mark.parametrize(
+    ("dtype", "load"), [(torch.float8_e4m3fn, 192), (torch.bfloat16, 1024), (torch.float16, 1024)]
+)
+def test_warpgroups_share_the_work_of_many_pairs_per_expert(dtype, load):
+    w13, w2 = map(spec_of, weights(dtype, 8, 4096, 4096))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rules_of_thumb, "specializes_warps", lambda _: True)
+        many = rules_of_thumb.rules_of_thumb(8 * load, w13, w2)
+        fewer = rules_of_thumb.rules_of_thumb(8 * load - 1, w13, w2)
+        assert all(tile.warp_specialized for tile in many)
+        assert not any(tile.warp_specialized for tile in fewer)
+        assert many.up.block_k * dtype.itemsize == 128
+
+
 PACKED = {"int4": 4, "mxfp4": 4, "uint8": 8}
 """Bits of a weight."""
 

@@ -1,0 +1,275 @@
+"""What the warpgroups of the GEMM for Hopper do: one loads tiles, two multiply and store them.
+
+See :mod:`moe_kernels.ops.fused_moe_gemm_hopper`. The tuples that functions here are given:
+
+- buffers: of A (two per stage, of 64 rows), of the weight (two, of 128 rows), of scales of A (two),
+  and the barriers of full stages and of empty ones.
+- routing: sorted_token_ids, expert_ids, how many tiles there are along both, how many pairs, and
+  how many of them a row of A has.
+- operands: as the kernel names them.
+- result: out_ptr, the width, and the activation's parameters, a tuple.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import async_copy, mbarrier, tma
+
+from moe_kernels.ops.gemm_programs import Settings, sorted_tile
+from moe_kernels.ops.hopper_results import activated, scaled, store_rows
+from moe_kernels.ops.hopper_sums import (
+    next_stage_of,
+    sums_of_16_bits,
+    sums_of_half,
+    sums_of_halves,
+)
+
+# Triton 3.7 renamed them.
+_load_rows = getattr(async_copy, "async_load", async_copy.async_copy_global_to_shared)
+_load_tile = getattr(tma, "async_load", tma.async_copy_global_to_shared)
+
+
+@dataclass(frozen=True, eq=False)
+class HopperSettings(Settings):
+    """What the kernel is compiled for."""
+
+    scales: str
+    """How they are applied: "none" (there are none), "outer" (after sums) or "block" (within)."""
+    group_n: int
+    group_k: int
+    one_b_scale: bool
+    """Whether "outer" has one scale for all rows of an expert's weight."""
+
+    @property
+    def halves_tiles(self) -> gl.constexpr:
+        """Whether a tile may be computed as two halves, with 128 rows of the weight each."""
+        return gl.constexpr(bool(self.form == "") and bool(self.scales != "none"))
+
+
+@gluon.jit
+def _num_tiles(routing, S: gl.constexpr):
+    """(how many tiles programs take turns over, how many of them are whole).
+
+    Where the last turn would leave half of the programs or more without a tile, each of its tiles
+    is two halves.
+    """
+    num_tiles = routing[2] * routing[3]
+    in_last_turn = num_tiles % gl.num_programs(0)
+    if S.halves_tiles:
+        halved = gl.where(2 * in_last_turn <= gl.num_programs(0), in_last_turn, 0)
+        return num_tiles + halved, num_tiles - halved
+    else:
+        return num_tiles, num_tiles
+
+
+@gluon.jit
+def _tile(tile, num_whole, routing, S: gl.constexpr):
+    """(tile_m, tile_n, which half of its rows of the weight, -1 for both)."""
+    num_tiles_m, num_tiles_n = routing[2:4]
+    if S.halves_tiles:
+        part = tile - num_whole
+        number = gl.where(part < 0, tile, num_whole + part // 2)
+        tile_m, tile_n = sorted_tile(number, num_tiles_m, num_tiles_n, S)
+        return tile_m, tile_n, gl.where(part < 0, -1, part % 2)
+    else:
+        tile_m, tile_n = sorted_tile(tile, num_tiles_m, num_tiles_n, S)
+        return tile_m, tile_n, -1
+
+
+@gluon.jit
+def load_tiles(buffers, routing, operands, S: gl.constexpr):
+    """Fill the stages: rows of A by their pairs, their scales, and rows of the weight."""
+    a_buffers, b_buffers, scale_buffers, full, empty = buffers
+    sorted_token_ids_ptr, expert_ids_ptr = routing[:2]
+    num_pairs, top_k = routing[4:]
+    a_ptr, stride_am, b_desc, expert_rows, K, second_half = operands[:6]
+    a_scale_ptr, stride_asm = operands[6:8]
+    HALF: gl.constexpr = S.block_m // 2
+    PART: gl.constexpr = S.block_n // 2
+    RUN: gl.constexpr = 16 * 8 // a_ptr.dtype.element_ty.primitive_bitwidth
+    layout: gl.constexpr = gl.BlockedLayout([1, RUN], [4, 8], [4, 1], [1, 0])
+    one_each: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    row_of_half = gl.arange(0, HALF, gl.SliceLayout(1, layout))
+    row_of_tile = gl.arange(0, S.block_m, one_each)
+    columns = gl.arange(0, S.block_k, gl.SliceLayout(0, layout))
+    stage = 0
+    phase = 1
+    num_tiles, num_whole = _num_tiles(routing, S)
+    for tile in range(gl.program_id(0), num_tiles, gl.num_programs(0)):
+        tile_m, tile_n, half = _tile(tile, num_whole, routing, S)
+        expert = gl.load(expert_ids_ptr + tile_m)
+        first = tile_n * (PART if S.split else S.block_n)
+        b_row = expert * expert_rows + first
+        if half > 0:
+            b_row += second_half
+        # Padding reads any row: what comes of it is not stored.
+        ids_ptr = sorted_token_ids_ptr + tile_m * S.block_m
+        row_0 = gl.minimum(gl.load(ids_ptr + row_of_half), num_pairs - 1) // top_k
+        row_1 = gl.minimum(gl.load(ids_ptr + HALF + row_of_half), num_pairs - 1) // top_k
+        a_0 = a_ptr + row_0[:, None].to(gl.int64) * stride_am + columns[None, :]
+        a_1 = a_ptr + row_1[:, None].to(gl.int64) * stride_am + columns[None, :]
+        if S.scales == "block":
+            row = gl.minimum(gl.load(ids_ptr + row_of_tile), num_pairs - 1) // top_k
+            a_scales = a_scale_ptr + row.to(gl.int64) * stride_asm
+        for k in range(0, K, S.block_k):
+            mbarrier.wait(empty.index(stage), phase)
+            bar = full.index(stage)
+            b = b_buffers.index(stage)
+            if half >= 0:
+                mbarrier.expect(bar, b_desc.block_type.nbytes)
+                _load_tile(b_desc, [b_row, k], bar, b.slice(0, PART))
+            else:
+                mbarrier.expect(bar, 2 * b_desc.block_type.nbytes)
+                _load_tile(b_desc, [b_row, k], bar, b.slice(0, PART))
+                _load_tile(b_desc, [b_row + second_half, k], bar, b.slice(PART, PART))
+            if S.mask_k:
+                mask = (columns < K - k)[None, :]
+                _load_rows(a_buffers.index(2 * stage), a_0 + k, mask)
+                _load_rows(a_buffers.index(2 * stage + 1), a_1 + k, mask)
+            else:
+                _load_rows(a_buffers.index(2 * stage), a_0 + k)
+                _load_rows(a_buffers.index(2 * stage + 1), a_1 + k)
+            if S.scales == "block":
+                _load_rows(scale_buffers.index(stage), a_scales + k // S.group_k)
+            async_copy.mbarrier_arrive(bar, increment_count=False)
+            stage, phase = next_stage_of(stage, phase, S)
+
+
+@gluon.jit
+def _looked_up(tile, GROUP: gl.constexpr, routing, S: gl.constexpr):
+    """(tile_m, tile_n, half, expert, first pair of the GROUP-th half of its rows) of a tile.
+
+    Past the last tile, those of the last one.
+    """
+    sorted_token_ids_ptr, expert_ids_ptr = routing[:2]
+    num_tiles, num_whole = _num_tiles(routing, S)
+    last = gl.maximum(num_tiles, 1) - 1
+    tile_m, tile_n, half = _tile(gl.minimum(tile, last), num_whole, routing, S)
+    expert = gl.load(expert_ids_ptr + tile_m).to(gl.int64)
+    pair = gl.load(sorted_token_ids_ptr + tile_m * S.block_m + GROUP * (S.block_m // 2))
+    return tile_m, tile_n, half, expert, pair
+
+
+@gluon.jit
+def _first_b_scales(tile, operands, S: gl.constexpr):
+    """Of a tile that was looked up, the ``b_scales`` of :mod:`moe_kernels.ops.hopper_sums`."""
+    second_half = operands[5]
+    b_scale_ptr, stride_bse, stride_bsn = operands[8:11]
+    if S.scales == "block":
+        first = tile[1] * (S.block_n // 2 if S.split else S.block_n)
+        first += gl.where(tile[2] > 0, second_half, 0)
+        of_expert = b_scale_ptr + tile[3] * stride_bse
+        b_scale_0_ptr = of_expert + first // S.group_n * stride_bsn
+        b_scale_1_ptr = of_expert + (first + second_half) // S.group_n * stride_bsn
+        return gl.load(b_scale_0_ptr), gl.load(b_scale_1_ptr), b_scale_0_ptr, b_scale_1_ptr
+    else:
+        return 0.0, 0.0, operands[0], operands[0]
+
+
+@gluon.jit
+def _row_scale(where, part, routing, operands, S: gl.constexpr):
+    """The scales of the rows of A from ``where`` on ("outer"), else 1."""
+    sorted_token_ids_ptr = routing[0]
+    num_pairs, top_k = routing[4:]
+    a_scale_ptr, stride_asm = operands[6:8]
+    if S.scales == "outer":
+        rows = where + gl.arange(0, S.block_m // 2, gl.SliceLayout(1, part.type.layout))
+        pair = gl.load(sorted_token_ids_ptr + rows)
+        row = gl.minimum(pair, num_pairs - 1) // top_k
+        return gl.load(a_scale_ptr + row.to(gl.int64) * stride_asm)
+    else:
+        return 1.0
+
+
+@gluon.jit
+def _multiply_half(GROUP: gl.constexpr, tile, b_scales, state, context, S: gl.constexpr):
+    """Multiply, and store, the rows of a tile of which there is only a half."""
+    stage, phase, num_tiles_k = state
+    buffers, routing, operands, result = context
+    tile_m, tile_n, half, expert, _ = tile
+    where = tile_m * S.block_m + GROUP * (S.block_m // 2)
+    first = tile_n * S.block_n + half * (S.block_n // 2)
+    part, stage, phase = sums_of_half(
+        GROUP, buffers, stage, phase, b_scales, num_tiles_k, routing[4] < 0, S
+    )
+    row_scale = _row_scale(where, part, routing, operands, S)
+    part = scaled(part, row_scale, first, expert, operands[12], operands, S)
+    store_rows(part, first, where, routing, result, S)
+    return stage, phase
+
+
+@gluon.jit
+def _multiply(GROUP: gl.constexpr, tile, b_scales, state, context, S: gl.constexpr):
+    """Multiply, and store, the rows of a tile."""
+    stage, phase, num_tiles_k = state
+    buffers, routing, operands, result = context
+    tile_m, tile_n, _, expert, _ = tile
+    second_half, N = operands[5], operands[12]
+    HALF: gl.constexpr = S.block_m // 2
+    PART: gl.constexpr = S.block_n // 2
+    where = tile_m * S.block_m + GROUP * HALF
+    first = tile_n * (PART if S.split else S.block_n)
+    if S.scales == "none":
+        part_0, part_1, stage, phase = sums_of_16_bits(GROUP, buffers, stage, phase, num_tiles_k, S)
+    else:
+        part_0, part_1, stage, phase = sums_of_halves(
+            GROUP, buffers, stage, phase, b_scales, num_tiles_k, routing[4] < 0, S
+        )
+    row_scale = _row_scale(where, part_0, routing, operands, S)
+    part_0 = scaled(part_0, row_scale, first, expert, N, operands, S)
+    part_1 = scaled(part_1, row_scale, first + second_half, expert, N, operands, S)
+    if S.split:
+        store_rows(activated(part_0, part_1, result, S), first, where, routing, result, S)
+    else:
+        if S.interleaved:
+            gate_0, up_0 = gl.split(gl.reshape(part_0, (HALF, PART // 2, 2)))
+            gate_1, up_1 = gl.split(gl.reshape(part_1, (HALF, PART // 2, 2)))
+            part_0 = activated(gate_0, up_0, result, S)
+            part_1 = activated(gate_1, up_1, result, S)
+        elif S.form != "":
+            part_0 = activated(part_0, part_0, result, S)
+            part_1 = activated(part_1, part_1, result, S)
+        STEP: gl.constexpr = PART // 2 if S.interleaved else PART
+        column = tile_n * (2 * STEP)
+        store_rows(part_0, column, where, routing, result, S)
+        store_rows(part_1, column + STEP, where, routing, result, S)
+    return stage, phase
+
+
+@gluon.jit
+def multiply_tiles(GROUP: gl.constexpr, buffers, routing, operands, result, S: gl.constexpr):
+    """Multiply, and store, the GROUP-th half of each tile's rows.
+
+    What a tile begins with is looked up while the tile before is computed.
+    """
+    full, empty = buffers[3:]
+    num_pairs = routing[4]
+    stage = 0
+    phase = 0
+    num_tiles_k = gl.cdiv(operands[4], S.block_k)
+    context = (buffers, routing, operands, result)
+    start = gl.program_id(0)
+    following = _looked_up(start, GROUP, routing, S)
+    following_scales = _first_b_scales(following, operands, S)
+    after = _looked_up(start + gl.num_programs(0), GROUP, routing, S)
+    for number in range(start, _num_tiles(routing, S)[0], gl.num_programs(0)):
+        tile = following
+        b_scales = following_scales
+        following = after
+        following_scales = _first_b_scales(following, operands, S)
+        after = _looked_up(number + 2 * gl.num_programs(0), GROUP, routing, S)
+        state = (stage, phase, num_tiles_k)
+        if tile[4] >= num_pairs:
+            for _ in range(num_tiles_k):
+                mbarrier.wait(full.index(stage), phase)
+                mbarrier.arrive(empty.index(stage))
+                stage, phase = next_stage_of(stage, phase, S)
+        elif S.halves_tiles and tile[2] >= 0:
+            stage, phase = _multiply_half(GROUP, tile, b_scales, state, context, S)
+        else:
+            stage, phase = _multiply(GROUP, tile, b_scales, state, context, S)

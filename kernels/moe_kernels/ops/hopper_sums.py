@@ -1,0 +1,183 @@
+"""How the multiplying warpgroups of the GEMM for Hopper sum up a tile's products.
+
+``buffers`` are as in :mod:`moe_kernels.ops.hopper_programs`. All functions return the stage that
+comes next, and its phase, after the sums.
+"""
+
+# mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import (
+    fence_async_shared,
+    mbarrier,
+    warpgroup_mma,
+    warpgroup_mma_wait,
+)
+
+
+@gluon.jit
+def next_stage_of(stage, phase, S: gl.constexpr):
+    """The stage after this one, and the phase of its barriers."""
+    last = stage == S.stages - 1
+    return gl.where(last, 0, stage + 1), gl.where(last, phase ^ 1, phase)
+
+
+@gluon.jit
+def _add_scaled(part, sums, scale, S: gl.constexpr):
+    """``part + sums * scale`` (of rows, where S has some), done before the product that follows.
+
+    That one is to overwrite ``sums``, not to take as many registers again.
+    """
+    if S.scales == "block":
+        part = gl.inline_asm_elementwise(
+            "fma.rn.f32 $0, $1, $2, $3;",
+            "=f,f,f,f",
+            [sums, gl.expand_dims(scale, 1), part],
+            dtype=gl.float32,
+            is_pure=False,
+            pack=1,
+        )
+    else:
+        part = gl.inline_asm_elementwise(
+            "add.rn.f32 $0, $1, $2;",
+            "=f,f,f",
+            [sums, part],
+            dtype=gl.float32,
+            is_pure=False,
+            pack=1,
+        )
+    return part
+
+
+@gluon.jit
+def _arrived(GROUP: gl.constexpr, buffers, stage, phase, layout: gl.constexpr, S: gl.constexpr):
+    """Wait for a stage; returns the scales of its rows of A, or 0 where sums are not scaled."""
+    scale_buffers, full = buffers[2:4]
+    HALF: gl.constexpr = S.block_m // 2
+    mbarrier.wait(full.index(stage), phase)
+    fence_async_shared()
+    if S.scales == "block":
+        return scale_buffers.index(stage).slice(GROUP * HALF, HALF).load(layout)
+    else:
+        return 0.0
+
+
+@gluon.jit
+def sums_of_halves(
+    GROUP: gl.constexpr, buffers, stage, phase, b_scales, num_tiles_k, never, S: gl.constexpr
+):
+    """The sums of both halves of the weight's rows, of 128 products each moved into float32.
+
+    While a product runs, the next stage is waited for; the last sums are moved when the products
+    of that could start. So matrix units wait for little but the moving.
+
+    b_scales: of each half the first scale, then pointers to both. never: false, which the compiler
+    must not know.
+    """
+    a_buffers, b_buffers = buffers[:2]
+    empty = buffers[4]
+    b_scale_0, b_scale_1, b_scale_0_ptr, b_scale_1_ptr = b_scales
+    HALF: gl.constexpr = S.block_m // 2
+    PART: gl.constexpr = S.block_n // 2
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PART, 32])
+    by_row: gl.constexpr = gl.SliceLayout(1, layout)
+    part_0 = gl.zeros((HALF, PART), gl.float32, layout)
+    part_1 = gl.zeros((HALF, PART), gl.float32, layout)
+    sums = gl.zeros((HALF, PART), gl.float32, layout)
+    a_scale = _arrived(GROUP, buffers, stage, phase, by_row, S)
+    scale_1 = a_scale * 0.0
+    for k in range(num_tiles_k):
+        a = a_buffers.index(2 * stage + GROUP)
+        b = b_buffers.index(stage).permute((1, 0))
+        part_1 = _add_scaled(part_1, sums, scale_1, S)
+        sums = warpgroup_mma(a, b.slice(0, PART, 1), sums, use_acc=never, is_async=True)
+        following = gl.minimum(k + 1, num_tiles_k - 1)
+        scale_0 = a_scale
+        if S.scales == "block":
+            scale_0 = a_scale * b_scale_0
+            scale_1 = a_scale * b_scale_1
+            b_scale_0 = gl.load(b_scale_0_ptr + following)
+            b_scale_1 = gl.load(b_scale_1_ptr + following)
+        sums = warpgroup_mma_wait(0, (sums,))
+        part_0 = _add_scaled(part_0, sums, scale_0, S)
+        sums = warpgroup_mma(a, b.slice(PART, PART, 1), sums, use_acc=never, is_async=True)
+        next_stage, next_phase = next_stage_of(stage, phase, S)
+        # After the last there may be none: this one has arrived.
+        ahead = gl.where(following > k, next_stage, stage)
+        ahead_phase = gl.where(following > k, next_phase, phase)
+        a_scale = _arrived(GROUP, buffers, ahead, ahead_phase, by_row, S)
+        sums = warpgroup_mma_wait(0, (sums,))
+        mbarrier.arrive(empty.index(stage))
+        stage = next_stage
+        phase = next_phase
+    part_1 = _add_scaled(part_1, sums, scale_1, S)
+    return part_0, part_1, stage, phase
+
+
+@gluon.jit
+def sums_of_half(
+    GROUP: gl.constexpr, buffers, stage, phase, b_scales, num_tiles_k, never, S: gl.constexpr
+):
+    """The same of a half alone, which is where the first one is else."""
+    a_buffers, b_buffers = buffers[:2]
+    empty = buffers[4]
+    b_scale, _, b_scale_ptr, _ = b_scales
+    HALF: gl.constexpr = S.block_m // 2
+    PART: gl.constexpr = S.block_n // 2
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PART, 32])
+    by_row: gl.constexpr = gl.SliceLayout(1, layout)
+    part = gl.zeros((HALF, PART), gl.float32, layout)
+    sums = gl.zeros((HALF, PART), gl.float32, layout)
+    a_scale = _arrived(GROUP, buffers, stage, phase, by_row, S)
+    scale = a_scale * 0.0
+    for k in range(num_tiles_k):
+        a = a_buffers.index(2 * stage + GROUP)
+        b = b_buffers.index(stage).permute((1, 0))
+        part = _add_scaled(part, sums, scale, S)
+        sums = warpgroup_mma(a, b.slice(0, PART, 1), sums, use_acc=never, is_async=True)
+        following = gl.minimum(k + 1, num_tiles_k - 1)
+        if S.scales == "block":
+            scale = a_scale * b_scale
+            b_scale = gl.load(b_scale_ptr + following)
+        next_stage, next_phase = next_stage_of(stage, phase, S)
+        ahead = gl.where(following > k, next_stage, stage)
+        ahead_phase = gl.where(following > k, next_phase, phase)
+        a_scale = _arrived(GROUP, buffers, ahead, ahead_phase, by_row, S)
+        sums = warpgroup_mma_wait(0, (sums,))
+        mbarrier.arrive(empty.index(stage))
+        stage = next_stage
+        phase = next_phase
+    return _add_scaled(part, sums, scale, S), stage, phase
+
+
+@gluon.jit
+def sums_of_16_bits(GROUP: gl.constexpr, buffers, stage, phase, num_tiles_k, S: gl.constexpr):
+    """The same for bf16 and fp16, all products of a sum within the matrix units.
+
+    Products of a stage are asked for while those of the one before run.
+    """
+    a_buffers, b_buffers = buffers[:2]
+    empty = buffers[4]
+    HALF: gl.constexpr = S.block_m // 2
+    PART: gl.constexpr = S.block_n // 2
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S.block_n, 16])
+    of_half: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PART, 16])
+    sums = gl.zeros((HALF, S.block_n), gl.float32, layout)
+    for k in range(num_tiles_k):
+        _arrived(GROUP, buffers, stage, phase, layout, S)
+        a = a_buffers.index(2 * stage + GROUP)
+        b = b_buffers.index(stage).permute((1, 0))
+        sums = warpgroup_mma(a, b, sums, is_async=True)
+        sums = warpgroup_mma_wait(1, (sums,))
+        before = gl.where(stage == 0, S.stages, stage) - 1
+        mbarrier.arrive(empty.index(before), pred=k > 0)
+        stage, phase = next_stage_of(stage, phase, S)
+    sums = warpgroup_mma_wait(0, (sums,))
+    mbarrier.arrive(empty.index(gl.where(stage == 0, S.stages, stage) - 1))
+    part_0, part_1 = gl.split(gl.permute(gl.reshape(sums, (HALF, 2, PART)), (0, 2, 1)))
+    part_0 = gl.convert_layout(part_0, of_half, assert_trivial=True)
+    part_1 = gl.convert_layout(part_1, of_half, assert_trivial=True)
+    return part_0, part_1, stage, phase
