@@ -76,6 +76,7 @@ def _plain(fact: Fact) -> dict[str, Any]:
         "values": list(fact.values),
         "nullable": fact.nullable,
         "default": fact.default,
+        "least": fact.least,
         "meaning": fact.meaning,
         "reading": None if fact.reading is None else dict(vars(fact.reading)),
     }
