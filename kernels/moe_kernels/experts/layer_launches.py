@@ -13,6 +13,7 @@ from moe_kernels.ops.fused_moe_gemm_few_rows import (
     MOST_SUMMED,
     has_few_rows_program,
     prepared_gemm_few_rows,
+    quantizes_rows,
 )
 from moe_kernels.ops.fused_moe_gemm_quantized import prepared_gemm_quantized
 from moe_kernels.ops.gemm_launch import FusedActivation, Gemm, GemmCall
@@ -63,6 +64,8 @@ class LayerLaunches(NamedTuple):
     quantize_intermediate: Quantization | None
     down: Gemm
     sum: Launcher | None
+    static_in_gemms: bool
+    """Whether GEMMs take tokens that are not quantized, with a scale that is given."""
 
 
 @kept_while_tilings_hold
@@ -89,23 +92,11 @@ def layer_launches(
     """
     require_gpu(tokens.device)
 
-    def quantization(
-        x: TensorSpec, weight: WeightSpecs, ids_per_row: int, has_sorted_pairs: bool
-    ) -> Quantization | None:
-        """Of the input of the GEMM with ``weight``."""
-        dtype, group_shape = weight.values.dtype, scheme.group_shape
-        if group_shape is None or scheme.activation_format is not None or x.dtype == dtype:
-            return None
-        routing = num_experts, ids_per_row, has_expert_map, has_sorted_pairs
-        return prepared_quantization(x, group_shape, weight.static, dtype, *routing)
-
-    quantize_tokens = quantization(tokens, w13, top_k, False)
-    if quantize_tokens is not None:
-        tokens, tokens_scale = quantize_tokens.values, quantize_tokens.scale
-        tokens_aligned = True
     num_tokens, num_local_experts = tokens.shape[0], w13.values.shape[0]
     num_pairs = num_tokens * top_k
-    sum_experts = num_tokens == 1 and num_pairs <= MOST_SUMMED and not unsummed
+    of_one_token = num_tokens == 1 and num_pairs <= MAX_UNSORTED_PAIRS
+    # A sum has programs for all experts, also for those of other ranks.
+    sum_experts = of_one_token and num_pairs <= MOST_SUMMED and not has_expert_map and not unsummed
     operands = w13.values.dtype if scheme.weight_format is None else dtype
     has_few_rows = (
         weights_aligned
@@ -121,9 +112,40 @@ def layer_launches(
         dtype=dtype,
         few_rows=(num_pairs if sum_experts else 1) if has_few_rows else 0,
     )
+    few_rows = config.up.block_m == FEW_ROWS
+
+    def in_gemm(weight: WeightSpecs) -> bool:
+        """Whether the GEMM with ``weight`` quantizes its tokens."""
+        group_shape = scheme.group_shape
+        return (
+            few_rows
+            and scheme.weight_format is None
+            and scheme.activation_format is None
+            and group_shape is not None
+            and quantizes_rows(of_one_token, group_shape, weight.static)
+        )
+
+    def quantization(
+        x: TensorSpec, weight: WeightSpecs, ids_per_row: int, older: bool, has_sorted_pairs: bool
+    ) -> Quantization | None:
+        """Of the input of the GEMM with ``weight``.
+
+        older: whether the launch right before it does not write the routing.
+        """
+        dtype, group_shape = weight.values.dtype, scheme.group_shape
+        if group_shape is None or scheme.activation_format is not None or x.dtype == dtype:
+            return None
+        if in_gemm(weight):
+            return None
+        routing = num_experts, ids_per_row, has_expert_map, has_sorted_pairs, older
+        return prepared_quantization(x, group_shape, weight.static, dtype, *routing)
+
+    quantize_tokens = quantization(tokens, w13, top_k, False, False)
+    if quantize_tokens is not None:
+        tokens, tokens_scale = quantize_tokens.values, quantize_tokens.scale
+        tokens_aligned = True
     if not (tokens_aligned and weights_aligned):
         config = LayerConfig(*(tile._replace(warp_specialized=False) for tile in config))
-    few_rows = config.up.block_m == FEW_ROWS
     sort = None
     if num_pairs > MAX_UNSORTED_PAIRS or config.up.warp_specialized:
         sizes = num_pairs, num_local_experts, config.up.block_m, num_experts
@@ -148,6 +170,7 @@ def layer_launches(
             fused,
             dtype,
             weight.bias is not None,
+            sort is None and (fused is None or quantize_tokens is not None),
         )
         values, scale, zero_point, scale_2 = weight[:4]
         if few_rows:
@@ -161,6 +184,7 @@ def layer_launches(
                 scale_2,
                 scheme.weight_format,
                 scheme.block_shape,
+                of_one_token,
                 num_pairs if sum_experts and fused is None else 0,
                 has_topk_weights,
             )
@@ -178,12 +202,16 @@ def layer_launches(
             scheme.native_mx,
         )
 
+    static = contiguous_spec((1,), torch.float32, tokens.device)
+    static_in_gemms = w13.static and w2.static and in_gemm(w13)
+    if static_in_gemms and tokens_scale is None:
+        tokens_scale = static
     name, *parameters = activation
     fused = FusedActivation(name, ActivationParameters(*parameters))
     up = gemm(tokens, tokens_scale, top_k, w13, config.up, fused)
     intermediate = contiguous_spec(up.shape, dtype, tokens.device)
-    scale: TensorSpec | None = None
-    quantize_intermediate = quantization(intermediate, w2, 1, sort is not None)
+    scale: TensorSpec | None = static if static_in_gemms else None
+    quantize_intermediate = quantization(intermediate, w2, 1, sort is None, sort is not None)
     if quantize_intermediate is not None:
         intermediate, scale = quantize_intermediate.values, quantize_intermediate.scale
     elif scheme.activation_format is not None:
@@ -193,4 +221,6 @@ def layer_launches(
     if not (unsummed or (few_rows and sum_experts)):
         has = has_topk_weights, has_expert_map
         sum_pairs = sum_launcher(num_tokens, top_k, down.shape[1], num_experts, *has, tokens.device)
-    return LayerLaunches(quantize_tokens, sort, up, quantize_intermediate, down, sum_pairs)
+    return LayerLaunches(
+        quantize_tokens, sort, up, quantize_intermediate, down, sum_pairs, static_in_gemms
+    )

@@ -93,6 +93,8 @@ def two_gemms(
     a, a_scale, routing = hidden_states, hidden_states_scale, (topk_ids, expert_map)
     if launches.quantize_tokens is not None:
         a, a_scale = launches.quantize_tokens(a, w13_tensors[4], *routing)
+    elif launches.static_in_gemms and a_scale is None:
+        a_scale = w13_tensors[4]
     pairs: GemmTensors = (None, None, None, *routing)
     if launches.sort is not None:
         pairs = (*launches.sort(*routing), None, None)
@@ -104,6 +106,8 @@ def two_gemms(
     a_scale, scale, scale_2 = None, *w2_tensors[4:]
     if launches.quantize_intermediate is not None:
         a, a_scale = launches.quantize_intermediate(a, scale, *routing, pairs[0], pairs[2])
+    elif launches.static_in_gemms:
+        a_scale = scale
     elif activation_format is not None:
         emulate = not native_mx
         a, a_scale = quantize_activations(

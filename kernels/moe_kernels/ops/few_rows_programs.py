@@ -13,15 +13,22 @@ one long row then, and the result is the layer's.
 
 from __future__ import annotations
 
-import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 from moe_kernels.ops.activation import activate
+from moe_kernels.ops.few_rows_tokens import (
+    ROWS,
+    columns_of_lane,
+    different_rows,
+    load_tokens,
+    pair_of_tokens,
+    products_of_chunk,
+    quantized_tokens,
+    tokens_of_warps,
+)
 from moe_kernels.ops.few_rows_weights import (
-    chunk_of_warps,
-    exists_in_turn,
     expert_of_warps,
     load_chunk,
     numbers_of_chunk,
@@ -32,140 +39,90 @@ from moe_kernels.ops.few_rows_weights import (
     units_of_warps,
     weights_of_warps,
 )
-from moe_kernels.ops.programmatic_launch import wait_for_previous
+from moe_kernels.ops.programmatic_launch import let_next_start, wait_for_previous
 from moe_kernels.ops.routing import local_expert, pairs_of_slot
 from moe_kernels.ops.unpack_weights import restored_sums
-from moe_kernels.tiling.tile_config import FEW_ROWS
-
-ROWS = tl.constexpr(FEW_ROWS)
-"""Of A, in a program; what the matrix units take on the right."""
 
 
 @gluon.jit
-def _tokens_of_warps(rows, a_ptr, stride_am, stride_ak, place, routing, S: gl.constexpr):
-    """Pointers to what A has for each warp's first chunk, or for its first run.
+def _products(turn, sums, loaded, tokens, units, zero_units, scales, S: gl.constexpr):
+    """Both ``sums``, and the products of each warp's chunk.
 
-    [warps, columns of a product, ROWS]; and which warps have any.
+    Two, since a product that adds to the one before waits for it.
     """
-    COLUMNS: gl.constexpr = 8 if S.words else S.block_k // 4
-    layout: gl.constexpr = gl.BlockedLayout([1, COLUMNS, 1], [1, 4, 8], [S.warps, 1, 1], [1, 2, 0])
-    _, exists = expert_of_warps(place[0], routing, S)
-    k = gl.arange(0, 4 * COLUMNS)[None, :, None]
-    if S.words:
-        k = k // 16 * 64 + k % 16
-    k += chunk_of_warps(0, S).to(gl.int32) * S.block_k
-    row = gl.convert_layout(rows, gl.SliceLayout(0, gl.SliceLayout(1, layout)))[None, None, :]
-    return a_ptr + (row + pair_of_warps(S)) * stride_am + k * stride_ak, exists
-
-
-@gluon.jit
-def _load_tokens(run: gl.constexpr, turn, tokens, stride_ak, S: gl.constexpr):
-    """A's columns of a product."""
-    pointers, exists = tokens
-    pointers += (turn * (S.warps // S.pairs_at_once * S.block_k) + 16 * run) * stride_ak
-    if S.whole and S.summed == 0:
-        a = gl.load(pointers)
-    else:
-        mask = exists_in_turn(turn, exists, S)
-        if not S.whole:
-            k = gl.arange(0, pointers.shape[1])[None, :, None]
-            if S.words:
-                k = k // 16 * 64 + k % 16 + 16 * run
-            mask = mask & (chunk_of_warps(turn, S).to(gl.int32) * S.block_k + k < S.columns)
-        a = gl.load(pointers, mask=mask, other=0.0)
-    return a.to(S.dtype)
-
-
-@gluon.jit
-def _products(turn, sums, loaded, tokens, stride_ak, units, zero_units, scales, S: gl.constexpr):
-    """``sums`` and the products of each warp's chunk."""
-    mma: gl.constexpr = sums.type.layout
-    COLUMNS: gl.constexpr = 8 if S.words else S.block_k // 4
+    mma: gl.constexpr = sums[0].type.layout
+    COLUMNS: gl.constexpr = columns_of_lane(S)
     left: gl.constexpr = gl.DotOperandLayout(0, mma, COLUMNS)
     right: gl.constexpr = gl.DotOperandLayout(1, mma, COLUMNS)
     numbers = numbers_of_chunk(turn, loaded, units, zero_units, scales, S)
     of_tokens = sums
     if S.scale_sums:
-        of_tokens = gl.zeros(sums.shape, gl.float32, mma)
-        ones = gl.full((sums.shape[0], sums.shape[1], 4 * COLUMNS), 1.0, S.dtype, left)
-    for run in gl.static_range(4 if S.words else 1):
-        a = _load_tokens(run, turn, tokens, stride_ak, S)
+        ones = gl.full((S.warps, S.block_n, 4 * COLUMNS), 1.0, S.dtype, left)
+    for product in gl.static_range(products_of_chunk(S)):
+        a = tokens[product].to(S.dtype)
+        if different_rows(S) == 1:
+            a, _ = gl.broadcast(a, gl.full((1, 1, ROWS), 0, S.dtype, a.type.layout))
         a = gl.convert_layout(a, right, assert_trivial=True)
-        sums = mma_v2(gl.convert_layout(numbers[run], left, assert_trivial=True), a, sums)
+        b = gl.convert_layout(numbers[product], left, assert_trivial=True)
+        sums = (sums[1], mma_v2(b, a, sums[0]))
         if S.scale_sums:
-            of_tokens = mma_v2(ones, a, of_tokens)
+            of_tokens = (of_tokens[1], mma_v2(ones, a, of_tokens[0]))
     if S.scale_sums:
         scale, zero_point = scales_of_chunk(turn, loaded, units, zero_units, scales, S)
-        sums = (sums - of_tokens * zero_point) * scale
+        sum_of_tokens = of_tokens[0] + of_tokens[1]
+        sums = (sums[0] + sums[1] - sum_of_tokens * zero_point) * scale, sums[0]
     return sums
 
 
 @gluon.jit
-def _block_scale(turn, rows, place, factors, routing, S: gl.constexpr):
-    """The scales of each warp's chunk, of A and of the weight."""
-    _, a_scale_ptr, stride_asm, stride_ask = factors[:4]
-    b_scale_ptr, stride_bse, stride_bsn, stride_bsk = factors[4:8]
-    expert, exists = expert_of_warps(place[0], routing, S)
-    exists = exists_in_turn(turn, exists, S)
-    n = rows_of_tile(place, S)[None, :, None]
-    row = rows[None, None, :] + pair_of_warps(S)
-    group = (chunk_of_warps(turn, S) * S.block_k // S.group_k).to(gl.int32)
-    a_scale = a_scale_ptr + row * stride_asm + group * stride_ask
-    b_scale = b_scale_ptr + expert * stride_bse + n // S.group_n * stride_bsn + group * stride_bsk
-    return gl.load(a_scale, mask=exists, other=0.0) * gl.load(b_scale, mask=exists, other=0.0)
+def _factor_and_bias(place, factors, bias_ptr, routing, S: gl.constexpr):
+    """What sums are to be multiplied by, and then to be added, as far as it is known before A is.
 
-
-@gluon.jit
-def _pair_factor(sums, rows, place, factors, routing, S: gl.constexpr):
-    """``sums`` of pairs that are summed, times what each pair has of its own."""
-    topk_weights_ptr, a_scale_ptr, stride_asm, _ = factors[:4]
+    [warps, N, 1], or numbers. A bias is for the first warp of each pair.
+    """
+    topk_weights_ptr = factors[0]
     b_scale_ptr, stride_bse, stride_bsn, _, row_scale_ptr, stride_rse, stride_rsn = factors[4:]
+    mma: gl.constexpr = sums_layout(S.warps)
     expert, exists = expert_of_warps(place[0], routing, S)
     n = rows_of_tile(place, S)[None, :, None]
-    pair = pair_of_warps(S)
-    if S.has_topk_weights:
-        sums *= gl.load(topk_weights_ptr + pair, mask=exists, other=0.0).to(gl.float32)
+    first = gl.arange(0, S.warps)[:, None, None] < S.pairs_at_once
+    factor = 1.0
+    bias = 0.0
     if S.has_row_scale:
-        sums *= gl.load(row_scale_ptr + expert * stride_rse + n * stride_rsn)
+        pointers = row_scale_ptr + expert * stride_rse + n * stride_rsn
+        factor = gl.load(gl.set_auto_layout(pointers, mma)) * factor
     if S.scales == "outer":
-        row = rows[None, None, :] + pair
-        sums *= gl.load(a_scale_ptr + row * stride_asm, mask=exists, other=0.0)
-        sums *= gl.load(b_scale_ptr + expert * stride_bse + n * stride_bsn)
-    return sums
+        pointers = b_scale_ptr + expert * stride_bse + n * stride_bsn
+        factor = gl.load(gl.set_auto_layout(pointers, mma)) * factor
+    if S.has_bias:
+        pointers = gl.set_auto_layout(bias_ptr + expert * place[2] + n, mma)
+        bias = gl.load(pointers, mask=first & exists, other=0.0).to(gl.float32)
+    if S.has_topk_weights:
+        pointers = gl.set_auto_layout(topk_weights_ptr + pair_of_warps(S), mma)
+        weight = gl.load(pointers, mask=exists, other=0.0).to(gl.float32)
+        factor = weight * factor
+        bias = weight * bias
+    return factor, bias
 
 
 @gluon.jit
-def _finish(total, rows, place, factors, bias_ptr, routing, S: gl.constexpr):
-    """``total`` [N, ROWS] with the scales that hold for all columns, and the bias."""
-    topk_weights_ptr, a_scale_ptr, stride_asm, _ = factors[:4]
-    b_scale_ptr, stride_bse, stride_bsn, _, row_scale_ptr, stride_rse, stride_rsn = factors[4:]
-    topk_ids_ptr, expert_map_ptr, num_experts = routing
-    expert, _, N, _ = place
-    n = gl.set_auto_layout(rows_of_tile(place, S), gl.SliceLayout(1, total.type.layout))
-    if S.has_a_scale:
-        total *= gl.load(a_scale_ptr)
+def _scaled(sums, factor, row_scale, rows, place, factors, routing, S: gl.constexpr):
+    """``sums`` times ``factor`` and what A is scaled by, but for what is in them."""
+    _, a_scale_ptr, stride_asm, _ = factors[:4]
+    if S.quantizes == "token":
+        sums = sums * gl.convert_layout(row_scale, sums.type.layout)
+    elif S.scales == "outer":
+        row = rows[None, None, :] + pair_of_tokens(S)
+        sums = sums * gl.load(a_scale_ptr + row * stride_asm)
+    elif S.has_a_scale:
+        sums = sums * gl.load(a_scale_ptr)
+    sums = sums * factor
     if S.packed_arithmetic and not S.scale_sums:
-        total = restored_sums(total, S.format)
-    if S.summed == 0:
-        if S.scales == "outer":
-            row = gl.convert_layout(rows, gl.SliceLayout(0, total.type.layout))
-            total *= gl.load(a_scale_ptr + row * stride_asm)[None, :]
-            total *= gl.load(b_scale_ptr + expert * stride_bse + n * stride_bsn)[:, None]
-        if S.has_row_scale:
-            total *= gl.load(row_scale_ptr + expert * stride_rse + n * stride_rsn)[:, None]
-        if S.has_bias:
-            total += gl.load(bias_ptr + expert * N + n).to(gl.float32)[:, None]
-    elif S.has_bias:
-        for pair in range(S.summed):
-            local = local_expert(
-                topk_ids_ptr, pair, pair >= 0, expert_map_ptr, num_experts, S.has_expert_map
-            )
-            if local >= 0:
-                bias = gl.load(bias_ptr + local.to(gl.int64) * N + n).to(gl.float32)
-                if S.has_topk_weights:
-                    bias *= gl.load(topk_weights_ptr + pair).to(gl.float32)
-                total += bias[:, None]
-    return total
+        sums = restored_sums(sums, S.format)
+    if S.summed != 0:
+        _, exists = expert_of_warps(place[0], routing, S)
+        sums = gl.where(exists, sums, 0.0)
+    return sums
 
 
 @gluon.jit
@@ -250,6 +207,15 @@ def _pairs(start, slot, num_rows, ranks, sorted_token_ids_ptr, num_pairs, S: gl.
     return pair, count
 
 
+@gluon.jit
+def _rotated(items, last):
+    """``items`` without the first, and then ``last``."""
+    result = ()
+    for i in gl.static_range(1, len(items)):
+        result = result + (items[i],)  # noqa: RUF005
+    return result + (last,)  # noqa: RUF005
+
+
 @gluon.jit(do_not_specialize=["num_pairs", "num_experts"])
 def few_rows_kernel(
     a_ptr,
@@ -294,7 +260,9 @@ def few_rows_kernel(
 
     Strides of the weight are in units of 16 bytes.
     """
-    if S.form != "":
+    if S.routing_is_older:
+        let_next_start(S.programmatic)
+    else:
         wait_for_previous(S.programmatic)
     # What there is not is another pointer: tuples hold no None.
     routing = (b_ptr if S.sorted else topk_ids_ptr, b_ptr, num_experts)
@@ -305,10 +273,12 @@ def few_rows_kernel(
         sorted_pairs = (sorted_token_ids_ptr, expert_ids_ptr, num_tokens_post_padded_ptr)
     tile_n, slot, expert, num_rows, ranks = _tile(routing, sorted_pairs, num_pairs, N, S)
     if num_rows == 0:
+        if S.routing_is_older and gl.program_id(0) == 0:
+            wait_for_previous(S.programmatic)  # one program's waiting is the kernel's
         return
     factors = (
         topk_weights_ptr if S.has_topk_weights else a_ptr,
-        a_scale_ptr if S.has_a_scale or S.scales != "none" else a_ptr,
+        a_ptr if a_scale_ptr is None else a_scale_ptr,
         stride_asm,
         stride_ask,
         b_scale_ptr if S.scales != "none" else b_ptr,
@@ -331,52 +301,49 @@ def few_rows_kernel(
     by_row: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, mma))
     zeros = gl.zeros((S.warps, S.block_n, ROWS), gl.float32, mma)
     weights = weights_of_warps(place, (b_ptr, stride_be, stride_bn), routing, S)
-    scales = (stride_bse, stride_bsk, num_groups)
+    scales = (stride_bse, stride_bsn if S.scales == "block" else 1, stride_bsk, num_groups)
     units = weights
     zero_units = weights
-    if S.format != "":
+    if S.format != "" or S.scales == "block":
         units = units_of_warps(b_scale_ptr, place, scales, routing, S)
     if S.has_zero_point:
         zero_units = units_of_warps(zero_point_ptr, place, scales, routing, S)
+    factor, bias = _factor_and_bias(place, factors, bias, routing, S)
     for start in range(0, num_rows, ROWS):
         loaded = ()
         for i in gl.static_range(S.stages):
             loaded = loaded + (load_chunk(i, weights, units, zero_units, scales, S),)  # noqa: RUF005
-        if S.form == "":
+        if S.routing_is_older:
             wait_for_previous(S.programmatic)
         if S.single or S.summed != 0:
             pair = gl.full((ROWS,), slot, gl.int32, by_row)
-            rows = gl.zeros((ROWS,), gl.int64, by_row)
+            rows = gl.full((1,), slot // top_k, gl.int64, by_row)
             count = 1
         else:
             pair, count = _pairs(start, slot, num_rows, ranks, sorted_pairs[0], num_pairs, S)
             pair = gl.convert_layout(pair, by_row)
             rows = (pair // top_k).to(gl.int64)
-        tokens = _tokens_of_warps(rows, a_ptr, stride_am, stride_ak, place, routing, S)
-        sums = zeros
-        for turn in range(0, TURNS, S.stages):
-            following = ()
+        tokens = tokens_of_warps(rows, a_ptr, stride_am, stride_ak, *factors[1:3], S)
+        sums = (zeros, zeros)
+        a = load_tokens(0, tokens, stride_ak, stride_ask, S)
+        for first in range(0, TURNS, S.stages):
             for i in gl.static_range(S.stages):
-                following = following + (  # noqa: RUF005
-                    load_chunk(turn + S.stages + i, weights, units, zero_units, scales, S),
+                turn = first + i
+                next_a = load_tokens(
+                    gl.minimum(turn + 1, TURNS - 1), tokens, stride_ak, stride_ask, S
                 )
-            for i in gl.static_range(S.stages):
-                part = _products(
-                    turn + i,
-                    zeros if WITHIN else sums,
-                    loaded[i],
-                    tokens,
-                    stride_ak,
-                    units,
-                    zero_units,
-                    scales,
-                    S,
-                )
+                chunk = loaded[0]
+                a, a_scale = quantized_tokens(a, S)
+                before = (zeros, zeros) if WITHIN else sums
+                part = _products(turn, before, chunk, a, units, zero_units, scales, S)
                 if S.scales == "block":
-                    part = part * _block_scale(turn + i, rows, place, factors, routing, S)
-                sums = sums + part if WITHIN else part
-            loaded = following
-        if S.summed != 0:
-            sums = _pair_factor(sums, rows, place, factors, routing, S)
-        total = _finish(gl.sum(sums, 0), rows, place, factors, bias, routing, S)
+                    part = (part[0] + part[1]) * (a_scale * chunk[2]), zeros
+                sums = (sums[0] + part[0], zeros) if WITHIN else part
+                if S.stages < TURNS:
+                    chunk = load_chunk(turn + S.stages, weights, units, zero_units, scales, S)
+                loaded = _rotated(loaded, chunk)
+                a = next_a
+        sums = sums[0] + sums[1]
+        sums = _scaled(sums, factor, tokens[1], rows, place, factors, routing, S)
+        total = gl.sum(sums + bias, 0)
         _store(total, pair, count, place, result, S)

@@ -34,7 +34,7 @@ class FewRowsSettings(Settings):
     columns: int
     """K."""
     single: bool
-    """Whether there is one token, whose pairs have a program each, or none."""
+    """Whether there is one token, whose pairs have programs of their own, or none."""
     summed: int
     """How many pairs are summed, 0: none are."""
     pairs_at_once: int
@@ -42,8 +42,10 @@ class FewRowsSettings(Settings):
     has_topk_weights: bool
     format: str
     """Of weights that are dequantized to the dtype of A; "": those that are multiplied."""
-    words: int
-    """Loads of a chunk in words, 0 if values are not in words."""
+    words: bool
+    """Whether values are in words."""
+    loads: int
+    """How many times 16 bytes each lane has of a chunk, 1 or 2."""
     packed_arithmetic: bool
     """Whether two numbers are unpacked at a time."""
     scale: str
@@ -58,11 +60,14 @@ class FewRowsSettings(Settings):
     row_words: int
     """32 bits each, of a row of the weight."""
     whole: bool
-    """Whether every warp always has a chunk, and all of it."""
+    """Whether every warp has a chunk in each of its turns, and all of it."""
     scales_per_block: int
     has_zero_point: bool
     scales: str
     """Of weights that are multiplied as they are: "none", "outer" or "block"."""
+    quantizes: str
+    """How A is quantized here: over the scale of a "tensor", which is given, the scale of each
+    "token", or that of the "group" of columns that are a chunk; "" if it is not."""
     group_n: int
     group_k: int
     has_a_scale: bool
@@ -128,10 +133,16 @@ def rows_of_tile(place, S: gl.constexpr):
     return n
 
 
+@gluon.constexpr_function
+def unit_lanes(S):
+    """For how many lanes of a row units are kept: 1 where all have the same."""
+    return 1 if S.scale_sums or S.scales == "block" else 4
+
+
 @gluon.jit
 def _group(chunk, run: gl.constexpr, num_groups, S: gl.constexpr):
     """The group of each lane's columns of a run: 8 of them in words, else 16."""
-    lane = gl.arange(0, 1 if S.scale_sums else 4)[None, None, :].to(gl.uint32)
+    lane = gl.arange(0, unit_lanes(S))[None, None, :].to(gl.uint32)
     column = chunk * S.block_k + (lane // 2 * 64 + 16 * run if S.words else lane * 16)
     group = column // S.group
     if S.per_unit * S.group < S.block_k:  # the last chunk has a unit less, if it is not whole
@@ -140,9 +151,12 @@ def _group(chunk, run: gl.constexpr, num_groups, S: gl.constexpr):
 
 
 @gluon.jit
-def _load(pointers, mask, S: gl.constexpr):
-    """What is at ``pointers``; elsewhere 0, if what is loaded there is ever used."""
-    return gl.load(pointers, mask) if S.whole else gl.load(pointers, mask, other=0)
+def _words_of_load(S: gl.constexpr):
+    """Which of a chunk's words of 32 bits [1, 1, 16] its first load has."""
+    k = gl.arange(0, 16)[None, None, :]
+    if S.words and S.loads == 2:  # what a lane has of both loads is of the same columns' runs
+        k = k // 8 * 16 + k % 8
+    return k
 
 
 @gluon.jit
@@ -152,10 +166,7 @@ def weights_of_warps(place, weights, routing, S: gl.constexpr):
     layout: gl.constexpr = gl.BlockedLayout([1, 1, 4], [1, 8, 4], [S.warps, 1, 1], [2, 1, 0])
     expert, exists = expert_of_warps(place[0], routing, S)
     n = rows_of_tile(place, S)[None, :, None].to(gl.int64)
-    k = gl.arange(0, 16)[None, None, :]
-    if S.words == 2:  # what one lane has of both loads is of the same columns' runs
-        k = k // 8 * 16 + k % 8
-    k += chunk_of_warps(0, S).to(gl.int32) * (16 * max(S.words, 1))
+    k = _words_of_load(S) + chunk_of_warps(0, S).to(gl.int32) * (16 * S.loads)
     pointers = b_ptr + (expert * stride_be + n * stride_bn) * 4 + k
     return gl.set_auto_layout(pointers, layout), exists
 
@@ -164,19 +175,21 @@ def weights_of_warps(place, weights, routing, S: gl.constexpr):
 def units_of_warps(units_ptr, place, scales, routing, S: gl.constexpr):
     """Pointers to each row's first unit of scales or zero points, and which warps have any.
 
-    [warps, N, 4], one for each lane; [warps, N, 1], as sums lie, where sums have scales.
+    [warps, N, 4], one for each lane; [warps, N, 1], as sums lie, where :func:`unit_lanes` are 1.
     """
-    stride_bse, _, _ = scales
-    layout: gl.constexpr = gl.BlockedLayout(
-        [1, 1, 1, 4], [1, 8, 4, 1], [S.warps, 1, 1, 1], [3, 2, 1, 0]
+    stride_bse, stride_bsn, _, _ = scales
+    LANES: gl.constexpr = unit_lanes(S)
+    lanes: gl.constexpr = gl.SliceLayout(
+        3, gl.BlockedLayout([1, 1, 1, 4], [1, 8, 4, 1], [S.warps, 1, 1, 1], [3, 2, 1, 0])
     )
     expert, exists = expert_of_warps(place[0], routing, S)
-    lane = gl.arange(0, 1 if S.scale_sums else 4)[None, None, :]
-    pointers = units_ptr + expert * stride_bse + rows_of_tile(place, S)[None, :, None] + lane * 0
-    if S.scale_sums:
+    lane = gl.arange(0, LANES)[None, None, :]
+    n = rows_of_tile(place, S)[None, :, None] // S.group_n
+    pointers = units_ptr + expert * stride_bse + n * stride_bsn + lane * 0
+    if LANES == 1:
         pointers = gl.set_auto_layout(pointers, sums_layout(S.warps))
     else:
-        pointers = gl.set_auto_layout(pointers, gl.SliceLayout(3, layout))
+        pointers = gl.set_auto_layout(pointers, lanes)
     return pointers, exists
 
 
@@ -184,34 +197,38 @@ def units_of_warps(units_ptr, place, scales, routing, S: gl.constexpr):
 def _load_units(run: gl.constexpr, turn, units, scales, S: gl.constexpr):
     """The units that hold the scales, or zero points, of each lane's columns of a run."""
     pointers, exists = units
-    _, stride_bsg, num_groups = scales
+    _, _, stride_bsg, num_groups = scales
     unit = (_group(chunk_of_warps(turn, S), run, num_groups, S) // S.per_unit).to(gl.int32)
     return _load(pointers + unit * stride_bsg, exists_in_turn(turn, exists, S), S)
+
+
+@gluon.jit
+def _load(pointers, mask, S: gl.constexpr):
+    """What is at ``pointers``; elsewhere 0, if what is loaded there is ever used."""
+    return gl.load(pointers, mask) if S.whole else gl.load(pointers, mask, other=0)
 
 
 @gluon.jit
 def load_chunk(turn, weights, units, zero_units, scales, S: gl.constexpr):
     """Each warp's chunk: one load or two [warps, N, 16], and units of scales and zero points."""
     pointers, exists = weights
-    WORDS: gl.constexpr = 16 * max(S.words, 1)
-    mask = exists_in_turn(turn, exists, S)
-    if not S.whole:
-        k = gl.arange(0, 16)[None, None, :]
-        if S.words == 2:
-            k = k // 8 * 16 + k % 8
-        mask = mask & (chunk_of_warps(turn, S).to(gl.int32) * WORDS + k < S.row_words)
+    WORDS: gl.constexpr = 16 * S.loads
+    STEP: gl.constexpr = 8 if S.words else 16
     pointers += turn * (S.warps // S.pairs_at_once * WORDS)
-    word = _load(pointers, mask, S)
-    other = word
+    loaded = ()
+    for load in gl.static_range(S.loads):
+        mask = exists_in_turn(turn, exists, S)
+        if S.row_words % WORDS != 0:
+            first = chunk_of_warps(turn, S).to(gl.int32) * WORDS + load * STEP
+            mask = mask & (first + _words_of_load(S) < S.row_words)
+        loaded = loaded + (_load(pointers + load * STEP, mask, S),)  # noqa: RUF005
     unit = 0
     zero_unit = 0
-    if S.words == 2:
-        other = _load(pointers + 8, mask, S)
     if S.one_unit:
         unit = _load_units(0, turn, units, scales, S)
         if S.has_zero_point:
             zero_unit = _load_units(0, turn, zero_units, scales, S)
-    return word, other, unit, zero_unit
+    return loaded[0], loaded[S.loads - 1], unit, zero_unit
 
 
 @gluon.jit
@@ -266,7 +283,7 @@ def _scale(run: gl.constexpr, unit, turn, units, scales, S: gl.constexpr):
     """The scales, or zero points, of each lane's columns of a run; ``unit``: what they are in."""
     if not S.one_unit:
         unit = _load_units(run, turn, units, scales, S)
-    group = _group(chunk_of_warps(turn, S), run, scales[2], S)
+    group = _group(chunk_of_warps(turn, S), run, scales[3], S)
     return scale_values(unit >> (group % S.per_unit * (32 // S.per_unit)).to(gl.int32), S.scale)
 
 
@@ -300,15 +317,14 @@ def numbers_of_chunk(turn, loaded, units, zero_units, scales, S: gl.constexpr):
                 factors = factors + (factor,)  # noqa: RUF005
                 zero_points = zero_points + (zero_point,)  # noqa: RUF005
     values = ()
-    if S.words == 0:
-        if S.format != "":
-            value = _e4m3(word)
-            value = (value.to(gl.float32) * _for_columns(factors[0], value)).to(S.dtype)
-        elif S.quantized:
-            value = _e4m3(word)
-        else:
-            value = _halves(word, S.dtype)
-        values = (value,)
+    if S.format == "":
+        for load in gl.static_range(S.loads):
+            piece = word if load == 0 else other
+            value = _e4m3(piece) if S.quantized else _halves(piece, S.dtype)
+            values = values + (value,)  # noqa: RUF005
+    elif not S.words:
+        value = _e4m3(word)
+        values = ((value.to(gl.float32) * _for_columns(factors[0], value)).to(S.dtype),)
     elif S.scale_sums:
         # 0x4300 is 128, whose lowest bits count ones.
         for run in gl.static_range(4):

@@ -226,6 +226,7 @@ def fused_moe_gemm(
     bias: torch.Tensor | None = None,
     activation: FusedActivation | None = None,
     out: torch.Tensor | None = None,
+    routing_is_older: bool = False,
 ) -> torch.Tensor:
     """``out[p] = activation(a[p // top_k] @ b[expert of p].T (+ bias))`` for every pair p.
 
@@ -239,10 +240,20 @@ def fused_moe_gemm(
 
     Returns [num_pairs, N] in ``out_dtype``, [num_pairs, N / 2] after a gated activation; rows of
     pairs without an expert are not written. ``out``: where to write, contiguous.
+    routing_is_older: as for :func:`moe_kernels.ops.gemm_launch.gemm_call`.
     """
     if config.warp_specialized and (a.data_ptr() | b.data_ptr()) % 16:
         config = config._replace(warp_specialized=False)
-    call = gemm_call(pairs, num_pairs, top_k, config, activation, out_dtype, bias is not None)
+    call = gemm_call(
+        pairs,
+        num_pairs,
+        top_k,
+        config,
+        activation,
+        out_dtype,
+        bias is not None,
+        routing_is_older,
+    )
     scales = spec_of_optional(a_scale), spec_of_optional(b_scale)
     gemm = prepared_gemm(call, spec_of(a), spec_of(b), *scales, block_shape)
     return gemm(a, a_scale, b, (b_scale, None, None, bias), pairs_tensors(pairs), out=out)

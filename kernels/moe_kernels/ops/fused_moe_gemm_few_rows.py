@@ -32,6 +32,7 @@ from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
 from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional, viewed
 from moe_kernels.tiling.devices import has_gluon
 from moe_kernels.tiling.tile_config import TileConfig
+from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 
 _CHUNK = 64
 """Bytes of a row of the weight that four lanes load at a time, 16 each."""
@@ -67,6 +68,17 @@ def has_few_rows_program(
     )
 
 
+def quantizes_rows(of_one_token: bool, group_shape: tuple[int, int], static: bool) -> bool:
+    """Whether :func:`fused_moe_gemm_few_rows` quantizes A itself, as ``group_shape`` says.
+
+    Over a ``static`` scale for all; of one token's pairs, unsorted, also each row of A, or the
+    columns that a warp has at a time.
+    """
+    if static:
+        return group_shape == TENSOR
+    return of_one_token and group_shape in (TOKEN, (1, 2 * _CHUNK))
+
+
 def fused_moe_gemm_few_rows(
     a: torch.Tensor,
     b: WeightTensors,
@@ -82,21 +94,35 @@ def fused_moe_gemm_few_rows(
     bias: torch.Tensor | None = None,
     activation: FusedActivation | None = None,
     out: torch.Tensor | None = None,
+    of_one_token: bool = False,
     sum_experts: bool = False,
     topk_weights: torch.Tensor | None = None,
+    routing_is_older: bool = False,
 ) -> torch.Tensor:
     """``out[p] = activation(a[p // top_k] @ b[expert of p].T (+ bias))`` for every pair p.
 
     With ``weight_format``, a and b as for
     :func:`moe_kernels.ops.fused_moe_gemm_quantized.fused_moe_gemm_quantized`, else as for
     :func:`moe_kernels.ops.fused_moe_gemm.fused_moe_gemm`, and so are the others;
-    :func:`has_few_rows_program` says which there are. ``config``: block_k and group_m are not used,
-    num_stages is how many chunks a warp loads at a time.
+    :func:`has_few_rows_program` says which there are. Where :func:`quantizes_rows` says so, a may
+    be in 16 bits with b in FP8; a_scale is what was given then. ``config``: block_k and group_m are
+    not used, num_stages is how many chunks a warp loads at a time.
 
+    of_one_token: whether the pairs are those of one token.
     sum_experts: with one token, of at most MOST_SUMMED pairs, and without an activation, return its
     pairs' sum [1, N] instead, weighed by ``topk_weights`` [1, pairs], if there are any.
+    routing_is_older: as for :func:`moe_kernels.ops.gemm_launch.gemm_call`.
     """
-    call = gemm_call(pairs, num_pairs, top_k, config, activation, out_dtype, bias is not None)
+    call = gemm_call(
+        pairs,
+        num_pairs,
+        top_k,
+        config,
+        activation,
+        out_dtype,
+        bias is not None,
+        routing_is_older,
+    )
     gemm = prepared_gemm_few_rows(
         call,
         spec_of(a),
@@ -107,6 +133,7 @@ def fused_moe_gemm_few_rows(
         spec_of_optional(b.scale_2),
         weight_format,
         block_shape,
+        of_one_token,
         num_pairs if sum_experts else 0,
         topk_weights is not None,
     )
@@ -128,6 +155,7 @@ def prepared_gemm_few_rows(
     row_scale: TensorSpec | None,
     weight_format: str | None,
     block_shape: tuple[int, int] | None,
+    of_one_token: bool,
     summed: int,
     has_topk_weights: bool,
 ) -> Gemm:
@@ -142,19 +170,31 @@ def prepared_gemm_few_rows(
     views = {1: torch.int32, 5: torch.int32}
     if weight_format is not None:
         views[4] = torch.int32
+    weight_dtype = values.dtype
     values = viewed(values, torch.int32)
     _, n, row_words = values.shape
     k = a.shape[1]
     launch = gemm_launch(call, values)
+    single = of_one_token and call.blocks is None and not summed
     in_words = weight_format in WORD_FORMATS
-    chunk = 2 * BLOCK if in_words else _CHUNK // (1 if weight_format else a.dtype.itemsize)
+    quantizes = ""
+    if weight_format is None and a.dtype != weight_dtype:
+        quantizes = "group" if block_shape else "token" if a_scale is None else "tensor"
+    operands = weight_dtype if weight_format is None else a.dtype
+    loads = words_of_block(weight_format) // 16 if weight_format and in_words else 1
+    chunk = 2 * BLOCK if in_words else _CHUNK // weight_dtype.itemsize
+    if weight_format is None and (block_shape is None or block_shape[1] % (2 * chunk) == 0):
+        loads, chunk = 2, 2 * chunk
     scales, strides = "none", [0] * 5
     num_groups, groups = 1, _NO_GROUPS
     if weight_format is None:
         scales, strides = scales_and_strides(a_scale, scale, block_shape)
+        if quantizes and a_scale is None:  # weights' strides are where scales of A have theirs
+            scales, strides = scales_and_strides(scale, scale, block_shape)
+            strides = [0, 0, *strides[-3:]]
     elif scale is not None:
         _, units, _, per_unit = scale.shape
-        strides[2], strides[4] = units * n, n
+        strides[2:] = units * n, 1, n
         group = FLOAT_GROUPS.get(weight_format, k // (units * per_unit))
         num_groups = -(-k // group)
         groups = {
@@ -164,12 +204,17 @@ def prepared_gemm_few_rows(
             "one_unit": num_groups == 1 or per_unit * group % (BLOCK if in_words else 16) == 0,
             "scales_per_block": 1 if num_groups == 1 else BLOCK // math.gcd(group, BLOCK),
         }
+    if scales == "block" and block_shape:
+        groups = _NO_GROUPS | {"group": block_shape[1], "one_unit": True}
     pairs_at_once = 1 << (summed - 1).bit_length() if summed else 1
     warps = max(call.config.num_warps, pairs_at_once)
     group_n, group_k = block_shape if scales == "block" and block_shape else (1, 1)
+    warps_of_pair = warps // pairs_at_once
+    # What ptxas knows to be 0, as chunks that no warp has, it converts from FP8 to 12 now and then.
+    stages = min(call.config.num_stages, -(-k // (chunk * warps_of_pair)))
     settings = settings_of(
         FewRowsSettings,
-        **launch.settings,
+        **(launch.settings | {"stages": stages}),
         **groups,
         input_precision="ieee",
         mask_k=k % chunk != 0,
@@ -179,18 +224,19 @@ def prepared_gemm_few_rows(
         warps=warps,
         columns=k,
         row_words=row_words,
-        whole=not summed and k % (chunk * call.config.num_warps * call.config.num_stages) == 0,
+        whole=k % (chunk * warps_of_pair * stages) == 0,
         pairs_at_once=pairs_at_once,
         scale_sums=(
             weight_format == "int4"
             and call.out_dtype == torch.bfloat16
             and (num_groups == 1 or groups["group"] % chunk == 0)
         ),
-        single=call.num_pairs == call.top_k and not launch.settings["slots_are_experts"],
+        single=single,
         summed=summed,
         has_topk_weights=bool(summed) and has_topk_weights,
         format=weight_format or "",
-        words=words_of_block(weight_format) // 16 if weight_format and in_words else 0,
+        words=in_words,
+        loads=loads,
         packed_arithmetic=(
             weight_format in ("int4", "mxfp4", "uint8")
             and call.out_dtype == torch.bfloat16
@@ -198,11 +244,12 @@ def prepared_gemm_few_rows(
         ),
         has_zero_point=has_zero_point,
         scales=scales,
+        quantizes=quantizes,
         group_n=group_n,
         group_k=group_k,
         has_a_scale=a_scale is not None and scales == "none",
         has_row_scale=row_scale is not None,
-        dtype=_OPERANDS[a.dtype],
+        dtype=_OPERANDS[operands],
     )
     sizes = (call.num_experts, n, launch.width, num_groups)
     scalars = (
@@ -216,7 +263,9 @@ def prepared_gemm_few_rows(
         *row_strides(row_scale),
         *launch.activation,
     )
-    grid = (launch.grid[0], 1) if summed else launch.grid
+    grid = launch.grid
+    if single or summed:
+        grid = (grid[0], call.num_pairs if single else 1)
     options = {**launch.options, "num_warps": warps}
     del options["num_stages"]  # of Triton's own pipelines
     launcher = Launcher(few_rows_kernel, grid, scalars, {"S": settings}, viewed=views, **options)

@@ -40,6 +40,8 @@ class GemmCall(NamedTuple):
     activation: FusedActivation | None
     out_dtype: torch.dtype
     has_bias: bool
+    routing_is_older: bool = False
+    """Whether the launch right before did not write the routing, unsorted."""
 
 
 def gemm_call(
@@ -50,15 +52,21 @@ def gemm_call(
     activation: FusedActivation | None,
     out_dtype: torch.dtype,
     has_bias: bool,
+    routing_is_older: bool = False,
 ) -> GemmCall:
-    """The call of a grouped GEMM over ``pairs``, whose result goes through ``activation``."""
+    """The call of a grouped GEMM over ``pairs``, whose result goes through ``activation``.
+
+    ``routing_is_older``: whether the launch right before this one did not write the routing, as it
+    must not where there is no activation.
+    """
     blocks, has_expert_map, num_experts = None, False, 0
     if isinstance(pairs, SortedPairs):
         blocks = pairs.expert_ids.shape[0]
     else:
         has_expert_map, num_experts = pairs.expert_map is not None, pairs.global_num_experts
+    older = blocks is None and (routing_is_older or activation is None)
     routing = blocks, has_expert_map, num_experts
-    return GemmCall(*routing, num_pairs, top_k, config, activation, out_dtype, has_bias)
+    return GemmCall(*routing, num_pairs, top_k, config, activation, out_dtype, has_bias, older)
 
 
 def pairs_tensors(pairs: Pairs) -> tuple[torch.Tensor | None, ...]:
@@ -150,6 +158,7 @@ def gemm_launch(call: GemmCall, weight: TensorSpec) -> GemmLaunch:
             "form": form,
             "gated": gated,
             "interleaved": interleaved,
+            "routing_is_older": call.routing_is_older,
             "has_limit": parameters.limit is not None,
             "has_situ_linear_beta": parameters.situ_linear_beta is not None,
             "programmatic": is_programmatic(weight.device),

@@ -13,7 +13,11 @@ import triton
 import triton.language as tl
 
 from moe_kernels.ops.activation import activate
-from moe_kernels.ops.programmatic_launch import prefetch_rows, wait_for_previous
+from moe_kernels.ops.programmatic_launch import (
+    let_next_start,
+    prefetch_rows,
+    wait_for_previous,
+)
 from moe_kernels.ops.routing import pairs_of_ranks, pairs_of_slot
 
 
@@ -27,6 +31,8 @@ class Settings:
     sorted: bool
     has_expert_map: bool
     slots_are_experts: bool
+    routing_is_older: bool
+    """Whether the launch right before this one did not write the routing, unsorted."""
     pairs: int
     """At least as many as there are, where they are not sorted."""
     form: str
@@ -91,13 +97,15 @@ def tile_of_program(routing, num_pairs, N, S: tl.constexpr):
     """(tile_n, expert (int64), number of rows, where :func:`_pairs_of_rows` finds the pairs).
 
     routing: :func:`moe_kernels.ops.gemm_launch.pairs_tensors`, and the number of experts.
-    No rows: there is nothing to do. It waits for the kernel before this one, unless this is the
-    second GEMM and pairs are not sorted: then that is left to do.
+    No rows: there is nothing to do. It waits for the kernel before this one, unless the routing is
+    older: then that is left to do for programs with rows.
     """
     _, expert_ids_ptr, num_tokens_post_padded_ptr, topk_ids_ptr, expert_map_ptr, num_experts = (
         routing
     )
-    if S.sorted or S.form != "":
+    if S.routing_is_older:
+        let_next_start(S.programmatic)
+    else:
         wait_for_previous(S.programmatic)
     if S.sorted:
         # Tiles are numbered over the blocks that exist, not those the grid allows for.
@@ -121,6 +129,8 @@ def tile_of_program(routing, num_pairs, N, S: tl.constexpr):
             S.slots_are_experts,
             S.pairs,
         )
+        if S.routing_is_older and (num_rows == 0) & (tile_n == 0):
+            wait_for_previous(S.programmatic)  # one program's waiting is the kernel's
     return tile_n, expert.to(tl.int64), num_rows, where
 
 
@@ -130,7 +140,7 @@ def wait_for_tokens(weight_rows_ptrs, num_bytes, S: tl.constexpr):
 
     weight_rows_ptrs [N]: rows of ``num_bytes`` that are read next; they come in the meantime.
     """
-    if S.form == "" and not S.sorted:
+    if S.routing_is_older:
         if S.programmatic:
             prefetch_rows(weight_rows_ptrs, num_bytes)
         wait_for_previous(S.programmatic)

@@ -1,8 +1,10 @@
 """Programmatic dependent launch: a kernel's programs start while the one before it finishes.
 
 Every kernel that is launched this way waits for the one before it to complete before it reads
-what that wrote, and before it writes anything; then it lets the next one start. So whatever was
-complete when a kernel let the next one start may be read by that one without waiting.
+what that wrote, before it writes anything, and before it ends. It lets the next one start when it
+has waited, or at once (:func:`let_next_start`) if the routing was there before the launch before
+it. So every kernel that starts finds a routing complete that is older than the launch before it,
+and may read it, and whatever no kernel writes, before it waits.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -16,6 +18,13 @@ import torch
 import triton
 import triton.language as tl
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def let_next_start(PROGRAMMATIC: tl.constexpr):
+    """Let the kernel after this one start, without :func:`wait_for_previous`."""
+    if PROGRAMMATIC:
+        gdc_launch_dependents()
 
 
 @triton.jit

@@ -15,6 +15,7 @@ from moe_kernels.ops.moe_align_block_size import SortedPairs
 from moe_kernels.ops.programmatic_launch import (
     is_programmatic,
     launch_attributes,
+    let_next_start,
     wait_for_previous,
 )
 from moe_kernels.ops.routing import local_expert
@@ -64,9 +65,12 @@ def _quantize_groups_kernel(
     SORTED: tl.constexpr,
     TOP_K: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
+    ROUTING_IS_OLDER: tl.constexpr,
     BLOCK_GROUPS: tl.constexpr,
     BLOCK_COLUMNS: tl.constexpr,
 ):
+    if ROUTING_IS_OLDER:
+        let_next_start(PROGRAMMATIC)
     wait_for_previous(PROGRAMMATIC)
     offset = tl.arange(0, BLOCK_COLUMNS)
     end = num_groups
@@ -250,8 +254,12 @@ def prepared_quantization(
     top_k: int,
     has_expert_map: bool,
     has_sorted_pairs: bool = False,
+    routing_is_older: bool = False,
 ) -> Quantization:
-    """:func:`quantize_scaled` for such tensors; ``top_k``: 0 without a routing."""
+    """:func:`quantize_scaled` for such tensors; ``top_k``: 0 without a routing.
+
+    routing_is_older: whether the launch right before did not write the routing.
+    """
     rows, columns = x.shape
     values = contiguous_spec((rows, columns), dtype, x.device)
     largest = float((torch.finfo if dtype.is_floating_point else torch.iinfo)(dtype).max)
@@ -267,11 +275,18 @@ def prepared_quantization(
     group = columns if group_shape == TOKEN else group_shape[1]
     scale = contiguous_spec((rows, -(-columns // group)), torch.float32, x.device)
     some = (num_experts, top_k, has_sorted_pairs) if has_expert_map else (0, 0, False)
-    return Quantization(values, scale, None, _groups_launcher(x, group, largest, *some), False)
+    launcher = _groups_launcher(x, group, largest, *some, routing_is_older)
+    return Quantization(values, scale, None, launcher, False)
 
 
 def _groups_launcher(
-    x: TensorSpec, group: int, largest: float, num_experts: int, top_k: int, has_sorted_pairs: bool
+    x: TensorSpec,
+    group: int,
+    largest: float,
+    num_experts: int,
+    top_k: int,
+    has_sorted_pairs: bool,
+    routing_is_older: bool,
 ) -> Launcher:
     """``top_k``: 0 where all rows are quantized."""
     rows, columns = x.shape
@@ -290,6 +305,7 @@ def _groups_launcher(
             "SORTED": has_sorted_pairs,
             "TOP_K": triton.next_power_of_2(max(1, top_k)),
             "PROGRAMMATIC": is_programmatic(x.device),
+            "ROUTING_IS_OLDER": routing_is_older,
             "BLOCK_GROUPS": block_groups,
             "BLOCK_COLUMNS": block_columns,
         },

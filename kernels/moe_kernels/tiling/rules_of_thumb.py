@@ -17,6 +17,8 @@ from moe_kernels.tiling.tile_config import FEW_ROWS, MAX_UNSORTED_PAIRS, LayerCo
 _CACHE_BYTES = 50 << 20  # of Hopper's L2
 _FEW_ROWS_PAIRS = {"int4": MAX_UNSORTED_PAIRS, "uint8": MAX_UNSORTED_PAIRS, "mxfp4": 16}
 """By weight format, up to how many pairs of as many experts the program for few rows is faster."""
+_FEW_ROWS_BYTES = 64 << 20
+"""Of FP8 experts, which are read in so short a time that what comes before counts as much."""
 
 _SPECIALIZED_FROM = {torch.float8_e4m3fn: 192, torch.bfloat16: 1024, torch.float16: 1024}
 """By what is multiplied, from how many pairs per expert on warpgroups that share it are faster."""
@@ -36,10 +38,7 @@ def rules_of_thumb(
     if weight_format is not None:
         most = _FEW_ROWS_PAIRS.get(weight_format, 0) if few_rows else 0
         if load < 1 and num_local_pairs <= most and dtype == torch.bfloat16:
-            up, down = (_few_rows_tile(w, weight_format, few_rows) for w in (w13, w2))
-            if few_rows > 1:  # its rows are as many times as long
-                down = down._replace(num_warps=8, num_stages=2)
-            return LayerConfig(up, down)
+            return _few_rows_config(num_local_pairs, w13, w2, weight_format, few_rows)
         if _specialized_packed(num_local_pairs, load, w13, weight_format, dtype):
             tile = _specialized_packed_tile(load, w13, weight_format)
             return LayerConfig(tile, tile)
@@ -50,6 +49,8 @@ def rules_of_thumb(
         group_m = _group_m(load, block_m, w13)
         tile = _packed_tile(block_m, narrow, group_m, dtype)
         return LayerConfig(tile, tile)
+    if few_rows and load < 1 and _few_fp8_rows(num_local_pairs, w13, w2):
+        return _few_rows_config(num_local_pairs, w13, w2, "fp8", few_rows)
     if all(_specialized(load, weight, block_shape) for weight in (w13, w2)):
         up, down = (_specialized_tile(load, weight) for weight in (w13, w2))
         return LayerConfig(up, down)
@@ -187,20 +188,48 @@ def _specialized_packed_tile(load: float, weight: TensorSpec, weight_format: str
     return tile._replace(group_m=_group_m(load, tile.block_m, weight))
 
 
-def _few_rows_tile(weight: TensorSpec, weight_format: str, few_rows: int) -> TileConfig:
-    """The tiling of the program for few rows.
+def _few_fp8_rows(num_local_pairs: float, w13: TensorSpec, w2: TensorSpec) -> bool:
+    """Whether the program for few rows is faster for FP8 experts.
+
+    The other kernel's tiles are wide, which leaves multiprocessors without one, or with a short one
+    where rows of the second weight are short.
+    """
+    read = num_local_pairs * (w13.shape[1] * w13.shape[2] + w2.shape[1] * w2.shape[2])
+    few = read <= _FEW_ROWS_BYTES or w2.shape[2] <= 256
+    return w13.dtype == torch.float8_e4m3fn and num_local_pairs <= MAX_UNSORTED_PAIRS and few
+
+
+def _few_rows_config(
+    num_local_pairs: float, w13: TensorSpec, w2: TensorSpec, stored: str, few_rows: int
+) -> LayerConfig:
+    """The tilings of the program for few rows, for experts that are ``stored`` as a format.
 
     A token alone takes many warps, so that enough is on its way; of several tokens there are many
     programs, and what each of them begins with counts more.
     """
-    chunk = 128 if weight_format == "uint8" else 64  # bytes, of which each warp has one at a time
-    chunks = -(-weight.shape[2] * weight.dtype.itemsize // chunk)
-    if few_rows > 1 or chunks >= 32:
-        turns = -(-chunks // 4)
-        return TileConfig(FEW_ROWS, 16, 64, 1, 4, turns if turns <= 4 else 2)
-    if chunks >= 8:
-        return TileConfig(FEW_ROWS, 16, 64, 1, 2, 2)
-    return TileConfig(FEW_ROWS, 32, 64, 1, 1, 2)
+    size = 64 if stored in ("int4", "mxfp4") else 128  # bytes of a chunk, one of a warp at a time
+    up, down = (-(-w.shape[2] * w.dtype.itemsize // size) for w in (w13, w2))
+    if num_local_pairs * w13.shape[1] < 64 * multiprocessors(w13.device):
+        first = _few_rows_tile(8, 1, 16)
+    elif few_rows == 1:
+        first = _few_rows_tile(2, 2, 32 if stored == "mxfp4" else 16)
+    elif stored == "uint8":
+        first = _few_rows_tile(4, -(-up // 4) if up <= 16 else 2, 16)
+    else:
+        first = _few_rows_tile(4, 2, 32)
+    if few_rows > 1:
+        warps = max(1, 8 // few_rows)  # of each expert
+        stages = 3 if down % (3 * warps) == 0 else 2
+        second = _few_rows_tile(8, stages, 32 if down >= 64 and size == 64 else 16)
+    elif down >= 8:
+        second = _few_rows_tile(2, 2, 16)
+    else:
+        second = _few_rows_tile(1, min(down, 3), 32)
+    return LayerConfig(first, second)
+
+
+def _few_rows_tile(warps: int, stages: int, rows: int) -> TileConfig:
+    return TileConfig(FEW_ROWS, rows, 64, 1, warps, stages)
 
 
 def _fit(tile: TileConfig, dtype: torch.dtype, device: torch.device) -> TileConfig:

@@ -134,9 +134,24 @@ def test_few_rows_have_their_program_where_there_is_one(fmt):
         config = ask(pairs, *packed(fmt), few_rows=few_rows)
         assert config.up.block_m == config.down.block_m == FEW_ROWS
         assert ask(pairs, *packed(fmt)).up.block_m > FEW_ROWS
-    assert ask(8, *packed(fmt, experts=8), few_rows=1).up.block_m > FEW_ROWS, "too many per expert"
+    assert ask(24, *packed(fmt, experts=8), few_rows=1).up.block_m > FEW_ROWS, "too many per expert"
     assert ask(128, *packed(fmt), few_rows=1).up.block_m > FEW_ROWS
     assert ask(8, *packed(fmt), dtype=torch.float16, few_rows=8).up.block_m > FEW_ROWS
+
+
+def test_fp8_has_the_program_for_few_rows_where_little_is_read():
+    def ask(pairs, experts, hidden, intermediate, few_rows=1):
+        weights13, weights2 = weights(torch.float8_e4m3fn, experts, hidden, intermediate)
+        return rules_of_thumb.rules_of_thumb(
+            pairs, spec_of(weights13), spec_of(weights2), (128, 128), few_rows=few_rows
+        ).up.block_m
+
+    assert ask(8, 128, 2048, 768, 8) == FEW_ROWS
+    assert ask(1, 32, 7168, 2048) == FEW_ROWS
+    assert ask(64, 256, 7168, 256) == FEW_ROWS, "short rows"
+    assert ask(64, 128, 2048, 768) > FEW_ROWS
+    assert ask(2, 8, 4096, 14336, 2) > FEW_ROWS
+    assert ask(8, 128, 2048, 768, 0) > FEW_ROWS, "there is no such program"
 
 
 def test_all_experts_of_a_token_together_take_more_warps():
