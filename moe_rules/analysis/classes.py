@@ -19,8 +19,8 @@ from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
 
 Answers = tuple[bool | None, ...]
-MAX_MEMBERS = 8
-"""Values of a class that are kept, for tests."""
+MAX_MEMBERS = 64
+"""Values of a class that are kept: all where a fact may have few."""
 
 
 class UnclassifiedError(LookupError):
@@ -112,7 +112,7 @@ class Space:
             if len(group) > 1:
                 values = _distinct(values, [t for t in tests if not t.facts()], len(group))
             numbers += [value for value in values if type(value) is int]
-            values += [MISSING] if name in unknown else []
+            values = [MISSING, *values] if name in unknown else values
             pools.append([(value, _answers(own, {name: value})) for value in values])
         return pools
 
@@ -137,7 +137,9 @@ class Space:
 
     def facts(self, point: Mapping[int, int]) -> dict[str, FactValue]:
         """A deployment at a point, of usual values where it leaves a class open."""
-        found: dict[str, FactValue] = {}
+        found: dict[str, FactValue] = {
+            name: value for name, value in self.constants.items() if value is not MISSING
+        }
         for level, variable in enumerate(self.variables):
             values = variable.classes[point.get(level, 0)][0]
             for name, value in zip(variable.facts, values, strict=True):

@@ -19,11 +19,24 @@ from moe_rules.vocabulary.fact_values import FactValue
 
 @dataclass(frozen=True)
 class Compiled:
-    """One oracle of several rule sets over one space, and where in it deployments can be."""
+    """One oracle of several rule sets over one space, and where in it deployments can be.
+
+    ``asked`` are the facts that the rules ask for, rather than what makes deployments possible.
+    """
 
     space: Space
     possible: Node
     selections: tuple[Selection, ...]
+    asked: frozenset[str]
+
+    def witness(self, region: Node) -> dict[str, FactValue]:
+        """The facts of a possible deployment in a region, as usual as can be.
+
+        Raises ValueError where there is none.
+        """
+        diagrams = self.space.diagrams
+        facts = self.space.facts(diagrams.point(diagrams.both(self.possible, region)))
+        return {name: value for name, value in facts.items() if name in self.asked}
 
 
 def compile_oracle(
@@ -48,12 +61,13 @@ def compile_oracle(
         questions.add_oracle(one, oracle)
     for condition in conditions:
         questions.add_condition(condition)
+    asked = questions.facts()
     impossible = add_worlds(questions, packaged_worlds())
     if may_lack is not None:
         questions.unknown |= questions.facts() - may_lack.keys()
     space = Space(questions, usual_values(rules[0].platform))
     selections = tuple(compile_selection(space, one, oracle) for one in rules)
-    return Compiled(space, possible(space, impossible), selections)
+    return Compiled(space, possible(space, impossible), selections, asked)
 
 
 def machine_facts(platform: str, machine: Machine | None) -> dict[str, Seen]:

@@ -38,6 +38,7 @@ from moe_rules.language.rules import (
     RequestCase,
     Step,
     ValueOf,
+    assumed_together,
 )
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
@@ -337,7 +338,9 @@ class _Compiler:
 
     def _server(self, backend: Backend, assume: Assumed) -> Server:
         key = (id(backend), assume)
-        return self.servers.setdefault(key, Server(backend, (*assume, *backend.assume)))
+        return self.servers.setdefault(
+            key, Server(backend, assumed_together(assume, backend.assume))
+        )
 
     def _serves(self, server: Server) -> list[Node]:
         """Where each of a backend's kernels takes a layer."""

@@ -33,6 +33,7 @@ COMMANDS = (
     "list",
     "check",
     "test",
+    "diff",
     "schema",
     "conformance",
 )

@@ -16,7 +16,6 @@ from pydantic import BaseModel
 
 from moe_rules.analysis.worlds import WorldsFile, worlds_of
 from moe_rules.cli.rule_paths import (
-    VOCABULARY,
     existing,
     overlay_of,
     rule_set_of,
@@ -31,7 +30,7 @@ from moe_rules.language.files import PlatformFile, VocabularyFile
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
 from moe_rules.language.requested import requested_problems
-from moe_rules.language.ruleset import PLATFORMS, platform_files
+from moe_rules.language.ruleset import PLATFORMS, VOCABULARY, platform_files
 from moe_rules.language.validate import validate
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile

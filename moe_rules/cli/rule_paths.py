@@ -6,10 +6,8 @@ from pathlib import Path
 
 from moe_rules.cli.errors import UserError
 from moe_rules.files.problems import RuleFileError
-from moe_rules.language.ruleset import overlay_path
+from moe_rules.language.ruleset import VOCABULARY, overlay_path
 
-VOCABULARY = "vocabulary.yaml"
-"""The file that makes a folder a rule set."""
 OVERLAYS = "overlays"
 
 

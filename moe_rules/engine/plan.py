@@ -22,6 +22,7 @@ from moe_rules.language.rules import (
     RequestCase,
     Step,
     ValueOf,
+    assumed_together,
 )
 from moe_rules.vocabulary.fact_values import FactValue
 
@@ -201,7 +202,7 @@ class _Specialiser:
         return RequestPlan(case, when.predicate(unknown=False), backends)
 
     def _backend(self, backend: Backend, assume: Assumed) -> BackendPlan:
-        assumed = (*assume, *backend.assume)
+        assumed = assumed_together(assume, backend.assume)
         known, unknown = dict(self.known), self.unknown
         for name, value in assumed:
             known.pop(name, None)

@@ -321,4 +321,6 @@ def _inline(raw: AnyValue) -> str:
         return "{" + ", ".join(f"{key}: {_inline(value)}" for key, value in raw.items()) + "}"
     if isinstance(raw, list):
         return "[" + ", ".join(map(_inline, raw)) + "]"
+    if isinstance(raw, str) and COMPARISON.match(raw):
+        return f'"{raw}"'
     return in_words(raw) if not isinstance(raw, QuantKey) else str(raw)

@@ -17,21 +17,23 @@ from moe_rules.language.validate import validate
 
 
 @functools.cache
-def _vocabulary() -> tuple[YamlSource, VocabularyFile]:
-    source = read_yaml(packaged_rules() / "vocabulary.yaml")
+def _vocabulary(path: Path) -> tuple[YamlSource, VocabularyFile]:
+    source = read_yaml(path)
     return source, validate(VocabularyFile, source)
 
 
 def vocabulary() -> VocabularyFile:
     """Read the packaged vocabulary: sets, features and derived facts."""
-    return _vocabulary()[1]
+    return _vocabulary(packaged_rules() / "vocabulary.yaml")[1]
 
 
-def linked(platform: str, packaged: Sequence[Path], overlays: Sequence[Path]) -> PlatformRules:
+def linked(
+    platform: str, packaged: Sequence[Path], overlays: Sequence[Path], words: Path
+) -> PlatformRules:
     """The rules of one platform from packaged files and files of overlays.
 
-    Files of overlays may be of other platforms. Raises RuleFileError with every problem of every
-    file.
+    ``words`` is the vocabulary's file. Files of overlays may be of other platforms. Raises
+    RuleFileError with every problem of every file.
     """
     parts: list[Part] = []
     problems: list[Problem] = []
@@ -51,6 +53,6 @@ def linked(platform: str, packaged: Sequence[Path], overlays: Sequence[Path]) ->
             problems.append(Problem("wrong-platform", message, source.at(("platform",))))
     if problems:
         raise RuleFileError(problems)
-    vocabulary_source, vocabulary_file = _vocabulary()
-    contents.append((packaged_rules() / "vocabulary.yaml").read_bytes())
+    vocabulary_source, vocabulary_file = _vocabulary(words)
+    contents.append(words.read_bytes())
     return link(platform, parts, vocabulary_file, vocabulary_source, contents)

@@ -26,6 +26,12 @@ class ValueOf(Record):
 Assumed = tuple[tuple[str, FactValue | ValueOf], ...]
 
 
+def assumed_together(own: Assumed, backends: Assumed) -> Assumed:
+    """What a step or request assumes and what its backend does; its own value of a fact wins."""
+    names = {name for name, _ in own}
+    return (*own, *(pair for pair in backends if pair[0] not in names))
+
+
 class Derived(Record):
     """A fact that follows from others: the first case that holds gives the value."""
 

@@ -26,6 +26,8 @@ PLATFORMS = FACTS["device"].values
 PATH_VARIABLE = "MOE_RULES_PATH"
 EXAMPLES = ".test"
 """How the name of a file that holds examples ends, before ``.yaml``."""
+VOCABULARY = "vocabulary.yaml"
+"""The file that makes a folder a rule set: its sets, features and derived facts."""
 ROOMS = ("files", "language", "vocabulary")
 """The packages whose code makes rules of files."""
 
@@ -79,17 +81,20 @@ def load_platform(
 ) -> PlatformRules:
     """Load the rules of one platform from the packaged tables and overlays.
 
-    Raises RuleFileError with every problem of every file.
+    ``packaged`` is another rule set in place of the packaged one; without a vocabulary of its own
+    it has that one's. Raises RuleFileError with every problem of every file.
     """
-    packaged_files = platform_files(platform, packaged or packaged_rules())
+    folder = packaged or packaged_rules()
+    packaged_files = platform_files(platform, folder)
+    words = next(f / VOCABULARY for f in (folder, packaged_rules()) if (f / VOCABULARY).is_file())
     overlay_files = [path for overlay in overlays for path in rule_files(overlay)]
-    files = [*packaged_files, *overlay_files, packaged_rules() / "vocabulary.yaml"]
+    files = [*packaged_files, *overlay_files, words]
     names = [str(file) for file in files]
 
     def make() -> dict[str, Any]:
         from moe_rules.language.reading import linked
 
-        return to_plain(linked(platform, packaged_files, overlay_files), names)
+        return to_plain(linked(platform, packaged_files, overlay_files, words), names)
 
     what = f"rules of {platform}, {len(packaged_files)} packaged files"
     return from_plain(stored(what, files, ROOMS, make), names)

@@ -49,6 +49,7 @@ def test_a_usual_deployment_is_possible(platform: str) -> None:
         space = compiled.space
         point = space.diagrams.point(compiled.possible)
         assert space.diagrams.at(compiled.possible, space.point(space.facts(point)))
+        assert compiled.witness(space.diagrams.true).keys() <= compiled.asked
 
 
 @pytest.mark.parametrize(

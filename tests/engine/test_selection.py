@@ -359,3 +359,18 @@ def test_a_constant_is_found_when_a_rule_asks_for_it(small: MakeRules) -> None:
     found = select(Selector(rules, {**device, "flashinfer": True}, find=find))
     assert found.backend == "FAST"  # what cannot be found is no obstacle
     assert asked == ["flashinfer", "hpc"]
+
+
+def test_what_a_request_assumes_wins_over_its_backend(small: MakeRules) -> None:
+    rules = SMALL.replace(
+        "requests: {fast: FAST, slow: SLOW}",
+        "requests: {fast: [{use: FAST, assume: {num_experts: {value_of: hidden_dim}}}]}",
+    ).replace(
+        "FAST: {kernels: [FastExperts]}",
+        "FAST: {kernels: [FastExperts], assume: {num_experts: 65}}",
+    )
+    selector = small(rules=rules)
+    assert select(selector, hidden_dim=64).backend == "SLOW"
+    assert select(selector, moe_backend="fast", hidden_dim=64).backend == "FAST"
+    with pytest.raises(InvalidRequestError, match="num_experts is 128"):
+        select(selector, moe_backend="fast", hidden_dim=128)

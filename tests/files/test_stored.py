@@ -18,6 +18,7 @@ from moe_rules.language.reading import linked
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import (
     PLATFORMS,
+    VOCABULARY,
     load_platform,
     overlay_path,
     packaged_rules,
@@ -146,7 +147,8 @@ def written(rules: PlatformRules) -> str:
 def test_stored_rules_are_those_that_are_read(platform: str, overlay: str) -> None:
     overlays = [overlay_path(overlay)] if overlay else []
     packaged = platform_files(platform, packaged_rules())
-    read = linked(platform, packaged, [file for path in overlays for file in rule_files(path)])
+    words = packaged_rules() / VOCABULARY
+    read = linked(platform, packaged, [f for path in overlays for f in rule_files(path)], words)
     for _ in range(2):
         found = load_platform(platform, overlays)
         assert found == read

@@ -1,0 +1,126 @@
+"""What ``diff`` compares: rule sets, overlays on packaged tables, either at a git revision."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tarfile
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.rule_paths import OVERLAYS, rule_set_of
+from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.problems import RuleFileError
+from moe_rules.language.rules import PlatformRules
+from moe_rules.language.ruleset import load_platform, overlay_path
+from moe_rules.vocabulary.record import Record
+
+PACKAGED = "packaged"
+FOLDER = "rules"
+"""Where a repository has its rule set, unless a revision says another place (REVISION:PATH)."""
+
+
+class RuleSet(Record):
+    """Rules to compare: a whole set in a folder, with an overlay on it or without.
+
+    ``name`` is what the user calls them.
+    """
+
+    name: str
+    folder: Path
+    overlay: Path | None = None
+
+    def load(self, platform: str) -> PlatformRules:
+        """The rules of one platform. Raises RuleFileError."""
+        overlays = () if self.overlay is None else (self.overlay,)
+        return load_platform(platform, overlays, packaged=self.folder)
+
+
+def rule_sets(before: str, after: str | None, stack: ExitStack) -> tuple[RuleSet, RuleSet]:
+    """What two words name; temporary folders last as long as ``stack``.
+
+    Of one word, ``A..B`` are two revisions (without B, what lies in the working tree), a revision
+    is compared with the working tree, and anything else with the packaged rules. Raises UserError.
+    """
+    if after is not None:
+        return rule_set(before, stack), rule_set(after, stack)
+    if Path(before).exists():
+        return RuleSet(PACKAGED, packaged_rules()), rule_set(before, stack)
+    first, dots, second = before.partition("..")
+    if dots:
+        path = _path_of(first)
+        return rule_set(first, stack), rule_set(second, stack) if second else _working_tree(path)
+    found = rule_set(before, stack)
+    if found.folder == packaged_rules():
+        return RuleSet(PACKAGED, packaged_rules()), found
+    return found, _working_tree(_path_of(before))
+
+
+def rule_set(word: str, stack: ExitStack) -> RuleSet:
+    """What a word names: "packaged", a path, a packaged overlay, or a git revision.
+
+    Raises UserError.
+    """
+    if word == PACKAGED:
+        return RuleSet(word, packaged_rules())
+    path = Path(word)
+    if path.exists():
+        return _at(word, path)
+    try:
+        return RuleSet(word, packaged_rules(), overlay_path(word))
+    except RuleFileError as error:
+        (problem,) = error.problems
+    revision, _, _ = word.partition(":")
+    if _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}") is None:
+        raise UserError(
+            f"{word}: there is no such file, folder or git revision, and {problem.message}"
+        )
+    return _revision(word, revision, _path_of(word), stack)
+
+
+def _at(name: str, path: Path) -> RuleSet:
+    """The rule set that a path is or lies in, or an overlay on the packaged one."""
+    root = rule_set_of(path)
+    if root is None or path.absolute().relative_to(root).parts[:1] == (OVERLAYS,):
+        return RuleSet(name, root or packaged_rules(), path)
+    return RuleSet(name, root)
+
+
+def _path_of(word: str) -> str:
+    """The place in the repository that a revision names."""
+    return word.partition(":")[2] or FOLDER
+
+
+def _working_tree(path: str) -> RuleSet:
+    top = _git("rev-parse", "--show-toplevel")
+    assert top is not None
+    place = Path(top.decode().strip(), path)
+    if not place.exists():
+        raise UserError(f"{place}: there is no such file or folder to compare the revision with")
+    return _at("the working tree", place)
+
+
+def _revision(name: str, revision: str, path: str, stack: ExitStack) -> RuleSet:
+    """The rules at a revision, written to a temporary folder."""
+    packed = _git("archive", "--format=tar", revision, "--", path, top=True)
+    if packed is None:
+        raise UserError(f"{name}: {revision} has no {path}; write REVISION:PATH for another place")
+    folder = stack.enter_context(TemporaryDirectory(prefix="moe_rules-"))
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
+        archive.extractall(folder, filter="data")
+    return _at(name, Path(folder, path))
+
+
+def _git(*words: str, top: bool = False) -> bytes | None:
+    """What git prints; None if it fails. ``top``: in the folder at the top of the repository."""
+    here = None
+    if top:
+        found = _git("rev-parse", "--show-toplevel")
+        here = None if found is None else found.decode().strip()
+    try:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, check=False)
+    except OSError:
+        return None
+    return done.stdout if done.returncode == 0 else None
