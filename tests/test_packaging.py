@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import venv
 import zipfile
 from pathlib import Path
 
@@ -27,8 +28,11 @@ WITHOUT_TORCH = (
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
-    subprocess.run(list(map(str, command)), check=True, capture_output=True)
+    # As pip builds it: what the build needs is known to its process, and to no other Python.
+    venv.create(folder / "bare", with_pip=False)
+    build = f"from hatchling.build import build_wheel; build_wheel({str(folder)!r})"
+    command = [folder / "bare/bin/python", "-c", f"import sys; sys.path += {sys.path!r}; {build}"]
+    subprocess.run(list(map(str, command)), cwd=ROOT, check=True, capture_output=True)
     (wheel,) = folder.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "site")
