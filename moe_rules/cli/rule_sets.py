@@ -94,17 +94,27 @@ def _path_of(word: str) -> str:
 
 
 def _working_tree(path: str) -> RuleSet:
-    top = _git("rev-parse", "--show-toplevel")
-    assert top is not None
-    place = Path(top.decode().strip(), path)
+    place = _place(path)
     if not place.exists():
         raise UserError(f"{place}: there is no such file or folder to compare the revision with")
     return _at("the working tree", place)
 
 
+def _place(path: str) -> Path:
+    """Where something of the repository lies in the working tree."""
+    top = _git("rev-parse", "--show-toplevel")
+    assert top is not None
+    return Path(top.decode().strip(), path)
+
+
 def _revision(name: str, revision: str, path: str, stack: ExitStack) -> RuleSet:
-    """The rules at a revision, written to a temporary folder."""
+    """The rules at a revision, written to a temporary folder.
+
+    Before an overlay of the working tree was there, they are those that it lies on.
+    """
     packed = _git("archive", "--format=tar", revision, "--", path, top=True)
+    if packed is None and _place(path).exists() and (new := _at(name, _place(path))).overlay:
+        return RuleSet(f"{name} (not there yet)", new.folder)
     if packed is None:
         raise UserError(f"{name}: {revision} has no {path}; write REVISION:PATH for another place")
     folder = stack.enter_context(TemporaryDirectory(prefix="moe_rules-"))

@@ -147,6 +147,20 @@ def test_a_file_that_is_wrong(cli: Command, mine: Path) -> None:
     assert "did you mean 'TRITON'" in answer.err
 
 
+def test_an_overlay_that_a_revision_lacks_is_compared_with_what_it_lies_on(
+    cli: Command, repository: Path
+) -> None:
+    (repository / "moe-rules").mkdir()
+    (repository / "moe-rules/cuda.yaml").write_text(MINE)
+    words = ["diff", "HEAD:moe-rules", "moe-rules", "--oracle", "unquantized", "--platform", "cuda"]
+    answer = cli(*words)
+    assert answer.code == 1, answer.err
+    assert "TRITON / TritonExperts" in answer.out
+    shown = cli(*words, "--format", "markdown", "--exit-zero")
+    assert shown.code == 0
+    assert "of moe-rules against HEAD:moe-rules (not there yet)" in shown.out
+
+
 def test_formats(cli: Command, mine: Path) -> None:
     markdown = cli("diff", mine, "--format", "markdown", "--show", "2")
     rows = [line for line in markdown.out.splitlines() if line.startswith("| unquantized")]
