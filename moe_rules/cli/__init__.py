@@ -34,6 +34,7 @@ COMMANDS = (
     "check",
     "test",
     "diff",
+    "set_priority",
     "schema",
     "conformance",
 )
