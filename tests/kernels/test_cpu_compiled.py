@@ -26,6 +26,19 @@ KEYS = (
 )
 
 
+def product(weights, x, segments, rounded=False):
+    """What ``x`` is multiplied to; NaN outside of the segments."""
+    out = torch.full((len(x), weights.values.shape[1]), torch.nan)
+    (weights.multiply_rounded if rounded else weights.multiply)(x, segments, out)
+    return out
+
+
+def segments_of(counts, experts=4):
+    """Segments of so many tokens, each of another expert."""
+    stops = torch.tensor(counts).cumsum(0).tolist()
+    return list(zip(torch.randperm(experts).tolist(), [0, *stops], stops, strict=False))
+
+
 def drawn(scheme, *shape, scale_dtype=None):
     """Weights of a dtype or of a key's scheme as they are stored, and as numbers."""
     w = torch.randn(shape)
@@ -54,14 +67,45 @@ def test_each_token_meets_its_expert(scheme, counts, n, steps, seed):
     torch.manual_seed(seed)
     weights, numbers = drawn(scheme, 4, n, 32 * steps)
     x = torch.randn(sum(counts), 32 * steps)
-    experts = torch.randperm(4)[: len(counts)].tolist()
-    stops = torch.tensor(counts).cumsum(0).tolist()
-    segments = list(zip(experts, [0, *stops], stops, strict=False))
-    product = weights.multiply(x, segments)
+    segments = segments_of(counts)
+    output = product(weights, x, segments)
     for expert, start, stop in segments:
         tokens, w = x[start:stop].double(), numbers[expert].double().t()
-        error = (product[start:stop] - tokens @ w).abs()
+        error = (output[start:stop] - tokens @ w).abs()
         assert bool((error <= 1e-6 * (tokens.abs() @ w.abs())).all())
+
+
+@given(
+    scheme=st.sampled_from([*FLOATS, *KEYS]),
+    counts=st.lists(st.integers(1, 150), min_size=1, max_size=3),
+    n=st.integers(16, 100),
+    steps=st.integers(1, 9),
+    seed=st.integers(0, 2**32),
+)
+@settings(max_examples=60, deadline=None)
+def test_matrix_units_multiply_rounded_weights(scheme, counts, n, steps, seed):
+    torch.manual_seed(seed)
+    weights, numbers = drawn(scheme, 4, n, 32 * steps)
+    if not weights.rounds(torch.bfloat16):
+        pytest.skip("this CPU has none")
+    x = torch.randn(sum(counts), 32 * steps).bfloat16()
+    segments = segments_of(counts)
+    output = product(weights, x, segments, rounded=True)
+    for expert, start, stop in segments:
+        tokens, w = x[start:stop].double(), numbers[expert].double().t()
+        exact = 1e-6 if scheme is torch.bfloat16 else 2.0**-8
+        error = (output[start:stop] - tokens @ w).abs()
+        assert bool((error <= exact * (tokens.abs() @ w.abs())).all())
+        alone = product(weights, x[start : start + 1], [(expert, 0, 1)], rounded=True)
+        assert torch.equal(alone[0], output[start]), "a sum depends on its token and expert alone"
+
+
+def test_matrix_units_are_for_large_weights_and_bf16(answer):
+    weights = stored(torch.ones(1, 16, 32))
+    assert weights.rounds(torch.bfloat16) <= (torch.bfloat16 in answer)
+    assert not weights.rounds(torch.float32)
+    assert not stored(torch.ones(1, 15, 32)).rounds(torch.bfloat16)
+    assert not stored(torch.ones(1, 16, 1 << 16)).rounds(torch.bfloat16)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -84,17 +128,20 @@ def test_scales_of_every_dtype(scale_dtype):
 def test_a_sum_does_not_depend_on_the_tokens_beside_it():
     weights, _ = drawn("kFp8Static128BlockSym", 1, 50, 256)
     x = torch.randn(13, 256)
-    whole = weights.multiply(x, [(0, 0, 13)])
+    whole = product(weights, x, [(0, 0, 13)])
     for token in range(13):
-        assert torch.equal(weights.multiply(x[token:][:1], [(0, 0, 1)])[0], whole[token])
+        assert torch.equal(product(weights, x[token:][:1], [(0, 0, 1)])[0], whole[token])
 
 
-def test_rows_outside_of_the_segments_are_left_alone():
+@pytest.mark.parametrize("rounded", [False, True])
+def test_rows_outside_of_the_segments_are_left_alone(rounded):
     weights, _ = drawn(torch.bfloat16, 2, 16, 32)
-    x = torch.full((5, 32), torch.nan)
+    if rounded and not weights.rounds(torch.bfloat16):
+        pytest.skip("this CPU has no matrix units")
+    x = torch.full((5, 32), torch.nan, dtype=torch.bfloat16 if rounded else torch.float32)
     x[1:3] = 1
-    product = weights.multiply(x, [(1, 1, 3)])
-    assert bool(product[1:3].isfinite().all())
+    output = product(weights, x, [(1, 1, 3)], rounded)
+    assert output.isfinite().all(1).tolist() == [False, True, True, False, False]
 
 
 def test_every_fp8_number():
@@ -146,7 +193,7 @@ def test_what_no_product_is_compiled_for():
 
 def test_tokens_of_another_size():
     with pytest.raises(ValueError, match="tokens have 64 columns, their weights 32"):
-        stored(torch.ones(2, 8, 32)).multiply(torch.ones(3, 64), [(0, 0, 3)])
+        product(stored(torch.ones(2, 8, 32)), torch.ones(3, 64), [(0, 0, 3)])
 
 
 class Unloadable:

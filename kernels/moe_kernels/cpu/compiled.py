@@ -16,7 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
-from moe_kernels.cpu.llvm import STEP, Kind
+from moe_kernels.cpu import onednn
+from moe_kernels.cpu.llvm import STEP, TILE, Kind
 from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN
 
 Segment = tuple[int, int, int]
@@ -29,6 +30,9 @@ _FORMATS = {
     "mxfp4": torch.uint8,
 }
 """What weights are stored as, by format."""
+
+_LONGEST = 1 << 15
+"""The most columns of rows that become bf16 in cache, TILE of them at a time."""
 
 _NIBBLES = ("int4", "mxfp4")
 _FLOATS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
@@ -66,22 +70,54 @@ class StoredWeights:
     """The rows and columns that one scale holds for."""
     kind: Kind
 
-    def multiply(self, x: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
-        """``x`` [P, K] times the weights of each token's expert: float32 [P, N].
+    def multiply(self, x: torch.Tensor, segments: Sequence[Segment], out: torch.Tensor) -> None:
+        """Set ``out`` (float32 [P, N]) to ``x`` [P, K] times the weights of each token's expert.
 
         Rows outside of ``segments`` are not set. Weights, and sums of products, are float32. Raises
         ValueError for another K.
         """
+        x = self._as_unpacked(x.float()).contiguous()
+        self._run(_multiplication(self.kind), segments, x, out)
+
+    def _as_unpacked(self, x: torch.Tensor) -> torch.Tensor:
+        """The columns of ``x`` [P, K] in the order in which those of weights are unpacked."""
         if x.shape[1] != self.columns:
             raise ValueError(f"tokens have {x.shape[1]} columns, their weights {self.columns}")
-        x = x.float()
-        if self.kind.fmt in _NIBBLES:
-            # Of every 32 columns the even ones first, as they are unpacked.
-            x = x.reshape(len(x), -1, STEP // 2, 2).transpose(2, 3)
-        x = x.contiguous()
-        out = torch.empty(len(x), self.values.shape[1])
-        self._run(_multiplication(self.kind), segments, x, out)
-        return out
+        if self.kind.fmt not in _NIBBLES:
+            return x
+        # Of every 32 columns the even ones first.
+        return x.reshape(len(x), -1, STEP // 2, 2).transpose(2, 3).reshape(x.shape)
+
+    def rounds(self, dtype: torch.dtype) -> bool:
+        """Whether :meth:`multiply_rounded` takes tokens of ``dtype``.
+
+        On CPUs with matrix units: bf16, where N is a tile or more, and TILE rows of K fit caches.
+        """
+        large = self.values.shape[1] >= TILE and self.columns <= _LONGEST
+        return (
+            large and dtype == torch.bfloat16 and onednn.multiplies(dtype) and _has_matrix_units()
+        )
+
+    def multiply_rounded(
+        self, x: torch.Tensor, segments: Sequence[Segment], out: torch.Tensor
+    ) -> None:
+        """:meth:`multiply` with weights rounded to bf16; for what it :meth:`rounds`."""
+        assert self.rounds(x.dtype)
+        x = self._as_unpacked(x)
+        where: list[tuple[int, ...]] = []
+        rows: list[int] = []
+        num_tiles = 0
+        for expert, start, stop in segments:
+            where.append((expert, start, stop, num_tiles))
+            count = -(-(stop - start) // TILE)
+            rows += range(start, start + count * TILE)
+            num_tiles += count
+        # What is beyond a segment's tokens gives sums that are not stored.
+        index = torch.tensor(rows).clamp_(max=len(x) - 1)
+        # Two columns are an element.
+        pairs = x.index_select(0, index).view(torch.int32)
+        tiles = pairs.view(num_tiles, TILE, -1).transpose(1, 2).contiguous()
+        self._run(_rounded_multiplication(self.kind), where, tiles, out)
 
     def convert(self, expert: int, rows: slice, out: torch.Tensor) -> None:
         """Set ``out`` [rows, K] (float32, bf16 or fp16) to some rows of one expert."""
@@ -91,7 +127,7 @@ class StoredWeights:
     def _run(
         self,
         program: int,
-        segments: Sequence[Segment],
+        segments: Sequence[tuple[int, ...]],
         x: torch.Tensor | None,
         out: torch.Tensor,
     ) -> None:
@@ -191,6 +227,24 @@ def _scaled_together(
     if groups in (CHANNEL, TOKEN):
         return 1, columns
     return groups[0] if groups[0] > 0 else n, groups[1] if groups[1] > 0 else columns
+
+
+@functools.cache
+def _has_matrix_units() -> bool:
+    """Whether this CPU has those that programs are made for, and lets this process use them."""
+    return (
+        torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and torch.cpu._is_amx_tile_supported()
+        and torch.cpu._init_amx()
+    )
+
+
+@functools.cache
+def _rounded_multiplication(kind: Kind) -> int:
+    from moe_kernels.cpu.llvm import machine_code
+    from moe_kernels.cpu.llvm.matrix_units import tiled_multiplication
+
+    return machine_code.compiled(tiled_multiplication(kind))
 
 
 @functools.cache

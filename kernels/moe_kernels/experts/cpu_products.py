@@ -36,6 +36,12 @@ _FEW_CONVERTED = 24
 _FEW_WIDENED = 64
 """The same against products of weights and tokens that are converted to float32."""
 
+_FEW_TILED = 4
+"""The same against compiled products of weights that are rounded for the CPU's matrix units."""
+
+_SOME_WHOLE, _SOME_CONVERTED = 64, 256
+"""For so many tokens of an expert these beat torch's, of weights as they are or converted."""
+
 _FEW_ROUNDED = 1
 """For so few tokens, rounding converted weights to 16 bits takes longer than it saves."""
 
@@ -85,21 +91,34 @@ class ExpertLinear:
 
         ``segments``: the experts of all tokens, in order.
         """
-        limit = self._few(tokens.values.dtype)
-        few = [segment for segment in segments if segment[2] - segment[1] <= limit]
-        if self._stored is not None and few:
-            self._multiply_few(self._stored, tokens.values, few, out)
-        for expert, start, stop in segments:
-            if stop - start > limit:
+        exact, rounded = self._compiled_for(tokens.values.dtype)
+        few, some = [], []
+        for segment in segments:
+            expert, start, stop = segment
+            if stop - start <= exact:
+                few.append(segment)
+            elif stop - start <= rounded:
+                some.append(segment)
+            else:
                 self._multiply(tokens.rows(slice(start, stop)), expert, out[start:stop])
+        if self._stored is not None and (few or some):
+            self._multiply_compiled(self._stored, tokens.values, few, some, out)
 
-    def _few(self, dtype: torch.dtype) -> int:
-        """The most tokens of an expert, in ``dtype``, that compiled products are fastest for."""
+    def _compiled_for(self, dtype: torch.dtype) -> tuple[int, int]:
+        """The most tokens of an expert, in ``dtype``, that compiled products are fastest for.
+
+        Those of weights as they are, and those of weights rounded to bf16.
+        """
         if self._stored is None:
-            return 0
+            return 0, 0
+        if self._stored.rounds(dtype):
+            # There is nothing to round in bf16.
+            exact = 0 if self._stored.values.dtype == dtype else _FEW_TILED
+            whole = self.packed is not None or self.weight_format is None
+            return exact, _SOME_WHOLE if whole else _SOME_CONVERTED
         if self.packed is not None or (self.weight_format is None and _fast(dtype)):
-            return _FEW_WHOLE
-        return _FEW_CONVERTED if _fast(dtype) else _FEW_WIDENED
+            return _FEW_WHOLE, 0
+        return _FEW_CONVERTED if _fast(dtype) else _FEW_WIDENED, 0
 
     @functools.cached_property
     def _stored(self) -> StoredWeights | None:
@@ -109,15 +128,21 @@ class ExpertLinear:
         scales = self.scale, self.zero_point
         return stored(self.values, self.weight_format, *scales, self.weight_groups)
 
-    def _multiply_few(
+    def _multiply_compiled(
         self,
         weights: StoredWeights,
         x: torch.Tensor,
-        segments: Sequence[Segment],
+        few: Sequence[Segment],
+        some: Sequence[Segment],
         out: torch.Tensor,
     ) -> None:
-        """:meth:`apply` for ``segments`` that may be some of all, all at once."""
-        product = weights.multiply(x, segments)
+        """:meth:`apply` for segments that may be some of all; ``some`` by rounded weights."""
+        product = torch.empty(out.shape)
+        if few:
+            weights.multiply(x, few, product)
+        if some:
+            weights.multiply_rounded(x, some, product)
+        segments = [*few, *some]
         if self.bias is not None:
             for expert, start, stop in segments:
                 product[start:stop] += self.bias[expert]

@@ -8,6 +8,9 @@ from typing import NamedTuple
 STEP = 32
 """The weights that are read at a time; what K and the columns of a scale are multiples of."""
 
+TILE = 16
+"""Rows of weights, and of tokens, in a product of matrix units."""
+
 
 class Kind(NamedTuple):
     """What a program is made for: names in FORMATS, SCALES and ZERO_POINTS, None: has none.

@@ -42,6 +42,9 @@ be converted. ``blocks``: of BLOCK_ROWS, of each expert. ``items``: segments tim
 BLOCK_ROWS = 48
 """Rows of weights that a thread takes at a time: many enough to reuse tokens in its cache."""
 
+_AHEAD = 2048
+"""So many bytes of weights are on their way while others are converted."""
+
 
 class Tile(NamedTuple):
     """What is multiplied at a time, in registers."""
@@ -52,7 +55,7 @@ class Tile(NamedTuple):
     tokens: int
 
 
-class _Row:
+class Row:
     """One row of one expert's weights, in the function that ``b`` writes."""
 
     def __init__(
@@ -88,19 +91,54 @@ class _Row:
         implied = self._format.zero
         return factor, None if implied is None else repeated(FLOAT, implied, width)
 
+    def _address(self, column: ir.Value, ahead: int = 0) -> ir.Value:
+        """Where ``column`` is, and so many bytes."""
+        b = self._b
+        offset = b.udiv(b.mul(column, int64(self._format.bits)), int64(8))
+        return b.gep(self._values, [b.add(offset, int64(ahead))], source_etype=INT8)
+
+    def prefetch(self, column: ir.Value) -> None:
+        """Ask for what comes in memory some time after ``column``, in this row or a later one."""
+        b = self._b
+        arguments = [POINTER, *[INT32] * 3]
+        ask = intrinsic(b.module, "llvm.prefetch.p0", ir.VoidType(), arguments)
+        # To be read, into all caches, as data.
+        b.call(ask, [self._address(column, _AHEAD), *(ir.Constant(INT32, x) for x in (0, 3, 1))])
+
     def weights(
         self, column: ir.Value, group: tuple[ir.Value | None, ir.Value | None]
     ) -> list[ir.Value]:
         """STEP weights from ``column`` on, but for the format's factor."""
         b, (scale, zero) = self._b, group
-        offset = b.udiv(b.mul(column, int64(self._format.bits)), int64(8))
-        address = b.gep(self._values, [offset], source_etype=INT8)
+        address = self._address(column)
         result = self._format.decode(b, address, self._width)
         if zero is not None:
             result = [b.fsub(value, zero) for value in result]
         if scale is not None:
             result = [b.fmul(value, scale) for value in result]
         return result
+
+
+def each_step(
+    b: ir.IRBuilder,
+    arguments: Mapping[str, ir.Value],
+    row: Row,
+    body: Callable[[ir.Value, list[ir.Value]], None],
+) -> None:
+    """Write ``body(column, weights)`` for every STEP of a row, with :meth:`Row.weights`."""
+    k = arguments["k"]
+
+    def group(first: ir.Value, _: object) -> Sequence[ir.Value]:
+        scales = row.group(first)
+
+        def step(column: ir.Value, _: object) -> Sequence[ir.Value]:
+            body(column, row.weights(column, scales))
+            return ()
+
+        stop = least(b, b.add(first, arguments["columns_of_scale"]), k)
+        return loop(b, first, stop, int64(STEP), step)
+
+    loop(b, int64(0), k, arguments["columns_of_scale"], group)
 
 
 def multiplication(kind: Kind, tile: Tile) -> ir.Module:
@@ -133,7 +171,7 @@ def multiplication(kind: Kind, tile: Tile) -> ir.Module:
 
         loop(b, start, stop, int64(tile.tokens), some_tokens)
 
-    _shared_out(module, segment)
+    shared_out(module, segment)
     return module
 
 
@@ -141,14 +179,14 @@ def _multiply_tile(module: ir.Module, kind: Kind, tile: Tile) -> ir.Function:
     """A function of (arguments, expert, first row, row to stop at, first token) for one tile."""
     width, num_rows, num_tokens = tile
     floats = vector(FLOAT, width)
-    fma = _intrinsic(module, f"llvm.fma.v{width}f32", floats, [floats] * 3)
-    add_up = _intrinsic(module, f"llvm.vector.reduce.fadd.v{width}f32", FLOAT, [FLOAT, floats])
+    fma = intrinsic(module, f"llvm.fma.v{width}f32", floats, [floats] * 3)
+    add_up = intrinsic(module, f"llvm.vector.reduce.fadd.v{width}f32", FLOAT, [FLOAT, floats])
     signature = ir.FunctionType(ir.VoidType(), [POINTER, *[INT64] * 4])
     function = ir.Function(module, signature, f"tokens_{num_tokens}")
     function.linkage = "internal"
     pointer, expert, first_row, stop_row, first_token = function.args
     b = ir.IRBuilder(function.append_basic_block())
-    arguments = _arguments(b, pointer)
+    arguments = arguments_of(b, pointer)
     tokens = [b.add(first_token, int64(j)) for j in range(num_tokens)]
     k = arguments["k"]
     inputs = [b.gep(arguments["x"], [b.mul(token, k)], source_etype=FLOAT) for token in tokens]
@@ -157,12 +195,15 @@ def _multiply_tile(module: ir.Module, kind: Kind, tile: Tile) -> ir.Function:
         # Beyond the last row, that again.
         last = b.sub(stop_row, int64(1))
         numbers = [least(b, b.add(first, int64(i)), last) for i in range(num_rows)]
-        rows = [_Row(b, kind, width, arguments, expert, number) for number in numbers]
+        rows = [Row(b, kind, width, arguments, expert, number) for number in numbers]
 
         def group(start: ir.Value, sums: Sequence[ir.Value]) -> Sequence[ir.Value]:
             groups = [row.group(start) for row in rows]
 
             def step(column: ir.Value, sums: Sequence[ir.Value]) -> Sequence[ir.Value]:
+                if FORMATS[kind.fmt].bits < 8:
+                    for row in rows:
+                        row.prefetch(column)
                 weights = [
                     row.weights(column, group) for row, group in zip(rows, groups, strict=True)
                 ]
@@ -205,39 +246,32 @@ def conversion(kind: Kind, dtype: str, width: int) -> ir.Module:
     def segment(
         b: ir.IRBuilder, pointer: ir.Value, rows: Sequence[ir.Value], where: Sequence[ir.Value]
     ) -> None:
-        arguments = _arguments(b, pointer)
+        arguments = arguments_of(b, pointer)
         expert, start, stop = where
         k, size = arguments["k"], int64(4 if dtype == "fp32" else 2)
 
         def one_row(number: ir.Value, _: object) -> Sequence[ir.Value]:
-            row = _Row(b, kind, width, arguments, expert, b.add(start, number))
+            row = Row(b, kind, width, arguments, expert, b.add(start, number))
 
-            def group(first: ir.Value, _: object) -> Sequence[ir.Value]:
-                scales = row.group(first)
+            def store(column: ir.Value, weights: list[ir.Value]) -> None:
+                if fmt.halves:
+                    half = len(weights) // 2
+                    pairs = zip(weights[:half], weights[half:], strict=True)
+                    weights = [part for pair in pairs for part in interleaved(b, *pair)]
+                for part, value in enumerate(weights):
+                    index = b.add(b.mul(number, k), b.add(column, int64(part * width)))
+                    offset = b.mul(index, size)
+                    address = b.gep(arguments["out"], [offset], source_etype=INT8)
+                    value = b.fmul(value, repeated(FLOAT, fmt.factor, width))
+                    b.store(_rounded(b, value, dtype), address, align=1)
 
-                def step(column: ir.Value, _: object) -> Sequence[ir.Value]:
-                    weights = row.weights(column, scales)
-                    if fmt.halves:
-                        half = len(weights) // 2
-                        pairs = zip(weights[:half], weights[half:], strict=True)
-                        weights = [part for pair in pairs for part in interleaved(b, *pair)]
-                    for part, value in enumerate(weights):
-                        index = b.add(b.mul(number, k), b.add(column, int64(part * width)))
-                        offset = b.mul(index, size)
-                        address = b.gep(arguments["out"], [offset], source_etype=INT8)
-                        value = b.fmul(value, repeated(FLOAT, fmt.factor, width))
-                        b.store(_rounded(b, value, dtype), address, align=1)
-                    return ()
-
-                stop = least(b, b.add(first, arguments["columns_of_scale"]), k)
-                return loop(b, first, stop, int64(STEP), step)
-
-            return loop(b, int64(0), k, arguments["columns_of_scale"], group)
+            each_step(b, arguments, row, store)
+            return ()
 
         first, last = rows
         loop(b, first, least(b, last, b.sub(stop, start)), int64(1), one_row)
 
-    _shared_out(module, segment)
+    shared_out(module, segment)
     return module
 
 
@@ -260,12 +294,15 @@ Segment = Callable[[ir.IRBuilder, ir.Value, Sequence[ir.Value], Sequence[ir.Valu
 """Writes what is done with the structure, a range of rows, and (expert, start, stop)."""
 
 
-def _shared_out(module: ir.Module, segment: Segment) -> None:
-    """``run``: takes one item after the other and gives ``segment`` its rows and where it is."""
+def shared_out(module: ir.Module, segment: Segment, fields: int = 3) -> None:
+    """``run``: takes one item after the other and gives ``segment`` its rows and where it is.
+
+    fields: the numbers of one of ``segments``.
+    """
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [POINTER]), "run")
     (pointer,) = function.args
     b = ir.IRBuilder(function.append_basic_block())
-    arguments = _arguments(b, pointer)
+    arguments = arguments_of(b, pointer)
     head, inside, after = (b.append_basic_block() for _ in range(3))
     b.branch(head)
     b.position_at_end(head)
@@ -275,22 +312,23 @@ def _shared_out(module: ir.Module, segment: Segment) -> None:
     b.position_at_end(inside)
     first = b.mul(b.urem(item, arguments["blocks"]), int64(BLOCK_ROWS))
     rows = first, least(b, b.add(first, int64(BLOCK_ROWS)), arguments["n"])
-    number = b.mul(b.udiv(item, arguments["blocks"]), int64(3))
-    where = [element(b, arguments["segments"], b.add(number, int64(i)), INT64) for i in range(3)]
+    number = b.mul(b.udiv(item, arguments["blocks"]), int64(fields))
+    at = [b.add(number, int64(i)) for i in range(fields)]
+    where = [element(b, arguments["segments"], index, INT64) for index in at]
     segment(b, pointer, rows, where)
     b.branch(head)
     b.position_at_end(after)
     b.ret_void()
 
 
-def _arguments(b: ir.IRBuilder, pointer: ir.Value) -> dict[str, ir.Value]:
+def arguments_of(b: ir.IRBuilder, pointer: ir.Value) -> dict[str, ir.Value]:
     """The fields of ARGUMENTS, addresses as such."""
     addresses = ("values", "scale", "zero_point", "x", "out", "segments")
     fields = {name: element(b, pointer, int64(i), INT64) for i, name in enumerate(ARGUMENTS)}
     return fields | {name: b.inttoptr(fields[name], POINTER) for name in addresses}
 
 
-def _intrinsic(
+def intrinsic(
     module: ir.Module, name: str, result: ir.Type, arguments: list[ir.Type]
 ) -> ir.Function:
     """A function of LLVM's own; llvmlite declares none of vectors."""
