@@ -11,6 +11,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from moe_kernels.benchmark.peers import OURS
 from moe_kernels.benchmark.report import BEST, PICK, Results, geometric_mean, markdown
 
 from moe_rules.cli.benchmarked import measured_plan, picks, read_results
@@ -69,6 +70,32 @@ def document(title: str, note: str, runs: Sequence[Results]) -> Iterator[str]:
         schemes = dict.fromkeys(m.scheme for m in results.measurements)
         yield from ("", f"## {', '.join(scheme.replace('_', ' ') for scheme in schemes)}", "")
         yield from markdown(results)
+        yield from launches(results)
+
+
+def launches(results: Results) -> Iterator[str]:
+    """A row per point: the launches of our kernel's call, where the run recorded them.
+
+    With an early start a launch's time includes its wait for the one before.
+    """
+    parts: dict[tuple[str, str, str, int], list[str]] = {}
+    for one in results.launches:
+        if one.kernel == OURS:
+            point = (one.scheme, one.shape, one.routing, one.num_tokens)
+            name = one.name.strip("_").removesuffix("_kernel")
+            parts.setdefault(point, []).append(f"{name} {one.us:.1f}")
+    if parts:
+        yield from (
+            "",
+            "Launches of one of our calls, in us, each with its wait for the one before:",
+            "",
+        )
+        yield from (
+            "| scheme | shape | routing | M | launches |",
+            "| --- | --- | --- | --- | --- |",
+        )
+        for point, names in sorted(parts.items()):
+            yield _row([*map(str, point), ", ".join(names)])
 
 
 def replaced(text: str, lines: Iterator[str]) -> str:
