@@ -201,7 +201,7 @@ def _multiply_tile(module: ir.Module, kind: Kind, tile: Tile) -> ir.Function:
             groups = [row.group(start) for row in rows]
 
             def step(column: ir.Value, sums: Sequence[ir.Value]) -> Sequence[ir.Value]:
-                if FORMATS[kind.fmt].bits <= 8:
+                if FORMATS[kind.fmt].bits < 32:  # which are waited for anyway
                     for row in rows:
                         row.prefetch(column)
                 weights = [
