@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from moe_rules.analysis.policies import OUTCOME, PoliciesFile
 from moe_rules.analysis.worlds import WorldsFile
 from moe_rules.language.examples import ExamplesFile
 from moe_rules.language.files import (
@@ -53,6 +54,11 @@ def schemas() -> dict[str, Schema]:
         "mistral.schema.json": _schema(MistralFile, "moe_rules fields of params.json", {}),
         "registry.schema.json": _schema(RegistryFile, "moe_rules names of architectures", {}),
         "quantization.schema.json": _schema(QuantizationFile, "moe_rules quantization methods", {}),
+        "policies.schema.json": _schema(
+            PoliciesFile,
+            "moe_rules policies",
+            {**conditions, **_facts_definition(), **_outcome_definitions()},
+        ),
         "examples.schema.json": _schema(ExamplesFile, "moe_rules examples", _facts_definition()),
     }
 
@@ -163,6 +169,27 @@ def _facts_definition() -> dict[str, Schema]:
         "properties": {name: _stated(fact) for name, fact in FACTS.items()},
     }
     return {"Facts": facts, "QuantKeyName": {"enum": list(NAMED_KEYS)}}
+
+
+def _outcome_definitions() -> dict[str, Schema]:
+    """Outcomes as policies describe them: a condition on what is selected."""
+    outcome: Schema = {
+        "type": "object",
+        "description": "What is selected, and the test each part has to pass.",
+        "additionalProperties": False,
+        "properties": {
+            **{
+                joiner: {"type": "array", "items": _ref("Outcome"), "minItems": 1}
+                for joiner in ("any", "all")
+            },
+            "not": _ref("Outcome"),
+            **{
+                name: {"description": fact.meaning, "allOf": [_ref(_test_name(fact))]}
+                for name, fact in OUTCOME.items()
+            },
+        },
+    }
+    return {"Outcome": outcome, **{_test_name(fact): _test(fact) for fact in OUTCOME.values()}}
 
 
 def _stated(fact: Fact) -> Schema:

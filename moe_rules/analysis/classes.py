@@ -116,6 +116,20 @@ class Space:
             pools.append([(value, _answers(own, {name: value})) for value in values])
         return pools
 
+    def moves(self, facts: Mapping[str, FactValue]) -> dict[int, list[int]]:
+        """To which class each class of a variable comes, by level, where some facts are others.
+
+        For facts that the questions were told of (:meth:`Questions.set`).
+        """
+        found: dict[int, list[int]] = {}
+        for level in {self.level[name] for name in facts if name in self.level}:
+            variable = self.variables[level]
+            found[level] = [
+                variable.number({**dict(zip(variable.facts, members[0], strict=True)), **facts})
+                for members in variable.classes
+            ]
+        return found
+
     # Between facts and points ------------------------------------------------------------------
 
     def value(self, fact: str) -> Node:

@@ -47,20 +47,23 @@ def compile_oracle(
     facts: Mapping[str, FactValue] | None = None,
     conditions: Iterable[Condition] = (),
     may_lack: Mapping[str, FactValue] | None = None,
+    moved_to: Mapping[str, FactValue] | None = None,
 ) -> Compiled:
     """Compile an oracle of rule sets of one platform.
 
     ``machine`` fixes the platform and software facts, what it does not say being unknown; without
     it, they are any machine's. ``facts`` fixes further ones. What differs from call to call may be
     unknown, and so may what a deployment lacks that is ``may_lack``. The space tells apart what
-    ``conditions`` do, which are to be asked of it.
-    Raises KeyError for an oracle that a rule set does not have.
+    ``conditions`` do, which are to be asked of it, and the values of ``moved_to``
+    (:meth:`Space.moves`). Raises KeyError for an oracle that a rule set does not have.
     """
     questions = Questions({**machine_facts(rules[0].platform, machine), **(facts or {})}, PER_CALL)
-    for one in rules:
-        questions.add_oracle(one, oracle)
     for condition in conditions:
         questions.add_condition(condition)
+    for fact, value in (moved_to or {}).items():
+        questions.set(fact, value)
+    for one in rules:
+        questions.add_oracle(one, oracle)
     asked = questions.facts()
     impossible = add_worlds(questions, packaged_worlds())
     if may_lack is not None:

@@ -8,7 +8,7 @@ becomes a condition as a rule file has it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,10 +42,11 @@ class Cube:
 
 
 class Covering:
-    """Covers regions of a space by cubes."""
+    """Covers regions of a space by cubes, which say something of ``asked`` facts alone."""
 
-    def __init__(self, space: Space) -> None:
+    def __init__(self, space: Space, asked: Container[str]) -> None:
         self.space = space
+        self.asked = asked
         self._literals: dict[int, list[Literal]] = {}
 
     def cubes(self, region: Node, within: Node, most: int) -> tuple[list[Cube], Node]:
@@ -72,11 +73,17 @@ class Covering:
         diagrams = self.space.diagrams
         classes: dict[int, Classes] = {}
         for level in sorted(diagrams.support(region)):
+            if not self._is_asked(level):
+                continue
             met = self._met(level, region)
             sets = [one.classes for one in self.literals(level) if met <= one.classes]
             if sets and met != self._met(level, within):
                 classes[level] = frozenset.intersection(*sets)
         return Cube(classes, diagrams.point(region))
+
+    def _is_asked(self, level: int) -> bool:
+        """Whether rules ask a variable, so that it says more than what is possible."""
+        return any(fact in self.asked for fact in self.space.variables[level].facts)
 
     def _met(self, level: int, region: Node) -> Classes:
         """The classes of a variable that occur in a region."""
@@ -106,7 +113,7 @@ class Covering:
         def fits(level: int, some: Classes) -> bool:
             return diagrams.is_within(diagrams.true, allowed, {**classes, level: some})
 
-        for level in sorted(levels, reverse=True):
+        for level in sorted(levels, key=lambda level: (self._is_asked(level), -level)):
             if fits(level, frozenset(range(diagrams.sizes[level]))):
                 del classes[level]
         for level in sorted(classes, reverse=True):

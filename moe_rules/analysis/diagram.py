@@ -208,6 +208,24 @@ class Diagrams:
 
         return walk(diagram)
 
+    def moved(self, diagram: Node, classes: Mapping[int, Sequence[int]]) -> Node:
+        """The diagram as it is where each class of some variables, by level, is another one."""
+        done: dict[Node, Node] = {}
+
+        def walk(node: Node) -> Node:
+            if node.level == LEAF:
+                return node
+            found = done.get(node)
+            if found is None:
+                children = tuple(map(walk, node.children))
+                others = classes.get(node.level)
+                if others is not None:
+                    children = tuple(children[number] for number in others)
+                found = done[node] = self.node(node.level, children)
+            return found
+
+        return walk(diagram)
+
     # Asking ------------------------------------------------------------------------------------
 
     def at(self, diagram: Node, point: Mapping[int, int]) -> Value:

@@ -91,7 +91,7 @@ def regions(compiled: Compiled) -> Iterator[Difference]:
     pairs = diagrams.apply(_pair, one.results, other.results)
     met = diagrams.choose(possible, pairs, diagrams.open)
     whole = diagrams.share(possible)
-    covering = Covering(compiled.space)
+    covering = Covering(compiled.space, compiled.asked)
     for pair in diagrams.values(met):
         if not isinstance(pair, tuple):
             continue

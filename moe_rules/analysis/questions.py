@@ -122,18 +122,21 @@ class Questions:
             self.add_condition(condition)
         for assumed in _assumed(oracle):
             for fact, value in assumed:
-                self._set(fact, value)
+                self.set(fact, value)
         self._add_request(rules, oracle)
         self._add_variants(oracle)
-        asked = asked_facts(rules, name)
+        asked = set(asked_facts(rules, name) | self.facts())
         for derived in reversed(rules.derived):
             self._derived.add(derived.fact.name)
             if derived.fact.name in asked:
                 for when, value in derived.cases:
                     self.add_condition(when)
-                    self._set(derived.fact.name, value)
+                    self.set(derived.fact.name, value)
+                    asked.update(when.fact_names())
+                    asked.update([value.fact] if isinstance(value, ValueOf) else ())
 
-    def _set(self, fact: str, value: FactValue | ValueOf) -> None:
+    def set(self, fact: str, value: FactValue | ValueOf) -> None:
+        """A fact may also have this value, whatever a deployment says."""
         if isinstance(value, ValueOf):
             self._copies.add((fact, value.fact))
         else:
@@ -145,7 +148,7 @@ class Questions:
         for (role, name), request in rules.requested.items():
             if name in (None, oracle.name):
                 self._tests.append((ROLE, equal_to(role)))
-                self._set(REQUEST, request.backend)
+                self.set(REQUEST, request.backend)
 
     def _add_variants(self, oracle: Oracle) -> None:
         if oracle.variants is None:

@@ -60,14 +60,16 @@ class Region:
 class Selection:
     """The compiled form of an oracle: the diagram of its results, and the regions of its rules.
 
-    ``regions`` has what stands at a place of the files; what several oracles or backends share
-    has the regions of this oracle, all backends together.
+    ``facts`` are those of a deployment, with what follows from them and without what the oracle
+    assumes. ``regions`` has what stands at a place of the files; what several oracles or backends
+    share has the regions of this oracle, all backends together.
     """
 
     space: Space
     rules: PlatformRules
     oracle: Oracle
     results: Node
+    facts: Facts
     regions: dict[Location, Region] = field(default_factory=dict)
 
     def result(self, facts: Mapping[str, FactValue]) -> Result:
@@ -92,7 +94,8 @@ class _Compiler:
         self.space = space
         self.diagrams = space.diagrams
         self.conditions = Conditions(space)
-        self.facts = self._complete()
+        self.given = self._given()
+        self.facts = self._assumed(self.given)
         self.regions: dict[Location, Region] = {}
         self.servers: dict[tuple[int, Assumed], Server] = {}
         self.kernels: dict[Server, list[Node]] = {}
@@ -105,12 +108,12 @@ class _Compiler:
         self._steps(self.oracle.switches, "switch")
         self._automatic()
         self._ask()
-        return Selection(self.space, self.rules, self.oracle, self.state, self.regions)
+        return Selection(self.space, self.rules, self.oracle, self.state, self.given, self.regions)
 
     # Facts -------------------------------------------------------------------------------------
 
-    def _complete(self) -> Facts:
-        """The supplied facts, with those that follow from them and those the oracle assumes."""
+    def _given(self) -> Facts:
+        """The supplied facts, with those that follow from them."""
         conditions, diagrams = self.conditions, self.diagrams
         facts: Facts = {}
         facts[REQUEST] = self._requested(facts)
@@ -125,6 +128,11 @@ class _Compiler:
                 )
                 found = diagrams.choose(holds, case, opened)
             facts[derived.fact.name] = found
+        return facts
+
+    def _assumed(self, given: Facts) -> Facts:
+        """The facts with those that the oracle assumes."""
+        conditions, diagrams, facts = self.conditions, self.diagrams, dict(given)
         for assumption in self.oracle.assume:
             applies = conditions.applies(assumption.when, facts)
             assumed = conditions.assuming(assumption.values, facts)

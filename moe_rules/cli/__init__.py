@@ -34,6 +34,7 @@ COMMANDS = (
     "check",
     "test",
     "diff",
+    "prove",
     "set_priority",
     "schema",
     "conformance",

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from moe_rules.analysis.policies import PoliciesFile, policies_of
 from moe_rules.analysis.worlds import WorldsFile, worlds_of
 from moe_rules.cli.rule_paths import (
     existing,
@@ -50,6 +51,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "mistral": MistralFile,
     "worlds": WorldsFile,
     "examples": ExamplesFile,
+    "policies": PoliciesFile,
 }
 _KEYS = {
     "machines": "machines",
@@ -62,6 +64,7 @@ _KEYS = {
     "derived": "vocabulary",
     "impossible": "worlds",
     "examples": "examples",
+    "policies": "policies",
 }
 
 
@@ -192,6 +195,8 @@ def _validated(source: YamlSource) -> Any:
         return source.data
     if kind == "examples":
         examples_of(source)
+    if kind == "policies":
+        policies_of(source)
     document = validate(_MODELS[kind], source)
     if kind == "worlds":
         worlds_of(source)

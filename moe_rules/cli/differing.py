@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from moe_rules.analysis.difference import Answer, Difference, differences
-from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.stated import Stated
-from moe_rules.engine.selector import layer_facts
+from moe_rules.cli.witness import explain_command
 from moe_rules.language.ruleset import PLATFORMS
 from moe_rules.machines.machine import Machine, load_machine, named_machines
 from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
-from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
-from moe_rules.vocabulary.layer import FusedMoEConfig
-from moe_rules.vocabulary.quant_keys import QuantKey
+from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.record import Record
 
 
@@ -178,7 +174,7 @@ def as_text(found: Comparison, show: int) -> str:
         if one.subjects:
             lines.append(f"  for {_some(one.subjects)}")
         if difference.witness:
-            lines.append(f"  see: {explain_command(difference, found.after)}")
+            lines.append(f"  see: {_see(difference, found.after)}")
         lines.append("")
     return "\n".join([*lines, _summary(found, show)])
 
@@ -195,7 +191,7 @@ def as_markdown(found: Comparison, show: int) -> str:
         difference = one.difference
         conditions = "<br>".join(_escaped(text) for text in _conditions(difference))
         for_whom = f"<br>for {_some(one.subjects)}" if one.subjects else ""
-        command = f"`{_cell(explain_command(difference, found.after))}`"
+        command = f"`{_cell(_see(difference, found.after))}`"
         cells = [
             difference.oracle,
             difference.platform,
@@ -291,44 +287,6 @@ def _counted(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def explain_command(one: Difference, rules: RuleSet) -> str:
-    """The command that shows what happens to the deployment of a difference."""
-    machine = _machine_like(one)
-    words = ["moe-rules", "explain", "--oracle", one.oracle]
-    known: Mapping[str, FactValue] = {}
-    if machine is not None:
-        words += ["--platform", machine.name]
-        known = machine.facts()
-    if rules.overlay is not None:
-        words += ["--rules", rules.name]
-    usual = packaged_worlds().usual
-    layer = {name: usual[name] for name in deployment.REQUIRED_FACTS}
-    known = {**_said_without_words(layer), **known}
-    for name, value in {**layer, **one.witness}.items():
-        if name in layer or name not in known or known[name] != value:
-            words += ["--set", f"{name}={_stated(value)}"]
-    return shlex.join(words)
-
-
-def _said_without_words(layer: Mapping[str, Any]) -> dict[str, FactValue]:
-    """The facts that ``explain`` has where nothing is stated but a layer's sizes."""
-    facts = layer_facts(FusedMoEConfig(**layer))
-    return {**facts, **REQUEST_DEFAULTS, "weight_key": None, "activation_key": None}
-
-
-def _machine_like(one: Difference) -> Machine | None:
-    """The named machine with the most facts of a deployment."""
-    machines = [m.machine() for m in named_machines().values()]
-    alike = [machine for machine in machines if machine.device == one.platform]
-
-    def shared(machine: Machine) -> int:
-        facts = machine.facts()
-        return sum(facts.get(name) == value for name, value in one.witness.items())
-
-    return max(alike, key=shared, default=None)
-
-
-def _stated(value: FactValue) -> str:
-    if isinstance(value, QuantKey) and value.name is None:
-        return json.dumps(value.to_dict())
-    return in_words(plain(value))
+def _see(one: Difference, rules: RuleSet) -> str:
+    overlays = () if rules.overlay is None else (rules.name,)
+    return explain_command(one.platform, one.oracle, one.witness, overlays)

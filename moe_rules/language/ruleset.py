@@ -24,8 +24,8 @@ from moe_rules.vocabulary.facts import FACTS
 
 PLATFORMS = FACTS["device"].values
 PATH_VARIABLE = "MOE_RULES_PATH"
-EXAMPLES = ".test"
-"""How the name of a file that holds examples ends, before ``.yaml``."""
+EXAMPLES, POLICIES = ".test", ".policy"
+"""How the name of a file that holds examples, or policies, ends before ``.yaml``."""
 VOCABULARY = "vocabulary.yaml"
 """The file that makes a folder a rule set: its sets, features and derived facts."""
 ROOMS = ("files", "language", "vocabulary")
@@ -60,7 +60,7 @@ def rule_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     files = (p for p in path.rglob("*") if p.suffix in (".yaml", ".yml") and p.is_file())
-    return sorted(file for file in files if not holds_examples(file))
+    return sorted(file for file in files if holds_rules(file))
 
 
 def holds_examples(path: Path) -> bool:
@@ -68,11 +68,16 @@ def holds_examples(path: Path) -> bool:
     return path.stem.endswith(EXAMPLES)
 
 
+def holds_rules(path: Path) -> bool:
+    """Whether a file holds rules, and not what stands beside them."""
+    return not path.stem.endswith((EXAMPLES, POLICIES))
+
+
 def platform_files(platform: str, folder: Path) -> list[Path]:
     """The packaged rule files of one platform."""
     single = folder / f"{platform}.yaml"
     found = sorted((folder / platform).glob("*.yaml"))
-    several = [file for file in found if not holds_examples(file)]
+    several = [file for file in found if holds_rules(file)]
     return [single, *several] if single.is_file() else several
 
 

@@ -29,13 +29,15 @@ class Report:
     """The findings of a command, in file order, and every file that was looked at.
 
     ``examples`` are what a command looked at that holds those of files against the rules; what is
-    found elsewhere is of a file. ``remark`` is what else to say in the summary.
+    found elsewhere is of a file. ``called`` is what an example is called, and several of them;
+    ``remark`` is what else to say in the summary.
     """
 
     problems: tuple[Problem, ...]
     files: tuple[str, ...]
     command: str = "check"
     examples: tuple[Case, ...] = ()
+    called: tuple[str, str] = ("example", "examples")
     remark: str = ""
 
     @classmethod
@@ -72,7 +74,7 @@ class Report:
         ]
         where = _counted(len(self.files), "file")
         if self.examples:
-            where = f"{_counted(len(self.examples), 'example')} of {where}"
+            where = f"{len(self.examples)} {self.called[len(self.examples) != 1]} of {where}"
         remark = f"; {self.remark}" if self.remark else ""
         return f"{', '.join(parts) or 'no findings'} in {where}{remark}"
 

@@ -16,7 +16,7 @@ class TextReporter(Reporter):
 
 
 class JsonReporter(Reporter):
-    """An object with ``findings``, ``files``, ``examples``, ``errors`` and ``warnings``."""
+    """An object with findings, files, examples (as they are called), errors and warnings."""
 
     def report(self, report: Report) -> str:
         """See :class:`Reporter`."""
@@ -36,5 +36,5 @@ class JsonReporter(Reporter):
             {"name": case.name, "file": case.file, "failed": case.failed}
             for case in report.examples
         ]
-        looked_at = {"files": report.files, "examples": examples}
+        looked_at = {"files": report.files, report.called[1]: examples}
         return json.dumps({"findings": findings, **looked_at, **counts}, indent=2)

@@ -74,7 +74,7 @@ def says(one: Difference, facts: Mapping[str, FactValue], folder: Path) -> bool:
 changes = st.sampled_from(["adjust", "switches", "shortcuts", "requests", "backends", "kernels"])
 
 
-@settings(max_examples=25, suppress_health_check=[*SLOW, HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[*SLOW, HealthCheck.function_scoped_fixture])
 @given(
     rule_files(),
     rule_files(),
@@ -97,7 +97,7 @@ def test_what_differs_is_said_and_nothing_else(
         assert one.before == answers(before, one.witness)
         assert one.after == answers(after, one.witness)
         assert one.before != one.after
-        assert says(one, one.witness, tmp_path)
+        assert says(one, one.witness, tmp_path), f"{one.when} {one.witness}"
         assert possible(one.witness)
     for deployment in facts:
         asked = made_possible(deployment)

@@ -58,7 +58,7 @@ def brute_force(
     return min(costs, default=None)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=SLOW)
+@settings(max_examples=15, deadline=None, suppress_health_check=SLOW)
 @given(rule_files(), deployments(FACT_NAMES), st.sampled_from(BACKENDS))
 def test_no_deployment_is_nearer(file: dict, given_facts: dict, backend: str) -> None:
     rules = load(file)

@@ -15,7 +15,7 @@ SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too
 FACT_NAMES = [name for name in TESTS if name in FACTS] + ["is_lora_enabled", "pcp_size", "sp_size"]
 
 
-@settings(max_examples=40, suppress_health_check=SLOW)
+@settings(max_examples=25, suppress_health_check=SLOW)
 @given(rule_files(), st.lists(deployments(FACT_NAMES), min_size=8, max_size=8))
 def test_random_rules_decide_random_deployments_alike(file: dict, facts: list[dict]) -> None:
     rules = load(file)
@@ -25,7 +25,7 @@ def test_random_rules_decide_random_deployments_alike(file: dict, facts: list[di
         assert compiled.selections[0].result(given_facts) == decided(rules, "fp8", given_facts)
 
 
-@settings(max_examples=25, suppress_health_check=SLOW)
+@settings(max_examples=15, suppress_health_check=SLOW)
 @given(rule_files(), st.data())
 def test_all_members_of_classes_are_decided_alike(file: dict, data: st.DataObject) -> None:
     rules = load(file)

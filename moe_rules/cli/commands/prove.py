@@ -1,0 +1,43 @@
+"""``moe-rules prove``: policies that hold of all deployments, or a counterexample."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from moe_rules.cli.options import Subparsers, add_format, add_rules, command
+
+
+def add_parser(subparsers: Subparsers) -> None:
+    """Declare the command."""
+    parser = command(
+        subparsers,
+        "prove",
+        "prove policies of all deployments",
+        "Files that end in .policy.yaml hold policies: what always or never comes out, or that it\n"
+        "is the same with other values of some facts. Each is proven of every deployment that can\n"
+        "be, or contradicted by one that explain can be run on. Exit code 0: all are proven; 1:\n"
+        "findings; 2: cannot run.",
+        "moe-rules prove mine/ours.policy.yaml --rules mine",
+    )
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        type=Path,
+        help="files of policies, or folders that have some; default: those of the packaged rules",
+    )
+    add_rules(parser)
+    add_format(parser, "text", "json", "github", "sarif", "junit")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prove every policy, and report those that are not proven."""
+    from moe_rules.cli.policies import prove_files
+    from moe_rules.language.ruleset import overlay_paths
+    from moe_rules.reporting import REPORTERS
+
+    report = prove_files(args.paths, overlay_paths(args.rules))
+    print(REPORTERS[args.format].report(report))
+    return int(report.count("error") > 0)

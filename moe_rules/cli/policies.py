@@ -1,0 +1,88 @@
+"""Proves the policies of files and folders, and reports those that are contradicted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from moe_rules.analysis.policies import Policy, policies_of
+from moe_rules.analysis.proving import Verdict, name_problems, prove
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.rule_paths import existing, shown, yaml_files
+from moe_rules.cli.witness import explain_command
+from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.problems import Problem
+from moe_rules.files.yaml_source import read_yaml
+from moe_rules.language.rules import PlatformRules
+from moe_rules.language.ruleset import PLATFORMS, POLICIES, load_platform
+from moe_rules.reporting import Case, Report
+
+FOLDER = "policies"
+"""Where a rule set has its policies."""
+
+
+def prove_files(paths: Iterable[Path], overlays: Sequence[Path]) -> Report:
+    """Prove the policies at ``paths``, the packaged ones if there are none.
+
+    Raises UserError where there is no policy, RuleFileError where a file is wrong.
+    """
+    rules = {name: load_platform(name, overlays) for name in PLATFORMS}
+    files: list[str] = []
+    cases: list[Case] = []
+    proofs = 0
+    for path in [existing(path) for path in paths] or [packaged_rules() / FOLDER]:
+        for file in _policy_files(path):
+            name = shown(file)
+            files.append(name)
+            for policy in policies_of(read_yaml(file, display=name)):
+                problems = list(name_problems(policy, rules))
+                if not problems:
+                    verdicts = [
+                        (rules[platform], oracle, prove(policy, rules[platform], oracle))
+                        for platform in policy.platforms
+                        for oracle in policy.oracles
+                        if oracle in rules[platform].oracles
+                    ]
+                    problems = list(_problems(policy, verdicts, overlays))
+                    proofs += sum(verdict.met and verdict.proven for _, _, verdict in verdicts)
+                cases.append(Case(policy.name, name, tuple(problems)))
+    proven = sum(not case.problems for case in cases)
+    remark = f"{proven} proven, by {proofs} proofs for an oracle each"
+    found = [problem for case in cases for problem in case.problems]
+    return Report.of(
+        found,
+        files,
+        command="prove",
+        examples=tuple(cases),
+        called=("policy", "policies"),
+        remark=remark,
+    )
+
+
+def _policy_files(path: Path) -> list[Path]:
+    """The file, or the files of policies of a folder. Raises UserError where there is none."""
+    if not path.is_dir():
+        return [path]
+    found = [file for file in yaml_files(path) if file.stem.endswith(POLICIES)]
+    if not found:
+        raise UserError(f"{path}: the folder has no file of policies (*{POLICIES}.yaml)")
+    return found
+
+
+def _problems(
+    policy: Policy,
+    verdicts: Sequence[tuple[PlatformRules, str, Verdict]],
+    overlays: Sequence[Path],
+) -> Iterator[Problem]:
+    if not any(verdict.met for _, _, verdict in verdicts):
+        message = f"{policy.name}: no deployment that can be is one of its deployments"
+        yield Problem("empty-policy", message, policy.location, "warning")
+    for rules, oracle, verdict in verdicts:
+        if verdict.witness is None:
+            continue
+        what = f"{verdict.answer} comes out"
+        if policy.same_as:
+            what += f", and {verdict.other} with the other facts"
+        see = explain_command(rules.platform, oracle, verdict.witness, [str(p) for p in overlays])
+        message = f"{policy.name}: not so for {oracle} on {rules.platform}: {what}; see: {see}"
+        yield Problem("contradicted", message, policy.location)

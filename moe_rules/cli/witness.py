@@ -1,0 +1,62 @@
+"""Deployments that show something, as the command that explains what is decided for them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moe_rules.analysis.worlds import packaged_worlds
+from moe_rules.cli import deployment
+from moe_rules.engine.selector import layer_facts
+from moe_rules.machines.machine import Machine, named_machines
+from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
+from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
+from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import QuantKey
+
+
+def explain_command(
+    platform: str, oracle: str, witness: Mapping[str, FactValue], overlays: Sequence[str] = ()
+) -> str:
+    """The command that shows what happens to a deployment."""
+    machine = _machine_like(platform, witness)
+    words = ["moe-rules", "explain", "--oracle", oracle]
+    known: Mapping[str, FactValue] = {}
+    if machine is not None:
+        words += ["--platform", machine.name]
+        known = machine.facts()
+    for overlay in overlays:
+        words += ["--rules", overlay]
+    usual = packaged_worlds().usual
+    layer = {name: usual[name] for name in deployment.REQUIRED_FACTS}
+    known = {**_said_without_words(layer), **known}
+    for name, value in {**layer, **witness}.items():
+        if name in layer or name not in known or known[name] != value:
+            words += ["--set", f"{name}={_stated(value)}"]
+    return shlex.join(words)
+
+
+def _said_without_words(layer: Mapping[str, Any]) -> dict[str, FactValue]:
+    """The facts that ``explain`` has where nothing is stated but a layer's sizes."""
+    facts = layer_facts(FusedMoEConfig(**layer))
+    return {**facts, **REQUEST_DEFAULTS, "weight_key": None, "activation_key": None}
+
+
+def _machine_like(platform: str, witness: Mapping[str, FactValue]) -> Machine | None:
+    """The named machine with the most facts of a deployment."""
+    machines = [m.machine() for m in named_machines().values()]
+    alike = [machine for machine in machines if machine.device == platform]
+
+    def shared(machine: Machine) -> int:
+        facts = machine.facts()
+        return sum(facts.get(name) == value for name, value in witness.items())
+
+    return max(alike, key=shared, default=None)
+
+
+def _stated(value: FactValue) -> str:
+    if isinstance(value, QuantKey) and value.name is None:
+        return json.dumps(value.to_dict())
+    return in_words(plain(value))
