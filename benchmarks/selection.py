@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from moe_rules.engine.selector import Selector, as_machine, selector_for
+from moe_rules.selectors.selector import Selector, as_machine, selector_for
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
@@ -61,6 +61,7 @@ def microseconds(
         selector.select(oracle, config, weight, activation, **options)
         return (time.perf_counter_ns() - start) / 1000
 
+    selector.compiled(oracle, *options)
     selector.select(oracle, next(layers(1)), weight, activation, **options)
     new = statistics.median([once(config) for config in configs[1:]])
     repeated = statistics.median([once(configs[5]) for _ in range(CALLS)])

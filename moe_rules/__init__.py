@@ -25,21 +25,21 @@ _HOME = {
     "FactError": "moe_rules.vocabulary.fact_values",
     "FusedMoEConfig": "moe_rules.vocabulary.layer",
     "FusedMoEParallelConfig": "moe_rules.vocabulary.layer",
-    "InvalidRequestError": "moe_rules.engine.selector",
+    "InvalidRequestError": "moe_rules.selectors.selector",
     "Machine": "moe_rules.machines.machine",
     "MachineError": "moe_rules.machines.machine",
     "MoEKernelOracle": "moe_rules.oracles.base",
     "NAMED_KEYS": "moe_rules.vocabulary.quant_keys",
-    "NotSupportedError": "moe_rules.engine.selector",
+    "NotSupportedError": "moe_rules.selectors.selector",
     "QuantKey": "moe_rules.vocabulary.quant_keys",
     "RuleFileError": "moe_rules.files.problems",
     "Scale": "moe_rules.vocabulary.quant_keys",
-    "SelectionError": "moe_rules.engine.selector",
-    "Selector": "moe_rules.engine.selector",
+    "SelectionError": "moe_rules.selectors.selector",
+    "Selector": "moe_rules.selectors.selector",
     "detect": "moe_rules.machines.detection",
     "load_machine": "moe_rules.machines.machine",
     "load_platform": "moe_rules.language.ruleset",
-    "select_backend": "moe_rules.engine.selector",
+    "select_backend": "moe_rules.selectors.selector",
 }
 
 __all__ = [
@@ -69,18 +69,18 @@ __all__ = [
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
     from moe_rules.engine.explanation import Candidate
-    from moe_rules.engine.selector import (
+    from moe_rules.files.problems import RuleFileError
+    from moe_rules.language.ruleset import load_platform
+    from moe_rules.machines.detection import detect
+    from moe_rules.machines.machine import Machine, MachineError, load_machine
+    from moe_rules.oracles.base import MoEKernelOracle
+    from moe_rules.selectors.selector import (
         InvalidRequestError,
         NotSupportedError,
         SelectionError,
         Selector,
         select_backend,
     )
-    from moe_rules.files.problems import RuleFileError
-    from moe_rules.language.ruleset import load_platform
-    from moe_rules.machines.detection import detect
-    from moe_rules.machines.machine import Machine, MachineError, load_machine
-    from moe_rules.oracles.base import MoEKernelOracle
     from moe_rules.vocabulary.fact_values import FactError
     from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
     from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale

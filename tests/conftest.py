@@ -13,7 +13,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from moe_rules.engine.selector import Selector
+    from moe_rules.selectors.selector import Selector
     from moe_rules.vocabulary.fact_values import FactValue
 
 
@@ -73,8 +73,8 @@ def write(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
 def small(write: Callable[[str, str], Path], tmp_path: Path) -> MakeRules:
     """A selector over a small rule set on a 9.0 device, with overlays and other constants."""
     # Imported here: the tests of kernels also run where pydantic is not installed.
-    from moe_rules.engine.selector import Selector
     from moe_rules.language.ruleset import load_platform
+    from moe_rules.selectors.selector import Selector
 
     def make(*overlays: str, rules: str = SMALL, **constants: FactValue) -> Selector:
         write("packaged/cuda.yaml", rules)

@@ -13,7 +13,15 @@ from dataclasses import dataclass
 
 from moe_rules.analysis.candidates import candidates
 from moe_rules.analysis.diagram import Diagrams, Node, Point
-from moe_rules.analysis.questions import MISSING, Probe, Questions, Seen, answer
+from moe_rules.analysis.questions import (
+    MISSING,
+    Fixed,
+    Missing,
+    Probe,
+    Questions,
+    Seen,
+    answer,
+)
 from moe_rules.language.fact_tests import FactTest
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
@@ -104,10 +112,12 @@ class Space:
         """Values of each fact of a variable, with what its own probes say of them."""
         pools: list[list[tuple[Seen, Answers]]] = []
         tests = list(dict.fromkeys(probe.test for probe in probes))
-        numbers: list[int] = []
+        fixed = [one.value for p in probes for one in p.operands if isinstance(one, Fixed)]
+        compared = [value for value in fixed if not isinstance(value, Missing)]
+        numbers = [value for value in compared if type(value) is int]
         for name, own in zip(group, alone, strict=True):
             values: list[Seen] = [
-                *candidates(FACTS[name], tests, self._usual.get(name, ()), numbers)
+                *candidates(FACTS[name], tests, (*self._usual.get(name, ()), *compared), numbers)
             ]
             if len(group) > 1:
                 values = _distinct(values, [t for t in tests if not t.facts()], len(group))

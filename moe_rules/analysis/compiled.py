@@ -10,11 +10,11 @@ from moe_rules.analysis.diagram import Node
 from moe_rules.analysis.questions import MISSING, Questions, Seen
 from moe_rules.analysis.symbolic import Selection, compile_selection
 from moe_rules.analysis.worlds import add_worlds, packaged_worlds, possible, usual_values
-from moe_rules.engine.selector import PER_CALL
 from moe_rules.language.conditions import Condition
 from moe_rules.language.rules import PlatformRules
 from moe_rules.machines.machine import Machine, facts_of, foreign_facts
 from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.vocabulary.facts import PER_CALL
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from moe_rules.analysis.compiled import Compiled, compile_oracle
 from moe_rules.analysis.cubes import Covering, Cube
 from moe_rules.analysis.diagram import Node, Value
-from moe_rules.analysis.states import Result
 from moe_rules.analysis.symbolic import Selection
+from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
 from moe_rules.machines.machine import Machine
 from moe_rules.vocabulary.fact_values import FactValue

@@ -16,8 +16,8 @@ from moe_rules.analysis.classes import Variable
 from moe_rules.analysis.compiled import Compiled, compile_oracle
 from moe_rules.analysis.diagram import LEAF, Node
 from moe_rules.analysis.questions import MISSING, Seen
-from moe_rules.analysis.states import Result
 from moe_rules.analysis.worlds import packaged_worlds
+from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
 from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
 from moe_rules.vocabulary.facts import REQUEST_DEFAULTS

@@ -11,7 +11,7 @@ from moe_rules.analysis.diagram import Node, Value
 from moe_rules.analysis.difference import Answer, answer_of
 from moe_rules.analysis.policies import Policy
 from moe_rules.analysis.questions import clauses
-from moe_rules.analysis.states import Result
+from moe_rules.engine.selection import Result
 from moe_rules.files.problems import Problem
 from moe_rules.language.fact_tests import AnyTest, FactTest, NotTest, OneOf, Prefix
 from moe_rules.language.rules import PlatformRules

@@ -4,24 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from moe_rules.analysis.diagram import Value
-from moe_rules.engine.selection import How, adjusted
-from moe_rules.language.rules import Adjustment, Assumed, Backend, ErrorKind
-
-Why = Literal["unknown_request", "request_cannot_serve", "refused", "no_backend"]
-
-
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What a selection comes to: a backend with its kernel's class, or an error and its cause."""
-
-    how: How
-    backend: str | None = None
-    kernel: str | None = None
-    error: ErrorKind | None = None
-    why: Why | None = None
+from moe_rules.engine.selection import How, Result, adjusted
+from moe_rules.language.rules import Adjustment, Assumed, Backend
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,13 @@ from moe_rules.analysis.questions import MISSING, REQUEST
 from moe_rules.analysis.states import (
     Asking,
     Ordering,
-    Result,
     Server,
     adjust,
     after,
     asks,
     next_server,
 )
-from moe_rules.engine.selection import How, narrowed
+from moe_rules.engine.selection import How, Result, narrowed
 from moe_rules.files.problems import Location
 from moe_rules.language.requested import ROLE
 from moe_rules.language.rules import (
@@ -310,7 +309,7 @@ class _Compiler:
         otherwise = self.oracle.otherwise
         end = Result("fallback", otherwise.backend)
         if otherwise.backend is None:
-            end = replace(end, error=otherwise.error, why="no_backend")
+            end = end.replaced(error=otherwise.error, why="no_backend")
         servers = {name: self._server(b, ()) for name, b in self.oracle.backends.items()}
         self._change(
             self.diagrams.true,

@@ -19,10 +19,10 @@ from moe_rules.vocabulary.record import Record
 
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
-    from moe_rules.engine.ranges import TokenRange
-    from moe_rules.engine.selector import Selector
     from moe_rules.machines.machine import Machine
     from moe_rules.models import Deployment, LoadRefusal, ModelLayer
+    from moe_rules.selectors.ranges import TokenRange
+    from moe_rules.selectors.selector import Selector
     from moe_rules.vocabulary.fact_values import FactValue
     from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
     from moe_rules.vocabulary.quant_keys import QuantKey
@@ -177,7 +177,7 @@ class Asked(Record):
 
     def ranges(self, question: Question) -> tuple[TokenRange, ...]:
         """The decisions by number of tokens of a call; one where the rules tell no calls apart."""
-        from moe_rules.engine.ranges import decide_by_num_tokens
+        from moe_rules.selectors.ranges import decide_by_num_tokens
 
         assert question.oracle is not None
         return decide_by_num_tokens(self.selector, question.oracle, question.facts)
@@ -192,9 +192,9 @@ class Asked(Record):
 
 def ask(args: argparse.Namespace) -> Asked:
     """What the options ask. Raises UserError, or an error of the libraries for wrong input."""
-    from moe_rules.engine.selector import Selector
     from moe_rules.language.requested import requests_from_environ
     from moe_rules.language.ruleset import load_platform, overlay_paths
+    from moe_rules.selectors.selector import Selector
 
     stated = Stated.read(args)
     machine = machine_of(args.platform, args.software, stated)
@@ -277,8 +277,8 @@ def questions_of(
 
 def _question_of(layer: ModelLayer, stated: Stated) -> Question:
     """The question about one kind of layer of a model."""
-    from moe_rules.engine.selector import layer_facts
     from moe_rules.models.options import option_facts
+    from moe_rules.selectors.selector import layer_facts
 
     facts = {
         **layer_facts(layer.moe),
@@ -342,7 +342,7 @@ def _all2all(args: argparse.Namespace) -> str:
 
 def _stated_question(args: argparse.Namespace, stated: Stated) -> Question:
     """The question about a layer that is stated fact by fact."""
-    from moe_rules.engine.selector import layer_facts
+    from moe_rules.selectors.selector import layer_facts
     from moe_rules.vocabulary.layer import FusedMoEConfig
 
     layer: dict[str, Any] = dict(stated.groups["layer"])

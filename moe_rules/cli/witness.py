@@ -9,8 +9,8 @@ from typing import Any
 
 from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.cli import deployment
-from moe_rules.engine.selector import layer_facts
 from moe_rules.machines.machine import Machine, named_machines
+from moe_rules.selectors.selector import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
 from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig

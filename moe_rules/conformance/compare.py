@@ -9,8 +9,8 @@ from typing import Any
 from moe_rules.conformance.cases import Case
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import with_assumed
-from moe_rules.engine.selector import ERRORS, Selector
 from moe_rules.language.rules import Backend, Kernel
+from moe_rules.selectors.selector import ERRORS, Selector
 from moe_rules.vocabulary.fact_values import FactError, FactValue, SwitchError
 
 
@@ -69,9 +69,7 @@ class Comparer:
         except Exception as error:
             return Verdict(False, False, False, (f"ours crashed: {error!r}",))
         notes: list[str] = []
-        refusal = decision._outcome.refusal
-        kind = None if refusal is None else refusal.kind
-        answer = Answer(decision.backend, decision.kernel, kind)
+        answer = Answer(decision.backend, decision.kernel, decision.result.error)
         agrees = None if crashed else agrees_with(expect, answer, notes)
         candidates = self._candidates(decision, expect, notes)
         order = self._order(decision, expect, notes)

@@ -9,7 +9,7 @@ from moe_rules.analysis.compiled import Compiled, compile_oracle
 from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.conformance.cases import Case
 from moe_rules.conformance.compare import Answer, Comparer, Verdict, agrees_with
-from moe_rules.engine.selector import Selector
+from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
 from moe_rules.vocabulary.readings import Unreadable

@@ -9,12 +9,12 @@ from typing import Any
 
 from moe_rules.engine.because import because
 from moe_rules.engine.decision import Decision
-from moe_rules.engine.selector import Selector, layer_facts
 from moe_rules.files.problems import Problem
 from moe_rules.language.examples import NONE, Example
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import Machine, MachineError, load_machine
+from moe_rules.selectors.selector import Selector, layer_facts
 from moe_rules.vocabulary.fact_values import FactError, FactValue, SwitchError
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
@@ -105,9 +105,8 @@ def _not_decided(example: Example, code: str, message: str, part: str) -> Result
 
 def _differences(example: Example, decision: Decision) -> Iterator[Problem]:
     expect = example.expect
-    refusal = decision._outcome.refusal
     came = {
-        "error": None if refusal is None else refusal.kind,
+        "error": decision.result.error,
         "backend": decision.backend or NONE,
         "kernel": decision.kernel or NONE,
         "how": decision.how,

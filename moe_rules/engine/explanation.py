@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, with_assumed
-from moe_rules.engine.selection import How, Outcome
+from moe_rules.engine.selection import How, Outcome, Result
 from moe_rules.files.problems import Location
 from moe_rules.language.conditions import Failure
-from moe_rules.language.rules import Adjustment, Backend, Reason, Requested
+from moe_rules.language.rules import Adjustment, Backend, PlatformRules, Reason, Requested
 from moe_rules.vocabulary.fact_values import FactValue, plain
 from moe_rules.vocabulary.record import Record
 
 Verdict = Literal["selected", "rejected", "eligible"]
+Run = tuple[OraclePlan, Outcome]
+"""The rules of an oracle as they were asked, and what they came to."""
 
 
 class Candidate(Record):
@@ -62,45 +64,70 @@ class Removed(Record):
 class Explanation:
     """What came out of the rules for one layer, and why.
 
-    ``backend`` and ``kernel`` are names; ``kernel`` is None where the platform's own code takes
-    over. ``how`` says how it was reached: "auto", "requested", "switch", "shortcut" or
-    "fallback". ``order`` is the order of backends when the decision fell. ``requested`` is the
-    request for this oracle, of a rule file or the environment, that stood in for the layer's own.
-    What explains it is computed when it is asked for.
+    ``result`` is all that came out; what explains it is computed when it is asked for: ``explain``
+    then says, of what was ``asked``, how the rules were gone through. ``requested`` is the request
+    for this oracle, of a rule file or the environment, that stood in for the layer's own.
     """
 
-    __slots__ = ("__dict__", "_outcome", "_plan", "fingerprint", "oracle", "platform", "requested")
+    __slots__ = ("__dict__", "_asked", "_explain", "_rules", "oracle", "requested", "result")
 
     def __init__(
         self,
-        platform: str,
-        fingerprint: str,
-        plan: OraclePlan,
-        outcome: Outcome,
+        rules: PlatformRules,
+        oracle: str,
+        result: Result,
+        explain: Callable[[Any], Run],
+        asked: Any,
         requested: Requested | None = None,
     ) -> None:
-        self.platform = platform
-        self.oracle = plan.oracle.name
-        self.fingerprint = fingerprint
+        self._rules = rules
+        self.oracle = oracle
+        self.result = result
+        self._explain = explain
+        self._asked = asked
         self.requested = requested
-        self._plan = plan
-        self._outcome = outcome
+
+    @functools.cached_property
+    def _ran(self) -> Run:
+        return self._explain(self._asked)
+
+    @property
+    def _plan(self) -> OraclePlan:
+        return self._ran[0]
+
+    @property
+    def _outcome(self) -> Outcome:
+        return self._ran[1]
+
+    @property
+    def platform(self) -> str:
+        """The platform whose rules decided."""
+        return self._rules.platform
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the rules."""
+        return self._rules.fingerprint
 
     @property
     def backend(self) -> str | None:
         """Name of the backend, or None where the selection failed."""
-        return self._outcome.backend
+        return self.result.backend
 
     @property
     def kernel(self) -> str | None:
-        """Class name of the kernel, or None."""
-        kernel = self._outcome.kernel
-        return None if kernel is None else kernel.class_name
+        """Class name of the kernel, or None: where the platform's own code takes over, too."""
+        return self.result.kernel
 
     @property
     def how(self) -> How:
-        """How the decision was reached."""
-        return self._outcome.how
+        """How it was reached: "auto", "requested", "switch", "shortcut" or "fallback"."""
+        return self.result.how
+
+    @property
+    def failed(self) -> bool:
+        """No backend was selected."""
+        return self.result.error is not None
 
     @property
     def order(self) -> tuple[str, ...]:
@@ -111,11 +138,6 @@ class Explanation:
     def reason(self) -> Reason | None:
         """The shortcut, switch, request or fallback that decided, if one did."""
         return self._outcome.reason
-
-    @property
-    def failed(self) -> bool:
-        """No backend was selected."""
-        return self._outcome.refusal is not None
 
     @functools.cached_property
     def facts(self) -> FactMap:
@@ -136,8 +158,8 @@ class Explanation:
         asked = self._outcome.attempts
         names = {plan.backend.name for plan in asked}
         rest = [self._plan.backends[name] for name in self.order if name not in names]
-        found = [c for plan in asked for c in self._explain(plan, reached=True)]
-        return tuple(found + [c for plan in rest for c in self._explain(plan, reached=False)])
+        found = [c for plan in asked for c in self._explained(plan, reached=True)]
+        return tuple(found + [c for plan in rest for c in self._explained(plan, reached=False)])
 
     def explain_backend(self, name: str) -> tuple[Candidate, ...]:
         """What speaks for and against the kernels of any backend that the oracle declares.
@@ -145,9 +167,9 @@ class Explanation:
         Raises KeyError for one that it does not declare.
         """
         reached = any(plan.backend.name == name for plan in self._outcome.attempts)
-        return tuple(self._explain(self._plan.backends[name], reached=reached))
+        return tuple(self._explained(self._plan.backends[name], reached=reached))
 
-    def _explain(self, plan: BackendPlan, *, reached: bool) -> Iterator[Candidate]:
+    def _explained(self, plan: BackendPlan, *, reached: bool) -> Iterator[Candidate]:
         backend, facts = plan.backend, self._assumed(plan)
         against = tuple(backend.requires.failures(facts))
         selected = self._outcome.kernel

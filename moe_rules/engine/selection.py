@@ -11,17 +11,29 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
 from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, Order, RequestPlan, StepPlan
-from moe_rules.language.rules import AUTO, Adjustment, Kernel, Reason, ValueOf
+from moe_rules.language.rules import AUTO, Adjustment, ErrorKind, Kernel, Reason, ValueOf
+from moe_rules.vocabulary.record import Record
 
 How = Literal["auto", "requested", "switch", "shortcut", "fallback"]
+Why = Literal["unknown_request", "request_cannot_serve", "refused", "no_backend"]
+
+
+class Result(Record):
+    """What a selection comes to: a backend with its kernel's class, or an error and its cause."""
+
+    how: How
+    backend: str | None = None
+    kernel: str | None = None
+    error: ErrorKind | None = None
+    why: Why | None = None
 
 
 @dataclass(slots=True)
 class Refusal:
     """Why a selection ended without a backend."""
 
-    kind: Literal["not_supported", "invalid_request"]
-    why: Literal["unknown_request", "request_cannot_serve", "refused", "no_backend"]
+    kind: ErrorKind
+    why: Why
     text: str = ""
     reason: Reason | None = None
 
@@ -45,6 +57,14 @@ class Outcome:
     reason: Reason | None = None
     refusal: Refusal | None = None
     fell_through: list[tuple[str, Reason]] = field(default_factory=list)
+
+    @property
+    def result(self) -> Result:
+        """What it came to, without what led there."""
+        kernel = None if self.kernel is None else self.kernel.class_name
+        if self.refusal is None:
+            return Result(self.how, self.backend, kernel, None, None)
+        return Result(self.how, self.backend, kernel, self.refusal.kind, self.refusal.why)
 
 
 def run(plan: OraclePlan, supplied: FactMap) -> Outcome:

@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, cast
 
 from moe_rules.engine.decision import Decision
-from moe_rules.engine.selector import (
+from moe_rules.language.conditions import ALWAYS
+from moe_rules.language.ruleset import overlay_paths
+from moe_rules.machines.machine import Machine
+from moe_rules.oracles import backends, provider, vllm_objects
+from moe_rules.oracles.backends import BackendT
+from moe_rules.oracles.vllm_machine import this_machine
+from moe_rules.oracles.vllm_selection import VllmSelection
+from moe_rules.selectors.selector import (
     Selector,
     as_machine,
     layer_facts,
@@ -25,13 +32,6 @@ from moe_rules.engine.selector import (
     selector_for,
     selector_in,
 )
-from moe_rules.language.conditions import ALWAYS
-from moe_rules.language.ruleset import overlay_paths
-from moe_rules.machines.machine import Machine
-from moe_rules.oracles import backends, provider, vllm_objects
-from moe_rules.oracles.backends import BackendT
-from moe_rules.oracles.vllm_machine import this_machine
-from moe_rules.oracles.vllm_selection import VllmSelection
 from moe_rules.vocabulary.fact_values import FactValue, did_you_mean
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS

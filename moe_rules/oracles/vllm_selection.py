@@ -15,12 +15,12 @@ from typing import Any
 
 from moe_rules.engine.asked import asked_facts
 from moe_rules.engine.decision import Decision
-from moe_rules.engine.selector import MAX_REMEMBERED, Selector, refusal
 from moe_rules.language.requested import VARIABLE
 from moe_rules.language.ruleset import PATH_VARIABLE
 from moe_rules.oracles import vllm_objects
 from moe_rules.oracles.backends import member
 from moe_rules.oracles.vllm_objects import CHECKPOINT_READERS, ENGINE_FACTS, LAYER_READERS
+from moe_rules.selectors.selector import MAX_REMEMBERED, Selector, refusal
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.switches import SWITCHES

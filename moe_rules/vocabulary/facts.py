@@ -288,3 +288,6 @@ REQUEST_DEFAULTS: dict[str, FactValue] = {
     **dict.fromkeys(SWITCHES),
 }
 """What holds where a request says nothing: the target model, switches unset, no override."""
+
+PER_CALL = frozenset(fact.name for fact in FACTS.values() if fact.per_call)
+"""Facts that differ from call to call of a selected kernel."""

@@ -21,15 +21,14 @@ from pathlib import Path
 from moe_rules.analysis.difference import Answer, answer_of, differences
 from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.conformance.cases import Case, case_files, read_lines
-from moe_rules.engine.selector import Selector
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import RuleFileError
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import PLATFORMS, load_platform, platform_files
 from moe_rules.machines.machine import foreign_facts
+from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
-from tests.analysis.comparing import result_of
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
 Facts = dict[str, FactValue]
@@ -111,7 +110,7 @@ class Engine:
         self.selector = Selector(rules, {}, unknown=())
 
     def __call__(self, oracle: str, facts: Mapping[str, FactValue]) -> Answer:
-        return answer_of(result_of(self.selector.decide(oracle, facts)))
+        return answer_of(self.selector.decide(oracle, facts).result)
 
 
 def check(seed: int, deployments: int) -> tuple[str, str]:

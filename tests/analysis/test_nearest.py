@@ -12,10 +12,10 @@ from moe_rules.analysis.compiled import compile_oracle
 from moe_rules.analysis.nearest import nearest
 from moe_rules.analysis.questions import MISSING
 from moe_rules.analysis.worlds import packaged_worlds
-from moe_rules.engine.selector import layer_facts
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import load_machine
+from moe_rules.selectors.selector import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig

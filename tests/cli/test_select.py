@@ -15,7 +15,7 @@ from rich.console import Console
 from moe_rules.cli import build_parser, deployment
 from moe_rules.cli.deployment import Question
 from moe_rules.cli.trace import print_trace
-from moe_rules.engine.selector import select_backend
+from moe_rules.selectors.selector import select_backend
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from tests.cli.conftest import LAYER, MODELS, Command
 

@@ -12,8 +12,8 @@ import pytest
 from moe_rules.conformance.cases import Case, CaseError, case_files, read_lines
 from moe_rules.conformance.compare import Comparer
 from moe_rules.conformance.run import run_files
-from moe_rules.engine.selector import Selector
 from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.selectors.selector import Selector
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
 

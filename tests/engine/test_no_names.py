@@ -14,7 +14,7 @@ from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 PACKAGE = Path(moe_rules.__file__).parent
-ROOMS = ("analysis", "engine", "language")
+ROOMS = ("analysis", "engine", "language", "selectors")
 SOURCES = sorted(path for room in ROOMS for path in PACKAGE.glob(f"{room}/*.py"))
 # The file models enumerate platforms and oracles for the schema: that is their content.
 DECLARES_NAMES = {"files.py"}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from moe_rules.engine.selector import InvalidRequestError
 from moe_rules.files.problems import RuleFileError
+from moe_rules.selectors.selector import InvalidRequestError
 from tests.conftest import SMALL, MakeRules
 from tests.engine.test_selection import LAYER, layer, select
 

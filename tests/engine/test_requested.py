@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_rules import FusedMoEConfig, InvalidRequestError, select_backend
-from moe_rules.engine.selector import Selector
 from moe_rules.files.problems import RuleFileError
 from moe_rules.language.requested import ROLES, keys, requests_from_environ
+from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactError
 from tests.conftest import SMALL, MakeRules
 from tests.engine.test_selection import LAYER, layer

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 import pytest
 
 from moe_rules.engine.decision import Decision
-from moe_rules.engine.selector import InvalidRequestError, NotSupportedError, Selector, layer_facts
+from moe_rules.selectors.selector import (
+    InvalidRequestError,
+    NotSupportedError,
+    Selector,
+    layer_facts,
+)
 from moe_rules.vocabulary.fact_values import FactError, FactValue
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
@@ -325,10 +330,10 @@ def test_facts_and_oracles_that_do_not_exist(small: MakeRules) -> None:
         small().select("unquantized", LAYER, may_have_bias="perhaps")
 
 
-def test_equal_layers_get_the_remembered_decision(small: MakeRules) -> None:
+def test_a_layer_gets_its_remembered_decision(small: MakeRules) -> None:
     selector = small()
-    assert select(selector) is select(selector)
-    assert select(selector) is not select(selector, num_experts=9)
+    assert selector.select("unquantized", LAYER) is selector.select("unquantized", LAYER)
+    assert selector.select("unquantized", LAYER) is not select(selector, num_experts=9)
 
 
 def test_decisions_serialise(small: MakeRules) -> None:

@@ -15,8 +15,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moe_rules.engine.selector import Selector
-from moe_rules.engine.selector import layer_facts as facts_of_layer
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import load_machine
 from moe_rules.models import (
@@ -26,6 +24,8 @@ from moe_rules.models import (
     derive_layers,
 )
 from moe_rules.models.options import option_facts
+from moe_rules.selectors.selector import Selector
+from moe_rules.selectors.selector import layer_facts as facts_of_layer
 from tests.models.fuzzing import BLOCKS, JUNK, corpus, paths_of, spoilt
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))

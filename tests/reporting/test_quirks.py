@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from moe_rules.conformance.cases import Case, case_files, read_lines
-from moe_rules.engine.selector import InvalidRequestError, NotSupportedError, Selector
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import KeyPath
 from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.ruleset import PLATFORMS, load_platform, overlay_paths
 from moe_rules.machines.machine import facts_of
 from moe_rules.reporting import quirks
+from moe_rules.selectors.selector import InvalidRequestError, NotSupportedError, Selector
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS

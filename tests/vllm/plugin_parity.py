@@ -23,9 +23,9 @@ def main() -> None:
     cases = read_cases([Path(path) for path in paths])
     world = simulation.start(next(c["platform"] for c in cases if c["platform"]["name"] == name))
     logging.disable(logging.CRITICAL)
-    from moe_rules.engine.selector import selector_for
     from moe_rules.integrations.vllm import selectors
     from moe_rules.integrations.vllm.plugin import selecting
+    from moe_rules.selectors.selector import selector_for
     from tests.vllm import objects
 
     counts: Counter[str] = Counter()

@@ -13,8 +13,8 @@ from moe_rules.cli.options import Subparsers, add_format, add_rules, command
 if TYPE_CHECKING:
     from moe_rules.cli.matrix import Cell
     from moe_rules.cli.stated import Stated
-    from moe_rules.engine.selector import Selector
     from moe_rules.machines.machine import Machine
+    from moe_rules.selectors.selector import Selector
 
 PLATFORMS = ("a100", "l40s", "h100", "b200", "rtx5090", "mi300x", "mi350x", "xpu", "x86-amx", "arm")
 """Machines that are compared if none is named."""
@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.cli.matrix import FORMATS, Matrix
     from moe_rules.cli.model_files import read_model
     from moe_rules.cli.stated import Stated
-    from moe_rules.engine.selector import Selector
     from moe_rules.language.ruleset import load_platform, overlay_paths
+    from moe_rules.selectors.selector import Selector
 
     model = read_model(args.model)
     stated = Stated.read(args)

@@ -113,8 +113,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _platform(name: str | None) -> str:
     """A platform by its name, or that of a machine. Raises MachineError."""
-    from moe_rules.engine.selector import as_machine
     from moe_rules.language.ruleset import PLATFORMS
+    from moe_rules.selectors.selector import as_machine
     from moe_rules.vocabulary.fact_values import did_you_mean
 
     if name in PLATFORMS:

@@ -18,7 +18,6 @@ from moe_kernels.registry.bind import bind
 from torch import nn
 
 from moe_rules.engine.decision import Decision
-from moe_rules.engine.selector import SelectionError, selector_in
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.integrations.saying import reason_words, selection_line
 from moe_rules.integrations.transformers.layer import (
@@ -39,6 +38,7 @@ from moe_rules.integrations.transformers.saying import say
 from moe_rules.language.ruleset import overlay_paths
 from moe_rules.machines.detection import System, detect, probe
 from moe_rules.machines.machine import Machine
+from moe_rules.selectors.selector import SelectionError, selector_in
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
 

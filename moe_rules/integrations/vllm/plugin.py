@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from moe_rules.engine.decision import Decision
-from moe_rules.engine.selector import refusal
 from moe_rules.integrations.saying import engine_logger, selection_line
 from moe_rules.integrations.vllm.mode import Mode
 from moe_rules.integrations.vllm.outcomes import Select, outcome_names
@@ -18,6 +17,7 @@ from moe_rules.integrations.vllm.replacing import replace_functions
 from moe_rules.integrations.vllm.selectors import PACKAGE, SELECTORS, Tables
 from moe_rules.integrations.vllm.shadow import Shadow
 from moe_rules.oracles.vllm_selection import Answer
+from moe_rules.selectors.selector import refusal
 
 logger = engine_logger("vllm")
 

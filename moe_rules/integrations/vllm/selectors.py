@@ -10,12 +10,12 @@ from enum import Enum
 from operator import methodcaller
 from typing import Any, NamedTuple
 
-from moe_rules.engine.selector import Selector, selector_in
 from moe_rules.language.requested import ROLE
 from moe_rules.language.ruleset import overlay_paths
 from moe_rules.oracles import backends
 from moe_rules.oracles.vllm_machine import DEVICES, device_kind, platform, probe, this_device
 from moe_rules.oracles.vllm_selection import Answer, VllmSelection
+from moe_rules.selectors.selector import Selector, selector_in
 from moe_rules.vocabulary.fact_values import FactValue
 
 

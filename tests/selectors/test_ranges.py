@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_rules.engine.ranges import decide_by_num_tokens
-from moe_rules.engine.selector import Selector, layer_facts
 from moe_rules.files.problems import RuleFileError
+from moe_rules.selectors.ranges import decide_by_num_tokens
+from moe_rules.selectors.selector import Selector, layer_facts
 from tests.conftest import SMALL, MakeRules
 from tests.engine.test_selection import LAYER, select, with_section
 

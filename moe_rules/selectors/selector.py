@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_rules.engine.decision import Decision
+from moe_rules.engine.explanation import Run
 from moe_rules.engine.plan import FactMap, OraclePlan, specialise
-from moe_rules.engine.selection import run
+from moe_rules.engine.selection import Outcome, run
 from moe_rules.language.requested import (
     ROLE,
     VARIABLE,
@@ -32,14 +34,18 @@ from moe_rules.vocabulary.fact_values import (
     did_you_mean,
     parse_value,
 )
-from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
+from moe_rules.vocabulary.facts import FACTS, PER_CALL, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
 from moe_rules.vocabulary.readings import Unreadable
 from moe_rules.vocabulary.switches import switches_from_environ
 
 MAX_REMEMBERED = 8192
-PER_CALL = frozenset(fact.name for fact in FACTS.values() if fact.per_call)
+if TYPE_CHECKING:
+    from moe_rules.analysis.source import Function
+
+COMPILED_AFTER = 2000
+"""Layers of one oracle that the interpreter decides before the oracle is compiled."""
 _CONSTANT_GROUPS = ("platform", "software")
 
 
@@ -62,6 +68,9 @@ class NotSupportedError(SelectionError, NotImplementedError):
 Find = Callable[[str], FactValue]
 """Finds a platform or software fact by its name. Raises LookupError where it cannot."""
 
+Layer = tuple[FusedMoEConfig, QuantKey | None, QuantKey | None, Mapping[str, FactValue]]
+"""What is asked of one layer: with the keys of weights and activations, and further facts."""
+
 ERRORS: dict[str, type[SelectionError]] = {
     "invalid_request": InvalidRequestError,
     "not_supported": NotSupportedError,
@@ -70,9 +79,9 @@ ERRORS: dict[str, type[SelectionError]] = {
 
 def refusal(decision: Decision) -> SelectionError:
     """The error of a decision that failed."""
-    refused = decision._outcome.refusal
-    assert refused is not None
-    return ERRORS[refused.kind](decision)
+    kind = decision.result.error
+    assert kind is not None
+    return ERRORS[kind](decision)
 
 
 class Selector:
@@ -88,6 +97,9 @@ class Selector:
 
     A constant switch that is Unreadable is not supplied: a decision that asks for it is a
     SwitchError, and every other one goes on, as in the reference.
+
+    An oracle that is asked often is compiled to a plain function of a layer's attributes; the
+    interpreter of the rules then explains what the function says, when it is asked to.
     """
 
     def __init__(
@@ -115,6 +127,8 @@ class Selector:
             del self._defaults[name]
         self._plans: dict[tuple[str, frozenset[str]], OraclePlan] = {}
         self._remembered: dict[tuple[Any, ...], Decision] = {}
+        self._asked: Counter[tuple[str, ...]] = Counter()
+        self._functions: dict[tuple[str, ...], Function | None] = {}
 
     def select(
         self,
@@ -130,24 +144,89 @@ class Selector:
         SwitchError (a ValueError) for a switch that is asked for and unreadable, or FactError for
         an oracle or a fact that does not exist.
         """
-        key = (oracle, config, weight_key, activation_key, *others.items())
+        key: tuple[Any, ...]
+        if others:
+            key = (oracle, id(config), id(weight_key), id(activation_key), *others.items())
+        else:
+            key = (oracle, id(config), id(weight_key), id(activation_key))
         decision = self._remembered.get(key)
         if decision is None:
-            facts = layer_facts(config)
-            facts["weight_key"] = weight_key
-            facts["activation_key"] = activation_key
-            if others:
-                facts.update(_checked(others))
-            decision = self.decide(oracle, facts)
+            # The decision keeps the layer and the keys, and so their ids; they cannot change.
+            decision = self._decide_layer(oracle, (config, weight_key, activation_key, others))
             if len(self._remembered) >= MAX_REMEMBERED:
                 self._remembered.clear()
             self._remembered[key] = decision
-        if decision.failed:
+        if decision.result.error is not None:
             raise refusal(decision)
         return decision
 
+    def _decide_layer(self, oracle: str, asked: Layer) -> Decision:
+        """What is decided of a layer, by the function of its oracle where there is one."""
+        config, weight_key, activation_key, others = asked
+        if others:
+            others = _checked(others)
+            asked = (config, weight_key, activation_key, others)
+        function = self._function(oracle, others)
+        if function is not None:
+            try:
+                result = function.call(config, weight_key, activation_key, others)
+            except LookupError:  # a value that no layer should have
+                pass
+            else:
+                return Decision(self.rules, oracle, result, self._explain, (oracle, asked))
+        plan, outcome, requested = self._run(oracle, _facts_of(asked))
+        ran = (plan, outcome, asked)
+        return Decision(self.rules, oracle, outcome.result, _as_it_ran, ran, requested)
+
+    def _explain(self, asked: tuple[str, Layer]) -> Run:
+        oracle, layer = asked
+        return self._run(oracle, _facts_of(layer))[:2]
+
+    def _function(self, oracle: str, others: Mapping[str, FactValue]) -> Function | None:
+        """The function of an oracle with further facts, once it was asked for often enough."""
+        key = (oracle, *others)
+        function = self._functions.get(key)
+        if function is None and key not in self._functions:
+            self._asked[key] += 1
+            if self._asked[key] > COMPILED_AFTER:
+                function = self.compiled(*key)
+        return function
+
+    def compiled(self, oracle: str, *others: str) -> Function | None:
+        """An oracle as a function of a layer and ``others``, which ``select`` uses from now on.
+
+        Its ``text`` is the source. None where only the interpreter knows what is asked: with
+        requests of the user, unreadable switches, facts to be found, facts given that are constant
+        or unknown otherwise, or an oracle that does not exist.
+        """
+        key = (oracle, *others)
+        if key not in self._functions:
+            self._functions[key] = self._compile(oracle, others)
+        return self._functions[key]
+
+    def _compile(self, oracle: str, others: Sequence[str]) -> Function | None:
+        from moe_rules.selectors.layer_function import ATTRIBUTES, layer_function
+
+        if self._requests or self._unreadable or self._find is not None:
+            return None
+        if oracle not in self.rules.oracles or not FACTS.keys() >= set(others):
+            return None
+        never = self._unknown - PER_CALL
+        if not never.isdisjoint(self._defaults):
+            return None
+        if not {*ATTRIBUTES, *others}.isdisjoint({*never, *self.constants}):
+            return None
+        return layer_function(self.rules, oracle, self._defaults, others)
+
     def decide(self, oracle: str, facts: Mapping[str, FactValue]) -> Decision:
         """The decision for a mapping of facts, failed or not. Raises FactError as ``select``."""
+        plan, outcome, requested = self._run(oracle, facts)
+        return Decision(self.rules, oracle, outcome.result, _as_it_ran, (plan, outcome), requested)
+
+    def _run(
+        self, oracle: str, facts: Mapping[str, FactValue]
+    ) -> tuple[OraclePlan, Outcome, Requested | None]:
+        """Go through the rules."""
         supplied, requested = self.supplied(oracle, facts)
         unknown = self._unknown
         if not PER_CALL.isdisjoint(facts):
@@ -167,8 +246,7 @@ class Selector:
                 else:
                     unknown = unknown | {missing}
             else:
-                rules = self.rules
-                return Decision(rules.platform, rules.fingerprint, plan, outcome, requested)
+                return plan, outcome, requested
 
     def supplied(
         self, oracle: str, facts: Mapping[str, FactValue]
@@ -222,6 +300,16 @@ def layer_facts(config: FusedMoEConfig) -> FactMap:
     facts: FactMap = {**config.__dict__, **config.moe_parallel_config.__dict__}
     del facts["moe_parallel_config"]
     return facts
+
+
+def _facts_of(asked: Layer) -> FactMap:
+    config, weight_key, activation_key, others = asked
+    keys = {"weight_key": weight_key, "activation_key": activation_key}
+    return {**layer_facts(config), **keys, **others}
+
+
+def _as_it_ran(asked: tuple[Any, ...]) -> Run:
+    return asked[0], asked[1]
 
 
 def _checked(others: Mapping[str, FactValue]) -> FactMap:

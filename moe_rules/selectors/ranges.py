@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from moe_rules.engine.decision import Decision
-from moe_rules.engine.selector import Selector
 from moe_rules.language.fact_tests import Compare
 from moe_rules.language.rules import Oracle
+from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.record import Record
 

@@ -1,0 +1,1 @@
+"""Selecting on one machine: rules specialised to it, compiled, answers remembered."""
