@@ -69,7 +69,7 @@ def compile_oracle(
     if may_lack is not None:
         questions.unknown |= questions.facts() - may_lack.keys()
     space = Space(questions, usual_values(rules[0].platform))
-    selections = tuple(compile_selection(space, one, oracle) for one in rules)
+    selections = tuple(compile_selection(space, one, one.oracles[oracle]) for one in rules)
     return Compiled(space, possible(space, impossible), selections, asked)
 
 

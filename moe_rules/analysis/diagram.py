@@ -190,6 +190,10 @@ class Diagrams:
         """Where ``one`` holds and ``other`` does not."""
         return self.choose(other, self.false, one)
 
+    def differ(self, one: Node, other: Node) -> Node:
+        """Where just one of two conditions holds."""
+        return self.either(self.without(one, other), self.without(other, one))
+
     def restrict(self, diagram: Node, classes: Mapping[int, int]) -> Node:
         """The diagram with some variables, by level, in the class given."""
         done: dict[Node, Node] = {}

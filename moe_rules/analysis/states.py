@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from moe_rules.analysis.diagram import Value
 from moe_rules.engine.selection import How, Result, adjusted
 from moe_rules.language.rules import Adjustment, Assumed, Backend
 
@@ -43,25 +42,3 @@ def adjust(adjustment: Adjustment, state: Ordering) -> Ordering:
     """The state once an adjustment has been applied."""
     withdrawn = adjustment.names if adjustment.action == "withdraw" else ()
     return Ordering(adjusted(state.order, [adjustment]), state.withdrawn.union(withdrawn))
-
-
-def asks(server: Server, state: Value) -> bool:
-    """Whether this backend is asked next."""
-    return isinstance(state, Asking) and bool(state.servers) and state.servers[0] is server
-
-
-def next_server(waiting: Iterable[Asking]) -> Server | None:
-    """A backend that comes next somewhere and, if there is such a one, later nowhere."""
-    heads = {state.servers[0]: None for state in waiting if state.servers}
-    later = {server for state in waiting for server in state.servers[1:]}
-    return next((server for server in heads if server not in later), next(iter(heads), None))
-
-
-def after(server: Server | None, state: Value) -> Value:
-    """The state once a backend has been asked and did not serve."""
-    if isinstance(state, Asking):
-        if server is not None and asks(server, state):
-            state = replace(state, servers=state.servers[1:])
-        if not state.servers:
-            return state.end
-    return state

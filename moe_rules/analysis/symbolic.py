@@ -21,9 +21,6 @@ from moe_rules.analysis.states import (
     Ordering,
     Server,
     adjust,
-    after,
-    asks,
-    next_server,
 )
 from moe_rules.engine.selection import How, Result, narrowed
 from moe_rules.files.problems import Location
@@ -32,6 +29,7 @@ from moe_rules.language.rules import (
     AUTO,
     Assumed,
     Backend,
+    Choice,
     Oracle,
     PlatformRules,
     RequestCase,
@@ -61,15 +59,20 @@ class Selection:
 
     ``facts`` are those of a deployment, with what follows from them and without what the oracle
     assumes. ``regions`` has what stands at a place of the files; what several oracles or backends
-    share has the regions of this oracle, all backends together.
+    share has the regions of this oracle, all backends together. ``asked`` is where each kernel of a
+    backend is asked, by its position. ``conditions`` and ``rule_facts`` are what rules were
+    compiled with: the latter has what is assumed, too.
     """
 
     space: Space
     rules: PlatformRules
     oracle: Oracle
     results: Node
+    conditions: Conditions
     facts: Facts
+    rule_facts: Facts
     regions: dict[Location, Region] = field(default_factory=dict)
+    asked: dict[tuple[Server, int], Node] = field(default_factory=dict)
 
     def result(self, facts: Mapping[str, FactValue]) -> Result:
         """The result of one deployment. Raises UnclassifiedError."""
@@ -78,26 +81,38 @@ class Selection:
         assert isinstance(found, Result)
         return found
 
+    def serves(self, server: Server) -> list[Node]:
+        """Where each of a backend's kernels takes a layer, if it is asked."""
+        return serves(self.conditions, self.facts, server)
 
-def compile_selection(space: Space, rules: PlatformRules, oracle: str) -> Selection:
-    """The compiled form of an oracle, over a space that was made of its questions."""
-    return _Compiler(space, rules, rules.oracles[oracle]).compile()
+
+def compile_selection(
+    space: Space, rules: PlatformRules, oracle: Oracle, conditions: Conditions | None = None
+) -> Selection:
+    """The compiled form of an oracle, over a space that was made of its questions.
+
+    ``conditions`` are those of another selection over the space, which knows answers already.
+    """
+    return _Compiler(space, rules, oracle, conditions or Conditions(space)).compile()
 
 
 class _Compiler:
     """Takes the states of a selection through the rules of one oracle."""
 
-    def __init__(self, space: Space, rules: PlatformRules, oracle: Oracle) -> None:
+    def __init__(
+        self, space: Space, rules: PlatformRules, oracle: Oracle, conditions: Conditions
+    ) -> None:
         self.rules = rules
         self.oracle = oracle
         self.space = space
         self.diagrams = space.diagrams
-        self.conditions = Conditions(space)
+        self.conditions = conditions
         self.given = self._given()
         self.facts = self._assumed(self.given)
         self.regions: dict[Location, Region] = {}
         self.servers: dict[tuple[int, Assumed], Server] = {}
         self.kernels: dict[Server, list[Node]] = {}
+        self.asked: dict[tuple[Server, int], Node] = {}
         self.state = self.diagrams.leaf(Ordering(oracle.priority))
 
     def compile(self) -> Selection:
@@ -107,7 +122,17 @@ class _Compiler:
         self._steps(self.oracle.switches, "switch")
         self._automatic()
         self._ask()
-        return Selection(self.space, self.rules, self.oracle, self.state, self.given, self.regions)
+        return Selection(
+            self.space,
+            self.rules,
+            self.oracle,
+            self.state,
+            self.conditions,
+            self.given,
+            self.facts,
+            self.regions,
+            self.asked,
+        )
 
     # Facts -------------------------------------------------------------------------------------
 
@@ -254,12 +279,12 @@ class _Compiler:
             self._change(applies, _to(taken))
             return
         server = self._server(backend, step.assume)
-        for choice, serves in zip(backend.choices, self._serves(server), strict=True):
+        for number, (choice, serving) in enumerate(self._choices(server)):
             asked = self.diagrams.both(applies, self._undecided())
             found = Result(how, backend.name, choice.kernel.class_name)
-            selected = self.diagrams.both(asked, serves)
+            selected = self.diagrams.both(asked, serving)
             self._change(selected, _to(found))
-            self._note(choice.kernel.location, asked, selected, selected)
+            self._note_choice(server, number, asked, selected)
         if step.action == "force":
             error = Result(how, error=step.error, why="request_cannot_serve")
             self._change(applies, _to(error))
@@ -317,29 +342,25 @@ class _Compiler:
         )
 
     def _ask(self) -> None:
-        """Ask backend after backend, wherever it is the next one."""
-        diagrams = self.diagrams
-        while waiting := [s for s in diagrams.values(self.state) if isinstance(s, Asking)]:
-            server = next_server(waiting)
-            if server is not None:
-                self._ask_server(server)
-            self.state = diagrams.map(partial(after, server), self.state)
-
-    def _ask_server(self, server: Server) -> None:
-        diagrams = self.diagrams
-        for choice, serves in zip(server.backend.choices, self._serves(server), strict=True):
-            name, kernel = server.backend.name, choice.kernel.class_name
-
-            def selected(state: Value, name: str = name, kernel: str = kernel) -> Value:
-                if isinstance(state, Asking) and asks(server, state):
-                    return Result(state.how, name, kernel)
-                return state
-
-            asked = diagrams.map(partial(asks, server), self.state)
-            self.state = diagrams.choose(serves, diagrams.map(selected, self.state), self.state)
-            serving = diagrams.both(asked, serves)
-            self._note(choice.kernel.location, asked, serving, serving)
-            self._note(server.backend.location, asked, serving, serving)
+        """Ask backend after backend, for each of the orders in which they are asked somewhere."""
+        diagrams, waiting = self.diagrams, self.state
+        for state in diagrams.values(waiting):
+            if not isinstance(state, Asking):
+                continue
+            where = rest = diagrams.map(partial(_is, state), waiting)
+            answers: list[tuple[Node, Result]] = []
+            for server in state.servers:
+                name = server.backend.name
+                for number, (choice, serving) in enumerate(self._choices(server)):
+                    answers.append((serving, Result(state.how, name, choice.kernel.class_name)))
+                    selected = diagrams.both(rest, serving)
+                    self._note_choice(server, number, rest, selected)
+                    self._note(server.backend.location, rest, selected, selected)
+                    rest = diagrams.without(rest, serving)
+            found = diagrams.leaf(state.end)
+            for serving, result in reversed(answers):
+                found = diagrams.choose(serving, diagrams.leaf(result), found)
+            self.state = diagrams.choose(where, found, self.state)
 
     # Backends ----------------------------------------------------------------------------------
 
@@ -349,24 +370,38 @@ class _Compiler:
             key, Server(backend, assumed_together(assume, backend.assume))
         )
 
-    def _serves(self, server: Server) -> list[Node]:
-        """Where each of a backend's kernels takes a layer."""
+    def _choices(self, server: Server) -> Iterable[tuple[Choice, Node]]:
+        """Each kernel of a backend, and where it takes a layer."""
         found = self.kernels.get(server)
         if found is None:
-            conditions, diagrams = self.conditions, self.diagrams
-            facts = conditions.assuming(server.assumed, self.facts)
-            required = conditions.permits(server.backend.requires, facts)
-            found = self.kernels[server] = [
-                diagrams.every(
-                    [
-                        required,
-                        conditions.applies(choice.when, facts),
-                        conditions.permits(choice.kernel.condition, facts),
-                    ]
-                )
-                for choice in server.backend.choices
+            found = self.kernels[server] = serves(self.conditions, self.facts, server)
+        return zip(server.backend.choices, found, strict=True)
+
+    def _note_choice(self, server: Server, number: int, asked: Node, selected: Node) -> None:
+        """Add to the regions of a backend's kernel."""
+        self._note(server.backend.choices[number].kernel.location, asked, selected, selected)
+        before = self.asked.get((server, number), self.diagrams.false)
+        self.asked[server, number] = self.diagrams.either(before, asked)
+
+
+def serves(conditions: Conditions, facts: Facts, server: Server) -> list[Node]:
+    """Where each of a backend's kernels takes a layer, if it is asked."""
+    facts = conditions.assuming(server.assumed, facts)
+    required = conditions.permits(server.backend.requires, facts)
+    return [
+        conditions.diagrams.every(
+            [
+                required,
+                conditions.applies(choice.when, facts),
+                conditions.permits(choice.kernel.condition, facts),
             ]
-        return found
+        )
+        for choice in server.backend.choices
+    ]
+
+
+def _is(wanted: Value, value: Value) -> bool:
+    return wanted == value
 
 
 def _to(result: Result) -> Callable[[Ordering], Result]:

@@ -42,10 +42,21 @@ class ImpossibleEntry(Table):
     )
 
 
+class IrrelevantEntry(Table):
+    """Facts that should not matter."""
+
+    facts: list[str] = Field(description="By any of these alone, nothing should be decided.")
+    when: RawCondition | None = Field(None, description="Where not; nowhere if absent.")
+    because: str = Field(description="Why not.")
+
+
 class WorldsFile(Table):
     """``rules/worlds.yaml``: what deployments cannot be, what they usually are, what is fixed."""
 
     impossible: list[ImpossibleEntry] = Field(description="What cannot go together.")
+    irrelevant: list[IrrelevantEntry] = Field(
+        default_factory=list, description="Facts that should not matter, for `moe-rules verify`."
+    )
     usual: RawValues = Field(description="Values that facts usually have.")
     fixed: list[str] = Field(
         default=[],
@@ -63,11 +74,21 @@ class Impossible:
     simulated: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Irrelevant:
+    """Facts that should not matter under a condition, and why. See :class:`IrrelevantEntry`."""
+
+    facts: tuple[str, ...]
+    when: Condition
+    reason: Reason
+
+
 @dataclass(frozen=True)
 class Worlds:
     """What ``worlds.yaml`` says."""
 
     impossible: tuple[Impossible, ...]
+    irrelevant: tuple[Irrelevant, ...]
     usual: Mapping[str, FactValue]
     fixed: frozenset[str]
     """Facts that a user cannot change."""
@@ -83,6 +104,16 @@ def worlds_of(source: YamlSource) -> Worlds:
         when = parser.condition(entry.when, (*path, "when"))
         reason = Reason(entry.because, source.at(path))
         entries.append(Impossible(when, reason, entry.simulated))
+    irrelevant = []
+    for number, other in enumerate(file.irrelevant):
+        path = ("irrelevant", number)
+        for i, name in enumerate(other.facts):
+            if name not in FACTS:
+                message = f"there is no fact {name!r}{did_you_mean(name, FACTS)}"
+                parser.problem("unknown-fact", message, (*path, "facts", i))
+        when = parser.condition(other.when, (*path, "when"))
+        reason = Reason(other.because, source.at(path))
+        irrelevant.append(Irrelevant(tuple(other.facts), when, reason))
     usual = {}
     problems = list(parser.problems)
     for name, raw in file.usual.items():
@@ -99,7 +130,7 @@ def worlds_of(source: YamlSource) -> Worlds:
         fixed |= members
     if problems:
         raise RuleFileError(problems)
-    return Worlds(tuple(entries), usual, frozenset(fixed))
+    return Worlds(tuple(entries), tuple(irrelevant), usual, frozenset(fixed))
 
 
 def _usual_value(name: str, raw: Any) -> FactValue:

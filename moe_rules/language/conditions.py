@@ -158,6 +158,10 @@ class Clause(Condition):
         return f"{self.fact}: {self.test.words()}"
 
 
+class Implied(Clause):
+    """A clause that no file has: what a feature asks of kernels that do not support it."""
+
+
 class All(Condition):
     """Every part holds."""
 

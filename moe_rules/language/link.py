@@ -14,7 +14,7 @@ from moe_rules.files.problems import KeyPath, Location, Problem, RuleFileError
 from moe_rules.files.yaml_source import YamlSource
 from moe_rules.language import files as raw
 from moe_rules.language import rules
-from moe_rules.language.conditions import ALWAYS, Condition, all_of
+from moe_rules.language.conditions import ALWAYS, All, Clause, Condition, Implied, all_of
 from moe_rules.language.fact_tests import Anything
 from moe_rules.language.link_oracle import OracleLinker
 from moe_rules.language.parse import Parser
@@ -351,10 +351,8 @@ def _asked(condition: Condition) -> Condition:
 
 def _at(condition: Condition, place: Location) -> Condition:
     """A feature's condition, said to stand where the kernel lists its features."""
-    from moe_rules.language.conditions import All, Clause
-
     if isinstance(condition, Clause):
-        return Clause(condition.fact, condition.test, condition.code, place)
+        return Implied(condition.fact, condition.test, condition.code, place)
     if isinstance(condition, All):
         return All(tuple(_at(part, place) for part in condition.parts))
     return condition

@@ -50,6 +50,7 @@ CLASSES: dict[type, Callable[..., Any]] = {
             QuantKey,
             Scale,
             conditions.Clause,
+            conditions.Implied,
             conditions.All,
             conditions.Any,
             conditions.Not,

@@ -43,5 +43,5 @@ def layer_function(
     questions = Questions({name: value for name, value in fixed.items() if name not in read})
     questions.add_oracle(rules, oracle)
     space = Space(questions)
-    selection = compile_selection(space, rules, oracle)
+    selection = compile_selection(space, rules, rules.oracles[oracle])
     return as_function(space, selection.results, PARAMETERS, read)
