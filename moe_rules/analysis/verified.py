@@ -72,7 +72,7 @@ class VerifiedOracle:
 
     def asked_for(self, word: str) -> Node:
         """Where a backend is asked for by this name."""
-        name = self.selection.conditions.value(REQUEST, self.selection.facts)
+        name = self.selection.conditions.value(REQUEST, self.selection.rule_facts)
         return self.diagrams.map(lambda value: value == word, name)
 
     def _inside(self, selection: Selection) -> Node:
@@ -129,7 +129,7 @@ class VerifiedOracle:
         return self.where(self.some_of(regions))
 
     def _applies(self, holder: Holder) -> Node:
-        return self.selection.conditions.applies(holder.condition, self.selection.facts)
+        return self.selection.conditions.applies(holder.condition, self.selection.rule_facts)
 
     def _served_otherwise(self, oracle: Oracle) -> Iterator[tuple[Server, int, Node]]:
         """Kernels that serve otherwise in an oracle without some part, and where."""

@@ -32,6 +32,7 @@ COMMANDS = (
     "facts",
     "list",
     "check",
+    "verify",
     "test",
     "diff",
     "prove",

@@ -27,6 +27,8 @@ def explain_command(
     if machine is not None:
         words += ["--platform", machine.name]
         known = machine.facts()
+    else:
+        witness = {"device": platform, **witness}
     for overlay in overlays:
         words += ["--rules", overlay]
     usual = packaged_worlds().usual

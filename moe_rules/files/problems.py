@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from moe_rules.vocabulary.record import Record
 
@@ -34,12 +34,16 @@ class Location(Record):
 
 
 class Problem(Record):
-    """One finding: a stable ``code``, what is wrong, and where."""
+    """One finding: a stable ``code``, what is wrong, and where.
+
+    ``witness`` are facts of a deployment that shows it, in plain form.
+    """
 
     code: str
     message: str
     location: Location
     severity: Literal["error", "warning"] = "error"
+    witness: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.location}: {self.severity}: {self.message} [{self.code}]"

@@ -68,6 +68,38 @@ OracleName = Literal[
 ]
 
 
+FindingCode = Literal[
+    "unreachable-backend",
+    "unreachable-kernel",
+    "unreachable-assumption",
+    "unreachable-step",
+    "unreachable-request",
+    "unreachable-adjustment",
+    "unsatisfiable-kernel",
+    "kernel-without-machine",
+    "shadowed-kernel",
+    "never-automatic",
+    "without-request",
+    "needs-switch",
+    "assumption-without-effect",
+    "step-without-effect",
+    "request-without-effect",
+    "adjustment-without-effect",
+    "clause-without-effect",
+    "alternative-without-effect",
+    "scheme-without-effect",
+    "redundant-clause",
+    "redundant-alternative",
+    "redundant-scheme",
+    "failing-request",
+    "left-unserved",
+    "taken-unasked",
+    "irrelevant-fact",
+]
+"""What ``moe-rules verify`` may find; :mod:`moe_rules.analysis.findings` says what each is."""
+
+Accepted = dict[FindingCode, str]
+
 RequestedBackends = Annotated[
     dict[str, str],
     WithJsonSchema(
@@ -105,6 +137,10 @@ class Explained(Table):
         description="The reference does this, and probably meant something else: what, and what.",
     )
     evidence: list[Evidence] = Field(default_factory=list)
+    accepted: Accepted = Field(
+        default_factory=dict,
+        description="What `moe-rules verify` finds here and is meant so: why, by its code.",
+    )
 
 
 class Listed(Explained):
@@ -336,6 +372,10 @@ class PlatformFile(Table):
     )
     conditions: dict[str, RawCondition] = Field(
         default_factory=dict, description="Conditions used by name: {is: NAME}."
+    )
+    accepted: Accepted = Field(
+        default_factory=dict,
+        description="What `moe-rules verify` finds in this file and is meant so: why, by its code.",
     )
 
 

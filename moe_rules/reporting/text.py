@@ -28,6 +28,7 @@ class JsonReporter(Reporter):
                 "severity": problem.severity,
                 "code": problem.code,
                 "message": problem.message,
+                **({"witness": dict(problem.witness)} if problem.witness else {}),
             }
             for problem in report.problems
         ]
