@@ -36,11 +36,11 @@ class Part(Record):
 
 
 class Holder(Record):
-    """A rule, a backend or a kernel, with a condition of it."""
+    """What has a condition: an assumption, another rule, or a backend or kernel."""
 
+    kind: Literal["assumption", "rule", "kernel"]
     location: Location
     condition: Condition
-    is_rule: bool = False
 
 
 def rules_of(oracle: Oracle) -> Iterator[tuple[Part, str]]:
@@ -62,25 +62,25 @@ def rules_of(oracle: Oracle) -> Iterator[tuple[Part, str]]:
 def holders(oracle: Oracle) -> Iterator[Holder]:
     """Every condition of an oracle, with the rule, the backend or the kernel that has it."""
     for assumption in oracle.assume:
-        yield Holder(assumption.reason.location, assumption.when, True)
+        yield Holder("assumption", assumption.reason.location, assumption.when)
     for step in (*oracle.shortcuts, *oracle.switches):
-        yield Holder(step.reason.location, step.when, True)
+        yield Holder("rule", step.reason.location, step.when)
         if step.backend is not None:
             yield from _of_backend(step.backend, step.reason.location)
     for cases in oracle.requests.values():
         for case in cases:
-            yield Holder(case.reason.location, case.when, True)
+            yield Holder("rule", case.reason.location, case.when)
     for adjustment in oracle.adjust:
-        yield Holder(adjustment.reason.location, adjustment.when, True)
+        yield Holder("rule", adjustment.reason.location, adjustment.when)
     for backend in oracle.backends.values():
         yield from _of_backend(backend, backend.location)
 
 
 def _of_backend(backend: Backend, place: Location) -> Iterator[Holder]:
-    yield Holder(place, backend.requires)
+    yield Holder("kernel", place, backend.requires)
     for choice in backend.choices:
-        yield Holder(place, choice.when)
-        yield Holder(choice.kernel.location, choice.kernel.condition)
+        yield Holder("kernel", place, choice.when)
+        yield Holder("kernel", choice.kernel.location, choice.kernel.condition)
 
 
 def parts_of(condition: Condition) -> Iterator[tuple[Part, str]]:

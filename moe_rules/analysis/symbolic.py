@@ -87,13 +87,19 @@ class Selection:
 
 
 def compile_selection(
-    space: Space, rules: PlatformRules, oracle: Oracle, conditions: Conditions | None = None
+    space: Space,
+    rules: PlatformRules,
+    oracle: Oracle,
+    conditions: Conditions | None = None,
+    within: Node | None = None,
 ) -> Selection:
     """The compiled form of an oracle, over a space that was made of its questions.
 
     ``conditions`` are those of another selection over the space, which knows answers already.
+    Results are False where deployments are not ``within`` a region (None: everywhere).
     """
-    return _Compiler(space, rules, oracle, conditions or Conditions(space)).compile()
+    compiler = _Compiler(space, rules, oracle, conditions or Conditions(space))
+    return compiler.compile(space.diagrams.true if within is None else within)
 
 
 class _Compiler:
@@ -115,7 +121,8 @@ class _Compiler:
         self.asked: dict[tuple[Server, int], Node] = {}
         self.state = self.diagrams.leaf(Ordering(oracle.priority))
 
-    def compile(self) -> Selection:
+    def compile(self, within: Node) -> Selection:
+        self.state = self.diagrams.choose(within, self.state, self.diagrams.false)
         self._order()
         self._steps(self.oracle.shortcuts, "shortcut")
         self._request()

@@ -139,18 +139,20 @@ def _kernel(
     gets = [(oracle, selected) for oracle, _, selected in uses if oracle.is_somewhere(selected)]
     machines = [m for m in named_machines().values() if m.platform["device"] == rules.platform]
     place, name = kernel.location, kernel.name
-    if uses and not able:
+    if not uses:
+        return
+    if not able:
         message = f"{name} serves no deployment: none has all that it requires"
         yield _finding(uses[0][0], "unsatisfiable-kernel", place, message)
         return
-    if uses and not gets:
+    if not gets:
         message = f"no deployment gets {name}, though it would serve"
         yield _finding(able[0][0], "unreachable-kernel", place, message, able[0][1])
         return
     if machines and not _somewhere(able, *(machine.platform for machine in machines)):
         message = f"{name} serves on none of the named machines"
         yield _finding(able[0][0], "kernel-without-machine", place, message, able[0][1])
-    if uses and not _somewhere(gets, dict.fromkeys(SWITCHES)):
+    if not _somewhere(gets, dict.fromkeys(SWITCHES)):
         message = f"no deployment gets {name} unless a switch is set"
         yield _finding(gets[0][0], "needs-switch", place, message, gets[0][1])
 

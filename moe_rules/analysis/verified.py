@@ -104,6 +104,9 @@ class VerifiedOracle:
     def matters(self, part: Part) -> bool:
         """Whether some deployment is decided differently without the part."""
         oracle = without(self.oracle, part)
+        within = self.applied_otherwise(part)
+        if within is self.diagrams.false:
+            return False
         if _have_the_same_rules(self.oracle, oracle):
             changed = [
                 (server, number)
@@ -116,16 +119,28 @@ class VerifiedOracle:
             if all(self._is_one_of_a_kind(*one) for one in changed):
                 return True
         conditions, rules = self.selection.conditions, self.selection.rules
-        after = compile_selection(self.space, rules, oracle, conditions)
-        return self._inside(after) is not self._decided
+        after = compile_selection(self.space, rules, oracle, conditions, within)
+        before = self.diagrams.choose(within, self._decided, self.diagrams.false)
+        return after.results is not before
 
     def applied_otherwise(self, part: Part) -> Node:
-        """Where a rule applies, or a kernel serves, that does not without a part, or reversely."""
+        """Where a rule applies, or a kernel serves, that does not without a part, or reversely.
+
+        Everywhere else, deployments are decided alike.
+        """
+        if part.kind in ("step", "request", "adjustment"):
+            return self.where(self.selection.regions[part.location].applies)
         oracle = without(self.oracle, part)
+        if len(oracle.assume) < len(self.oracle.assume):
+            return self.possible
         regions = [region for _, _, region in self._served_otherwise(oracle)]
         for before, after in zip(holders(self.oracle), holders(oracle), strict=True):
-            if before.is_rule and before.condition is not after.condition:
-                regions.append(self.diagrams.differ(self._applies(before), self._applies(after)))
+            if before.condition is not after.condition:
+                if before.kind == "assumption":
+                    return self.possible
+                if before.kind == "rule":
+                    differs = self.diagrams.differ(self._applies(before), self._applies(after))
+                    regions.append(differs)
         return self.where(self.some_of(regions))
 
     def _applies(self, holder: Holder) -> Node:
@@ -193,7 +208,7 @@ def _have_the_same_rules(one: Oracle, other: Oracle) -> bool:
     if [part for part, _ in rules_of(one)] != [part for part, _ in rules_of(other)]:
         return False
     pairs = zip(holders(one), holders(other), strict=True)
-    return all(a.condition is b.condition for a, b in pairs if a.is_rule)
+    return all(a.condition is b.condition for a, b in pairs if a.kind != "kernel")
 
 
 def places_of(oracle: Oracle) -> frozenset[Location]:

@@ -15,9 +15,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "verify",
         "find what no deployment reaches, and what changes no decision",
         "Every finding is exact: it holds of all deployments that can be, and comes with one that\n"
-        "shows it where there is one. An overlay is verified on top of the packaged tables; what it\n"
-        "makes unreachable there is a warning. Rules accept what is meant as it is, with a reason.\n"
-        "Exit code 0: nothing found; 1: findings; 2: cannot run.",
+        "shows it where there is one. An overlay is verified on top of the packaged tables, of\n"
+        "which what it makes unreachable is a warning. Rules accept what is meant as it is, with\n"
+        "a reason. Exit code 0: nothing found; 1: findings; 2: cannot run.",
         "moe-rules verify my-rules/ --format github",
     )
     parser.add_argument(
