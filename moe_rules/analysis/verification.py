@@ -45,7 +45,7 @@ def findings(rules: PlatformRules, files: Container[str] | None = None) -> Itera
     idle = {one.location for one in found if one.is_idle}
     for one in _conditions(oracles, files):
         if not idle.issuperset(one.holders):
-            yield one
+            yield one.replaced(holders=tuple(place for place in one.holders if place not in idle))
 
 
 def _is_in(finding: Finding, files: Container[str]) -> bool:
@@ -54,7 +54,6 @@ def _is_in(finding: Finding, files: Container[str]) -> bool:
 
 def _shared(oracles: list[VerifiedOracle], files: Container[str] | None) -> Iterator[Finding]:
     """What is found in one oracle after the other, where it holds for all that share its place."""
-    places = {id(one): places_of(one.oracle) for one in oracles}
     found: dict[tuple[str, Location, str], list[Finding]] = {}
     for oracle in oracles:
         for one in _oracle(oracle, files):
@@ -62,8 +61,12 @@ def _shared(oracles: list[VerifiedOracle], files: Container[str] | None) -> Iter
                 yield one
             else:
                 found.setdefault((one.code, one.location, one.message), []).append(one)
+    unreached = {(one.oracle, one.location) for of in found.values() for one in of if one.is_unreachable}
     for (_, place, _), same in found.items():
-        if len(same) == sum(place in places[id(one)] for one in oracles):
+        sharing = {one.oracle.name for one in oracles if place in places_of(one.oracle)}
+        if not same[0].is_unreachable:
+            sharing = {name for name in sharing if (name, place) not in unreached}
+        if len(same) == len(sharing):
             yield same[0]
 
 
