@@ -16,7 +16,7 @@ from moe_rules.analysis.states import Server
 from moe_rules.analysis.verified import VerifiedOracle, places_of
 from moe_rules.analysis.worlds import Irrelevant, packaged_worlds
 from moe_rules.files.problems import Location
-from moe_rules.language.rules import AUTO, Kernel, PlatformRules
+from moe_rules.language.rules import AUTO, Kernel, PlatformRules, assumed_together
 from moe_rules.machines.machine import named_machines, software_preset
 from moe_rules.vocabulary.fact_values import FactValue, in_words
 from moe_rules.vocabulary.switches import SWITCHES
@@ -61,7 +61,9 @@ def _shared(oracles: list[VerifiedOracle], files: Container[str] | None) -> Iter
                 yield one
             else:
                 found.setdefault((one.code, one.location, one.message), []).append(one)
-    unreached = {(one.oracle, one.location) for of in found.values() for one in of if one.is_unreachable}
+    unreached = {
+        (one.oracle, one.location) for of in found.values() for one in of if one.is_unreachable
+    }
     for (_, place, _), same in found.items():
         sharing = {one.oracle.name for one in oracles if place in places_of(one.oracle)}
         if not same[0].is_unreachable:
@@ -237,7 +239,7 @@ def _left_unserved(oracle: VerifiedOracle) -> Iterator[Finding]:
 def _taken_unasked(oracle: VerifiedOracle) -> Iterator[Finding]:
     for step, backend in oracle.takes():
         place = step.reason.location
-        server = Server(backend, (*step.assume, *backend.assume))
+        server = Server(backend, assumed_together(step.assume, backend.assume))
         refused = oracle.diagrams.opposite(oracle.selection.serves(server)[0])
         decides = oracle.selection.regions[place].decides
         if oracle.is_somewhere(decides, refused):

@@ -28,6 +28,9 @@ _LAYER_FACTS = (
 )
 _DEVICE_FACTS = ("device_name", "compute_capability", "gfx", "cpu_arch")
 """What a measurement holds for: these facts of the layer, and the first of these of the device."""
+_ACCEPTED = dict.fromkeys(
+    ("clause-without-effect", "redundant-clause"), "All that is known of what was measured is said"
+)
 
 
 Times = Mapping[str, float]
@@ -73,7 +76,9 @@ def _overlay(layers: Iterable[MeasuredLayer]) -> dict[str, Any] | None:
             platform = layer.decision.platform
             table = oracles.setdefault(layer.decision.oracle, {"adjust": []})
             table["adjust"] += adjustments
-    return {"platform": platform, "oracles": oracles} if oracles else None
+    if not oracles:
+        return None
+    return {"platform": platform, "accepted": _ACCEPTED, "oracles": oracles}
 
 
 def _adjustments(measured: MeasuredLayer) -> Iterator[dict[str, Any]]:

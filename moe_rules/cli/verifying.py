@@ -6,6 +6,7 @@ rule set that it lies in; of these, what it makes unreachable is found as well.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -57,19 +58,24 @@ def _verified(
             continue
         read += own
         found = list(findings(rules, own))
-        known = set[tuple[str, Location, str]]()
-        if overlay is not None:
-            base = load_platform(platform, packaged=root)
-            known = {(one.code, one.location, one.message) for one in findings(base, ())}
+        known = _unreachable(platform, root) if overlay is not None else frozenset()
         acceptances = Acceptances(rules.files)
         word = None if overlay is None else shown(overlay)
         for one in found:
-            if (one.code, one.location, one.message) in known or acceptances.accepts(one):
+            if (one.code, one.location) in known or acceptances.accepts(one):
                 continue
             is_own = one.location.file in own
-            problems.append(_problem(one, rules, word, "error" if is_own else "warning"))
+            if is_own or not acceptances.are_general(one.code, own):
+                problems.append(_problem(one, rules, word, "error" if is_own else "warning"))
         problems += acceptances.needless(own)
     return problems, read
+
+
+@functools.cache
+def _unreachable(platform: str, root: Path | None) -> frozenset[tuple[str, Location]]:
+    """What nothing reaches in a rule set without an overlay."""
+    rules = load_platform(platform, packaged=root)
+    return frozenset((one.code, one.location) for one in findings(rules, ()))
 
 
 def _problem(
@@ -91,7 +97,11 @@ def _shown(place: Location) -> Location:
 
 
 class Acceptances:
-    """What files accept: each ``accepted`` holds for what stands in the table that has it."""
+    """What files accept: each ``accepted`` holds for what stands in the table that has it.
+
+    That of a whole file is general: for what an overlay makes of other files, too, and needed or
+    not.
+    """
 
     def __init__(self, files: Iterable[str]) -> None:
         self.sources = {file: read_yaml(file) for file in files}
@@ -117,13 +127,17 @@ class Acceptances:
                 return True
         return False
 
+    def are_general(self, code: str, files: Iterable[str]) -> bool:
+        """Whether one of the files accepts the code in general."""
+        return any((ACCEPTED, code) in self.sources[file].places for file in files)
+
     def needless(self, files: Container[str]) -> Iterator[Problem]:
         """What is accepted in some files, but not found."""
         for file, source in self.sources.items():
             if file not in files:
                 continue
             for path in source.places:
-                if len(path) < 2 or path[-2] != ACCEPTED or path[-1] == KEY:
+                if len(path) < 3 or path[-2] != ACCEPTED or path[-1] == KEY:
                     continue
                 if (file, path, str(path[-1])) not in self.used:
                     message = f"{path[-1]} is accepted here, but not found"
