@@ -12,7 +12,6 @@ from moe_rules.vocabulary.record import Record
 CODES = {
     "unreachable-backend": "No deployment gets the backend, not even by name.",
     "unreachable-kernel": "The kernel could serve, but no deployment gets it from any oracle.",
-    "unreachable-assumption": "The assumption applies to no deployment.",
     "unreachable-step": "The step applies to no deployment that comes so far.",
     "unreachable-request": "This meaning of the name applies to no deployment.",
     "unreachable-adjustment": "The adjustment applies to no deployment.",

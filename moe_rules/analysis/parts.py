@@ -83,26 +83,33 @@ def _of_backend(backend: Backend, place: Location) -> Iterator[Holder]:
         yield Holder("kernel", choice.kernel.location, choice.kernel.condition)
 
 
-def parts_of(condition: Condition) -> Iterator[tuple[Part, str]]:
-    """The parts of a condition, and each in words."""
+def parts_of(
+    condition: Condition, inside: tuple[Part, ...] = ()
+) -> Iterator[tuple[Part, str, tuple[Part, ...]]]:
+    """The parts of a condition, each in words and with the parts that it is inside of."""
     match condition:
         case Clause(location=location) if not isinstance(condition, Implied):
-            yield Part("clause", location), condition.words()
+            yield Part("clause", location), condition.words(), inside
         case All(parts):
             for part in parts:
-                yield from parts_of(part)
+                yield from parts_of(part, inside)
         case Not(part):
-            yield from parts_of(part)
+            yield from parts_of(part, inside)
         case Any(parts, location):
             for number, part in enumerate(parts):
+                around = inside
                 if not isinstance(part, Clause):
-                    yield Part("alternative", location, number), part.words()
-                yield from parts_of(part)
+                    alternative = Part("alternative", location, number)
+                    yield alternative, part.words(), inside
+                    around = (*inside, alternative)
+                yield from parts_of(part, around)
         case Schemes(schemes, location):
             for number, scheme in enumerate(schemes):
+                around = inside
                 if len(schemes) > 1:
-                    yield Part("scheme", location, number), scheme.words()
-                yield from parts_of(scheme.when)
+                    yield Part("scheme", location, number), scheme.words(), inside
+                    around = (*inside, Part("scheme", location, number))
+                yield from parts_of(scheme.when, around)
 
 
 def without(oracle: Oracle, part: Part) -> Oracle:

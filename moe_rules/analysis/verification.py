@@ -7,6 +7,7 @@ several oracles share (by ``extends``, or a kernel) is found where it holds for 
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from moe_rules.analysis.compiled import compile_oracle
 from moe_rules.analysis.diagram import Node
@@ -16,7 +17,7 @@ from moe_rules.analysis.states import Server
 from moe_rules.analysis.verified import VerifiedOracle, places_of
 from moe_rules.analysis.worlds import Irrelevant, packaged_worlds
 from moe_rules.files.problems import Location
-from moe_rules.language.rules import AUTO, Kernel, PlatformRules, assumed_together
+from moe_rules.language.rules import Kernel, PlatformRules, assumed_together
 from moe_rules.machines.machine import named_machines, software_preset
 from moe_rules.vocabulary.fact_values import FactValue, in_words
 from moe_rules.vocabulary.switches import SWITCHES
@@ -95,8 +96,8 @@ def _finding(
 
 
 def _backends(oracle: VerifiedOracle) -> Iterator[Finding]:
-    automatic = oracle.asked_for(AUTO)
-    by_name = oracle.diagrams.opposite(automatic)
+    by_name = oracle.results(how="requested")
+    automatic = oracle.diagrams.opposite(by_name)
     has_names = any(not c.auto for cases in oracle.oracle.requests.values() for c in cases)
     full = software_preset("full", oracle.selection.rules.platform)
     for name, backend in oracle.oracle.backends.items():
@@ -188,30 +189,42 @@ def _rules(oracle: VerifiedOracle, files: Container[str] | None) -> Iterator[Fin
             yield _finding(oracle, f"{part.kind}-without-effect", place, message, *shown)
 
 
+@dataclass
+class _Use:
+    """A part of conditions: in words, the parts around it, who has it, and in which oracles."""
+
+    words: str
+    inside: tuple[Part, ...]
+    holders: dict[Location, None] = field(default_factory=dict)
+    oracles: dict[str, VerifiedOracle] = field(default_factory=dict)
+
+
 def _conditions(oracles: list[VerifiedOracle], files: Container[str] | None) -> Iterator[Finding]:
     """Parts of conditions without which all oracles decide alike."""
-    found: dict[Part, tuple[str, dict[Location, None], dict[str, VerifiedOracle]]] = {}
+    uses: dict[Part, _Use] = {}
     for oracle in oracles:
         for holder in holders(oracle.oracle):
-            for part, words in parts_of(holder.condition):
+            for part, words, inside in parts_of(holder.condition):
                 if files is None or part.location.file in files:
-                    _, holding, using = found.setdefault(part, (words, {}, {}))
-                    holding[holder.location] = None
-                    using[oracle.oracle.name] = oracle
-    for part, (words, places, by_name) in found.items():
-        users = list(by_name.values())
-        if any(oracle.matters(part) for oracle in users):
+                    use = uses.setdefault(part, _Use(words, inside))
+                    use.holders[holder.location] = None
+                    use.oracles[oracle.oracle.name] = oracle
+    found: set[Part] = set()
+    for part, use in uses.items():
+        users = list(use.oracles.values())
+        if not found.isdisjoint(use.inside) or any(oracle.matters(part) for oracle in users):
             continue
+        found.add(part)
         regions = [(oracle, oracle.applied_otherwise(part)) for oracle in users]
         alone = [(oracle, region) for oracle, region in regions if oracle.is_somewhere(region)]
-        message = f"without this {part.kind}, every deployment is decided alike: {words}"
+        message = f"without this {part.kind}, every deployment is decided alike: {use.words}"
         if alone:
             first, region = alone[0]
             code = f"{part.kind}-without-effect"
             one = _finding(first, code, part.location, message, region)
         else:
             one = _finding(users[0], f"redundant-{part.kind}", part.location, message)
-        yield one.replaced(holders=tuple(places))
+        yield one.replaced(holders=tuple(use.holders))
 
 
 # Deployments -------------------------------------------------------------------------------------

@@ -71,7 +71,6 @@ OracleName = Literal[
 FindingCode = Literal[
     "unreachable-backend",
     "unreachable-kernel",
-    "unreachable-assumption",
     "unreachable-step",
     "unreachable-request",
     "unreachable-adjustment",
