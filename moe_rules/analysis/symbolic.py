@@ -83,7 +83,7 @@ class Selection:
 
     def serves(self, server: Server) -> list[Node]:
         """Where each of a backend's kernels takes a layer, if it is asked."""
-        return serves(self.conditions, self.facts, server)
+        return serves(self.conditions, self.rule_facts, server)
 
 
 def compile_selection(
