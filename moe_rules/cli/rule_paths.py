@@ -6,7 +6,7 @@ from pathlib import Path
 
 from moe_rules.cli.errors import UserError
 from moe_rules.files.problems import RuleFileError
-from moe_rules.language.ruleset import VOCABULARY, overlay_path
+from moe_rules.language.ruleset import VOCABULARY, is_hidden, overlay_path
 
 OVERLAYS = "overlays"
 
@@ -25,7 +25,7 @@ def yaml_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     files = [file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}")]
-    visible = [f for f in files if not any(p.startswith(".") for p in f.relative_to(path).parts)]
+    visible = [file for file in files if not is_hidden(file, path)]
     if not visible:
         raise UserError(f"{path}: the folder has no YAML file")
     return sorted(visible)

@@ -56,11 +56,19 @@ def overlay_path(word: str) -> Path:
 
 
 def rule_files(path: Path) -> list[Path]:
-    """All rule files at ``path``: the file itself, or those below the folder, in order."""
+    """All rule files at ``path``: the file itself, or those below the folder, in order.
+
+    What is hidden in the folder is the business of other programs.
+    """
     if not path.is_dir():
         return [path]
     files = (p for p in path.rglob("*") if p.suffix in (".yaml", ".yml") and p.is_file())
-    return sorted(file for file in files if holds_rules(file))
+    return sorted(file for file in files if holds_rules(file) and not is_hidden(file, path))
+
+
+def is_hidden(file: Path, folder: Path) -> bool:
+    """Whether a file below a folder is hidden, or lies in a folder there that is."""
+    return any(part.startswith(".") for part in file.relative_to(folder).parts)
 
 
 def holds_examples(path: Path) -> bool:

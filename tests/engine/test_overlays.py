@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from moe_rules.files.problems import RuleFileError
+from moe_rules.language.ruleset import rule_files
 from moe_rules.selectors.selector import InvalidRequestError
 from tests.conftest import SMALL, MakeRules
 from tests.engine.test_selection import LAYER, layer, select
@@ -24,6 +27,15 @@ def test_later_overlays_win(small: MakeRules) -> None:
     first = overlay("adjust: [{first: [SLOW]}]")
     second = overlay("adjust: [{first: [FAST]}]")
     assert select(small(first, second)).order == ("FAST", "SLOW")
+
+
+def test_hidden_files_are_no_rules(tmp_path: Path) -> None:
+    for name in (".pre-commit-config.yaml", ".github/workflow.yaml"):
+        file = tmp_path / "mine" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("repos: []\n")
+    (tmp_path / "mine/cuda.yaml").write_text(overlay("adjust: [{first: [SLOW]}]"))
+    assert [file.name for file in rule_files(tmp_path / "mine")] == ["cuda.yaml"]
 
 
 def test_disable(small: MakeRules) -> None:
