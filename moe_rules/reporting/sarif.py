@@ -6,6 +6,7 @@ Source: https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -60,4 +61,5 @@ def _place(location: Location) -> dict[str, Any]:
 
 def _artifact(file: str) -> dict[str, str]:
     path = Path(file)
-    return {"uri": path.as_uri() if path.is_absolute() else quote(path.as_posix())}
+    # By its bytes: what is no UTF-8 is part of a name, too.
+    return {"uri": path.as_uri() if path.is_absolute() else quote(os.fsencode(path.as_posix()))}
