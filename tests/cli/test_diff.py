@@ -130,6 +130,7 @@ def test_revisions(cli: Command, repository: Path) -> None:
         (["packaged", "--oracle", "fp9"], "did you mean 'fp8'"),
         (["packaged", "--set", "num_expert=1"], "did you mean 'num_experts'"),
         (["packaged", "--software", "bare"], "--software goes with --machine or --model"),
+        (["packaged", "--show", "-1"], "'-1' is not a whole number from 0 up"),
     ],
 )
 def test_what_is_wrong_is_said(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, add_format, add_rules, command
+from moe_rules.cli.options import Subparsers, add_format, add_rules, command, count
 
 if TYPE_CHECKING:
     from moe_rules.conformance.models import ModelsResult
@@ -46,7 +46,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="decide by the compiled form of the rules, and check that each deployment is possible",
     )
     parser.add_argument(
-        "--show", metavar="N", type=int, default=3, help="disagreements to print; default: 3"
+        "--show", metavar="N", type=count, default=3, help="disagreements to print; default: 3"
     )
     add_rules(parser)
     add_format(parser, "text", "json")

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import get_args
 
 from moe_rules.cli import deployment
-from moe_rules.cli.options import Subparsers, add_format, command
+from moe_rules.cli.options import Subparsers, add_format, command, count
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -43,7 +43,7 @@ def add_parser(subparsers: Subparsers) -> None:
     deployment.add_stated(narrow)
     parser.add_argument(
         "--show",
-        type=int,
+        type=count,
         default=20,
         metavar="N",
         help="regions in text and markdown; default: 20",

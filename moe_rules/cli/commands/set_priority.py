@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, add_rules, command
+from moe_rules.cli.options import Subparsers, add_rules, command, count
 
 if TYPE_CHECKING:
     from moe_rules.cli.overlay_edit import Adjustment
@@ -66,7 +66,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help=f"the overlay, a folder or a file; default: {INTO}",
     )
     parser.add_argument(
-        "--show", type=int, default=5, metavar="N", help="regions that are shown; default: 5"
+        "--show", type=count, default=5, metavar="N", help="regions that are shown; default: 5"
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="show what is decided otherwise, and write nothing"
