@@ -13,6 +13,7 @@ from moe_rules.conformance.cases import Case, case_files, read_lines
 from moe_rules.files.problems import RuleFileError
 from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.machines.machine import named_machines
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
 
@@ -73,3 +74,11 @@ def test_values_that_machines_have_are_usual() -> None:
     assert usual_values("cuda")["compute_capability"][0] == (9, 0)
     assert (12, 0) in usual_values("cuda")["compute_capability"]
     assert usual_values("rocm")["aiter"] == (True,)
+
+
+@pytest.mark.parametrize("preset", ["full", "bare"])
+def test_named_machines_can_be(preset: str) -> None:
+    for named in named_machines().values():
+        facts = named.machine(preset).facts()
+        met = [one for one in packaged_worlds().impossible if one.when.holds(facts) is True]
+        assert not met, (named, met)
