@@ -10,7 +10,9 @@ from typing import Any, Literal
 from moe_rules.analysis.compiled import Compiled, compile_oracle
 from moe_rules.analysis.cubes import Covering, Cube
 from moe_rules.analysis.diagram import Node, Value
+from moe_rules.analysis.questions import MISSING
 from moe_rules.analysis.symbolic import Selection
+from moe_rules.analysis.worlds import ImpossibleError
 from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
 from moe_rules.machines.machine import Machine
@@ -68,7 +70,8 @@ def differences(
     """Every region in which the rules of one platform differ. None: they decide alike.
 
     ``machine`` and ``facts`` narrow the question as for
-    :func:`moe_rules.analysis.compiled.compile_oracle`.
+    :func:`moe_rules.analysis.compiled.compile_oracle`. Raises ImpossibleError where no deployment
+    is left of it.
     """
     missing = [oracle not in rules.oracles for rules in (before, after)]
     if any(missing):
@@ -81,6 +84,10 @@ def differences(
     ):
         return
     compiled = compile_oracle([before, after], oracle, machine=machine, facts=facts)
+    if compiled.possible is compiled.space.diagrams.false:
+        raise ImpossibleError(
+            {n: v for n, v in compiled.space.constants.items() if v is not MISSING}
+        )
     yield from regions(compiled)
 
 

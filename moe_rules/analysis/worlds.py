@@ -32,6 +32,15 @@ from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 WORLDS = "worlds.yaml"
 
 
+class ImpossibleError(ValueError):
+    """No deployment has the facts that are asked about."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        entries = [e for e in packaged_worlds().impossible if e.when.holds(facts) is True]
+        why = "; ".join(f"{one.reason.text} ({one.reason.location.short})" for one in entries)
+        super().__init__(f"no deployment has these facts together{f': {why}' if why else ''}")
+
+
 class ImpossibleEntry(Table):
     """What cannot go together."""
 

@@ -8,16 +8,21 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from moe_rules.analysis.difference import Answer, Difference, differences
+from moe_rules.analysis.worlds import ImpossibleError
 from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.stated import Stated
 from moe_rules.cli.witness import explain_command
+from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import PLATFORMS
-from moe_rules.machines.machine import Machine, load_machine, named_machines
+from moe_rules.machines.machine import Machine, foreign_facts, load_machine, named_machines
 from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.record import Record
+
+NARROWING = ("platform", "machine", "oracle", "model", "set")
+"""The options that may leave no deployment."""
 
 
 class Scope(Record):
@@ -49,7 +54,10 @@ class Comparison(Record):
 
 
 def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Comparison:
-    """Compare what the options ask. Raises UserError, or an error of the libraries."""
+    """Compare what the options ask.
+
+    Raises UserError, also where no deployment is asked about, or an error of the libraries.
+    """
     scopes = list(_scopes(args))
     platforms = tuple(dict.fromkeys(scope.platform for scope in scopes))
     rules = {name: (before.load(name), after.load(name)) for name in platforms}
@@ -65,11 +73,12 @@ def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Compar
             compared.add((scope.platform, oracle))
             if one.fingerprint == other.fingerprint:
                 continue
-            for difference in differences(
-                one, other, oracle, machine=scope.machine, facts=scope.facts
-            ):
+            for difference in _differences(scope, one, other, oracle):
                 key = json.dumps({**_plain(difference), "witness": None}, sort_keys=True)
                 found.setdefault(key, (difference, []))[1].append(scope.subject)
+    if not compared:
+        given = [f"--{name}" for name in NARROWING if getattr(args, name)]
+        raise UserError(f"nothing is compared: no deployment is what {' and '.join(given)} say")
     ordered = sorted(found.values(), key=lambda item: -item[0].share)
     return Comparison(
         before,
@@ -81,12 +90,23 @@ def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Compar
     )
 
 
+def _differences(
+    scope: Scope, before: PlatformRules, after: PlatformRules, oracle: str
+) -> Iterator[Difference]:
+    try:
+        yield from differences(before, after, oracle, machine=scope.machine, facts=scope.facts)
+    except ImpossibleError as error:
+        about = scope.subject or scope.platform
+        raise UserError(f"nothing is compared for {about}: {error}") from None
+
+
 def _scopes(args: argparse.Namespace) -> Iterator[Scope]:
     stated = Stated.read(args)
     machines = [load_machine(name, args.software) for name in args.machine or ()]
     wanted = args.platform or list(dict.fromkeys(one.device for one in machines)) or PLATFORMS
     fixed = {n: v for group in stated.groups.values() for n, v in group.items()}
     fixed |= {name: value for name, value in stated.switches.items() if name in _set(args)}
+    wanted = [platform for platform in wanted if _may_have(platform, fixed)]
     if args.model is None and not machines:
         if args.software is not None:
             raise UserError("--software goes with --machine or --model")
@@ -102,6 +122,12 @@ def _scopes(args: argparse.Namespace) -> Iterator[Scope]:
             yield Scope(machine.device, machine, None, fixed, machine.name)
         else:
             yield from _of_model(args, stated, machine, fixed)
+
+
+def _may_have(platform: str, fixed: Mapping[str, FactValue]) -> bool:
+    """Whether a kind of device may have some facts: they are not those of another kind."""
+    own = {"device": platform, **foreign_facts(platform)}
+    return all(fixed[name] == value for name, value in own.items() if name in fixed)
 
 
 def _set(args: argparse.Namespace) -> set[str]:

@@ -141,6 +141,30 @@ def test_what_is_wrong_is_said(
     assert message in answer.err
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--machine", "h100", "--platform", "rocm"], "what --platform and --machine say"),
+        (["--machine", "b200", "--set", "gfx=gfx942"], "what --machine and --set say"),
+        (["--model", MODEL, "--oracle", "fp8"], "what --oracle and --model say"),
+        (["--set", "num_experts=1", "--set", "experts_per_token=2"], "routed to an expert once"),
+    ],
+)
+def test_deployments_that_cannot_be_are_not_compared(
+    cli: Command, mine: Path, words: list[str], message: str
+) -> None:
+    answer = cli("diff", mine, *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+
+
+def test_facts_of_one_kind_of_device_narrow_to_it(cli: Command, mine: Path) -> None:
+    found = cli("diff", mine, "--set", "compute_capability=9.0").out
+    assert "10 oracles on cuda" in found
+    assert "rocm" not in found
+    assert cli("diff", mine, "--set", "device=rocm").out.endswith("on rocm\n")
+
+
 def test_a_file_that_is_wrong(cli: Command, mine: Path) -> None:
     (mine / "cuda.yaml").write_text(MINE.replace("TRITON", "TRITTON"))
     answer = cli("diff", mine)
