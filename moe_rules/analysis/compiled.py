@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from moe_rules.analysis.classes import Space
@@ -29,14 +29,15 @@ class Compiled:
     selections: tuple[Selection, ...]
     asked: frozenset[str]
 
-    def witness(self, region: Node) -> dict[str, FactValue]:
+    def witness(self, region: Node, also: Collection[str] = ()) -> dict[str, FactValue]:
         """The facts of a possible deployment in a region, as usual as can be.
 
-        Raises ValueError where there is none.
+        They are those that the rules ask for, and ``also`` others. Raises ValueError where there is none.
         """
         diagrams = self.space.diagrams
         facts = self.space.facts(diagrams.point(diagrams.both(self.possible, region)))
-        return {name: value for name, value in facts.items() if name in self.asked}
+        named = self.asked.union(also)
+        return {name: value for name, value in facts.items() if name in named}
 
 
 def compile_oracle(

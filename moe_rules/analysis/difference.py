@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
+from moe_rules.analysis.classes import Space
 from moe_rules.analysis.compiled import Compiled, compile_oracle
 from moe_rules.analysis.cubes import Covering, Cube
 from moe_rules.analysis.diagram import Node, Value
@@ -123,9 +124,15 @@ def regions(compiled: Compiled) -> Iterator[Difference]:
             of=side,
             when=tuple(map(covering.words, cubes)),
             exact=exact,
-            witness=compiled.witness(region),
+            witness=compiled.witness(region, _facts_of(covering.space, cubes)),
             share=diagrams.share(region) / whole,
         )
+
+
+def _facts_of(space: Space, cubes: list[Cube]) -> set[str]:
+    """The facts that cubes may speak of, among them ones that follow from what rules ask."""
+    levels = {level for cube in cubes for level in cube.classes}
+    return {name for level in levels for name in space.variables[level].facts}
 
 
 def _said(covering: Covering, region: Node, given: Node, possible: Node) -> tuple[list[Cube], bool]:

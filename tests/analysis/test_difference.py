@@ -150,6 +150,18 @@ def test_a_bound_that_moves(tmp_path: Path) -> None:
     assert found[None, "FAST"].before.error == "invalid_request"
 
 
+def test_what_is_said_by_a_fact_that_no_rule_asks_for_holds_for_the_deployment(
+    tmp_path: Path,
+) -> None:
+    # What follows from `use_ep` may be said of `ep_size`.
+    adjusted = SMALL.replace(
+        "requests:", "adjust: [{when: {use_ep: true}, first: [SLOW]}]\n    requests:"
+    )
+    before, after = small(tmp_path / "before", SMALL), small(tmp_path / "after", adjusted)
+    (one,) = differences(before, after, "unquantized")
+    assert says(one, one.witness, tmp_path), one.when
+
+
 def test_an_oracle_that_one_side_lacks(tmp_path: Path) -> None:
     before = small(tmp_path / "before", SMALL)
     after = small(tmp_path / "after", SMALL.replace("unquantized:", "fp8:"))
