@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from pathlib import Path
 
@@ -22,3 +23,11 @@ def test_a_hook_is_a_command_with_options_that_it_has(hook: dict[str, object]) -
     assert isinstance(given, list)
     files = [] if hook.get("pass_filenames") is False else ["moe-rules/cuda.yaml"]
     assert build_parser(words).parse_args([*words, *given, *files]).command == words[0]
+
+
+def test_the_difference_is_shown_for_files_of_the_folder_that_is_compared() -> None:
+    (hook,) = (hook for hook in HOOKS if hook["id"] == "moe-rules-diff")
+    folder = shlex.split(hook["entry"])[-1]
+    assert re.search(hook["files"], f"{folder}/cuda.yaml")
+    for other in (f"deploy/{folder}", "moe_rules"):
+        assert not re.search(hook["files"], f"{other}/cuda.yaml")
