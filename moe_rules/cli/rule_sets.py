@@ -73,7 +73,7 @@ def rule_set(word: str, stack: ExitStack) -> RuleSet:
     except RuleFileError as error:
         (problem,) = error.problems
     revision, _, _ = word.partition(":")
-    if _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}") is None:
+    if not _has(revision):
         raise UserError(
             f"{word}: there is no such file, folder or git revision, and {problem.message}"
         )
@@ -121,6 +121,13 @@ def _revision(name: str, revision: str, path: str, stack: ExitStack) -> RuleSet:
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(folder, filter="data")
     return _at(name, Path(folder, path))
+
+
+def _has(revision: str) -> bool:
+    """Whether the repository has it; HEAD also before the first commit, when it has no files."""
+    if _git("rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}") is not None:
+        return True
+    return revision == "HEAD" and _git("symbolic-ref", "--quiet", revision) is not None
 
 
 def _git(*words: str, top: bool = False) -> bytes | None:

@@ -186,6 +186,19 @@ def test_an_overlay_that_a_revision_lacks_is_compared_with_what_it_lies_on(
     assert "of moe-rules against HEAD:moe-rules (not there yet)" in shown.out
 
 
+def test_before_the_first_commit_an_overlay_is_new(
+    cli: Command, tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init"], cwd=tmp_path, check=True, capture_output=True)
+    monkeypatch.chdir(tmp_path)
+    answer = cli("diff", "HEAD:mine", "mine", "--oracle", "unquantized", "--platform", "cuda")
+    assert answer.code == 1, answer.err
+    assert "TRITON / TritonExperts" in answer.out
+    answer = cli("diff", "HEAD:tables", "mine")
+    assert (answer.code, answer.out) == (2, "")
+    assert "HEAD has no tables" in answer.err
+
+
 def test_formats(cli: Command, mine: Path) -> None:
     markdown = cli("diff", mine, "--format", "markdown", "--show", "2")
     rows = [line for line in markdown.out.splitlines() if line.startswith("| unquantized")]
