@@ -1,4 +1,4 @@
-"""Proves the policies of files and folders, and reports those that are contradicted."""
+"""Proves the policies of files and folders, each of the rules that it lies beside."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 from moe_rules.analysis.policies import Policy, policies_of
 from moe_rules.analysis.proving import Verdict, name_problems, prove
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.rule_paths import existing, shown, yaml_files
+from moe_rules.cli.rule_paths import existing, overlay_of, rule_set_of, shown, yaml_files
 from moe_rules.cli.witness import explain_command
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Problem
 from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.ruleset import PLATFORMS, POLICIES, load_platform
+from moe_rules.language.ruleset import PLATFORMS, POLICIES, load_platform, rule_files
 from moe_rules.reporting import Case, Report
 
 FOLDER = "policies"
@@ -24,9 +24,10 @@ FOLDER = "policies"
 def prove_files(paths: Iterable[Path], overlays: Sequence[Path]) -> Report:
     """Prove the policies at ``paths``, the packaged ones if there are none.
 
-    Raises UserError where there is no policy, RuleFileError where a file is wrong.
+    ``overlays`` come before the rules beside a file. Raises UserError where there is no policy,
+    RuleFileError where a file is wrong.
     """
-    rules = {name: load_platform(name, overlays) for name in PLATFORMS}
+    known: dict[tuple[Path | None, tuple[Path, ...]], dict[str, PlatformRules]] = {}
     files: list[str] = []
     cases: list[Case] = []
     proofs = 0
@@ -34,6 +35,12 @@ def prove_files(paths: Iterable[Path], overlays: Sequence[Path]) -> Report:
         for file in _policy_files(path):
             name = shown(file)
             files.append(name)
+            root, applied = _beside(file, path, overlays)
+            if (root, applied) not in known:
+                known[root, applied] = {
+                    name: load_platform(name, applied, packaged=root) for name in PLATFORMS
+                }
+            rules = known[root, applied]
             for policy in policies_of(read_yaml(file, display=name)):
                 problems = list(name_problems(policy, rules))
                 if not problems:
@@ -43,7 +50,7 @@ def prove_files(paths: Iterable[Path], overlays: Sequence[Path]) -> Report:
                         for oracle in policy.oracles
                         if oracle in rules[platform].oracles
                     ]
-                    problems = list(_problems(policy, verdicts, overlays))
+                    problems = list(_problems(policy, verdicts, applied))
                     proofs += sum(verdict.met and verdict.proven for _, _, verdict in verdicts)
                 cases.append(Case(policy.name, name, tuple(problems)))
     proven = sum(not case.problems for case in cases)
@@ -67,6 +74,18 @@ def _policy_files(path: Path) -> list[Path]:
     if not found:
         raise UserError(f"{path}: the folder has no file of policies (*{POLICIES}.yaml)")
     return found
+
+
+def _beside(
+    file: Path, path: Path, overlays: Sequence[Path]
+) -> tuple[Path | None, tuple[Path, ...]]:
+    """The rule set (None: the packaged one) and the overlays that a file's policies are about."""
+    root = rule_set_of(path)
+    own = overlay_of(file, path if path.is_dir() else path.parent, root)
+    given = {file.resolve() for overlay in overlays for file in rule_files(overlay)}
+    if own is None or all(beside.resolve() in given for beside in rule_files(own)):
+        return root, tuple(overlays)
+    return root, (*overlays, own)
 
 
 def _problems(

@@ -43,15 +43,17 @@ def test_a_contradiction_that_explain_takes(cli: Command, ours: Path) -> None:
     assert explained["backend"] != "FLASHINFER_TRTLLM"
 
 
-def test_overlays_are_proven_with_the_tables(cli: Command, ours: Path, tmp_path: Path) -> None:
+def test_policies_beside_an_overlay_are_about_it(cli: Command, ours: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine"
     mine.mkdir()
     step = "{when: {moe_backend: auto}, take: FLASHINFER_TRTLLM}"
     (mine / "cuda.yaml").write_text(
         f"platform: cuda\noracles: {{unquantized: {{shortcuts: [{step}]}}}}\n"
     )
+    assert cli("prove", ours, "--rules", mine).code == 0
     (mine / "ours.policy.yaml").write_text(OURS)
-    assert cli("prove", mine, "--rules", mine).code == 0
+    for words in ([mine], [mine / "ours.policy.yaml"], [mine, "--rules", mine]):
+        assert cli("prove", *words).code == 0
     assert cli("check", mine).code == 0
 
 

@@ -16,16 +16,17 @@ def add_parser(subparsers: Subparsers) -> None:
         "prove policies of all deployments",
         "Files that end in .policy.yaml hold policies: what always or never comes out, or that it\n"
         "is the same with other values of some facts. Each is proven of every deployment that can\n"
-        "be, or contradicted by one that explain can be run on. Exit code 0: all are proven; 1:\n"
+        "be, or contradicted by one that explain can be run on. Those of a folder of rules are\n"
+        "about the packaged tables with the folder as an overlay. Exit code 0: all are proven; 1:\n"
         "findings; 2: cannot run.",
-        "moe-rules prove mine/ours.policy.yaml --rules mine",
+        "moe-rules prove mine",
     )
     parser.add_argument(
         "paths",
         metavar="PATH",
         nargs="*",
         type=Path,
-        help="files of policies, or folders that have some; default: those of the packaged rules",
+        help="files of policies, or folders of rules; default: the packaged rules",
     )
     add_rules(parser)
     add_format(parser, "text", "json", "github", "sarif", "junit")
