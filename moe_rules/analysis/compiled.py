@@ -32,7 +32,8 @@ class Compiled:
     def witness(self, region: Node, also: Collection[str] = ()) -> dict[str, FactValue]:
         """The facts of a possible deployment in a region, as usual as can be.
 
-        They are those that the rules ask for, and ``also`` others. Raises ValueError where there is none.
+        They are those that the rules ask for, and ``also`` others. Raises ValueError where there
+        is none.
         """
         diagrams = self.space.diagrams
         facts = self.space.facts(diagrams.point(diagrams.both(self.possible, region)))
