@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tarfile
 from contextlib import ExitStack
@@ -101,10 +102,14 @@ def _working_tree(path: str) -> RuleSet:
 
 
 def _place(path: str) -> Path:
-    """Where something of the repository lies in the working tree."""
-    top = _git("rev-parse", "--show-toplevel")
-    assert top is not None
-    return Path(top.decode().strip(), path)
+    """Where something of the repository lies in the working tree. Raises UserError if outside."""
+    found = _git("rev-parse", "--show-toplevel")
+    assert found is not None
+    top = Path(found.decode().strip())
+    place = Path(os.path.normpath(top / path))
+    if not place.is_relative_to(top):
+        raise UserError(f"{path} lies outside of the repository {top}")
+    return place
 
 
 def _revision(name: str, revision: str, path: str, stack: ExitStack) -> RuleSet:
@@ -112,8 +117,9 @@ def _revision(name: str, revision: str, path: str, stack: ExitStack) -> RuleSet:
 
     Before an overlay of the working tree was there, they are those that it lies on.
     """
+    place = _place(path)
     packed = _git("archive", "--format=tar", revision, "--", path, top=True)
-    if packed is None and _place(path).exists() and (new := _at(name, _place(path))).overlay:
+    if packed is None and place.exists() and (new := _at(name, place)).overlay:
         return RuleSet(f"{name} (not there yet)", new.folder)
     if packed is None:
         raise UserError(f"{name}: {revision} has no {path}; write REVISION:PATH for another place")

@@ -124,6 +124,8 @@ def test_revisions(cli: Command, repository: Path) -> None:
     [
         (["HEAD~7"], "there is no such file, folder or git revision"),
         (["HEAD~1:tables"], "HEAD~1 has no tables; write REVISION:PATH"),
+        (["HEAD:/"], "/ lies outside of the repository"),
+        (["HEAD:../..", "packaged"], "../.. lies outside of the repository"),
         (["nothing"], "there is no such file, folder or git revision"),
         (["correctd"], "did you mean 'corrected'"),
         (["packaged", "--platform", "cudda"], "did you mean 'cuda'"),
