@@ -54,6 +54,14 @@ def test_what_has_no_effect_is_refused(cli: Command) -> None:
         assert Path("moe-rules/cuda.yaml").read_bytes() == written
 
 
+def test_what_is_no_utf8_is_refused(cli: Command) -> None:
+    for option, word in (("--because", "\udcff"), ("--when", "activation=\udcff")):
+        answer = cli(*TRITON_ON_BLACKWELL, option, word)
+        assert (answer.code, answer.out) == (2, "")
+        assert "is no UTF-8" in answer.err
+    assert not Path("moe-rules").exists()
+
+
 def test_nothing_is_written_for_a_dry_run(cli: Command) -> None:
     answer = cli(*TRITON_ON_BLACKWELL, "--dry-run")
     assert answer.code == 0

@@ -129,6 +129,9 @@ def _adjustment(args: argparse.Namespace, rules: PlatformRules) -> Adjustment:
     """What the options say. Raises UserError for names that the rules do not have."""
     from moe_rules.cli.overlay_edit import PLACES, Adjustment, as_in_a_file, conditions_of
 
+    for word in (args.because, *args.when, *args.evidence):
+        if any("\ud800" <= sign <= "\udfff" for sign in word):
+            raise UserError(f"{word!r} is no UTF-8, which files of rules are written in")
     oracle = _known(args.oracle, rules.oracles, f"the rules of {rules.platform} have no oracle")
     names = rules.oracles[oracle].backends
     nothing = f"oracle {oracle!r} on {rules.platform} has no backend"
