@@ -25,8 +25,9 @@ def test_a_hook_is_a_command_with_options_that_it_has(hook: dict[str, object]) -
     assert build_parser(words).parse_args([*words, *given, *files]).command == words[0]
 
 
-def test_the_difference_is_shown_for_files_of_the_folder_that_is_compared() -> None:
-    (hook,) = (hook for hook in HOOKS if hook["id"] == "moe-rules-diff")
+@pytest.mark.parametrize("name", ["verify", "diff"])
+def test_a_hook_about_one_folder_runs_for_its_files_alone(name: str) -> None:
+    (hook,) = (hook for hook in HOOKS if hook["id"] == f"moe-rules-{name}")
     folder = shlex.split(hook["entry"])[-1]
     assert re.search(hook["files"], f"{folder}/cuda.yaml")
     for other in (f"deploy/{folder}", "moe_rules"):
