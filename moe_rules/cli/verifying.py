@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Container, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -22,8 +23,10 @@ from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import PLATFORMS, load_platform
 from moe_rules.reporting import Report
 from moe_rules.vocabulary.fact_values import plain
+from moe_rules.vocabulary.record import Record
 
 ACCEPTED = "accepted"
+PROCESSES = 2
 
 
 def verify(paths: Iterable[Path]) -> Report:
@@ -31,44 +34,65 @@ def verify(paths: Iterable[Path]) -> Report:
 
     Raises UserError for a path that does not exist, RuleFileError for rules that cannot be used.
     """
-    problems: list[Problem] = []
-    files: list[str] = []
-    for path in [existing(path) for path in paths] or [packaged_rules()]:
-        root = rule_set_of(path)
-        asked: dict[Path | None, set[str]] = {}
-        for file in yaml_files(path):
-            asked.setdefault(overlay_of(file, path, root), set()).add(str(file.resolve()))
-        for overlay, its_files in asked.items():
-            found, read = _verified(overlay, its_files, root)
-            problems += found
-            files += read
-    return Report.of(problems, [shown(Path(file)) for file in files], command="verify")
+    tasks = [
+        task
+        for path in [existing(path) for path in paths] or [packaged_rules()]
+        for task in _tasks(path)
+    ]
+    if len(tasks) > 1:
+        with ProcessPoolExecutor(min(len(tasks), PROCESSES)) as pool:
+            found = [*pool.map(_verified, tasks)]
+    else:
+        found = [*map(_verified, tasks)]
+    files = [shown(Path(file)) for task in tasks for file in task.files]
+    return Report.of([one for of in found for one in of], files, command="verify")
 
 
-def _verified(
-    overlay: Path | None, asked: set[str], root: Path | None
-) -> tuple[list[Problem], list[str]]:
-    """What is found in the files of one rule set or overlay, and those that have rules."""
-    problems: list[Problem] = []
-    read: list[str] = []
-    for platform in PLATFORMS:
-        rules = load_platform(platform, () if overlay is None else (overlay,), packaged=root)
-        own = [file for file in rules.files if str(Path(file).resolve()) in asked]
-        if not own:
+class Task(Record):
+    """The rules of one platform: an overlay on a rule set, or a rule set.
+
+    ``files`` are those of them that are asked about.
+    """
+
+    platform: str
+    overlay: Path | None
+    root: Path | None
+    files: tuple[str, ...]
+
+    def rules(self) -> PlatformRules:
+        """The rules. Raises RuleFileError."""
+        overlays = () if self.overlay is None else (self.overlay,)
+        return load_platform(self.platform, overlays, packaged=self.root)
+
+
+def _tasks(path: Path) -> Iterator[Task]:
+    root = rule_set_of(path)
+    asked: dict[Path | None, set[Path]] = {}
+    for file in yaml_files(path):
+        asked.setdefault(overlay_of(file, path, root), set()).add(file.resolve())
+    for overlay, its_files in asked.items():
+        for platform in PLATFORMS:
+            task = Task(platform, overlay, root, ())
+            files = [file for file in task.rules().files if Path(file).resolve() in its_files]
+            if files:
+                yield task.replaced(files=tuple(files))
+
+
+def _verified(task: Task) -> list[Problem]:
+    """What is found in the files of one platform."""
+    rules = task.rules()
+    found = list(findings(rules, task.files))
+    known = frozenset() if task.overlay is None else _unreachable(task.platform, task.root)
+    acceptances = Acceptances(rules.files)
+    problems = []
+    for one in found:
+        if (one.code, one.location) in known or acceptances.accepts(one):
             continue
-        read += own
-        found = list(findings(rules, own))
-        known = _unreachable(platform, root) if overlay is not None else frozenset()
-        acceptances = Acceptances(rules.files)
-        word = None if overlay is None else shown(overlay)
-        for one in found:
-            if (one.code, one.location) in known or acceptances.accepts(one):
-                continue
-            is_own = one.location.file in own
-            if is_own or not acceptances.are_general(one.code, own):
-                problems.append(_problem(one, rules, word, "error" if is_own else "warning"))
-        problems += acceptances.needless(own)
-    return problems, read
+        is_own = one.location.file in task.files
+        if is_own or not acceptances.are_general(one.code, task.files):
+            overlay = None if task.overlay is None else shown(task.overlay)
+            problems.append(_problem(one, rules, overlay, "error" if is_own else "warning"))
+    return [*problems, *acceptances.needless(task.files)]
 
 
 @functools.cache
