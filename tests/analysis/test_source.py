@@ -36,7 +36,7 @@ def function_of(rules: PlatformRules, oracle: str, constants: Mapping[str, Seen]
     questions = Questions({**dict.fromkeys(PER_CALL, MISSING), **constants})
     questions.add_oracle(rules, oracle)
     space = Space(questions)
-    results = compile_selection(space, rules, oracle).results
+    results = compile_selection(space, rules, rules.oracles[oracle]).results
     return as_function(space, results, "facts", {name: f"facts[{name!r}]" for name in FACTS})
 
 
@@ -133,7 +133,7 @@ def test_unknown_values_have_no_source() -> None:
     rules = load(SMALL)
     questions.add_oracle(rules, "fp8")
     space = Space(questions)
-    results = compile_selection(space, rules, "fp8").results
+    results = compile_selection(space, rules, rules.oracles["fp8"]).results
     with pytest.raises(UnclassifiedError, match="hidden_dim may be unknown"):
         as_function(space, results, "facts", {name: f"facts[{name!r}]" for name in FACTS})
 
