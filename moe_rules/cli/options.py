@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moe_rules.cli.errors import UserError
+
+if TYPE_CHECKING:
+    from moe_rules.reporting import Report
 
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Options: TypeAlias = "argparse._ActionsContainer"
@@ -53,6 +58,44 @@ def add_platform(parser: Options, default: str = "this machine") -> None:
         metavar="NAME_OR_FILE",
         help=f"a named machine (moe-rules list machines) or a recorded file; default: {default}",
     )
+
+
+def add_report(parser: argparse.ArgumentParser, paths: str) -> None:
+    """What commands take that report problems of files: the files (``paths``), and a format."""
+    parser.add_argument(
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        type=Path,
+        help=f"{paths}; default: the packaged rules",
+    )
+    add_format(parser, "text", "json", "github", "sarif", "junit")
+
+
+def add_warnings_as_errors(parser: Options) -> None:
+    """``--warnings-as-errors``, which :func:`print_report` reads."""
+    parser.add_argument(
+        "--warnings-as-errors", action="store_true", help="exit with 1 for warnings as well"
+    )
+
+
+def print_report(args: argparse.Namespace, report: Report) -> int:
+    """Print a report in the format asked for. Returns the exit code: 1 where there are errors."""
+    from moe_rules.reporting import REPORTERS
+
+    print(REPORTERS[args.format].report(report))
+    strict = getattr(args, "warnings_as_errors", False)
+    return int(len(report.problems) > 0 if strict else report.count("error") > 0)
+
+
+def add_backend(parser: Options) -> None:
+    """``BACKEND``: the one that is asked about."""
+    parser.add_argument("backend", metavar="BACKEND", help="name as moe-rules list backends has it")
+
+
+def print_json(answers: Sequence[Any]) -> None:
+    """Print answers about kinds of layers as JSON: one by itself, several as a list."""
+    print(json.dumps(answers if len(answers) > 1 else answers[0], indent=2))
 
 
 def refuse_others(

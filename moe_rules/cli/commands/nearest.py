@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli import deployment
-from moe_rules.cli.options import Subparsers, add_format, command
+from moe_rules.cli.options import Subparsers, add_backend, add_format, command, print_json
 
 if TYPE_CHECKING:
     from moe_rules.cli.deployment import Asked, Question
@@ -25,7 +24,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "none.",
         "moe-rules nearest FLASHINFER_TRTLLM --model config.json --platform h100",
     )
-    parser.add_argument("backend", metavar="BACKEND", help="name as moe-rules list backends has it")
+    add_backend(parser)
     deployment.add_options(parser)
     add_format(parser, "text", "json")
     parser.set_defaults(run=run)
@@ -36,8 +35,7 @@ def run(args: argparse.Namespace) -> int:
     asked = deployment.ask(args)
     answers = [_answer(asked, question, args.backend) for question in asked.questions]
     if args.format == "json":
-        plain = [answer for answer, _ in answers]
-        print(json.dumps(plain if len(plain) > 1 else plain[0], indent=2))
+        print_json([answer for answer, _ in answers])
     else:
         print("\n".join(line for _, lines in answers for line in lines))
     return int(not all(answer["nearest"] for answer, _ in answers))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from moe_rules.cli.options import Subparsers, add_format, add_rules, command
+from moe_rules.cli.options import Subparsers, add_report, add_rules, command, print_report
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -21,15 +20,8 @@ def add_parser(subparsers: Subparsers) -> None:
         "findings; 2: cannot run.",
         "moe-rules prove mine",
     )
-    parser.add_argument(
-        "paths",
-        metavar="PATH",
-        nargs="*",
-        type=Path,
-        help="files of policies, or folders of rules; default: the packaged rules",
-    )
+    add_report(parser, "files of policies, or folders of rules")
     add_rules(parser)
-    add_format(parser, "text", "json", "github", "sarif", "junit")
     parser.set_defaults(run=run)
 
 
@@ -37,8 +29,6 @@ def run(args: argparse.Namespace) -> int:
     """Prove every policy, and report those that are not proven."""
     from moe_rules.cli.policies import prove_files
     from moe_rules.language.ruleset import overlay_paths
-    from moe_rules.reporting import REPORTERS
 
     report = prove_files(args.paths, overlay_paths(args.rules))
-    print(REPORTERS[args.format].report(report))
-    return int(report.count("error") > 0)
+    return print_report(args, report)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from moe_rules.cli.options import Subparsers, add_format, add_rules, command
+from moe_rules.cli.options import Subparsers, add_report, add_rules, command, print_report
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -19,13 +18,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "the packaged tables of these alone. Exit code 0: all hold; 1: findings; 2: cannot run.",
         "moe-rules test my-rules/ --coverage --fail-under 80",
     )
-    parser.add_argument(
-        "paths",
-        metavar="PATH",
-        nargs="*",
-        type=Path,
-        help="files of examples, or folders of rules; default: the packaged rules",
-    )
+    add_report(parser, "files of examples, or folders of rules")
     add_rules(parser)
     parser.add_argument(
         "--coverage",
@@ -38,7 +31,6 @@ def add_parser(subparsers: Subparsers) -> None:
         type=_percent,
         help="an error if fewer lines of rules in PATH make a difference",
     )
-    add_format(parser, "text", "json", "github", "sarif", "junit")
     parser.set_defaults(run=run)
 
 
@@ -56,9 +48,7 @@ def run(args: argparse.Namespace) -> int:
     """Decide every example, and report what does not come out."""
     from moe_rules.cli.examples import run_examples
     from moe_rules.language.ruleset import overlay_paths
-    from moe_rules.reporting import REPORTERS
 
     overlays = overlay_paths(args.rules)
     report = run_examples(args.paths, overlays, coverage=args.coverage, at_least=args.fail_under)
-    print(REPORTERS[args.format].report(report))
-    return int(report.count("error") > 0)
+    return print_report(args, report)

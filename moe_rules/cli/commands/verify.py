@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from moe_rules.cli.options import Subparsers, add_format, command
+from moe_rules.cli.options import (
+    Subparsers,
+    add_report,
+    add_warnings_as_errors,
+    command,
+    print_report,
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -20,26 +25,13 @@ def add_parser(subparsers: Subparsers) -> None:
         "a reason. Exit code 0: nothing found; 1: findings; 2: cannot run.",
         "moe-rules verify my-rules/ --format github",
     )
-    parser.add_argument(
-        "paths",
-        metavar="PATH",
-        nargs="*",
-        type=Path,
-        help="files, folders, or names of packaged overlays; default: the packaged rules",
-    )
-    add_format(parser, "text", "json", "github", "sarif", "junit")
-    parser.add_argument(
-        "--warnings-as-errors", action="store_true", help="exit with 1 for warnings as well"
-    )
+    add_report(parser, "files, folders, or names of packaged overlays")
+    add_warnings_as_errors(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Verify and report."""
     from moe_rules.cli.verifying import verify
-    from moe_rules.reporting import REPORTERS
 
-    report = verify(args.paths)
-    print(REPORTERS[args.format].report(report))
-    counted = report.problems if args.warnings_as_errors else range(report.count("error"))
-    return int(len(counted) > 0)
+    return print_report(args, verify(args.paths))

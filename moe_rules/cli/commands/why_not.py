@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, add_format, command
+from moe_rules.cli.options import Subparsers, add_backend, add_format, command, print_json
 
 if TYPE_CHECKING:
     from moe_rules.cli.deployment import Asked, Question
@@ -26,7 +25,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "order or behind. Exit code 0: it is selected; 1: it is not.",
         "moe-rules why-not FLASHINFER_TRTLLM --model config.json --platform h100",
     )
-    parser.add_argument("backend", metavar="BACKEND", help="name as moe-rules list backends has it")
+    add_backend(parser)
     deployment.add_options(parser)
     add_format(parser, "text", "json")
     parser.set_defaults(run=run)
@@ -37,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
     asked = deployment.ask(args)
     answers = [_answer(asked, question, args.backend) for question in asked.questions]
     if args.format == "json":
-        print(json.dumps(answers if len(answers) > 1 else answers[0], indent=2))
+        print_json(answers)
     else:
         print("\n".join(_text(answer) for answer in answers))
     return int(not all(answer["selected"] for answer in answers))
