@@ -1,20 +1,15 @@
-"""select, explain and why-not: what they answer, and what they say to wrong input."""
+"""select, and what explain and why-not share with it: answers, and what is said to wrong input."""
 
 from __future__ import annotations
 
-import io
 import json
-import re
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
-from moe_rules.cli import build_parser, deployment
 from moe_rules.cli.deployment import Question
-from moe_rules.cli.trace import print_trace
 from moe_rules.selectors.selector import select_backend
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from tests.cli.conftest import LAYER, MODELS, Command
@@ -233,121 +228,6 @@ def test_tensor_parallel_size_that_does_not_divide(cli: Command, model: Path) ->
     assert "5" in answer.err
 
 
-# explain ------------------------------------------------------------------------------------------
-
-
-def test_explain_shows_the_whole_trace(cli: Command, model: Path) -> None:
-    answer = cli("explain", "--model", model, "--platform", "h100")
-    decision = cli("explain", "--model", model, "--platform", "h100", "--format", "json").json
-    assert answer.code == 0
-    for candidate in decision["candidates"]:
-        assert candidate["kernel"] in answer.out
-        for failure in candidate["failures"]:
-            clause = f"{failure['fact']} is {failure['seen']}, wanted {failure['wanted']}"
-            assert f"{failure['code']}: {clause}" in answer.out
-            file, line, _ = failure["at"].rsplit(":", 2)
-            assert f"{Path(file).name}:{line}" in answer.out
-    assert "last: FLASHINFER_TRTLLM, FLASHINFER_CUTLASS" in answer.out
-    assert f"order: {', '.join(decision['order'])}" in answer.out
-    assert decision["rules"] in answer.out
-    assert "compute_capability" in answer.out
-
-
-@pytest.mark.parametrize("columns", [None, "40", "400"])
-@pytest.mark.parametrize("command", [("explain",), ("why-not", "marlin")])
-def test_nothing_is_cut_off_a_terminal(
-    cli: Command, monkeypatch: pytest.MonkeyPatch, columns: str | None, command: tuple[str, ...]
-) -> None:
-    if columns is not None:
-        monkeypatch.setenv("COLUMNS", columns)
-    words = ["--model", MODELS / "Qwen3-30B-A3B-FP8.json", "--platform", "h100", "--tp", "4"]
-    lines = cli(*command, *words).out.splitlines()
-    clauses = [line for line in lines if "quantization_scheme: " in line]
-    assert clauses
-    assert all(re.search(r"\(cuda/kernels\w*\.yaml:\d+\)$", line) for line in clauses)
-    assert max(map(len, clauses)) > 160
-
-
-def test_lines_wrap_on_a_terminal(cli: Command) -> None:
-    words = ["--model", MODELS / "Qwen3-30B-A3B-FP8.json", "--platform", "h100", "--tp", "4"]
-    asked = deployment.ask(build_parser().parse_args(["explain", *map(str, words)]))
-    decision = asked.decide(asked.questions[0])
-    terminal = Console(file=io.StringIO(), width=60)
-    print_trace(terminal, "model", asked.machine, (), decision)
-    shown = terminal.file.getvalue()  # type: ignore[attr-defined]
-    assert max(map(len, shown.splitlines())) <= 60
-    assert "…" not in shown
-
-    def candidates(text: str) -> str:
-        return re.sub(r"[\s│├└─]", "", text.partition("\nCandidates\n")[2])
-
-    assert candidates(shown) == candidates(cli("explain", *words).out)
-
-
-def test_explain_says_what_is_not_in_the_order_and_nests_alternatives(cli: Command) -> None:
-    out = cli("explain", "--model", MODELS / "gpt-oss-120b.json", "--platform", "h100").out
-    assert "without CUTLASS_MXFP4_MXFP4: its activation_key is kMxfp4Dynamic, wanted none" in out
-    either = out.index("none of these holds")
-    assert out.index("    ├── request: VLLM_HUMMING_MOE_GEMM_TYPE is none", either) > either
-
-
-def test_the_subject_names_the_deployment(cli: Command, model: Path) -> None:
-    words = ["--model", model, "--platform", "h100"]
-    assert ", on h100, tp 2, dp 4, ep:\n" in cli("select", *words, "--tp=2", "--dp=4", "--ep").out
-    assert ", on h100:\n" in cli("select", *words).out
-
-
-def test_explain_a_refusal_says_what_is_nearest(cli: Command, model: Path) -> None:
-    answer = cli("explain", "--model", model, "--platform", "a100",
-                 "--moe-backend", "flashinfer_cutlass")  # fmt: skip
-    assert answer.code == 1
-    assert "no backend serves" in answer.out
-    assert "moe_backend: auto instead of flashinfer_cutlass" in answer.out
-
-
-def test_explain_lists_unknown_facts(cli: Command, model: Path, tmp_path: Path) -> None:
-    machine = tmp_path / "machine.yaml"
-    machine.write_text('name: x\nplatform: {device: cuda, compute_capability: "10.0"}\n')
-    answer = cli("explain", "--model", model, "--platform", machine)
-    assert "Unknown facts" in answer.out
-    assert "flashinfer_trtllm_fused_moe" in answer.out
-
-
-# why-not ------------------------------------------------------------------------------------------
-
-
-def test_why_not_shows_only_that_backend(cli: Command, model: Path) -> None:
-    answer = cli("why-not", "flashinfer-trtllm", "--model", model, "--platform", "h100")
-    assert answer.code == 1
-    assert "TrtLlmBf16ExpertsMonolithic" in answer.out
-    assert "device: compute_capability is 9.0, wanted 10.*" in answer.out
-    assert "BatchedTritonExperts" not in answer.out
-
-
-def test_why_not_names_what_stands_ahead(cli: Command, model: Path) -> None:
-    answer = cli("why-not", "FLASHINFER_CUTLASS", "--model", model, "--platform", "h100")
-    assert "it could serve this layer, but TRITON stands ahead" in answer.out
-    assert "slower than Triton on Hopper" in answer.out
-
-
-def test_why_not_the_selected_one(cli: Command, model: Path) -> None:
-    answer = cli("why-not", "TRITON", "--model", model, "--platform", "h100")
-    assert answer.code == 0
-    assert "TRITON is selected" in answer.out
-
-
-def test_why_not_a_backend_outside_the_priority(cli: Command, model: Path) -> None:
-    answer = cli("why-not", "MOONEP", "--model", model, "--platform", "h100", "--format", "json")
-    assert answer.code == 1
-    assert "not in the priority list" in answer.json["why"][0]
-
-
-def test_why_not_an_unknown_backend(cli: Command, model: Path) -> None:
-    answer = cli("why-not", "TRITTON", "--model", model, "--platform", "h100")
-    assert answer.code == 2
-    assert "did you mean 'TRITON'?" in answer.err
-
-
 def test_calls_that_are_served_differently_are_listed(
     cli: Command, model: Path, tmp_path: Path
 ) -> None:
@@ -437,41 +317,3 @@ def test_that_no_oracle_is_asked_is_an_answer(cli: Command, tmp_path: Path) -> N
     answer = json.loads(cli(*asked, "--format", "json").out)
     assert (answer["oracle"], answer["error"]) == (None, None)
     assert "fused_experts" in answer["notes"][0]
-
-
-# nearest ------------------------------------------------------------------------------------------
-
-
-def test_nearest_says_what_to_change_and_what_nobody_can(cli: Command, model: Path) -> None:
-    words = ["--model", model, "--platform", "h100"]
-    requested = cli("nearest", "BATCHED_TRITON", *words)
-    assert requested.code == 0
-    assert "moe_backend: batched_triton instead of auto" in requested.out
-    device = cli("nearest", "FLASHINFER_TRTLLM", *words)
-    assert "(not yours to change: compute_capability)" in device.out
-
-
-def test_nearest_as_json(cli: Command, model: Path) -> None:
-    words = ["--model", model, "--platform", "h100", "--format", "json"]
-    answer = cli("nearest", "BATCHED_TRITON", *words).json
-    assert answer["nearest"][0] == [
-        {"fact": "moe_backend", "before": "auto", "value": "batched_triton", "fixed": False}
-    ]
-    assert cli("nearest", "TRITON", *words).json["selected"]
-
-
-def test_nearest_says_where_nothing_selects_it(cli: Command, model: Path, tmp_path: Path) -> None:
-    overlay = tmp_path / "cuda.yaml"
-    overlay.write_text(
-        "platform: cuda\n"
-        "oracles: {unquantized: {adjust: [{withdraw: [BATCHED_TRITON], because: test}]}}\n"
-    )
-    words = ["--model", model, "--platform", "h100", "--rules", overlay]
-    answer = cli("nearest", "BATCHED_TRITON", *words)
-    assert answer.code == 1
-    assert "nothing on cuda selects BATCHED_TRITON" in answer.out
-
-
-def test_why_not_ends_with_the_least_change(cli: Command, model: Path) -> None:
-    answer = cli("why-not", "BATCHED_TRITON", "--model", model, "--platform", "h100")
-    assert answer.out.rstrip().endswith("selected with moe_backend: batched_triton instead of auto")
