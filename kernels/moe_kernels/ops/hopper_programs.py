@@ -25,8 +25,7 @@ from moe_kernels.ops.hopper_results import activated, scaled, store_rows
 from moe_kernels.ops.hopper_sums import (
     next_stage_of,
     sums_of_16_bits,
-    sums_of_half,
-    sums_of_halves,
+    sums_of_tile,
 )
 
 # Triton 3.7 renamed them.
@@ -194,8 +193,8 @@ def _multiply_half(GROUP: gl.constexpr, tile, b_scales, state, context, S: gl.co
     tile_m, tile_n, half, expert, _ = tile
     where = tile_m * S.block_m + GROUP * (S.block_m // 2)
     first = tile_n * S.block_n + half * (S.block_n // 2)
-    part, stage, phase = sums_of_half(
-        GROUP, buffers, stage, phase, b_scales, num_tiles_k, routing[4] < 0, S
+    part, _, stage, phase = sums_of_tile(
+        False, GROUP, buffers, stage, phase, b_scales, num_tiles_k, routing[4] < 0, S
     )
     row_scale = _row_scale(where, part, routing, operands, S)
     part = scaled(part, row_scale, first, expert, operands[12], operands, S)
@@ -217,8 +216,8 @@ def _multiply(GROUP: gl.constexpr, tile, b_scales, state, context, S: gl.constex
     if S.scales == "none":
         part_0, part_1, stage, phase = sums_of_16_bits(GROUP, buffers, stage, phase, num_tiles_k, S)
     else:
-        part_0, part_1, stage, phase = sums_of_halves(
-            GROUP, buffers, stage, phase, b_scales, num_tiles_k, routing[4] < 0, S
+        part_0, part_1, stage, phase = sums_of_tile(
+            True, GROUP, buffers, stage, phase, b_scales, num_tiles_k, routing[4] < 0, S
         )
     row_scale = _row_scale(where, part_0, routing, operands, S)
     part_0 = scaled(part_0, row_scale, first, expert, N, operands, S)

@@ -66,14 +66,23 @@ def _arrived(GROUP: gl.constexpr, buffers, stage, phase, layout: gl.constexpr, S
 
 
 @gluon.jit
-def sums_of_halves(
-    GROUP: gl.constexpr, buffers, stage, phase, b_scales, num_tiles_k, never, S: gl.constexpr
+def sums_of_tile(
+    BOTH: gl.constexpr,
+    GROUP: gl.constexpr,
+    buffers,
+    stage,
+    phase,
+    b_scales,
+    num_tiles_k,
+    never,
+    S: gl.constexpr,
 ):
     """The sums of both halves of the weight's rows, of 128 products each moved into float32.
 
     While a product runs, the next stage is waited for; the last sums are moved when the products
     of that could start. So matrix units wait for little but the moving.
 
+    BOTH: else there is one half, which is where the first one is; its sums are returned twice.
     b_scales: of each half the first scale, then pointers to both. never: false, which the compiler
     must not know.
     """
@@ -84,26 +93,29 @@ def sums_of_halves(
     PART: gl.constexpr = S.block_n // 2
     layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PART, 32])
     by_row: gl.constexpr = gl.SliceLayout(1, layout)
-    part_0 = gl.zeros((HALF, PART), gl.float32, layout)
-    part_1 = gl.zeros((HALF, PART), gl.float32, layout)
+    first = gl.zeros((HALF, PART), gl.float32, layout)
+    last = gl.zeros((HALF, PART), gl.float32, layout)
     sums = gl.zeros((HALF, PART), gl.float32, layout)
     a_scale = _arrived(GROUP, buffers, stage, phase, by_row, S)
-    scale_1 = a_scale * 0.0
+    last_scale = a_scale * 0.0
     for k in range(num_tiles_k):
         a = a_buffers.index(2 * stage + GROUP)
         b = b_buffers.index(stage).permute((1, 0))
-        part_1 = _add_scaled(part_1, sums, scale_1, S)
+        last = _add_scaled(last, sums, last_scale, S)
         sums = warpgroup_mma(a, b.slice(0, PART, 1), sums, use_acc=never, is_async=True)
         following = gl.minimum(k + 1, num_tiles_k - 1)
-        scale_0 = a_scale
+        scale = a_scale
         if S.scales == "block":
-            scale_0 = a_scale * b_scale_0
-            scale_1 = a_scale * b_scale_1
+            scale = a_scale * b_scale_0
+            last_scale = scale
             b_scale_0 = gl.load(b_scale_0_ptr + following)
-            b_scale_1 = gl.load(b_scale_1_ptr + following)
-        sums = warpgroup_mma_wait(0, (sums,))
-        part_0 = _add_scaled(part_0, sums, scale_0, S)
-        sums = warpgroup_mma(a, b.slice(PART, PART, 1), sums, use_acc=never, is_async=True)
+            if BOTH:
+                last_scale = a_scale * b_scale_1
+                b_scale_1 = gl.load(b_scale_1_ptr + following)
+        if BOTH:
+            sums = warpgroup_mma_wait(0, (sums,))
+            first = _add_scaled(first, sums, scale, S)
+            sums = warpgroup_mma(a, b.slice(PART, PART, 1), sums, use_acc=never, is_async=True)
         next_stage, next_phase = next_stage_of(stage, phase, S)
         # After the last there may be none: this one has arrived.
         ahead = gl.where(following > k, next_stage, stage)
@@ -113,49 +125,15 @@ def sums_of_halves(
         mbarrier.arrive(empty.index(stage))
         stage = next_stage
         phase = next_phase
-    part_1 = _add_scaled(part_1, sums, scale_1, S)
-    return part_0, part_1, stage, phase
-
-
-@gluon.jit
-def sums_of_half(
-    GROUP: gl.constexpr, buffers, stage, phase, b_scales, num_tiles_k, never, S: gl.constexpr
-):
-    """The same of a half alone, which is where the first one is else."""
-    a_buffers, b_buffers = buffers[:2]
-    empty = buffers[4]
-    b_scale, _, b_scale_ptr, _ = b_scales
-    HALF: gl.constexpr = S.block_m // 2
-    PART: gl.constexpr = S.block_n // 2
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PART, 32])
-    by_row: gl.constexpr = gl.SliceLayout(1, layout)
-    part = gl.zeros((HALF, PART), gl.float32, layout)
-    sums = gl.zeros((HALF, PART), gl.float32, layout)
-    a_scale = _arrived(GROUP, buffers, stage, phase, by_row, S)
-    scale = a_scale * 0.0
-    for k in range(num_tiles_k):
-        a = a_buffers.index(2 * stage + GROUP)
-        b = b_buffers.index(stage).permute((1, 0))
-        part = _add_scaled(part, sums, scale, S)
-        sums = warpgroup_mma(a, b.slice(0, PART, 1), sums, use_acc=never, is_async=True)
-        following = gl.minimum(k + 1, num_tiles_k - 1)
-        if S.scales == "block":
-            scale = a_scale * b_scale
-            b_scale = gl.load(b_scale_ptr + following)
-        next_stage, next_phase = next_stage_of(stage, phase, S)
-        ahead = gl.where(following > k, next_stage, stage)
-        ahead_phase = gl.where(following > k, next_phase, phase)
-        a_scale = _arrived(GROUP, buffers, ahead, ahead_phase, by_row, S)
-        sums = warpgroup_mma_wait(0, (sums,))
-        mbarrier.arrive(empty.index(stage))
-        stage = next_stage
-        phase = next_phase
-    return _add_scaled(part, sums, scale, S), stage, phase
+    last = _add_scaled(last, sums, last_scale, S)
+    if not BOTH:
+        first = last
+    return first, last, stage, phase
 
 
 @gluon.jit
 def sums_of_16_bits(GROUP: gl.constexpr, buffers, stage, phase, num_tiles_k, S: gl.constexpr):
-    """The same for bf16 and fp16, all products of a sum within the matrix units.
+    """The sums for bf16 and fp16, all products of a sum within the matrix units.
 
     Products of a stage are asked for while those of the one before run.
     """
