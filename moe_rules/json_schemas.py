@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from moe_rules.analysis.policies import OUTCOME, PoliciesFile
 from moe_rules.analysis.worlds import WorldsFile
+from moe_rules.drift.citations import SourcesFile
 from moe_rules.language.examples import ExamplesFile
 from moe_rules.language.files import (
     KernelChoice,
@@ -47,6 +48,7 @@ def schemas() -> dict[str, Schema]:
         "platform.schema.json": _schema(PlatformFile, "moe_rules platform file", conditions),
         "vocabulary.schema.json": _schema(VocabularyFile, "moe_rules vocabulary", conditions),
         "machines.schema.json": _schema(MachinesFile, "moe_rules named machines", {}),
+        "sources.schema.json": _schema(SourcesFile, "moe_rules sources of the tables", {}),
         "worlds.schema.json": _schema(WorldsFile, "moe_rules possible deployments", conditions),
         "architectures.schema.json": _schema(
             ArchitecturesFile, "moe_rules model architectures", {}

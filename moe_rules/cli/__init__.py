@@ -37,6 +37,7 @@ COMMANDS = (
     "diff",
     "prove",
     "set_priority",
+    "drift",
     "schema",
     "conformance",
 )

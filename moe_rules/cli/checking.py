@@ -23,6 +23,7 @@ from moe_rules.cli.rule_paths import (
     shown,
     yaml_files,
 )
+from moe_rules.drift.citations import SourcesFile
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location, Problem, RuleFileError
 from moe_rules.files.yaml_source import YamlSource, read_yaml
@@ -52,8 +53,10 @@ _MODELS: dict[str, type[BaseModel]] = {
     "worlds": WorldsFile,
     "examples": ExamplesFile,
     "policies": PoliciesFile,
+    "sources": SourcesFile,
 }
 _KEYS = {
+    "package": "sources",
     "machines": "machines",
     "latent_attention": "mistral",
     "architectures": "architectures",

@@ -1,0 +1,46 @@
+"""Where rules say a part of a source again: the lines that depend on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from moe_rules.drift.release import Part
+from moe_rules.files.problems import Location
+from moe_rules.files.yaml_source import YamlSource, read_yaml
+from moe_rules.language.ruleset import PLATFORMS, platform_files
+
+
+class Places:
+    """The places of parts in the tables of a rule set. Raises RuleFileError."""
+
+    def __init__(self, rules: Path) -> None:
+        self._rules = rules
+        self._sources = [read_yaml(f) for name in PLATFORMS for f in platform_files(name, rules)]
+        self._of = cache(self._places)
+
+    def of(self, parts: Iterable[Part]) -> list[Location]:
+        """The places of several parts, each once, in their order."""
+        return list(dict.fromkeys(place for part in sorted(parts) for place in self._of(part)))
+
+    def _places(self, part: Part) -> list[Location]:
+        if len(part) == 1:
+            return [Location(str(self._rules / part[0]))]
+        return [source.key_at(path) for source in self._sources for path in _paths(source, part)]
+
+
+def _paths(source: YamlSource, part: Part) -> list[Part]:
+    """Where a part stands in one file, as a path of keys."""
+    section, name, *rest = part
+    tables = source.data.get(section) or {}
+    if section == "kernels":
+        return [(section, key) for key, table in tables.items() if name in (key, _class(table))]
+    if name not in tables:
+        return []
+    path = (section, name, *rest)
+    return [path] if not rest or rest[0] in (tables[name] or {}) else []
+
+
+def _class(table: object) -> object:
+    return table.get("class") if isinstance(table, dict) else None
