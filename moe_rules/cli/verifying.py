@@ -7,6 +7,7 @@ rule set that it lies in; of these, what it makes unreachable is found as well.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -78,6 +79,21 @@ def _tasks(path: Path) -> Iterator[Task]:
                 yield task.replaced(files=tuple(files))
 
 
+class Judged(Record):
+    """Something found in the packaged tables of a platform, and why they accept it, if they do."""
+
+    platform: str
+    finding: Finding
+    accepted: str | None
+
+
+def judged(platform: str) -> list[Judged]:
+    """All that is found in the packaged tables of a platform."""
+    rules = load_platform(platform)
+    acceptances = Acceptances(rules.files)
+    return [Judged(platform, one, acceptances.reason(one)) for one in findings(rules, rules.files)]
+
+
 def _verified(task: Task) -> list[Problem]:
     """What is found in the files of one platform."""
     rules = task.rules()
@@ -86,7 +102,7 @@ def _verified(task: Task) -> list[Problem]:
     acceptances = Acceptances(rules.files)
     problems = []
     for one in found:
-        if (one.code, one.location) in known or acceptances.accepts(one):
+        if (one.code, one.location) in known or acceptances.reason(one) is not None:
             continue
         is_own = one.location.file in task.files
         if is_own or not acceptances.are_general(one.code, task.files):
@@ -132,24 +148,25 @@ class Acceptances:
         self.paths = {file: _paths(source) for file, source in self.sources.items()}
         self.used: set[tuple[str, KeyPath, str]] = set()
 
-    def accepts(self, finding: Finding) -> bool:
-        """Whether the finding is accepted where it is, or by all rules whose condition it is in."""
-        by_holders = [self._accepts(finding.code, place) for place in finding.holders]
-        return self._accepts(finding.code, finding.location) or (
-            by_holders != [] and all(by_holders)
-        )
+    def reason(self, finding: Finding) -> str | None:
+        """Why the finding is accepted: where it is, or by all rules whose condition it is in."""
+        by_holders = [self._reason(finding.code, place) for place in finding.holders]
+        reason = self._reason(finding.code, finding.location)
+        if reason is None and None not in by_holders:
+            return next(iter(by_holders), None)
+        return reason
 
-    def _accepts(self, code: str, place: Location) -> bool:
+    def _reason(self, code: str, place: Location) -> str | None:
         if place.file not in self.sources:
-            return False
+            return None
         source = self.sources[place.file]
         path = self.paths[place.file].get((place.line, place.column), ())
         for end in range(len(path), -1, -1):
             accepted = (*path[:end], ACCEPTED, code)
             if accepted in source.places:
                 self.used.add((place.file, accepted, code))
-                return True
-        return False
+                return str(functools.reduce(operator.getitem, accepted, source.data))
+        return None
 
     def are_general(self, code: str, files: Iterable[str]) -> bool:
         """Whether one of the files accepts the code in general."""
