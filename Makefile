@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit avx2 test-vllm test-transformers schemas docs clean
+.PHONY: demo test lint types unit avx2 test-vllm test-transformers schemas docs docs-site clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -66,5 +66,17 @@ docs: $(VENV)/.installed  ## Write docs/quirks.md and docs/coverage.md anew from
 	$(BIN)/python -m moe_rules.reporting.quirks --write
 	$(BIN)/python -m moe_rules.reporting.coverage --write
 
+DOCS_SITE := build/docs-site
+
+docs-site: $(VENV)-docs/.installed  ## The documentation as a site, build/docs-site/site/index.html.
+	$(VENV)-docs/bin/python -m tools.site $(DOCS_SITE)
+	$(VENV)-docs/bin/zensical build --strict --clean --config-file $(DOCS_SITE)/mkdocs.yml
+	$(VENV)-docs/bin/python -m tools.site.checking $(DOCS_SITE)/site
+
+$(VENV)-docs/.installed: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VENV)-transformers $(VENV)-vllm $(VENV)-vllm-simulated dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-transformers $(VENV)-vllm $(VENV)-vllm-simulated $(DOCS_SITE) dist .mypy_cache .pytest_cache .ruff_cache
