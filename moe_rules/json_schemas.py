@@ -22,7 +22,6 @@ from moe_rules.language.files import (
     RequestCase,
     VocabularyFile,
 )
-from moe_rules.language.link import derived_facts
 from moe_rules.language.reading import vocabulary
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.quantization_schema import QuantizationFile
@@ -111,7 +110,7 @@ def _tidy_map(node: dict[str, Any]) -> dict[str, Any]:
 
 def _condition_definitions() -> dict[str, Schema]:
     words = vocabulary()
-    facts = {**FACTS, **derived_facts(words)}
+    facts = words.facts
     shared = {
         "Set": {"enum": [f"${name}" for name in words.sets]},
         "IntFact": {"enum": [fact.name for fact in facts.values() if fact.type == "int"]},

@@ -25,7 +25,6 @@ from moe_rules.language.files import (
     RawCondition,
     Table,
 )
-from moe_rules.language.link import derived_facts
 from moe_rules.language.parse import Parser
 from moe_rules.language.reading import vocabulary
 from moe_rules.language.validate import validate
@@ -110,7 +109,7 @@ def policies_of(source: YamlSource) -> list[Policy]:
     """The policies of a file. Raises RuleFileError with everything that is wrong with it."""
     file = validate(PoliciesFile, source)
     words = vocabulary()
-    facts = Parser(source, {**FACTS, **derived_facts(words)}, words.sets)
+    facts = Parser(source, words.facts, words.sets)
     outcomes = Parser(source, OUTCOME, {})
     problems: list[Problem] = []
     found = []

@@ -169,7 +169,7 @@ class _Checker:
                 return
             parts.append(Part(source, file))
         try:
-            rules = link(platform, [*parts, *overlay], words[1], words[0], [])
+            rules = link(platform, [*parts, *overlay], [words], [])
         except RuleFileError as error:
             self.problems.extend(error.problems)
             return

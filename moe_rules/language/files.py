@@ -145,7 +145,9 @@ class Explained(Table):
 class Listed(Explained):
     """An entry of a list, which an overlay can address by its name."""
 
-    name: str | None = Field(None, description="What overlays call it, to replace it.")
+    name: str | None = Field(
+        None, description="What overlays call it, to replace or to withdraw it."
+    )
     replaces: str | None = Field(
         None,
         description="In an overlay: take the place of the entry of this name in the same list.",
@@ -300,6 +302,22 @@ class Otherwise(Explained):
     error: ErrorKind = Field("not_supported", description="Kind of error, if no backend is named.")
 
 
+Withdrawals = dict[str, str]
+
+
+class WithdrawnOfOracle(Table):
+    """Entries of an oracle that an overlay takes away: why, by name."""
+
+    backends: Withdrawals = Field(
+        default_factory=dict, description="With all that names them; requests for them alone, too."
+    )
+    requests: Withdrawals = Field(default_factory=dict)
+    assume: Withdrawals = Field(default_factory=dict)
+    shortcuts: Withdrawals = Field(default_factory=dict)
+    switches: Withdrawals = Field(default_factory=dict)
+    adjust: Withdrawals = Field(default_factory=dict)
+
+
 class OracleTable(Table):
     """How one oracle selects on one platform."""
 
@@ -324,6 +342,10 @@ class OracleTable(Table):
     variants: Variants | None = None
     backends: dict[str, BackendTable] = Field(default_factory=dict)
     otherwise: Otherwise | None = None
+    withdrawn: WithdrawnOfOracle = Field(
+        default_factory=WithdrawnOfOracle,
+        description="In an overlay: entries of files before it that it takes away.",
+    )
 
 
 class SchemeTable(Table):
@@ -359,6 +381,15 @@ class KernelTable(Explained):
     )
 
 
+class WithdrawnOfPlatform(Table):
+    """Entries of a platform's files that an overlay takes away: why, by name."""
+
+    kernels: Withdrawals = Field(
+        default_factory=dict, description="From the lists of backends as well."
+    )
+    conditions: Withdrawals = Field(default_factory=dict)
+
+
 class PlatformFile(Table):
     """A rule file: the oracles, kernels and shared conditions of one platform, or part of them."""
 
@@ -371,6 +402,10 @@ class PlatformFile(Table):
     )
     conditions: dict[str, RawCondition] = Field(
         default_factory=dict, description="Conditions used by name: {is: NAME}."
+    )
+    withdrawn: WithdrawnOfPlatform = Field(
+        default_factory=WithdrawnOfPlatform,
+        description="In an overlay: entries of files before it that it takes away.",
     )
     accepted: Accepted = Field(
         default_factory=dict,
@@ -405,9 +440,30 @@ class DerivedFact(Table):
     cases: list[DerivedCase]
 
 
+class WithdrawnOfVocabulary(Table):
+    """Words that a release does not have: why, by name."""
+
+    facts: Withdrawals = Field(
+        default_factory=dict, description="Facts, switches included, that no rule may ask then."
+    )
+    sets: Withdrawals = Field(default_factory=dict)
+    features: Withdrawals = Field(default_factory=dict)
+    derived: Withdrawals = Field(default_factory=dict)
+
+
 class VocabularyFile(Table):
-    """``rules/vocabulary.yaml``: named sets of values, features, derived facts."""
+    """``vocabulary.yaml`` of a rule set, or what that of a release says otherwise."""
 
     sets: dict[str, list[Any]] = Field(default_factory=dict)
     features: dict[str, Feature] = Field(default_factory=dict)
     derived: dict[str, DerivedFact] = Field(default_factory=dict)
+    withdrawn: WithdrawnOfVocabulary = Field(
+        default_factory=WithdrawnOfVocabulary,
+        description="In a release: words of the vocabularies before it that it takes away.",
+    )
+
+
+class ReleasesFile(Table):
+    """``rules/releases.yaml``: the releases of the reference that the tables know."""
+
+    releases: list[str] = Field(description="Versions, the latest first: 0.33.0.")

@@ -11,46 +11,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from moe_rules.files.problems import KeyPath, Location, Problem, RuleFileError
-from moe_rules.files.yaml_source import YamlSource
 from moe_rules.language import files as raw
 from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, All, Clause, Condition, Implied, all_of
 from moe_rules.language.fact_tests import Anything
 from moe_rules.language.link_oracle import OracleLinker
 from moe_rules.language.parse import Parser
-from moe_rules.language.parts import Part
+from moe_rules.language.parts import Part, nothing_to_withdraw
 from moe_rules.language.requested import Requests, request
-from moe_rules.vocabulary.fact_values import Fact, FactError, FactValue, did_you_mean
-from moe_rules.vocabulary.facts import FACTS
+from moe_rules.language.words import Document, Words
+from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean
 from moe_rules.vocabulary.switches import SWITCHES
 
 PartT = TypeVar("PartT")
 
 
-def derived_facts(vocabulary: raw.VocabularyFile) -> dict[str, Fact]:
-    """Declarations of the facts that the vocabulary derives."""
-    return {
-        name: Fact(
-            name,
-            "derived",
-            table.type,
-            table.meaning,
-            tuple(value for value in table.values if value != "none"),
-            nullable="none" in table.values,
-        )
-        for name, table in vocabulary.derived.items()
-    }
-
-
 def link(
     platform: str,
     parts: Sequence[Part],
-    vocabulary: raw.VocabularyFile,
-    vocabulary_source: YamlSource,
+    vocabulary: Sequence[Document],
     contents: Iterable[bytes],
 ) -> rules.PlatformRules:
-    """Resolve all parts of one platform. Raises RuleFileError with everything that is wrong."""
-    linker = _Linker(parts, vocabulary, vocabulary_source)
+    """Resolve all parts of one platform. Raises RuleFileError with everything that is wrong.
+
+    ``vocabulary`` is the file of words, and those of releases after it.
+    """
+    linker = _Linker(parts, Words(vocabulary))
     linked_kernels = linker.kernels()
     linked_oracles = linker.oracles(linked_kernels)
     derived = linker.derived()
@@ -61,7 +47,8 @@ def link(
         raise RuleFileError(list(dict.fromkeys(errors)))
     return rules.PlatformRules(
         platform=platform,
-        facts=linker.facts,
+        facts=linker.words.facts,
+        withdrawn=linker.words.withdrawn,
         derived=derived,
         oracles=linked_oracles,
         kernels=linked_kernels,
@@ -73,49 +60,58 @@ def link(
 
 
 class _Linker:
-    def __init__(
-        self, parts: Sequence[Part], vocabulary: raw.VocabularyFile, source: YamlSource
-    ) -> None:
+    def __init__(self, parts: Sequence[Part], words: Words) -> None:
         self.parts = parts
-        self.vocabulary = vocabulary
-        self.facts: dict[str, Fact] = {**FACTS, **derived_facts(vocabulary)}
-        self._conditions = self._declared("conditions", lambda part: part.file.conditions)
+        self.words = words
+        self._problems = list(words.problems)
+        self._withdrawn: dict[str, set[str]] = {}
+        self._conditions = self._declared("conditions")
         self._resolving: list[str] = []
         self._resolved: dict[str, Condition] = {}
-        self._vocabulary_parser = Parser(source, self.facts, vocabulary.sets)
         self._parsers = {
-            id(part): Parser(
-                part.source,
-                self.facts,
-                vocabulary.sets,
+            id(source): Parser(
+                source,
+                words.facts,
+                words.sets,
                 self.named_condition,
                 lambda: list(self._conditions),
             )
-            for part in parts
+            for source in (*words.sources, *(part.source for part in parts))
         }
         self._features = {
-            name: (feature.kind, self._vocabulary_parser.condition(
+            name: (feature.kind, self._parsers[id(source)].condition(
                 feature.without, ("features", name, "without")))
-            for name, feature in vocabulary.features.items()
+            for name, (source, feature) in words.features.items()
         }  # fmt: skip
         self._used_backends: set[tuple[str, str]] = set()
         self._used_kernels: set[str] = set()
 
     def problems(self) -> list[Problem]:
-        found = list(self._vocabulary_parser.problems)
+        found = self._problems
         for parser in self._parsers.values():
             found.extend(parser.problems)
         return found
 
     def parser(self, part: Part) -> Parser:
-        return self._parsers[id(part)]
+        return self._parsers[id(part.source)]
 
-    def _declared(self, section: str, entries: Any) -> dict[str, list[tuple[Part, Any]]]:
-        """Entries of a section over all files, with the file of each; overlays after packaged."""
+    def _declared(self, section: str) -> dict[str, list[tuple[Part, Any]]]:
+        """Entries of a section over all files, with the file of each; overlays after packaged.
+
+        What a file withdraws is none of those before it, and what adds to it later adds to nothing.
+        """
         found: dict[str, list[tuple[Part, Any]]] = {}
+        gone: set[str] = set()
         for part in self.parts:
-            for name, entry in entries(part).items():
-                found.setdefault(name, []).append((part, entry))
+            for name in getattr(part.file.withdrawn, section, ()):
+                if found.pop(name, None) is None:
+                    place = part.source.key_at(("withdrawn", section, name))
+                    self._problems.append(nothing_to_withdraw(section, name, found, place))
+                gone.add(name)
+            for name, entry in getattr(part.file, section).items():
+                if name in found or name not in gone or getattr(entry, "replace", True):
+                    found.setdefault(name, []).append((part, entry))
+        self._withdrawn[section] = gone - found.keys()
         return found
 
     def _check_once(self, section: str, name: str, declared: list[tuple[Part, Any]]) -> None:
@@ -155,7 +151,7 @@ class _Linker:
     # Kernels ----------------------------------------------------------------------------------
 
     def kernels(self) -> dict[str, rules.Kernel]:
-        self._kernel_tables = self._declared("kernels", lambda part: part.file.kernels)
+        self._kernel_tables = self._declared("kernels")
         for name, declared in self._kernel_tables.items():
             self._check_once("kernels", name, declared)
         for name in self._conditions:
@@ -198,7 +194,7 @@ class _Linker:
                     "unknown-kernel", f"there is no kernel {base!r}{hint}", path
                 )
             else:
-                base_part, base_table = self._kernel_tables[base][0]
+                base_part, base_table = self._base(base, part)
                 keys = self._inherited(base, base_part, base_table, [*chain, base])
                 self._used_kernels.add(base)
         for key in ("kind", "supports", "schemes", "requires"):
@@ -206,6 +202,14 @@ class _Linker:
             if value is not None:
                 keys[key] = (part, name, value)
         return keys
+
+    def _base(self, name: str, part: Part) -> tuple[Part, raw.KernelTable]:
+        """The entry that another one extends in a file: as it was replaced before, if it was."""
+        declared: list[tuple[Part, raw.KernelTable]] = self._kernel_tables[name]
+        order = [id(one) for one in self.parts]
+        before = order[: order.index(id(part)) + 1] if part.overlay else ()
+        replaced = [(p, table) for p, table in declared if table.replace and id(p) in before]
+        return replaced[-1] if replaced else declared[0]
 
     def _kernel_condition(self, name: str, keys: dict[str, tuple[Part, str, Any]]) -> Condition:
         kind = keys["kind"][2] if "kind" in keys else "modular"
@@ -271,31 +275,35 @@ class _Linker:
     def derived(self) -> tuple[rules.Derived, ...]:
         return tuple(
             rules.Derived(
-                self.facts[name],
-                tuple(self._derived_case(name, i, case) for i, case in enumerate(table.cases)),
+                self.words.facts[name],
+                tuple(
+                    self._derived_case(name, self._parsers[id(source)], i, case)
+                    for i, case in enumerate(table.cases)
+                ),
             )
-            for name, table in self.vocabulary.derived.items()
+            for name, (source, table) in self.words.derived.items()
         )
 
     def _derived_case(
-        self, name: str, i: int, case: raw.DerivedCase
+        self, name: str, parser: Parser, i: int, case: raw.DerivedCase
     ) -> tuple[Condition, FactValue | rules.ValueOf]:
         path: KeyPath = ("derived", name, "cases", i)
-        parser = self._vocabulary_parser
         when = parser.condition(case.when, (*path, "when"))
         if case.value_of is not None:
             return when, rules.ValueOf(case.value_of)
-        return when, parser.value(self.facts[name], case.value, (*path, "value"))
+        return when, parser.value(self.words.facts[name], case.value, (*path, "value"))
 
     # Oracles ----------------------------------------------------------------------------------
 
     def oracles(self, kernels: Mapping[str, rules.Kernel]) -> dict[str, rules.Oracle]:
-        declared = self._declared("oracles", lambda part: part.file.oracles)
+        declared = self._declared("oracles")
         linked = {}
         for name, entries in declared.items():
             self._check_once("oracles", name, entries)
             chain = self._oracle_chain(name, declared)
-            oracle_linker = OracleLinker(chain, declared, kernels, self.facts, self.parser)
+            oracle_linker = OracleLinker(
+                chain, declared, kernels, self._withdrawn["kernels"], self.words.facts, self.parser
+            )
             linked[name] = oracle_linker.link()
             self._used_kernels |= oracle_linker.used_kernels
         for name, entries in self._kernel_tables.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, TypeVar
 
 from moe_rules.files.problems import KeyPath, Problem
@@ -11,7 +11,7 @@ from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, all_of
 from moe_rules.language.contradictions import contradictions
 from moe_rules.language.parse import Parser
-from moe_rules.language.parts import Part
+from moe_rules.language.parts import Part, nothing_to_withdraw
 from moe_rules.language.rules import AUTO
 from moe_rules.vocabulary.fact_values import Fact, FactError, FactValue, did_you_mean, parse_value
 
@@ -29,6 +29,7 @@ class OracleLinker:
         chain: list[str],
         declared: Mapping[str, list[tuple[Part, raw.OracleTable]]],
         kernels: Mapping[str, rules.Kernel],
+        withdrawn_kernels: Container[str],
         facts: Mapping[str, Fact],
         parser: Callable[[Part], Parser],
     ) -> None:
@@ -37,24 +38,30 @@ class OracleLinker:
         self.name = chain[-1]
         self.entries = declared[self.name]
         self.kernels = kernels
+        self.withdrawn_kernels = withdrawn_kernels
         self.facts = facts
         self.parser = parser
         self.used_kernels: set[str] = set()
         self.backends: dict[str, rules.Backend] = {}
+        self.requests: dict[str, tuple[rules.RequestCase, ...]] = {}
+        self.withdrawn: dict[str, rules.Reason] = {}
+        self.gone: set[str] = set()
 
     def link(self) -> rules.Oracle:
         """Resolve the oracle; what is wrong is noted with the parsers."""
-        requests: dict[str, tuple[rules.RequestCase, ...]] = {}
         for owner in self.chain:
             self.name = owner  # places are those of the oracle that says it
             for part, table in self.declared[owner]:
+                self.withdrawn |= self._withdraw(part, table, "backends", self.backends)
                 for backend in table.backends:
                     self.backends[backend] = self._backend(part, backend, table.backends[backend])
+        self.gone = self.withdrawn.keys() - self.backends.keys()
         for owner in self.chain:
             self.name = owner
             for part, table in self.declared[owner]:
+                self.withdrawn |= self._withdraw(part, table, "requests", self.requests)
                 for word, cases in table.requests.items():
-                    requests[word] = self._request(part, word, cases)
+                    self._request(part, word, cases)
         base_part, base = self.entries[0]
         # A user's own steps come before the packaged ones, of which the first decides.
         shortcuts = self._combined("shortcuts", self._steps, before=True)
@@ -73,12 +80,12 @@ class OracleLinker:
         variants = next(
             (self._variants(p, t.variants) for p, t in reversed(self.entries) if t.variants), None
         )
-        self._warn_unused(requests, [*shortcuts, *switches], priority, adjust)
+        self._warn_unused([*shortcuts, *switches], priority, adjust)
         return rules.Oracle(
             name=self.name,
             assume=tuple(assume),
             shortcuts=tuple(shortcuts),
-            requests=requests,
+            requests=self.requests,
             request_error=base.request_error,
             switches=tuple(switches),
             priority=self._priority(priority_part, priority),
@@ -91,6 +98,11 @@ class OracleLinker:
                 self._reason(otherwise_part, otherwise, ("oracles", self.name, "otherwise")),
             ),
             location=base_part.source.key_at(("oracles", self.name)),
+            withdrawn={
+                name: reason
+                for name, reason in self.withdrawn.items()
+                if name not in self.backends and name not in self.requests
+            },
         )
 
     # Pieces -----------------------------------------------------------------------------------
@@ -101,9 +113,27 @@ class OracleLinker:
     def _reason(self, part: Part, table: raw.Explained, path: KeyPath) -> rules.Reason:
         return rules.Reason(table.because, part.source.key_at(path), table.quirk)
 
+    def _withdraw(
+        self, part: Part, table: raw.OracleTable, section: str, entries: dict[str, Any]
+    ) -> dict[str, rules.Reason]:
+        """Take away the entries of a section that a file withdraws; why, by name."""
+        reasons = {}
+        for name, why in getattr(table.withdrawn, section).items():
+            place = part.source.key_at(self._path("withdrawn", section, name))
+            if entries.pop(name, None) is None:
+                problem = nothing_to_withdraw(section, name, entries, place)
+                self.parser(part).problems.append(problem)
+            reasons[name] = rules.Reason(why, place)
+        return reasons
+
+    def _standing(self, names: list[str]) -> list[str]:
+        """Backends without those that are withdrawn."""
+        return [name for name in names if name not in self.gone]
+
     def _known_backend(self, part: Part, name: str, path: KeyPath) -> rules.Backend | None:
+        """The backend of that name; None, which is a finding unless it is withdrawn, for none."""
         backend = self.backends.get(name)
-        if backend is None:
+        if backend is None and name not in self.gone:
             hint = did_you_mean(name, self.backends)
             self.parser(part).problem(
                 "unknown-backend", f"oracle {self.name!r} declares no backend {name!r}{hint}", path
@@ -112,6 +142,8 @@ class OracleLinker:
 
     def _known_kernel(self, part: Part, name: str, path: KeyPath) -> rules.Kernel | None:
         kernel = self.kernels.get(name)
+        if kernel is None and name in self.withdrawn_kernels:
+            return None
         if kernel is None:
             hint = did_you_mean(name, self.kernels)
             self.parser(part).problem(
@@ -164,7 +196,7 @@ class OracleLinker:
     def _combined(
         self,
         section: str,
-        resolve: Callable[[Part, str, list[Any]], list[EntryT]],
+        resolve: Callable[[Part, str, list[Any]], list[EntryT | None]],
         *,
         before: bool = False,
     ) -> list[EntryT]:
@@ -172,16 +204,22 @@ class OracleLinker:
 
         ``before``: those of overlays come before the packaged ones, not after.
         """
-        combined: list[tuple[str | None, EntryT]] = []
+        combined: list[tuple[str | None, EntryT | None]] = []
+        gone: set[str] = set()
         for part, oracle in self.entries:
+            named = {known: entry for known, entry in combined if known is not None}
+            gone |= self._withdraw(part, oracle, section, named).keys()
+            combined = [one for one in combined if one[0] is None or one[0] in named]
             tables: list[raw.Listed] = getattr(oracle, section)
-            added: list[tuple[str | None, EntryT]] = []
+            added: list[tuple[str | None, EntryT | None]] = []
             for i, entry in enumerate(resolve(part, section, tables)):
                 name, replaced = tables[i].name, tables[i].replaces
                 names = [known for known, _ in combined]
                 path = self._path(section, i)
                 if replaced in names and replaced is not None:
                     combined[names.index(replaced)] = (replaced, entry)
+                elif replaced is not None and replaced in gone:
+                    pass  # what takes the place of nothing says nothing
                 elif replaced is not None:
                     known_names = [known for known in names if known is not None]
                     hint = did_you_mean(replaced, known_names)
@@ -197,12 +235,12 @@ class OracleLinker:
                 else:
                     added.append((name, entry))
             combined = [*added, *combined] if before else [*combined, *added]
-        return [entry for _, entry in combined]
+        return [entry for _, entry in combined if entry is not None]
 
     def _assumptions(
         self, part: Part, section: str, tables: list[raw.Assumption]
-    ) -> list[rules.Assumption]:
-        result = []
+    ) -> list[rules.Assumption | None]:
+        result: list[rules.Assumption | None] = []
         for i, table in enumerate(tables):
             path = self._path(section, i)
             result.append(
@@ -214,10 +252,11 @@ class OracleLinker:
             )
         return result
 
-    def _steps(self, part: Part, section: str, tables: list[raw.Step]) -> list[rules.Step]:
+    def _steps(self, part: Part, section: str, tables: list[raw.Step]) -> list[rules.Step | None]:
         return [self._step(part, self._path(section, i), table) for i, table in enumerate(tables)]
 
-    def _step(self, part: Part, path: KeyPath, table: raw.Step) -> rules.Step:
+    def _step(self, part: Part, path: KeyPath, table: raw.Step) -> rules.Step | None:
+        """The step; None if it is about backends alone that are withdrawn."""
         when = self.parser(part).condition(table.when, (*path, "when"))
         reason = self._reason(part, table, path)
         if table.refuse is not None:
@@ -225,9 +264,13 @@ class OracleLinker:
         if table.drop is not None:
             for i, name in enumerate(table.drop):
                 self._known_backend(part, name, (*path, "drop", i))
-            return rules.Step("drop", when, reason, names=tuple(table.drop))
+            names = self._standing(table.drop)
+            empty = table.drop and not names
+            return None if empty else rules.Step("drop", when, reason, names=tuple(names))
         named = {"take": table.take, "try": table.try_, "force": table.force}
         action, name = next((word, name) for word, name in named.items() if name is not None)
+        if name in self.gone:
+            return None
         if action == "take" and table.kernels is None and name not in self.backends:
             # An answer without a kernel: the platform's own code takes over from here.
             backend = rules.Backend(name, (), ALWAYS, (), part.source.key_at(path))
@@ -254,9 +297,8 @@ class OracleLinker:
             own_kernels=table.kernels is not None,
         )
 
-    def _request(
-        self, part: Part, word: str, tables: list[raw.RequestCase]
-    ) -> tuple[rules.RequestCase, ...]:
+    def _request(self, part: Part, word: str, tables: list[raw.RequestCase]) -> None:
+        """Note what a requested name means; nothing if all that it means is withdrawn."""
         cases = []
         for i, table in enumerate(tables):
             path = self._path("requests", word, i)
@@ -266,6 +308,8 @@ class OracleLinker:
             backends = [
                 self._known_backend(part, name, (*path, "use")) for name in table.use if not auto
             ]
+            if not auto and not self._standing(table.use):
+                continue
             cases.append(
                 rules.RequestCase(
                     self.parser(part).condition(table.when, (*path, "when")),
@@ -276,7 +320,10 @@ class OracleLinker:
                     self._reason(part, table, path),
                 )
             )
-        return tuple(cases)
+        if cases:
+            self.requests[word] = tuple(cases)
+        else:
+            self.withdrawn[word] = self.withdrawn[tables[0].use[0]]
 
     def _priority(self, part: Part, names: list[str]) -> tuple[str, ...]:
         path = self._path("priority")
@@ -286,7 +333,7 @@ class OracleLinker:
                 self.parser(part).problem(
                     "duplicate-backend", f"{name!r} stands in the priority twice", (*path, i)
                 )
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(self._standing(names)))
 
     def _variants(self, part: Part, table: raw.Variants) -> rules.Variants | None:
         path = self._path("variants")
@@ -307,20 +354,26 @@ class OracleLinker:
 
     def _adjustments(
         self, part: Part, section: str, tables: list[raw.Adjustment]
-    ) -> list[rules.Adjustment]:
+    ) -> list[rules.Adjustment | None]:
         result = [
             self._adjustment(part, self._path(section, i), table) for i, table in enumerate(tables)
         ]
-        self.parser(part).problems.extend(contradictions(result))
+        standing = [adjustment for adjustment in result if adjustment is not None]
+        self.parser(part).problems.extend(contradictions(standing))
         return result
 
-    def _adjustment(self, part: Part, path: KeyPath, table: raw.Adjustment) -> rules.Adjustment:
+    def _adjustment(
+        self, part: Part, path: KeyPath, table: raw.Adjustment
+    ) -> rules.Adjustment | None:
+        """The adjustment; None if it is about backends alone that are withdrawn."""
         when = self.parser(part).condition(table.when, (*path, "when"))
         reason = self._reason(part, table, path)
         if table.move is not None:
             action, anchor = ("before", table.before) if table.before else ("after", table.after)
             self._known_backend(part, table.move, (*path, "move"))
             self._known_backend(part, anchor or "", (*path, action))
+            if not self._standing([table.move]) or anchor in self.gone:
+                return None
             return rules.Adjustment(
                 action,  # type: ignore[arg-type]
                 (table.move,),
@@ -337,17 +390,21 @@ class OracleLinker:
         action, names = next((word, names) for word, names in lists.items() if names is not None)
         for i, name in enumerate(names):
             self._known_backend(part, name, (*path, action, i))
-        return rules.Adjustment(action, tuple(names), when, reason)  # type: ignore[arg-type]
+        standing = tuple(self._standing(names))
+        if names and not standing:
+            return None
+        return rules.Adjustment(action, standing, when, reason)  # type: ignore[arg-type]
 
     def _warn_unused(
         self,
-        requests: Mapping[str, tuple[rules.RequestCase, ...]],
         steps: list[rules.Step],
         priority: list[str],
         adjust: list[rules.Adjustment],
     ) -> None:
         used = set(priority) | {step.backend.name for step in steps if step.backend}
-        used |= {b.name for cases in requests.values() for case in cases for b in case.backends}
+        used |= {
+            b.name for cases in self.requests.values() for case in cases for b in case.backends
+        }
         used |= {name for adjustment in adjust for name in adjustment.names}
         part, _ = self.entries[0]
         own = {name for _, table in self.entries for name in table.backends}

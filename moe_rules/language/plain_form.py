@@ -103,6 +103,7 @@ def to_plain(platform: rules.PlatformRules, files: Sequence[str]) -> dict[str, A
         "kernels": writer.value(platform.kernels),
         "warnings": writer.value(platform.warnings),
         "requested": writer.value(platform.requested),
+        "withdrawn": writer.value(platform.withdrawn),
         "nodes": writer.nodes,
     }
 
@@ -110,9 +111,11 @@ def to_plain(platform: rules.PlatformRules, files: Sequence[str]) -> dict[str, A
 def from_plain(data: Mapping[str, Any], files: Sequence[str]) -> rules.PlatformRules:
     """Inverse of :func:`to_plain`; the rules say that they stand in ``files``."""
     reader = _Reader(data["nodes"], files)
+    withdrawn = reader.value(data["withdrawn"])
+    supplied = {name: fact for name, fact in FACTS.items() if name not in withdrawn}
     return rules.PlatformRules(
         platform=data["platform"],
-        facts={**FACTS, **reader.value(data["facts"])},
+        facts={**supplied, **reader.value(data["facts"])},
         derived=reader.value(data["derived"]),
         oracles=reader.value(data["oracles"]),
         kernels=reader.value(data["kernels"]),
@@ -120,6 +123,7 @@ def from_plain(data: Mapping[str, Any], files: Sequence[str]) -> rules.PlatformR
         fingerprint=data["fingerprint"],
         warnings=reader.value(data["warnings"]),
         requested=reader.value(data["requested"]),
+        withdrawn=withdrawn,
     )
 
 

@@ -14,6 +14,7 @@ from moe_rules.language.link import link
 from moe_rules.language.parts import Part
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.validate import validate
+from moe_rules.language.words import Words
 
 
 @functools.cache
@@ -22,17 +23,17 @@ def _vocabulary(path: Path) -> tuple[YamlSource, VocabularyFile]:
     return source, validate(VocabularyFile, source)
 
 
-def vocabulary() -> VocabularyFile:
-    """Read the packaged vocabulary: sets, features and derived facts."""
-    return _vocabulary(packaged_rules() / "vocabulary.yaml")[1]
+def vocabulary(files: Sequence[Path] = ()) -> Words:
+    """The words of vocabulary files, of the packaged one if none are given."""
+    return Words([_vocabulary(path) for path in files or [packaged_rules() / "vocabulary.yaml"]])
 
 
 def linked(
-    platform: str, packaged: Sequence[Path], overlays: Sequence[Path], words: Path
+    platform: str, packaged: Sequence[Path], overlays: Sequence[Path], words: Sequence[Path]
 ) -> PlatformRules:
     """The rules of one platform from packaged files and files of overlays.
 
-    ``words`` is the vocabulary's file. Files of overlays may be of other platforms. Raises
+    ``words`` are the files of the vocabulary. Files of overlays may be of other platforms. Raises
     RuleFileError with every problem of every file.
     """
     parts: list[Part] = []
@@ -53,6 +54,5 @@ def linked(
             problems.append(Problem("wrong-platform", message, source.at(("platform",))))
     if problems:
         raise RuleFileError(problems)
-    vocabulary_source, vocabulary_file = _vocabulary(words)
-    contents.append(words.read_bytes())
-    return link(platform, parts, vocabulary_file, vocabulary_source, contents)
+    contents.extend(path.read_bytes() for path in words)
+    return link(platform, parts, [_vocabulary(path) for path in words], contents)

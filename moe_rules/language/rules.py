@@ -135,7 +135,10 @@ class Otherwise(Record):
 
 
 class Oracle(Record):
-    """How one oracle selects on one platform."""
+    """How one oracle selects on one platform.
+
+    ``withdrawn`` are backends and requests of other releases that this one does not have.
+    """
 
     name: str
     assume: tuple[Assumption, ...]
@@ -149,6 +152,7 @@ class Oracle(Record):
     backends: Mapping[str, Backend]
     otherwise: Otherwise
     location: Location
+    withdrawn: Mapping[str, Reason] = MappingProxyType({})
 
     def conditions(self) -> Iterator[Condition]:
         """Every condition that a selection may ask."""
@@ -189,6 +193,7 @@ class PlatformRules(Record):
 
     ``fingerprint`` identifies the content of all files that were read; ``warnings`` are findings
     that do not keep the rules from being used. ``requested`` are requests by role and oracle.
+    ``withdrawn`` are facts of other releases that this one does not have.
     """
 
     platform: str
@@ -200,3 +205,4 @@ class PlatformRules(Record):
     fingerprint: str
     warnings: tuple[Problem, ...] = ()
     requested: Mapping[tuple[str, str | None], Requested] = MappingProxyType({})
+    withdrawn: Mapping[str, Reason] = MappingProxyType({})

@@ -16,6 +16,7 @@ from typing import Any
 
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location, Problem, RuleFileError
+from moe_rules.files.releases import release_of
 from moe_rules.files.stored import stored
 from moe_rules.language.plain_form import from_plain, to_plain
 from moe_rules.language.rules import PlatformRules
@@ -90,18 +91,26 @@ def platform_files(platform: str, folder: Path) -> list[Path]:
 
 
 def load_platform(
-    platform: str, overlays: Sequence[Path] = (), *, packaged: Path | None = None
+    platform: str,
+    overlays: Sequence[Path] = (),
+    *,
+    packaged: Path | None = None,
+    release: str | None = None,
 ) -> PlatformRules:
     """Load the rules of one platform from the packaged tables and overlays.
 
     ``packaged`` is another rule set in place of the packaged one; without a vocabulary of its own
-    it has that one's. Raises RuleFileError with every problem of every file.
+    it has that one's. ``release`` is one that the rule set knows ("0.32"), the latest if absent;
+    overlays lie over it. Raises RuleFileError with every problem of every file.
     """
     folder = packaged or packaged_rules()
+    older = () if release is None else release_of(release, folder).folders
     packaged_files = platform_files(platform, folder)
-    words = next(f / VOCABULARY for f in (folder, packaged_rules()) if (f / VOCABULARY).is_file())
-    overlay_files = [path for overlay in overlays for path in rule_files(overlay)]
-    files = [*packaged_files, *overlay_files, words]
+    words = [next(f / VOCABULARY for f in (folder, packaged_rules()) if (f / VOCABULARY).is_file())]
+    words += [f / VOCABULARY for f in older if (f / VOCABULARY).is_file()]
+    overlay_files = [file for over in older for file in platform_files(platform, over)]
+    overlay_files += [path for overlay in overlays for path in rule_files(overlay)]
+    files = [*packaged_files, *overlay_files, *words]
     names = [str(file) for file in files]
 
     def make() -> dict[str, Any]:
@@ -109,5 +118,5 @@ def load_platform(
 
         return to_plain(linked(platform, packaged_files, overlay_files, words), names)
 
-    what = f"rules of {platform}, {len(packaged_files)} packaged files"
+    what = f"rules of {platform}, {len(packaged_files)} packaged files, {len(words)} of words"
     return from_plain(stored(what, files, ROOMS, make), names)

@@ -16,13 +16,12 @@ from moe_rules.analysis.difference import Answer, Difference, answer_of, differe
 from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.conditions import Condition
-from moe_rules.language.link import derived_facts
 from moe_rules.language.parse import Parser
 from moe_rules.language.reading import vocabulary
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.vocabulary.fact_values import FactValue
-from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
+from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
 from tests.analysis.comparing import decided
 from tests.analysis.mutants import check
 from tests.analysis.random_rules import deployments, load, rule_files
@@ -35,7 +34,7 @@ def condition(when: Mapping[str, Any], folder: Path) -> Condition:
     path = folder / "when.yaml"
     path.write_text(yaml.safe_dump({"when": dict(when)}))
     words = vocabulary()
-    parser = Parser(read_yaml(path), {**FACTS, **derived_facts(words)}, words.sets)
+    parser = Parser(read_yaml(path), words.facts, words.sets)
     found = parser.condition(dict(when), ("when",))
     assert parser.problems == []
     return found

@@ -148,7 +148,7 @@ def test_stored_rules_are_those_that_are_read(platform: str, overlay: str) -> No
     overlays = [overlay_path(overlay)] if overlay else []
     packaged = platform_files(platform, packaged_rules())
     words = packaged_rules() / VOCABULARY
-    read = linked(platform, packaged, [f for path in overlays for f in rule_files(path)], words)
+    read = linked(platform, packaged, [f for path in overlays for f in rule_files(path)], [words])
     for _ in range(2):
         found = load_platform(platform, overlays)
         assert found == read

@@ -47,12 +47,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _facts(group: str | None) -> list[Fact]:
-    from moe_rules.language.link import derived_facts
     from moe_rules.language.reading import vocabulary
     from moe_rules.vocabulary.fact_values import did_you_mean
-    from moe_rules.vocabulary.facts import FACTS
 
-    facts = [*FACTS.values(), *derived_facts(vocabulary()).values()]
+    facts = list(vocabulary().facts.values())
     groups = list(dict.fromkeys(fact.group for fact in facts))
     if group is not None and group not in groups:
         raise UserError(

@@ -1,0 +1,114 @@
+"""The releases of the reference that the tables know, and where what each decides otherwise is.
+
+``rules/releases.yaml`` lists them, the latest first. The folder ``rules`` itself has the tables of
+that one, and each folder of ``rules/releases`` what a release decides otherwise than the next.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.problems import Location, Problem, RuleFileError
+from moe_rules.files.stored import stored
+from moe_rules.vocabulary.record import Record
+
+LIST = "releases.yaml"
+"""The file of a rule set that lists its releases."""
+FOLDER = "releases"
+"""The folder of a rule set that has what older releases decide otherwise."""
+ROOMS = ("files",)
+"""The packages whose code makes the list of the file."""
+
+
+class Release(Record):
+    """A release whose decisions the tables know.
+
+    ``name`` is what users call it ("0.32"), ``version`` the version that was recorded ("0.32.0").
+    ``folders`` are laid over the tables of the rule set, in this order; none for the latest.
+    """
+
+    name: str
+    version: str
+    folders: tuple[Path, ...] = ()
+
+
+def releases(rules: Path | None = None) -> tuple[Release, ...]:
+    """The releases of a rule set (the packaged one if absent), the latest first.
+
+    A rule set without a list has none. Raises RuleFileError for a list that is wrong.
+    """
+    return _releases(rules or packaged_rules())
+
+
+def release_of(word: str, rules: Path | None = None) -> Release:
+    """The release that a user calls "0.32" or "0.32.0". Raises RuleFileError, with the nearest."""
+    known = releases(rules)
+    for one in known:
+        if word.removeprefix("v") in (one.name, one.version):
+            return one
+    file = (rules or packaged_rules()) / LIST
+    names = [one.name for one in known]
+    message = (
+        f"there are no tables of release {word!r}; the nearest that there are: "
+        f"{nearest(word, known).name} (all: {', '.join(names)})"
+        if known
+        else f"there are no tables of release {word!r}, nor of any other"
+    )
+    raise RuleFileError([Problem("unknown-release", message, Location(str(file)))])
+
+
+def nearest(version: str, known: tuple[Release, ...]) -> Release:
+    """Of several releases, the one that is nearest to a version; the latest if it is none."""
+    asked = _numbers(version)
+
+    def distance(one: Release) -> tuple[int, ...]:
+        pairs = zip(asked, _numbers(one.version), strict=False)
+        return tuple(abs(a - b) for a, b in pairs)
+
+    return min(known, key=distance)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """The numbers that a version begins with: (0, 33, 1) of 0.33.1rc1+cpu."""
+    numbers: list[int] = []
+    for part in version.removeprefix("v").split("."):
+        digits = part[: len(part) - len(part.lstrip("0123456789"))]
+        if not digits:
+            break
+        numbers.append(int(digits))
+        if digits != part:
+            break
+    return tuple(numbers)
+
+
+@functools.cache
+def _releases(rules: Path) -> tuple[Release, ...]:
+    file = rules / LIST
+    if not file.is_file():
+        return ()
+    versions: list[str] = stored("releases", [file], ROOMS, lambda: _read(file))
+    names = [".".join(version.split(".")[:2]) for version in versions]
+    folders = [rules / FOLDER / name for name in names]
+    return tuple(
+        Release(name, version, tuple(folders[1 : i + 1]))
+        for i, (name, version) in enumerate(zip(names, versions, strict=True))
+    )
+
+
+def _read(file: Path) -> list[str]:
+    """The versions that a list of releases has. Raises RuleFileError."""
+    from moe_rules.files.yaml_source import read_yaml
+
+    source = read_yaml(file)
+    versions: Any = source.data.get("releases") if isinstance(source.data, dict) else None
+    if isinstance(versions, list) and versions and all(map(_is_version, versions)):
+        return versions
+    message = "a list of releases is 'releases: [0.33.0, 0.32.0]', the latest first"
+    raise RuleFileError([Problem("bad-value", message, source.at(("releases",)))])
+
+
+def _is_version(value: Any) -> bool:
+    return isinstance(value, str) and len(_numbers(value)) == 3

@@ -1,0 +1,69 @@
+"""The vocabulary: what the files of a rule set say together, each word with the file it stands in.
+
+The first file is the rule set's own; those of releases say what is otherwise there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from moe_rules.files.problems import Problem
+from moe_rules.files.yaml_source import YamlSource
+from moe_rules.language import files as raw
+from moe_rules.language.parts import nothing_to_withdraw
+from moe_rules.language.rules import Reason
+from moe_rules.vocabulary.fact_values import Fact
+from moe_rules.vocabulary.facts import FACTS
+
+Document = tuple[YamlSource, raw.VocabularyFile]
+"""A file of words as it was read."""
+Standing = dict[str, tuple[YamlSource, Any]]
+"""Words of one kind, with the file that says what each means."""
+
+
+def _derived_facts(derived: Mapping[str, raw.DerivedFact]) -> dict[str, Fact]:
+    """Declarations of the facts that a vocabulary derives."""
+    return {
+        name: Fact(
+            name,
+            "derived",
+            table.type,
+            table.meaning,
+            tuple(value for value in table.values if value != "none"),
+            nullable="none" in table.values,
+        )
+        for name, table in derived.items()
+    }
+
+
+class Words:
+    """The words that stand once every file was read; ``withdrawn`` are the facts that do not."""
+
+    def __init__(self, documents: Sequence[Document]) -> None:
+        self.sources = [source for source, _ in documents]
+        self.withdrawn: dict[str, Reason] = {}
+        self.problems: list[Problem] = []
+        facts: Standing = {name: (self.sources[0], fact) for name, fact in FACTS.items()}
+        sets: Standing = {}
+        self.features: Standing = {}
+        self.derived: Standing = {}
+        for source, file in documents:
+            for kind, words in (
+                ("facts", facts),
+                ("sets", sets),
+                ("features", self.features),
+                ("derived", self.derived),
+            ):
+                for name, why in getattr(file.withdrawn, kind).items():
+                    place = source.key_at(("withdrawn", kind, name))
+                    if words.pop(name, None) is None:
+                        self.problems.append(nothing_to_withdraw(kind, name, words, place))
+                    elif kind == "facts":
+                        self.withdrawn[name] = Reason(why, place)
+                words.update({n: (source, word) for n, word in getattr(file, kind, {}).items()})
+        self.sets: dict[str, list[Any]] = {name: values for name, (_, values) in sets.items()}
+        self.facts: dict[str, Fact] = {
+            **{name: fact for name, (_, fact) in facts.items()},
+            **_derived_facts({name: table for name, (_, table) in self.derived.items()}),
+        }
