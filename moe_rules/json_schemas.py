@@ -19,13 +19,14 @@ from moe_rules.language.examples import ExamplesFile
 from moe_rules.language.files import (
     KernelChoice,
     PlatformFile,
+    ReleasesFile,
     RequestCase,
     VocabularyFile,
 )
 from moe_rules.language.reading import vocabulary
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.quantization_schema import QuantizationFile
-from moe_rules.models.schema import ArchitecturesFile, MistralFile, RegistryFile
+from moe_rules.models.schema import ArchitecturesFile, MistralFile, RegistryFile, part_of
 from moe_rules.vocabulary.fact_values import Fact, did_you_mean
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
@@ -49,12 +50,17 @@ def schemas() -> dict[str, Schema]:
         "machines.schema.json": _schema(MachinesFile, "moe_rules named machines", {}),
         "sources.schema.json": _schema(SourcesFile, "moe_rules sources of the tables", {}),
         "worlds.schema.json": _schema(WorldsFile, "moe_rules possible deployments", conditions),
+        "releases.schema.json": _schema(ReleasesFile, "moe_rules releases", {}),
         "architectures.schema.json": _schema(
-            ArchitecturesFile, "moe_rules model architectures", {}
+            part_of(ArchitecturesFile), "moe_rules model architectures", {}
         ),
-        "mistral.schema.json": _schema(MistralFile, "moe_rules fields of params.json", {}),
-        "registry.schema.json": _schema(RegistryFile, "moe_rules names of architectures", {}),
-        "quantization.schema.json": _schema(QuantizationFile, "moe_rules quantization methods", {}),
+        "mistral.schema.json": _schema(part_of(MistralFile), "moe_rules fields of params.json", {}),
+        "registry.schema.json": _schema(
+            part_of(RegistryFile), "moe_rules names of architectures", {}
+        ),
+        "quantization.schema.json": _schema(
+            part_of(QuantizationFile), "moe_rules quantization methods", {}
+        ),
         "policies.schema.json": _schema(
             PoliciesFile,
             "moe_rules policies",

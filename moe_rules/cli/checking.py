@@ -10,13 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
 from moe_rules.analysis.policies import PoliciesFile, policies_of
 from moe_rules.analysis.worlds import WorldsFile, worlds_of
 from moe_rules.cli.rule_paths import (
+    below,
     existing,
     overlay_of,
     rule_set_of,
@@ -26,25 +27,44 @@ from moe_rules.cli.rule_paths import (
 from moe_rules.drift.citations import SourcesFile
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location, Problem, RuleFileError
+from moe_rules.files.releases import MODELS
 from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.examples import ExamplesFile, examples_of
-from moe_rules.language.files import PlatformFile, VocabularyFile
+from moe_rules.language.files import (
+    PlatformFile,
+    PlatformName,
+    ReleasesFile,
+    VocabularyFile,
+)
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
 from moe_rules.language.requested import requested_problems
-from moe_rules.language.ruleset import PLATFORMS, VOCABULARY, platform_files
+from moe_rules.language.ruleset import (
+    PLATFORMS,
+    VOCABULARY,
+    platform_files,
+    rule_files,
+    vocabulary_files,
+)
 from moe_rules.language.validate import validate
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.errors import TableError
 from moe_rules.models.quantization_schema import QuantizationFile
-from moe_rules.models.schema import ArchitecturesFile, MistralFile, RegistryFile
+from moe_rules.models.schema import (
+    ArchitecturesFile,
+    MistralFile,
+    RegistryFile,
+    TableFile,
+    part_of,
+)
 from moe_rules.models.tables import load_tables
 from moe_rules.reporting import Report
 
 _MODELS: dict[str, type[BaseModel]] = {
     "platform": PlatformFile,
     "vocabulary": VocabularyFile,
+    "releases": ReleasesFile,
     "machines": MachinesFile,
     "architectures": ArchitecturesFile,
     "quantization": QuantizationFile,
@@ -57,17 +77,20 @@ _MODELS: dict[str, type[BaseModel]] = {
 }
 _KEYS = {
     "package": "sources",
+    "releases": "releases",
     "machines": "machines",
     "latent_attention": "mistral",
     "architectures": "architectures",
     "methods": "quantization",
     "without_moe_layers": "registry",
+    "draft_models": "registry",
     "sets": "vocabulary",
     "features": "vocabulary",
     "derived": "vocabulary",
     "impossible": "worlds",
     "examples": "examples",
     "policies": "policies",
+    "facts": "vocabulary",
 }
 
 
@@ -87,11 +110,19 @@ def kind_of(data: object) -> str:
     """Which kind of file this is: a key of the schemas, or "machine" for a recorded one."""
     if not isinstance(data, Mapping):
         return "platform"
-    found = next((kind for key, kind in _KEYS.items() if key in data), None)
+    found = next((kind for key, kind in _KEYS.items() if key in _keys(data)), None)
     if found is not None:
         return found
     is_record = isinstance(data.get("platform"), Mapping) or {"name", "software"} & set(data)
     return "machine" if is_record else "platform"
+
+
+def _keys(data: Mapping[Any, Any]) -> list[Any]:
+    """The keys that tell kinds of files apart; of one that only withdraws, what it withdraws."""
+    withdrawn = data.get("withdrawn")
+    if set(data) == {"withdrawn"} and isinstance(withdrawn, Mapping):
+        return list(withdrawn)
+    return list(data)
 
 
 class _Checker:
@@ -114,12 +145,12 @@ class _Checker:
             elif document is not None and isinstance(document[1], VocabularyFile):
                 platforms.update(PLATFORMS)
             elif document is not None and isinstance(document[1], QuantizationFile):
-                self.model_tables(file.parent)
+                self.model_tables(file.parent, ())
         base = root or packaged_rules()
         for platform in sorted(platforms):
-            self.platform(platform, base, [])
-        for overlay_files in overlays.values():
-            self.overlay(base, overlay_files)
+            self.platform(platform, base, [], [])
+        for overlay, overlay_files in overlays.items():
+            self.overlay(base, [*below(overlay, base), overlay], overlay_files)
 
     # One document ------------------------------------------------------------------------------
 
@@ -130,33 +161,48 @@ class _Checker:
             self.documents[name] = None
             try:
                 source = read_yaml(file, display=name)
-                self.documents[name] = (source, _validated(source))
+                self.documents[name] = (source, _validated(source, in_part=is_in_overlay(file)))
             except RuleFileError as error:
                 self.problems.extend(error.problems)
         return self.documents[name]
 
-    def model_tables(self, folder: Path) -> None:
+    def model_tables(self, folder: Path, overlays: tuple[Path, ...]) -> None:
         """What the model tables say about each other, if each is right in itself."""
         if self.document(folder / "architectures.yaml") is None:
             return
         try:
-            load_tables(folder)
+            tables = load_tables(folder, overlays)
+            tables.registry, tables.mistral  # noqa: B018 - reading them is the check
         except TableError as error:
-            self.problems.append(Problem("bad-table", str(error), Location(shown(folder))))
+            place = overlays[-1] if overlays else folder
+            self.problems.append(Problem("bad-table", str(error), Location(shown(place))))
 
     # Documents together ------------------------------------------------------------------------
 
-    def overlay(self, base: Path, files: list[Path]) -> None:
-        documents = [document for file in files if (document := self.document(file)) is not None]
+    def overlay(self, base: Path, overlays: list[Path], files: list[Path]) -> None:
+        """The last of some overlays, of which ``files`` are asked about, on those before it."""
+        *others, own = overlays
+        asked = [*(file for other in others for file in rule_files(other)), *files]
+        documents = [document for file in asked if (document := self.document(file)) is not None]
         parts = [Part(s, f, overlay=True) for s, f in documents if isinstance(f, PlatformFile)]
-        for platform in sorted({part.file.platform for part in parts}):
-            self.platform(platform, base, [p for p in parts if p.file.platform == platform])
+        changed = [one for file in files if (one := self.document(file)) is not None]
+        platforms = {file.platform for _, file in changed if isinstance(file, PlatformFile)}
+        if any(isinstance(file, VocabularyFile) for _, file in changed):
+            platforms = set(get_args(PlatformName))
+        for platform in sorted(platforms):
+            own_parts = [part for part in parts if part.file.platform == platform]
+            self.platform(platform, base, own_parts, overlays)
+        if (own / MODELS).is_dir():
+            self.model_tables(base / MODELS, tuple(overlays))
 
-    def platform(self, platform: str, base: Path, overlay: list[Part]) -> None:
+    def platform(
+        self, platform: str, base: Path, overlay: list[Part], overlays: list[Path]
+    ) -> None:
         """Link the files of a platform; left alone where one of them is wrong in itself."""
         documents = [self.document(file) for file in platform_files(platform, base)]
-        words = self.document(base / VOCABULARY)
-        if words is None:
+        words = [self.document(file) for file in vocabulary_files(overlays, packaged=base)]
+        vocabulary = [document for document in words if document is not None]
+        if len(vocabulary) < len(words):
             return
         parts: list[Part] = []
         for document in documents:
@@ -169,7 +215,7 @@ class _Checker:
                 return
             parts.append(Part(source, file))
         try:
-            rules = link(platform, [*parts, *overlay], [words], [])
+            rules = link(platform, [*parts, *overlay], vocabulary, [])
         except RuleFileError as error:
             self.problems.extend(error.problems)
             return
@@ -188,8 +234,13 @@ class _Checker:
                 self.problems.extend(schema_problems(kind_of(source.data), source))
 
 
-def _validated(source: YamlSource) -> Any:
-    """The model of a document. Raises RuleFileError."""
+def is_in_overlay(file: Path) -> bool:
+    """Whether a file of model tables lies in an overlay, where it may leave sections out."""
+    return file.parent.name == MODELS and not (file.parent.parent / VOCABULARY).is_file()
+
+
+def _validated(source: YamlSource, *, in_part: bool) -> Any:
+    """The model of a document, which may be a part of one. Raises RuleFileError."""
     kind = kind_of(source.data)
     if kind == "machine":
         problems = record_problems(source)
@@ -200,7 +251,10 @@ def _validated(source: YamlSource) -> Any:
         examples_of(source)
     if kind == "policies":
         policies_of(source)
-    document = validate(_MODELS[kind], source)
+    model = _MODELS[kind]
+    if in_part and issubclass(model, TableFile):
+        model = part_of(model)
+    document = validate(model, source)
     if kind == "worlds":
         worlds_of(source)
     return document

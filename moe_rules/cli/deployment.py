@@ -20,7 +20,7 @@ from moe_rules.vocabulary.record import Record
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
     from moe_rules.machines.machine import Machine
-    from moe_rules.models import Deployment, LoadRefusal, ModelLayer
+    from moe_rules.models import Deployment, LoadRefusal, ModelLayer, Tables
     from moe_rules.selectors.ranges import TokenRange
     from moe_rules.selectors.selector import Selector
     from moe_rules.vocabulary.fact_values import FactValue
@@ -198,16 +198,22 @@ def ask(args: argparse.Namespace) -> Asked:
 
     stated = Stated.read(args)
     machine = machine_of(args.platform, args.software, stated)
+    overlays = overlay_paths(args.rules, args.release)
     if args.model:
         from moe_rules.cli.model_files import read_model
+        from moe_rules.models.tables import load_tables
 
-        model = read_model(args.model)
+        tables = load_tables(overlays=overlays)
+        model = read_model(args.model, tables)
         name = model.name
-        questions = questions_of(args, machine, stated, model.config, model.hf_quant_config)
+        questions = questions_of(
+            args, machine, stated, model.config, model.hf_quant_config, tables=tables
+        )
     else:
         name = None
         questions = (_stated_question(args, stated),)
-    rules = load_platform(machine.device, overlay_paths(args.rules))
+    rules = load_platform(machine.device, overlays)
+    stated.refuse_withdrawn(rules)
     requests = requests_from_environ(os.environ, rules.oracles)
     selector = Selector(rules, {**machine.facts(), **stated.switches}, requested=requests)
     questions = tuple(q.with_notes(stated.notes()) for q in questions)
@@ -252,8 +258,13 @@ def questions_of(
     stated: Stated,
     config: Mapping[str, Any],
     hf_quant_config: Mapping[str, Any] | None,
+    *,
+    tables: Tables | None = None,
 ) -> tuple[Question, ...]:
-    """One question for each kind of MoE layer of a model, or for that of ``--layer``."""
+    """One question for each kind of MoE layer of a model, or for that of ``--layer``.
+
+    ``tables`` are those of models, the packaged ones if absent.
+    """
     from moe_rules.models import derive_layers
     from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
 
@@ -264,6 +275,7 @@ def questions_of(
             _deployment_of(args, stated),
             hf_quant_config=hf_quant_config,
             overrides=_overrides(args, stated),
+            tables=tables,
         )
     except (CheckpointRefusedError, UnknownModelError):
         raise

@@ -315,5 +315,4 @@ def _counted(count: int, word: str) -> str:
 
 def _see(one: Difference, rules: RuleSet) -> str:
     """The command that shows what happens to the deployment of a difference."""
-    overlays = () if rules.overlay is None else (rules.name,)
-    return explain_command(one.platform, one.oracle, one.witness, overlays)
+    return explain_command(one.platform, one.oracle, one.witness, rules.options)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.rule_paths import existing, overlay_of, rule_set_of, shown, yaml_files
+from moe_rules.cli.rule_paths import below, existing, overlay_of, rule_set_of, shown, yaml_files
 from moe_rules.conformance.coverage import Line, covered_by, lines_of
 from moe_rules.conformance.examples import Result, Rules
 from moe_rules.files.packaged import packaged_rules
@@ -70,7 +70,7 @@ class _Runner:
         for file in found:
             overlay = overlay_of(file, asked, root)
             if overlay not in known:
-                own = () if overlay is None else (overlay,)
+                own = () if overlay is None else (*below(overlay, root), overlay)
                 known[overlay] = Rules((*self.overlays, *own), root)
             self.run_file(file, known[overlay])
         inside = {file.resolve() for file in yaml_files(asked)}

@@ -10,10 +10,13 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
 from moe_rules.vocabulary.record import Record
+
+if TYPE_CHECKING:
+    from moe_rules.models.tables import Tables
 
 CONFIG = "config.json"
 DEEPEST = 100
@@ -37,15 +40,15 @@ class ModelFiles(Record):
     hf_quant_config: dict[str, Any] | None
 
 
-def read_model(given: str) -> ModelFiles:
-    """The files of the model that ``--model`` names.
+def read_model(given: str, tables: Tables | None = None) -> ModelFiles:
+    """The files of the model that ``--model`` names, read with ``tables`` (or the packaged ones).
 
     Raises UserError where there is no such model, with ``file:line:column`` for what is not a JSON
     object.
     """
     path = _config_file(given)
     if path.name == PARAMS:
-        return _in_mistral_format(path)
+        return _in_mistral_format(path, tables)
     beside = path.with_name(QUANTIZATION)
     has_quantization = path.name == CONFIG and beside.is_file()
     return ModelFiles(
@@ -53,12 +56,13 @@ def read_model(given: str) -> ModelFiles:
     )
 
 
-def _in_mistral_format(path: Path) -> ModelFiles:
+def _in_mistral_format(path: Path, tables: Tables | None) -> ModelFiles:
     """The model of a params.json. Raises UserError."""
     from moe_rules.models.mistral import config_of
 
     beside = path.with_name(CONFIG)
-    config = config_of(read_object(path), read_object(beside) if beside.is_file() else None)
+    config_json = read_object(beside) if beside.is_file() else None
+    config = config_of(read_object(path), config_json, tables=tables)
     return ModelFiles(path.absolute().parent.name, config, None)
 
 

@@ -39,8 +39,18 @@ def add_format(parser: argparse.ArgumentParser, *formats: str) -> None:
     )
 
 
+def add_release(parser: Options) -> None:
+    """``--release``: an older release of the reference."""
+    parser.add_argument(
+        "--release",
+        metavar="NAME",
+        help="a release of vLLM (moe-rules list releases); default: the latest that is known",
+    )
+
+
 def add_rules(parser: Options) -> None:
-    """``--rules``: overlays."""
+    """``--release``, and ``--rules``: overlays."""
+    add_release(parser)
     parser.add_argument(
         "--rules",
         action="append",

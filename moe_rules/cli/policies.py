@@ -8,7 +8,15 @@ from pathlib import Path
 from moe_rules.analysis.policies import Policy, policies_of
 from moe_rules.analysis.proving import Verdict, name_problems, prove
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.rule_paths import existing, overlay_of, rule_set_of, shown, yaml_files
+from moe_rules.cli.rule_paths import (
+    below,
+    existing,
+    overlay_of,
+    rule_options,
+    rule_set_of,
+    shown,
+    yaml_files,
+)
 from moe_rules.cli.witness import explain_command
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Problem
@@ -85,7 +93,7 @@ def _beside(
     given = {file.resolve() for overlay in overlays for file in rule_files(overlay)}
     if own is None or all(beside.resolve() in given for beside in rule_files(own)):
         return root, tuple(overlays)
-    return root, (*overlays, own)
+    return root, (*overlays, *below(own, root), own)
 
 
 def _problems(
@@ -102,6 +110,6 @@ def _problems(
         what = f"{verdict.answer} comes out"
         if policy.same_as:
             what += f", and {verdict.other} with the other facts"
-        see = explain_command(rules.platform, oracle, verdict.witness, [str(p) for p in overlays])
+        see = explain_command(rules.platform, oracle, verdict.witness, rule_options(overlays))
         message = f"{policy.name}: not so for {oracle} on {rules.platform}: {what}; see: {see}"
         yield Problem("contradicted", message, policy.location)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from moe_rules.cli.errors import UserError
 from moe_rules.files.problems import RuleFileError
+from moe_rules.files.releases import FOLDER, releases
 from moe_rules.language.ruleset import VOCABULARY, is_hidden, overlay_path
 
 OVERLAYS = "overlays"
+INSIDE = (OVERLAYS, FOLDER)
+"""The folders of a rule set that have overlays on it: those that it offers, and older releases."""
 
 
 def existing(path: Path) -> Path:
@@ -42,7 +46,23 @@ def overlay_of(file: Path, asked: Path, root: Path | None) -> Path | None:
     if root is None:
         return asked
     inside = file.absolute().relative_to(root).parts
-    return root / OVERLAYS / inside[1] if inside[0] == OVERLAYS and len(inside) > 1 else None
+    return root.joinpath(*inside[:2]) if inside[0] in INSIDE and len(inside) > 1 else None
+
+
+def below(overlay: Path, root: Path | None) -> tuple[Path, ...]:
+    """What lies between a rule set and an overlay of it: the later releases, for a release's."""
+    found = (one.folders[:-1] for one in releases(root) if one.folders[-1:] == (overlay,))
+    return next(found, ())
+
+
+def rule_options(overlays: Sequence[Path]) -> list[str]:
+    """The options of a command that applies overlays to the packaged rules."""
+    older = {one.folders[-1]: one.name for one in releases() if one.folders}
+    names = [older[path] for path in overlays if path in older]
+    words = ["--release", names[-1]] if names else []
+    for path in overlays:
+        words += [] if path in older else ["--rules", shown(path)]
+    return words
 
 
 def shown(path: Path) -> str:

@@ -11,9 +11,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.rule_paths import OVERLAYS, rule_set_of
+from moe_rules.cli.rule_paths import INSIDE, below, rule_set_of
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import RuleFileError
+from moe_rules.files.releases import releases
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform, overlay_path
 from moe_rules.vocabulary.record import Record
@@ -24,19 +25,19 @@ FOLDER = "rules"
 
 
 class RuleSet(Record):
-    """Rules to compare: a whole set in a folder, with an overlay on it or without.
+    """Rules to compare: a whole set in a folder, with overlays on it or without.
 
-    ``name`` is what the user calls them.
+    ``name`` is what the user calls them, ``options`` those of a command that applies them.
     """
 
     name: str
     folder: Path
-    overlay: Path | None = None
+    overlays: tuple[Path, ...] = ()
+    options: tuple[str, ...] = ()
 
     def load(self, platform: str) -> PlatformRules:
         """The rules of one platform. Raises RuleFileError."""
-        overlays = () if self.overlay is None else (self.overlay,)
-        return load_platform(platform, overlays, packaged=self.folder)
+        return load_platform(platform, self.overlays, packaged=self.folder)
 
 
 def rule_sets(before: str, after: str | None, stack: ExitStack) -> tuple[RuleSet, RuleSet]:
@@ -60,7 +61,7 @@ def rule_sets(before: str, after: str | None, stack: ExitStack) -> tuple[RuleSet
 
 
 def rule_set(word: str, stack: ExitStack) -> RuleSet:
-    """What a word names: "packaged", a path, a packaged overlay, or a git revision.
+    """What a word names: "packaged", a path, a release, a packaged overlay, or a git revision.
 
     Raises UserError.
     """
@@ -69,8 +70,11 @@ def rule_set(word: str, stack: ExitStack) -> RuleSet:
     path = Path(word)
     if path.exists():
         return _at(word, path)
+    release = next((one for one in releases() if word in (one.name, one.version)), None)
+    if release is not None:
+        return RuleSet(word, packaged_rules(), release.folders, ("--release", release.name))
     try:
-        return RuleSet(word, packaged_rules(), overlay_path(word))
+        return RuleSet(word, packaged_rules(), (overlay_path(word),), ("--rules", word))
     except RuleFileError as error:
         (problem,) = error.problems
     revision, _, _ = word.partition(":")
@@ -84,9 +88,12 @@ def rule_set(word: str, stack: ExitStack) -> RuleSet:
 def _at(name: str, path: Path) -> RuleSet:
     """The rule set that a path is or lies in, or an overlay on the packaged one."""
     root = rule_set_of(path)
-    if root is None or path.absolute().relative_to(root).parts[:1] == (OVERLAYS,):
-        return RuleSet(name, root or packaged_rules(), path)
-    return RuleSet(name, root)
+    if root is None:
+        return RuleSet(name, packaged_rules(), (path,), ("--rules", name))
+    if path.absolute().relative_to(root).parts[:1] not in [(folder,) for folder in INSIDE]:
+        return RuleSet(name, root)
+    overlays = (*below(path.absolute(), root), path)
+    return RuleSet(name, root, overlays, ("--rules", name))
 
 
 def _path_of(word: str) -> str:
@@ -119,7 +126,7 @@ def _revision(name: str, revision: str, path: str, stack: ExitStack) -> RuleSet:
     """
     place = _place(path)
     packed = _git("archive", "--format=tar", revision, "--", path, top=True)
-    if packed is None and place.exists() and (new := _at(name, place)).overlay:
+    if packed is None and place.exists() and (new := _at(name, place)).overlays:
         return RuleSet(f"{name} (not there yet)", new.folder)
     if packed is None:
         raise UserError(f"{name}: {revision} has no {path}; write REVISION:PATH for another place")

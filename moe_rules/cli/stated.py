@@ -11,6 +11,7 @@ from moe_rules.cli.errors import UserError
 from moe_rules.vocabulary.record import Record
 
 if TYPE_CHECKING:
+    from moe_rules.language.rules import PlatformRules
     from moe_rules.vocabulary.fact_values import FactValue
 
 
@@ -18,11 +19,12 @@ class Stated(Record):
     """Facts from ``--set`` and the options that stand for one, by group of the vocabulary.
 
     ``switches`` are those of the environment and of ``--set``; one of the environment may be
-    unreadable.
+    unreadable. ``names`` are the facts that the command line states.
     """
 
     groups: Mapping[str, Mapping[str, FactValue]]
     switches: Mapping[str, FactValue]
+    names: tuple[str, ...]
 
     @classmethod
     def read(cls, args: argparse.Namespace) -> Stated:
@@ -46,7 +48,14 @@ class Stated(Record):
             groups[fact.group][name] = parse_value(fact, _raw(name, text))
         switches = switches_from_environ(os.environ)
         switches |= {n: groups["request"].pop(n) for n in SWITCHES if n in groups["request"]}
-        return cls(groups, switches)
+        return cls(groups, switches, tuple(name for name, _ in pairs))
+
+    def refuse_withdrawn(self, rules: PlatformRules) -> None:
+        """Raise UserError for a fact that the rules' release does not have."""
+        for name in self.names:
+            reason = rules.withdrawn.get(name)
+            if reason is not None:
+                raise UserError(f"{name} is no fact here: {reason.text} ({reason.location})")
 
     def beside_layer(self) -> dict[str, FactValue]:
         """Stated facts that are no part of the layer's configuration, and no switches."""

@@ -7,15 +7,27 @@ rule set that it lies in; of these, what it makes unreachable is found as well.
 from __future__ import annotations
 
 import functools
+<<<<<<< HEAD
 import operator
 from collections.abc import Container, Iterable, Iterator
+=======
+from collections.abc import Container, Iterable, Iterator, Sequence
+>>>>>>> e3b8354 (Let every command, the library and the plugin ask for the tables of a release)
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 from moe_rules.analysis.findings import Finding
 from moe_rules.analysis.verification import findings
-from moe_rules.cli.rule_paths import existing, overlay_of, rule_set_of, shown, yaml_files
+from moe_rules.cli.rule_paths import (
+    below,
+    existing,
+    overlay_of,
+    rule_options,
+    rule_set_of,
+    shown,
+    yaml_files,
+)
 from moe_rules.cli.witness import explain_command
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import KeyPath, Location, Problem
@@ -62,8 +74,12 @@ class Task(Record):
 
     def rules(self) -> PlatformRules:
         """The rules. Raises RuleFileError."""
-        overlays = () if self.overlay is None else (self.overlay,)
-        return load_platform(self.platform, overlays, packaged=self.root)
+        return load_platform(self.platform, self.overlays, packaged=self.root)
+
+    @property
+    def overlays(self) -> tuple[Path, ...]:
+        """The overlay, after what lies below it."""
+        return () if self.overlay is None else (*below(self.overlay, self.root), self.overlay)
 
 
 def _tasks(path: Path) -> Iterator[Task]:
@@ -98,7 +114,11 @@ def _verified(task: Task) -> list[Problem]:
     """What is found in the files of one platform."""
     rules = task.rules()
     found = list(findings(rules, task.files))
-    known = frozenset() if task.overlay is None else _unreachable(task.platform, task.root)
+    known = (
+        frozenset()
+        if task.overlay is None
+        else _unreachable(task.platform, task.overlays[:-1], task.root)
+    )
     acceptances = Acceptances(rules.files)
     problems = []
     for one in found:
@@ -106,26 +126,30 @@ def _verified(task: Task) -> list[Problem]:
             continue
         is_own = one.location.file in task.files
         if is_own or not acceptances.are_general(one.code, task.files):
-            overlay = None if task.overlay is None else shown(task.overlay)
-            problems.append(_problem(one, rules, overlay, "error" if is_own else "warning"))
+            options = rule_options(task.overlays)
+            problems.append(_problem(one, rules, options, "error" if is_own else "warning"))
     return [*problems, *acceptances.needless(task.files)]
 
 
 @functools.cache
-def _unreachable(platform: str, root: Path | None) -> frozenset[tuple[str, Location]]:
-    """What nothing reaches in a rule set without an overlay."""
-    rules = load_platform(platform, packaged=root)
+def _unreachable(
+    platform: str, overlays: tuple[Path, ...], root: Path | None
+) -> frozenset[tuple[str, Location]]:
+    """What nothing reaches in a rule set with what lies below an overlay."""
+    rules = load_platform(platform, overlays, packaged=root)
     return frozenset((one.code, one.location) for one in findings(rules, ()))
 
 
 def _problem(
-    one: Finding, rules: PlatformRules, overlay: str | None, severity: Literal["error", "warning"]
+    one: Finding,
+    rules: PlatformRules,
+    options: Sequence[str],
+    severity: Literal["error", "warning"],
 ) -> Problem:
     """The finding as a problem of a file, with a command that shows it."""
     message = f"{one.message} (never)"
     if one.witness:
-        overlays = [] if overlay is None else [overlay]
-        command = explain_command(rules.platform, one.oracle, one.witness, overlays)
+        command = explain_command(rules.platform, one.oracle, one.witness, options)
         message = f"{one.message}; see: {command}"
     place = _shown(one.location)
     witness = tuple((name, plain(value)) for name, value in one.witness.items())

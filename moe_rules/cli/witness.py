@@ -18,9 +18,9 @@ from moe_rules.vocabulary.quant_keys import QuantKey
 
 
 def explain_command(
-    platform: str, oracle: str, witness: Mapping[str, FactValue], overlays: Sequence[str] = ()
+    platform: str, oracle: str, witness: Mapping[str, FactValue], rules: Sequence[str] = ()
 ) -> str:
-    """The command that shows what happens to a deployment."""
+    """The command that shows what happens to a deployment; ``rules`` are its options for rules."""
     machine = _machine_like(platform, witness)
     words = ["moe-rules", "explain", "--oracle", oracle]
     known: Mapping[str, FactValue] = {}
@@ -29,8 +29,7 @@ def explain_command(
         known = machine.facts()
     else:
         witness = {"device": platform, **witness}
-    for overlay in overlays:
-        words += ["--rules", overlay]
+    words += rules
     usual = packaged_worlds().usual
     layer = {name: usual[name] for name in deployment.REQUIRED_FACTS}
     known = {**_said_without_words(layer), **known}

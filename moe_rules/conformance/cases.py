@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import lzma
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from moe_rules.models.options import option_facts
 from moe_rules.selectors.selector import layer_facts
@@ -27,17 +28,27 @@ class CaseError(ValueError):
     """A case file cannot be read, or a line of it is no case."""
 
 
+OPENERS: Mapping[str, Callable[..., TextIO]] = {".gz": gzip.open, ".xz": lzma.open}
+"""What opens a file of cases, by how its name ends after ``.jsonl``."""
+NAMES = " or ".join(f"*.jsonl{ending}" for ending in OPENERS)
+
+
+def files_below(folder: Path, pattern: str = "**") -> list[Path]:
+    """The files of cases in a folder, and in those that the pattern names, in order."""
+    return sorted(f for ending in OPENERS for f in folder.glob(f"{pattern}/*.jsonl{ending}"))
+
+
 def case_files(paths: Iterable[Path]) -> list[Path]:
-    """The ``*.jsonl.gz`` files at the paths, those of folders in order.
+    """The files of cases at the paths, those of folders in order.
 
     Raises CaseError for a path that does not exist or holds none.
     """
     files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found = sorted(path.rglob("*.jsonl.gz"))
+            found = files_below(path)
             if not found:
-                raise CaseError(f"{path} holds no *.jsonl.gz file")
+                raise CaseError(f"{path} holds no {NAMES} file")
             files.extend(found)
         elif path.is_file():
             files.append(path)
@@ -49,15 +60,17 @@ def case_files(paths: Iterable[Path]) -> list[Path]:
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The lines of one file with their numbers. Raises CaseError for what is no JSON object."""
     number = 0
+    opened = OPENERS.get(path.suffix, gzip.open)
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as lines:
+        with opened(path, "rt", encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 data = json.loads(line)
                 if not isinstance(data, dict):
                     raise CaseError(f"{path}:{number}: a case is a JSON object")
                 yield number, data
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise CaseError(f"{path}:{number + 1}: not a gzip file of JSON lines: {error}") from None
+    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
+        kind = "an xz" if path.suffix == ".xz" else "a gzip"
+        raise CaseError(f"{path}:{number + 1}: not {kind} file of JSON lines: {error}") from None
     except json.JSONDecodeError as error:
         raise CaseError(f"{path}:{number}: not JSON: {error}") from None
 

@@ -13,13 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moe_rules.conformance.cases import platform_facts, read_lines, recorded_key
+from moe_rules.conformance.cases import files_below, platform_facts, read_lines, recorded_key
 from moe_rules.conformance.count import Count
 from moe_rules.models.deployment import Deployment
 from moe_rules.models.derive import ModelLayer, derive_layers
 from moe_rules.models.errors import CheckpointRefusedError
+from moe_rules.models.tables import Tables
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
+DECISIONS = "decisions/**"
+"""The folders of records below that of the models."""
 WHATS = ("facts", "scheme", "refused")
 _SITUATION = ("platform", "software", "deployment", "env")
 
@@ -61,13 +64,16 @@ class DerivedLine:
     where: str
 
 
-def derived_lines(directory: Path, oracles: list[str] | None = None) -> Iterator[DerivedLine]:
+def derived_lines(
+    directory: Path, oracles: list[str] | None = None, tables: Tables | None = None
+) -> Iterator[DerivedLine]:
     """Every record below ``directory`` with what is derived for it.
 
     ``oracles`` keeps the records of those oracles; refused and oracle-less ones belong to none.
+    ``tables`` are the packaged ones if absent.
     """
     models: dict[str, Any] = {}
-    for path in sorted(directory.glob("decisions/**/*.jsonl.gz")):
+    for path in files_below(directory, DECISIONS):
         derived: dict[str, list[ModelLayer] | Exception] = {}
         for number, record in read_lines(path):
             if oracles and record.get("oracle") not in oracles:
@@ -75,7 +81,8 @@ def derived_lines(directory: Path, oracles: list[str] | None = None) -> Iterator
             name = record["model"]
             if name not in models:
                 models[name] = json.loads((directory / f"{name}.json").read_bytes())
-            yield _derived_line(record, models[name], derived, f"{path.name}:{number}")
+            where = f"{path.name}:{number}"
+            yield _derived_line(record, models[name], derived, where, tables)
 
 
 def _derived_line(
@@ -83,11 +90,12 @@ def _derived_line(
     model: Mapping[str, Any],
     derived: dict[str, list[ModelLayer] | Exception],
     place: str,
+    tables: Tables | None,
 ) -> DerivedLine:
     """The record's layer; a model is derived once for each platform and deployment."""
     key = json.dumps([record["model"], *(record.get(name) for name in _SITUATION)])
     if key not in derived:
-        derived[key] = _derive(record, model)
+        derived[key] = _derive(record, model, tables)
     found = derived[key]
     names = (record["model"], record["platform"]["name"], record["deployment"]["name"])
     where = " ".join((place, *names))
@@ -96,13 +104,19 @@ def _derived_line(
     return DerivedLine(record, _layer_of(record, found), None, where)
 
 
-def _derive(record: Mapping[str, Any], model: Mapping[str, Any]) -> list[ModelLayer] | Exception:
+def _derive(
+    record: Mapping[str, Any], model: Mapping[str, Any], tables: Tables | None
+) -> list[ModelLayer] | Exception:
     facts = {**platform_facts(record["platform"]), **(record.get("software") or {})}
     arguments = {**record["deployment"], **model.get("vllm_args", {})}
     deployment = Deployment.from_dict({**arguments, "env": record.get("env") or {}})
     try:
         return derive_layers(
-            model["config"], facts, deployment, hf_quant_config=model.get("hf_quant_config")
+            model["config"],
+            facts,
+            deployment,
+            hf_quant_config=model.get("hf_quant_config"),
+            tables=tables,
         )
     except ValueError as error:
         return error

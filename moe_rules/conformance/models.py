@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moe_rules.conformance.cases import Case, CaseError
+from moe_rules.conformance.cases import NAMES, Case, CaseError, files_below
 from moe_rules.conformance.compare import Comparer
 from moe_rules.conformance.count import Count
 from moe_rules.conformance.derivations import (
+    DECISIONS,
     Comparison,
     DerivedLine,
     compare_line,
@@ -24,6 +25,7 @@ from moe_rules.conformance.derivations import (
     plain_facts,
 )
 from moe_rules.conformance.run import MAX_SHOWN, Disagreement, disagreement, load_comparer
+from moe_rules.models.tables import load_tables
 
 
 @dataclass
@@ -50,12 +52,13 @@ def run_models(
     directory: Path, oracles: Iterable[str] = (), overlays: Sequence[Path] = ()
 ) -> ModelsResult:
     """Compare every record below a folder. Raises CaseError and RuleFileError."""
-    if not any(directory.glob("decisions/**/*.jsonl.gz")):
-        raise CaseError(f"{directory} holds no decisions/**/*.jsonl.gz")
+    if not files_below(directory, DECISIONS):
+        raise CaseError(f"{directory} holds no decisions/**/{NAMES}")
     result = ModelsResult()
     comparer = load_comparer(overlays)
     try:
-        for line in derived_lines(directory, list(oracles) or None):
+        tables = load_tables(overlays=tuple(overlays))
+        for line in derived_lines(directory, list(oracles) or None, tables):
             compare_line(line, result.derived)
             if line.record["status"] == "oracle":
                 _decide(line, comparer, result)

@@ -104,11 +104,9 @@ def disagreement(case: Case, verdict: Verdict, comparer: Comparer) -> Disagreeme
     )
 
 
-def load_comparer(
-    overlays: Sequence[Path] = (), compiled: bool = False, release: str | None = None
-) -> Comparer:
+def load_comparer(overlays: Sequence[Path] = (), compiled: bool = False) -> Comparer:
     """A comparer with the rules of every platform, or their compiled form. Raises RuleFileError."""
-    selectors = {p: Selector(load_platform(p, overlays, release=release), {}) for p in PLATFORMS}
+    selectors = {p: Selector(load_platform(p, overlays), {}) for p in PLATFORMS}
     if not compiled:
         return Comparer(selectors)
     from moe_rules.conformance.compiled import CompiledComparer

@@ -270,3 +270,8 @@ class Explanation:
     def declared_backends(self) -> Mapping[str, Backend]:
         """Every backend that the oracle declares on this platform."""
         return self._plan.oracle.backends
+
+    @property
+    def withdrawn(self) -> Mapping[str, Reason]:
+        """Backends and requests that the oracle has in another release, and why not in this one."""
+        return self._plan.oracle.withdrawn

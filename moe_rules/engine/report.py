@@ -46,6 +46,10 @@ def _unknown_request(decision: Explanation, name: str, where: str) -> str:
             f"moe_backend={name!r} is not available for this layer ({where}); "
             f"its conditions: {_request_conditions(decision, name)}"
         )
+    withdrawn = decision.withdrawn.get(name)
+    if withdrawn is not None:
+        why = f"{withdrawn.text} ({withdrawn.location})"
+        return f"moe_backend={name!r} is no backend of {where}: {why}"
     known = f"it takes auto, {', '.join(names)}" if names else "it takes only auto"
     return f"moe_backend={name!r} is no backend of {where}{did_you_mean(name, names)}; {known}"
 

@@ -19,6 +19,8 @@ LIST = "releases.yaml"
 """The file of a rule set that lists its releases."""
 FOLDER = "releases"
 """The folder of a rule set that has what older releases decide otherwise."""
+MODELS = "models"
+"""The folder of a rule set, or of an overlay, that has tables of models."""
 ROOMS = ("files",)
 """The packages whose code makes the list of the file."""
 
@@ -27,7 +29,7 @@ class Release(Record):
     """A release whose decisions the tables know.
 
     ``name`` is what users call it ("0.32"), ``version`` the version that was recorded ("0.32.0").
-    ``folders`` are laid over the tables of the rule set, in this order; none for the latest.
+    ``folders`` are the overlays that make the tables of the rule set its own; none for the latest.
     """
 
     name: str

@@ -2,7 +2,8 @@
 
 The packaged files of a platform are ``rules/<platform>.yaml`` and ``rules/<platform>/*.yaml``.
 An overlay is a folder (or one file) of rule files that add to the packaged ones, given by
-argument or in ``MOE_RULES_PATH`` (separated as in ``PATH``, later ones win).
+argument or in ``MOE_RULES_PATH`` (separated as in ``PATH``, later ones win). An older release of
+the reference is overlays, too, and they come first.
 
 What :mod:`moe_rules.language.reading` makes of the files is stored, so that few processes read any.
 """
@@ -16,7 +17,7 @@ from typing import Any
 
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location, Problem, RuleFileError
-from moe_rules.files.releases import release_of
+from moe_rules.files.releases import MODELS, release_of
 from moe_rules.files.stored import stored
 from moe_rules.language.plain_form import from_plain, to_plain
 from moe_rules.language.rules import PlatformRules
@@ -29,18 +30,21 @@ EXAMPLES, POLICIES = ".test", ".policy"
 """How the name of a file that holds examples, or policies, ends before ``.yaml``."""
 VOCABULARY = "vocabulary.yaml"
 """The file that makes a folder a rule set: its sets, features and derived facts."""
+WORDS = "words.yaml"
+"""The file of an overlay that says otherwise what is in the vocabulary."""
 ROOMS = ("files", "language", "vocabulary")
 """The packages whose code makes rules of files."""
 
 
-def overlay_paths(extra: Sequence[str | Path] = ()) -> tuple[Path, ...]:
+def overlay_paths(extra: Sequence[str | Path] = (), release: str | None = None) -> tuple[Path, ...]:
     """Overlays in the order in which they apply: those of ``MOE_RULES_PATH``, then ``extra``.
 
-    A word that is no path names a packaged overlay (``rules/overlays/<name>``).
-    Raises RuleFileError for one that does not exist.
+    Those of ``release`` ("0.32") come before them. A word that is no path names a packaged overlay
+    (``rules/overlays/<name>``). Raises RuleFileError for one, or a release, that does not exist.
     """
     words = [word for word in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if word]
-    return tuple(overlay_path(str(word)) for word in [*words, *extra])
+    older = () if release is None else release_of(release).folders
+    return (*older, *(overlay_path(str(word)) for word in [*words, *extra]))
 
 
 def overlay_path(word: str) -> Path:
@@ -64,7 +68,8 @@ def rule_files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
     files = (p for p in path.rglob("*") if p.suffix in (".yaml", ".yml") and p.is_file())
-    return sorted(file for file in files if holds_rules(file) and not is_hidden(file, path))
+    inside = (f for f in files if f.relative_to(path).parts[0] not in (WORDS, MODELS))
+    return sorted(file for file in inside if holds_rules(file) and not is_hidden(file, path))
 
 
 def is_hidden(file: Path, folder: Path) -> bool:
@@ -90,6 +95,13 @@ def platform_files(platform: str, folder: Path) -> list[Path]:
     return [single, *several] if single.is_file() else several
 
 
+def vocabulary_files(overlays: Sequence[Path] = (), *, packaged: Path | None = None) -> list[Path]:
+    """The vocabulary of a rule set, the packaged one's if it has none, and those of overlays."""
+    folders = (packaged or packaged_rules(), packaged_rules())
+    own = next(folder / VOCABULARY for folder in folders if (folder / VOCABULARY).is_file())
+    return [own, *(words for overlay in overlays if (words := overlay / WORDS).is_file())]
+
+
 def load_platform(
     platform: str,
     overlays: Sequence[Path] = (),
@@ -104,12 +116,11 @@ def load_platform(
     overlays lie over it. Raises RuleFileError with every problem of every file.
     """
     folder = packaged or packaged_rules()
-    older = () if release is None else release_of(release, folder).folders
+    if release is not None:
+        overlays = (*release_of(release, folder).folders, *overlays)
     packaged_files = platform_files(platform, folder)
-    words = [next(f / VOCABULARY for f in (folder, packaged_rules()) if (f / VOCABULARY).is_file())]
-    words += [f / VOCABULARY for f in older if (f / VOCABULARY).is_file()]
-    overlay_files = [file for over in older for file in platform_files(platform, over)]
-    overlay_files += [path for overlay in overlays for path in rule_files(overlay)]
+    words = vocabulary_files(overlays, packaged=folder)
+    overlay_files = [path for overlay in overlays for path in rule_files(overlay)]
     files = [*packaged_files, *overlay_files, *words]
     names = [str(file) for file in files]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from moe_rules.models.conditions import Context, holds
 from moe_rules.models.errors import CheckpointRefusedError
-from moe_rules.models.tables import load_tables
+from moe_rules.models.tables import Tables, load_tables
 from moe_rules.models.typed import Shape, anything, mapped, optional, read
 
 PARAMS = "params.json"
@@ -26,14 +26,20 @@ PARTS = Shape(
 """The parts of params.json that hold further fields."""
 
 
-def config_of(params: Mapping[str, Any], beside: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def config_of(
+    params: Mapping[str, Any],
+    beside: Mapping[str, Any] | None = None,
+    *,
+    tables: Tables | None = None,
+) -> dict[str, Any]:
     """The configuration of a checkpoint in Mistral's format.
 
-    ``beside`` is its config.json, if there is one, for what params.json does not give. Raises
-    CheckpointRefusedError where vLLM does not take the file.
+    ``beside`` is its config.json, if there is one, for what params.json does not give; ``tables``
+    are the packaged ones if absent. Raises CheckpointRefusedError where vLLM does not take the
+    file.
     """
     read(PARTS, params, PARAMS)
-    table = load_tables().mistral
+    table = (tables or load_tables()).mistral
     config = {table["fields"].get(name, name): value for name, value in params.items()}
     config = {**table["defaults"], **config}
     quantization = _quantization(config.pop("quantization", None), table)

@@ -20,6 +20,7 @@ from moe_rules.models.schema import (
     Scalar,
     Skip,
     Source,
+    TableFile,
     known_name,
 )
 from moe_rules.models.shard_checks import COMPUTED_KEYS, LAYER_CHANGES
@@ -143,7 +144,7 @@ class OnlineKey(Closed):
         return known_name("quantization key", name, NAMED_KEYS)
 
 
-class QuantizationFile(Closed):
+class QuantizationFile(TableFile):
     """``rules/models/quantization.yaml``.
 
     ``detect``: which method reads a checkpoint, where that is not the one its block names.

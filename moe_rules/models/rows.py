@@ -81,6 +81,10 @@ def _not_known(names: list[str], tables: Tables) -> ValueError:
     drafts = tables.registry["draft_models"]
     dropped = tables.architectures["no_longer_supported"]
     for name in names:
+        for section in ("architectures", "without_moe_layers", "draft_models"):
+            why = tables.withdrawn(section, name)
+            if why is not None:
+                return CheckpointRefusedError(f"{name} is not in this release of vLLM: {why}")
         if name in tables.registry["not_in_vllm"]:
             return CheckpointRefusedError(f"{name}: {tables.registry['not_in_vllm'][name]}")
         if name in drafts:

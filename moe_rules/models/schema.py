@@ -10,7 +10,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    create_model,
+    field_validator,
+    model_validator,
+)
 
 from moe_rules.models.names import SKIP_RULES
 from moe_rules.models.suggest import unknown_name
@@ -24,6 +31,24 @@ class Closed(BaseModel):
     """A mapping in which an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True, frozen=True)
+
+
+class TableFile(Closed):
+    """A file of tables.
+
+    ``withdrawn``: in a release, entries that it does not have: why, by section and name.
+    """
+
+    withdrawn: dict[str, dict[str, str]] = {}
+
+
+def part_of(model: type[TableFile]) -> type[TableFile]:
+    """A file of these tables that need not have all sections, as a release's need not."""
+    sections: dict[str, Any] = {
+        name: (field.annotation, Field(None, alias=field.alias))
+        for name, field in model.model_fields.items()
+    }
+    return create_model(model.__name__, __base__=TableFile, __doc__=model.__doc__, **sections)
 
 
 class Operators(Closed):
@@ -318,7 +343,7 @@ class LayerList(Closed):
     types: list[str] | None = None
 
 
-class ArchitecturesFile(Closed):
+class ArchitecturesFile(TableFile):
     """``rules/models/architectures.yaml``.
 
     ``expert_counts``: where vLLM looks for the number of experts before it allows expert
@@ -348,7 +373,7 @@ class ArchitecturesFile(Closed):
 # --- registry.yaml --------------------------------------------------------------------------------
 
 
-class RegistryFile(Closed):
+class RegistryFile(TableFile):
     """``rules/models/registry.yaml``.
 
     ``endings`` are what vLLM exchanges in the name of an architecture that it does not have.
@@ -388,7 +413,7 @@ class MistralQuantization(Closed):
     refuse: str | None = None
 
 
-class MistralFile(Closed):
+class MistralFile(TableFile):
     """``rules/models/mistral.yaml``."""
 
     fields: dict[str, str]

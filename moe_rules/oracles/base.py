@@ -21,7 +21,7 @@ from moe_rules.language.ruleset import overlay_paths
 from moe_rules.machines.machine import Machine
 from moe_rules.oracles import backends, provider, vllm_objects
 from moe_rules.oracles.backends import BackendT
-from moe_rules.oracles.vllm_machine import this_machine
+from moe_rules.oracles.vllm_machine import this_machine, vllm_release
 from moe_rules.oracles.vllm_selection import VllmSelection
 from moe_rules.selectors.selector import (
     Selector,
@@ -64,7 +64,9 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
 
     ``machine`` is a :class:`~moe_rules.machines.machine.Machine`, a name or a recorded file;
     ``rules`` are overlays on the packaged tables. Without ``machine`` it is this one: as vLLM's
-    own probes see it for a layer of vLLM's, otherwise as it is detected.
+    own probes see it for a layer of vLLM's, otherwise as it is detected. ``release`` is the release
+    of vLLM that decides ("0.32"); without it that is the one that runs here for a layer of vLLM's,
+    otherwise the latest that is known.
 
     A layer and its keys are described by vLLM's objects or by this package's, never by both.
     Described by vLLM's, everything that comes back is vLLM's. Described by this package's, a
@@ -81,8 +83,10 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         machine: Machine | str | None = None,
         rules: Sequence[str | Path] = (),
         provider: Provider | None = None,
+        release: str | None = None,
     ) -> None:
         self._machine = machine
+        self._release = release
         self._rules = tuple(rules)
         self._provider = provider
 
@@ -92,7 +96,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
 
     @functools.cached_property
     def _selector(self) -> Selector:
-        return selector_for(as_machine(self._machine), overlay_paths(self._rules))
+        return selector_for(as_machine(self._machine), overlay_paths(self._rules, self._release))
 
     @functools.cached_property
     def vllm(self) -> VllmSelection:
@@ -100,7 +104,8 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         machine = this_machine() if self._machine is None else as_machine(self._machine)
 
         def selector() -> Selector:
-            return selector_in(os.environ, machine, overlay_paths(self._rules))
+            release = self._release or vllm_release().name
+            return selector_in(os.environ, machine, overlay_paths(self._rules, release))
 
         return VllmSelection(self.name, self.backend_enum_cls(), selector)
 
@@ -135,6 +140,7 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
             *keys,
             machine=self._machine,
             rules=self._rules,
+            release=self._release,
             **cast("dict[str, Any]", others),
         )
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from moe_rules.files.releases import Release, nearest, releases
 from moe_rules.machines.machine import DEVICE_OF, Machine, facts_of
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
@@ -74,6 +75,17 @@ OPERATORS = {
     ),
 }
 """Facts that operators below ``torch.ops`` answer by being there, by their namespace."""
+
+
+def vllm_version() -> str | None:
+    """The version of the vLLM that this process runs, without what its build adds to it."""
+    version = getattr(sys.modules.get("vllm"), "__version__", None)
+    return None if version is None else str(version).partition("+")[0]
+
+
+def vllm_release() -> Release:
+    """The release whose tables come nearest to the vLLM that this process runs."""
+    return nearest(vllm_version() or "", releases())
 
 
 class UnknownFactError(LookupError):

@@ -378,6 +378,7 @@ def select_backend(
     *,
     machine: Machine | str | None = None,
     rules: Sequence[str | Path] = (),
+    release: str | None = None,
     environ: Mapping[str, str] | None = None,
     **others: FactValue,
 ) -> Decision:
@@ -385,6 +386,7 @@ def select_backend(
 
     ``machine`` is a :class:`~moe_rules.machines.machine.Machine`, a named machine or a recorded
     file; this machine if absent. ``rules`` are overlays, after those of ``MOE_RULES_PATH``.
+    ``release`` is the release of vLLM that decides ("0.32"), the latest that is known if absent.
     ``environ`` is where ``VLLM_*`` switches and ``MOE_RULES_BACKEND`` are read (``os.environ`` if
     absent). ``others`` are further facts: options of the quantization method, ``model_type``,
     ``model_role`` ("draft" for the draft model of speculative decoding), switches.
@@ -396,5 +398,5 @@ def select_backend(
     """
     machine = as_machine(machine)
     environ = os.environ if environ is None else environ
-    selector = selector_in(environ, machine, overlay_paths(rules))
+    selector = selector_in(environ, machine, overlay_paths(rules, release))
     return selector.select(oracle, config, weight_key, activation_key, **others)

@@ -51,6 +51,7 @@ def add_parser(subparsers: Subparsers) -> None:
         platform=None,
         software=None,
         rules=[],
+        release=None,
         set=[],
         oracle=None,
         weight=None,

@@ -29,7 +29,11 @@ def add_parser(subparsers: Subparsers) -> None:
         "moe-rules conformance cases/ --oracle fp8 --show 3",
     )
     parser.add_argument(
-        "paths", metavar="PATH", nargs="*", type=Path, help="*.jsonl.gz files, or their folders"
+        "paths",
+        metavar="PATH",
+        nargs="*",
+        type=Path,
+        help="*.jsonl.gz or *.jsonl.xz files, or their folders",
     )
     parser.add_argument(
         "--oracle", action="append", default=[], help="only cases of this oracle; repeatable"
@@ -38,7 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--models",
         metavar="DIR",
         type=Path,
-        help="folder of <model>.json with decisions/**/*.jsonl.gz below it",
+        help="folder of <model>.json with decisions/**/*.jsonl.gz (or .xz) below it",
     )
     parser.add_argument(
         "--compiled",
@@ -63,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.paths and args.models is None:
         raise UserError("nothing to compare: give case files, or --models DIR")
     _check_oracles(args.oracle)
-    overlays = overlay_paths(args.rules)
+    overlays = overlay_paths(args.rules, args.release)
     cases: Result | None = None
     if args.paths:
         files = case_files(args.paths)

@@ -7,7 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, add_format, command
+from moe_rules.cli.options import Subparsers, add_format, add_release, command
 
 if TYPE_CHECKING:
     from moe_rules.vocabulary.fact_values import Fact
@@ -24,13 +24,14 @@ def add_parser(subparsers: Subparsers) -> None:
         "moe-rules facts --group layer",
     )
     parser.add_argument("--group", help="only this group: platform, software, layer, ...")
+    add_release(parser)
     add_format(parser, "text", "json")
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """List the vocabulary."""
-    facts = _facts(args.group)
+    facts = _facts(args.group, args.release)
     if args.format == "json":
         print(json.dumps([_plain(fact) for fact in facts], indent=2))
         return 0
@@ -46,11 +47,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(group: str | None) -> list[Fact]:
+def _facts(group: str | None, release: str | None) -> list[Fact]:
+    from moe_rules.files.releases import release_of
     from moe_rules.language.reading import vocabulary
+    from moe_rules.language.ruleset import vocabulary_files
     from moe_rules.vocabulary.fact_values import did_you_mean
 
-    facts = list(vocabulary().facts.values())
+    overlays = () if release is None else release_of(release).folders
+    facts = list(vocabulary(vocabulary_files(overlays)).facts.values())
     groups = list(dict.fromkeys(fact.group for fact in facts))
     if group is not None and group not in groups:
         raise UserError(

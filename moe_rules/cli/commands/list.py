@@ -21,10 +21,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = command(
         subparsers,
         "list",
-        "list backends, kernels, oracles, machines or requests",
+        "list backends, kernels, oracles, machines, requests or releases",
         "backends: the kernels of each; kernels: where each is declared and who has its class;\n"
         "oracles: the priority of each; machines: what --platform may name; requests: what\n"
-        "--moe-backend may name.",
+        "--moe-backend may name; releases: what --release may name.",
         "moe-rules list backends --platform h100 --oracle fp8",
     )
     parser.add_argument(
@@ -71,7 +71,7 @@ def _rules(args: argparse.Namespace) -> Iterator[PlatformRules]:
     from moe_rules.language.ruleset import PLATFORMS, load_platform, overlay_paths
     from moe_rules.machines.machine import load_machine
 
-    overlays = overlay_paths(args.rules)
+    overlays = overlay_paths(args.rules, args.release)
     name = args.platform
     if name is None or name in PLATFORMS:
         platforms = [name] if name else list(PLATFORMS)
@@ -182,10 +182,19 @@ def _machines(args: argparse.Namespace) -> Iterator[Row]:
         }
 
 
+def _releases(args: argparse.Namespace) -> Iterator[Row]:
+    from moe_rules.files.releases import releases
+
+    for number, release in enumerate(releases()):
+        at = str(release.folders[-1]) if release.folders else "the packaged rules"
+        yield {"release": release.name, "vllm": release.version, "latest": number == 0, "at": at}
+
+
 _LISTS = {
     "backends": _backends,
     "kernels": _kernels,
     "oracles": _oracles,
     "machines": _machines,
     "requests": _requests,
+    "releases": _releases,
 }

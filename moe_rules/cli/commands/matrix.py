@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from moe_rules.cli.matrix import Cell
     from moe_rules.cli.stated import Stated
     from moe_rules.machines.machine import Machine
+    from moe_rules.models.tables import Tables
     from moe_rules.selectors.selector import Selector
 
 PLATFORMS = ("a100", "l40s", "h100", "b200", "rtx5090", "mi300x", "mi350x", "xpu", "x86-amx", "arm")
@@ -54,21 +55,26 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.cli.model_files import read_model
     from moe_rules.cli.stated import Stated
     from moe_rules.language.ruleset import load_platform, overlay_paths
+    from moe_rules.models.tables import load_tables
     from moe_rules.selectors.selector import Selector
 
-    model = read_model(args.model)
+    overlays = overlay_paths(args.rules, args.release)
+    tables = load_tables(overlays=overlays)
+    model = read_model(args.model, tables)
     stated = Stated.read(args)
     names = list(dict.fromkeys(args.platform or PLATFORMS))
     machines = {name: deployment.machine_of(name, args.software, stated) for name in names}
-    overlays = overlay_paths(args.rules)
     selectors = {
         name: Selector(load_platform(machine.device, overlays), machine.facts())
         for name, machine in machines.items()
     }
+    for selector in selectors.values():
+        stated.refuse_withdrawn(selector.rules)
     schemes = _schemes(args.scheme)
     cells = [
-        _cell(args, stated, _in_scheme(model.config, block), scheme, name, machines[name], selector)
+        _cell(args, stated, config, scheme, name, machines[name], selector, tables)
         for scheme, block in schemes.items()
+        for config in [_in_scheme(model.config, block)]
         for name, selector in selectors.items()
     ]
     title = f"{model.name}{deployment.parallelism_in_words(args)}"
@@ -112,6 +118,7 @@ def _cell(
     name: str,
     machine: Machine,
     selector: Selector,
+    tables: Tables,
 ) -> Cell:
     from moe_rules.cli.matrix import Cell
     from moe_rules.cli.render import will_not_load
@@ -122,8 +129,9 @@ def _cell(
         return Cell(scheme, name, outcome, oracle, None, None, None, why)
 
     try:
+        questions = deployment.questions_of(args, machine, stated, config, None, tables=tables)
         # Several kinds of layers differ in what no checkpoint format changes; the first stands.
-        question = deployment.questions_of(args, machine, stated, config, None)[0]
+        question = questions[0]
     except CheckpointRefusedError as error:
         return without_answer("refused", str(error))
     if question.oracle is None:

@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.cli.policies import prove_files
     from moe_rules.language.ruleset import overlay_paths
 
-    report = prove_files(args.paths, overlay_paths(args.rules))
+    report = prove_files(args.paths, overlay_paths(args.rules, args.release))
     return print_report(args, report)

@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.files.packaged import packaged_rules
     from moe_rules.language.ruleset import overlay_paths
 
-    overlays = overlay_paths(args.rules)
+    overlays = overlay_paths(args.rules, args.release)
     edit = Edit.of(args.into, overlays, _platform(args.platform), args.oracle)
     before = edit.rules()
     text = edit.text_with(_adjustment(args, before))
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         )
     comparison = Comparison(
         before=RuleSet("the rules so far", packaged_rules()),
-        after=RuleSet(str(edit.root), packaged_rules(), edit.root),
+        after=RuleSet(str(edit.root), packaged_rules(), (edit.root,), ("--rules", str(edit.root))),
         oracles=1,
         platforms=(edit.platform,),
         subjects=(),

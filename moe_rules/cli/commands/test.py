@@ -49,6 +49,6 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.cli.examples import run_examples
     from moe_rules.language.ruleset import overlay_paths
 
-    overlays = overlay_paths(args.rules)
+    overlays = overlay_paths(args.rules, args.release)
     report = run_examples(args.paths, overlays, coverage=args.coverage, at_least=args.fail_under)
     return print_report(args, report)

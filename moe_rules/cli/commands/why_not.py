@@ -75,6 +75,12 @@ def backend_name(decision: Decision, word: str) -> str:
 
     declared = list(decision.declared_backends)
     name = word.upper().replace("-", "_")
+    withdrawn = decision.withdrawn.get(name)
+    if withdrawn is not None:
+        raise UserError(
+            f"oracle {decision.oracle!r} on {decision.platform} has no backend {name!r} here: "
+            f"{withdrawn.text} ({withdrawn.location})"
+        )
     if name not in declared:
         raise UserError(
             f"oracle {decision.oracle!r} on {decision.platform} has no backend {word!r}"

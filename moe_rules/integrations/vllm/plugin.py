@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import os
-import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -16,13 +15,11 @@ from moe_rules.integrations.vllm.recording import RECORD_VARIABLE
 from moe_rules.integrations.vllm.replacing import replace_functions
 from moe_rules.integrations.vllm.selectors import PACKAGE, SELECTORS, Tables
 from moe_rules.integrations.vllm.shadow import Shadow
+from moe_rules.oracles.vllm_machine import vllm_release, vllm_version
 from moe_rules.oracles.vllm_selection import Answer
 from moe_rules.selectors.selector import refusal
 
 logger = engine_logger("vllm")
-
-REFERENCE = "0.33.0"
-"""The version of vLLM that the tables describe."""
 
 
 def install(mode: Mode) -> None:
@@ -89,12 +86,12 @@ def say_unrecorded() -> None:
 
 @functools.cache
 def say_version() -> None:
-    """Say once where vLLM is not the version that the tables describe."""
-    version = str(getattr(sys.modules.get("vllm"), "__version__", "unknown"))
-    if version.partition("+")[0] != REFERENCE:
+    """Say once where there are no tables of the vLLM that runs here, and which are taken."""
+    version, release = vllm_version(), vllm_release()
+    if version != release.version:
         logger.warning(
-            "moe_rules: the tables describe vLLM %s, this is %s; where the two differ, so may "
-            "what they select",
-            REFERENCE,
-            version,
+            "moe_rules: there are no tables of vLLM %s; those of %s come nearest and decide. Where "
+            "the two differ, so may what they select",
+            version or "of unknown version",
+            release.version,
         )

@@ -13,7 +13,14 @@ from typing import Any, NamedTuple
 from moe_rules.language.requested import ROLE
 from moe_rules.language.ruleset import overlay_paths
 from moe_rules.oracles import backends
-from moe_rules.oracles.vllm_machine import DEVICES, device_kind, platform, probe, this_device
+from moe_rules.oracles.vllm_machine import (
+    DEVICES,
+    device_kind,
+    platform,
+    probe,
+    this_device,
+    vllm_release,
+)
 from moe_rules.oracles.vllm_selection import Answer, VllmSelection
 from moe_rules.selectors.selector import Selector, selector_in
 from moe_rules.vocabulary.fact_values import FactValue
@@ -67,11 +74,14 @@ def loads_draft() -> bool:
 
 
 def selector_now() -> Selector:
-    """The selector for the environment as it is; software is found out as rules ask about it.
+    """The selector for the environment as it is, of the release of vLLM that runs here.
+
+    Software is found out as rules ask about it.
 
     Raises RuleFileError for overlays and FactError for requests that are wrong.
     """
-    return selector_in(os.environ, this_device(), overlay_paths(), probe)
+    overlays = overlay_paths(release=vllm_release().name)
+    return selector_in(os.environ, this_device(), overlays, probe)
 
 
 class Tables:
