@@ -16,14 +16,17 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LOAD_ALL = """
+from moe_rules.files.releases import releases
 from moe_rules.language.ruleset import PLATFORMS, load_platform
 from moe_rules.machines.machine import named_machines
 from moe_rules.models.tables import load_tables
 
-for platform in PLATFORMS:
-    load_platform(platform)
-tables = load_tables()
-named_machines(), tables.registry, tables.mistral
+for release in [None, *(one.name for one in releases())]:
+    for platform in PLATFORMS:
+        load_platform(platform, release=release)
+    tables = load_tables(release=release)
+    tables.registry, tables.mistral
+named_machines()
 """
 
 

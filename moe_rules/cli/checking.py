@@ -150,7 +150,10 @@ class _Checker:
         for platform in sorted(platforms):
             self.platform(platform, base, [], [])
         for overlay, overlay_files in overlays.items():
-            self.overlay(base, [*below(overlay, base), overlay], overlay_files)
+            try:
+                self.overlay(base, [*below(overlay, base), overlay], overlay_files)
+            except RuleFileError as error:
+                self.problems.extend(error.problems)  # of the list of releases
 
     # One document ------------------------------------------------------------------------------
 

@@ -14,9 +14,10 @@ from moe_rules.cli.errors import UserError
 from moe_rules.cli.rule_paths import INSIDE, below, rule_set_of
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import RuleFileError
-from moe_rules.files.releases import releases
+from moe_rules.files.releases import MODELS, releases
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform, overlay_path
+from moe_rules.models.tables import Tables, load_tables
 from moe_rules.vocabulary.record import Record
 
 PACKAGED = "packaged"
@@ -38,6 +39,11 @@ class RuleSet(Record):
     def load(self, platform: str) -> PlatformRules:
         """The rules of one platform. Raises RuleFileError."""
         return load_platform(platform, self.overlays, packaged=self.folder)
+
+    def tables(self) -> Tables:
+        """The tables of models; the packaged ones below the overlays if it has none of its own."""
+        own = self.folder / MODELS
+        return load_tables(own if own.is_dir() else None, self.overlays)
 
 
 def rule_sets(before: str, after: str | None, stack: ExitStack) -> tuple[RuleSet, RuleSet]:

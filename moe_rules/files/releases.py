@@ -52,25 +52,27 @@ def release_of(word: str, rules: Path | None = None) -> Release:
         if word.removeprefix("v") in (one.name, one.version):
             return one
     file = (rules or packaged_rules()) / LIST
-    names = [one.name for one in known]
-    message = (
-        f"there are no tables of release {word!r}; the nearest that there are: "
-        f"{nearest(word, known).name} (all: {', '.join(names)})"
-        if known
-        else f"there are no tables of release {word!r}, nor of any other"
-    )
-    raise RuleFileError([Problem("unknown-release", message, Location(str(file)))])
+    message = f"there are no tables of release {word!r}"
+    if not known:
+        message += ", nor of any other"
+        raise RuleFileError([Problem("unknown-release", message, Location(str(file)))])
+    from moe_rules.files.yaml_source import read_yaml
+
+    names = ", ".join(one.name for one in known)
+    message += f"; the nearest that there are: {nearest(word, known).name} (all: {names})"
+    raise RuleFileError([Problem("unknown-release", message, read_yaml(file).at(("releases",)))])
 
 
 def nearest(version: str, known: tuple[Release, ...]) -> Release:
     """Of several releases, the one that is nearest to a version; the latest if it is none."""
     asked = _numbers(version)
+    return min(known, key=lambda one: abs(_place(asked) - _place(_numbers(one.version))))
 
-    def distance(one: Release) -> tuple[int, ...]:
-        pairs = zip(asked, _numbers(one.version), strict=False)
-        return tuple(abs(a - b) for a, b in pairs)
 
-    return min(known, key=distance)
+def _place(numbers: tuple[int, ...]) -> int:
+    """Where a version lies among all: one number that grows with it; far up for none."""
+    parts = (*numbers, 0, 0, 0)[:3] if numbers else (1000, 0, 0)
+    return parts[0] * 10**6 + parts[1] * 10**3 + parts[2]
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -466,4 +466,6 @@ class VocabularyFile(Table):
 class ReleasesFile(Table):
     """``rules/releases.yaml``: the releases of the reference that the tables know."""
 
-    releases: list[str] = Field(description="Versions, the latest first: 0.33.0.")
+    releases: list[Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")]] = Field(
+        description="Versions, the latest first: 0.33.0.", min_length=1
+    )

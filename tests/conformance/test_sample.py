@@ -12,10 +12,12 @@ import pytest
 from moe_rules.conformance.cases import Case, CaseError, case_files, read_lines
 from moe_rules.conformance.compare import Comparer
 from moe_rules.conformance.run import run_files
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import PLATFORMS, load_platform, overlay_paths
 from moe_rules.selectors.selector import Selector
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
+OLDER = SAMPLES.parent / "0.32" / "cases.jsonl.xz"
+"""Of what 0.32 decides otherwise, some of every platform and oracle, and some of all else."""
 
 
 def test_every_recorded_decision_agrees() -> None:
@@ -31,6 +33,20 @@ def test_every_recorded_decision_agrees_with_the_compiled_form() -> None:
     assert [f"{d.id}: {'; '.join(d.notes)}" for d in result.disagreements] == []
     assert result.complete
     assert sum(counts.decision.total for counts in result.oracles.values()) > 4000
+
+
+def test_every_recorded_decision_of_an_older_release_agrees_with_its_rules() -> None:
+    result = run_files([OLDER], overlays=overlay_paths(release="0.32"))
+    assert [f"{d.id}: {'; '.join(d.notes)}" for d in result.disagreements] == []
+    assert result.complete
+    assert sum(counts.decision.total for counts in result.oracles.values()) > 1000
+    assert len(result.oracles) == 10
+
+
+def test_an_older_release_decides_otherwise() -> None:
+    result = run_files([OLDER])
+    differing = sum(c.decision.total - c.decision.agree for c in result.oracles.values())
+    assert differing > 300
 
 
 def test_only_the_oracles_asked_for_are_counted() -> None:
@@ -98,6 +114,10 @@ def test_unreadable_case_files(tmp_path: Path) -> None:
     plain.write_text("{}")
     with pytest.raises(CaseError, match="not a gzip file"):
         list(read_lines(plain))
+    other = tmp_path / "other.jsonl.xz"
+    other.write_bytes(gzip.compress(b"{}"))
+    with pytest.raises(CaseError, match=r"other.jsonl.xz:1: not an xz file"):
+        list(read_lines(other))
     broken = tmp_path / "broken.jsonl.gz"
     broken.write_bytes(gzip.compress(json.dumps({}).encode() + b"\n{\n"))
     with pytest.raises(CaseError, match=r"broken.jsonl.gz:2: not JSON"):

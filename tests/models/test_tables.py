@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import shutil
+import textwrap
 from pathlib import Path
 
 import pytest
 
-from moe_rules.models import TableError, load_tables
+from moe_rules.files.releases import releases
+from moe_rules.models import CheckpointRefusedError, TableError, derive_layers, load_tables
 from moe_rules.models.tables import tables_directory
 
 
@@ -93,3 +95,60 @@ def test_a_mistake_is_named_with_its_place(
 def test_a_directory_without_tables_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"architectures\.yaml"):
         load_tables(tmp_path)
+
+
+def overlay(folder: Path, name: str, text: str) -> Path:
+    path = folder / "older" / "models" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return folder / "older"
+
+
+def test_an_overlay_says_entries_otherwise(tmp_path: Path) -> None:
+    text = """
+    architectures:
+      Qwen3MoeForCausalLM: {like: Qwen3MoeForCausalLM, has_bias: true}
+      MyMoeForCausalLM: {like: Qwen3MoeForCausalLM}
+    """
+    over = overlay(tmp_path, "architectures", textwrap.dedent(text))
+    before = load_tables().architectures["architectures"]
+    after = load_tables(overlays=(over,)).architectures["architectures"]
+    changed = {**before["Qwen3MoeForCausalLM"], "has_bias": True}
+    assert after["Qwen3MoeForCausalLM"] == changed
+    assert after["MyMoeForCausalLM"]["has_bias"] is True
+    assert after["MixtralForCausalLM"] == before["MixtralForCausalLM"]
+
+
+def test_an_overlay_withdraws_entries_with_the_reason(tmp_path: Path) -> None:
+    over = overlay(
+        tmp_path, "architectures", "withdrawn: {architectures: {FlintForCausalLM: New in 2.0}}"
+    )
+    tables = load_tables(overlays=(over,))
+    assert "FlintForCausalLM" not in tables.architectures["architectures"]
+    config = {"architectures": ["FlintForCausalLM"], "model_type": "flint"}
+    with pytest.raises(CheckpointRefusedError, match=r"not in this release of vLLM: New in 2\.0"):
+        derive_layers(config, {"device": "cuda"}, tables=tables)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("architectures", "withdrawn: {architectures: {Quen: x}}", "architectures has no 'Quen'"),
+        ("architectures", "withdrawn: {architectures: [Quen]}", "withdrawn.architectures"),
+        ("architectures", "architecture: {}", "architecture: Extra inputs"),
+        ("architectures", "- 1", "valid dictionary"),
+        ("quantization", "withdrawn: {methods: {fp8: x}}", "known"),
+        ("registry", "withdrawn: {endings: {Modell: x}}", "endings has no 'Modell'"),
+    ],
+)
+def test_overlays_that_are_wrong(tmp_path: Path, name: str, text: str, message: str) -> None:
+    over = overlay(tmp_path, name, text)
+    with pytest.raises(TableError, match=message):
+        load_tables(overlays=(over,)).registry  # noqa: B018
+
+
+@pytest.mark.parametrize("release", [one.name for one in releases()])
+def test_the_tables_of_every_release_are_whole(release: str) -> None:
+    tables = load_tables(release=release)
+    assert tables.registry["endings"]
+    assert tables.mistral["architectures"]

@@ -1,0 +1,77 @@
+"""Which releases the tables know: how they are asked for, and what lies over what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from moe_rules.files.problems import RuleFileError
+from moe_rules.files.releases import nearest, release_of, releases
+
+
+def rule_set(tmp_path: Path, text: str) -> Path:
+    (tmp_path / "releases.yaml").write_text(text)
+    return tmp_path
+
+
+def test_the_latest_is_the_rule_set_itself_and_others_lie_over_it(tmp_path: Path) -> None:
+    rules = rule_set(tmp_path, "releases: [0.34.0, 0.33.1, 0.32.0]\n")
+    found = releases(rules)
+    assert [(one.name, one.version) for one in found] == [
+        ("0.34", "0.34.0"), ("0.33", "0.33.1"), ("0.32", "0.32.0"),
+    ]  # fmt: skip
+    assert found[0].folders == ()
+    assert found[2].folders == (rules / "releases/0.33", rules / "releases/0.32")
+
+
+@pytest.mark.parametrize("word", ["0.33", "0.33.1", "v0.33"])
+def test_a_release_by_its_name_or_version(tmp_path: Path, word: str) -> None:
+    rules = rule_set(tmp_path, "releases: [0.34.0, 0.33.1]\n")
+    assert release_of(word, rules).version == "0.33.1"
+
+
+@pytest.mark.parametrize(
+    ("word", "near"),
+    [("0.31", "0.32"), ("0.33.1", "0.33"), ("1.0", "0.33"), ("0.3", "0.32"), ("main", "0.33")],
+)
+def test_another_release_is_an_error_that_names_the_nearest(
+    tmp_path: Path, word: str, near: str
+) -> None:
+    rules = rule_set(tmp_path, "releases: [0.33.0, 0.32.0]\n")
+    with pytest.raises(RuleFileError, match=rf"releases.yaml:1:.* {word!r}; .*there are: {near} "):
+        release_of(word, rules)
+
+
+@pytest.mark.parametrize(
+    ("version", "near"),
+    [
+        ("0.33.0", "0.33"),
+        ("0.33.2rc1", "0.33"),
+        ("0.32.5", "0.32"),
+        ("0.31.9.dev3", "0.32"),
+        ("dev", "0.33"),
+        ("", "0.33"),
+    ],
+)
+def test_the_nearest_release_of_a_version(version: str, near: str) -> None:
+    assert nearest(version, releases()).name == near
+
+
+def test_a_rule_set_without_a_list_has_no_releases(tmp_path: Path) -> None:
+    assert releases(tmp_path) == ()
+    with pytest.raises(RuleFileError, match="nor of any other"):
+        release_of("0.33", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "text", ["releases: []\n", "releases: [0.33]\n", "releases: 0.33.0\n", "- 0.33.0\n"]
+)
+def test_what_is_no_list_of_versions(tmp_path: Path, text: str) -> None:
+    with pytest.raises(RuleFileError, match=r"releases.yaml:1.*the latest first"):
+        releases(rule_set(tmp_path, text))
+
+
+def test_every_packaged_release_has_its_folder() -> None:
+    assert [one.version for one in releases()][:2] == ["0.33.0", "0.32.0"]
+    assert all(folder.is_dir() for one in releases() for folder in one.folders)
