@@ -7,12 +7,8 @@ rule set that it lies in; of these, what it makes unreachable is found as well.
 from __future__ import annotations
 
 import functools
-<<<<<<< HEAD
 import operator
-from collections.abc import Container, Iterable, Iterator
-=======
 from collections.abc import Container, Iterable, Iterator, Sequence
->>>>>>> e3b8354 (Let every command, the library and the plugin ask for the tables of a release)
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal

@@ -79,9 +79,9 @@ class _Linker:
             for source in (*words.sources, *(part.source for part in parts))
         }
         self._features = {
-            name: (feature.kind, self._parsers[id(source)].condition(
+            name: (feature.kind, self._word_parser("features", name).condition(
                 feature.without, ("features", name, "without")))
-            for name, (source, feature) in words.features.items()
+            for name, feature in words.features.items()
         }  # fmt: skip
         self._used_backends: set[tuple[str, str]] = set()
         self._used_kernels: set[str] = set()
@@ -94,6 +94,10 @@ class _Linker:
 
     def parser(self, part: Part) -> Parser:
         return self._parsers[id(part.source)]
+
+    def _word_parser(self, kind: str, name: str) -> Parser:
+        """The parser of the file that says what a word means."""
+        return self._parsers[id(self.words.home[kind, name])]
 
     def _declared(self, section: str) -> dict[str, list[tuple[Part, Any]]]:
         """Entries of a section over all files, with the file of each; overlays after packaged.
@@ -276,18 +280,16 @@ class _Linker:
         return tuple(
             rules.Derived(
                 self.words.facts[name],
-                tuple(
-                    self._derived_case(name, self._parsers[id(source)], i, case)
-                    for i, case in enumerate(table.cases)
-                ),
+                tuple(self._derived_case(name, i, case) for i, case in enumerate(table.cases)),
             )
-            for name, (source, table) in self.words.derived.items()
+            for name, table in self.words.derived.items()
         )
 
     def _derived_case(
-        self, name: str, parser: Parser, i: int, case: raw.DerivedCase
+        self, name: str, i: int, case: raw.DerivedCase
     ) -> tuple[Condition, FactValue | rules.ValueOf]:
         path: KeyPath = ("derived", name, "cases", i)
+        parser = self._word_parser("derived", name)
         when = parser.condition(case.when, (*path, "when"))
         if case.value_of is not None:
             return when, rules.ValueOf(case.value_of)

@@ -18,8 +18,6 @@ from moe_rules.vocabulary.facts import FACTS
 
 Document = tuple[YamlSource, raw.VocabularyFile]
 """A file of words as it was read."""
-Standing = dict[str, tuple[YamlSource, Any]]
-"""Words of one kind, with the file that says what each means."""
 
 
 def _derived_facts(derived: Mapping[str, raw.DerivedFact]) -> dict[str, Fact]:
@@ -38,32 +36,35 @@ def _derived_facts(derived: Mapping[str, raw.DerivedFact]) -> dict[str, Fact]:
 
 
 class Words:
-    """The words that stand once every file was read; ``withdrawn`` are the facts that do not."""
+    """The words that stand once every file was read, by kind and name.
+
+    ``withdrawn`` are the facts that do not; ``home`` has the file that says what a word means.
+    """
 
     def __init__(self, documents: Sequence[Document]) -> None:
         self.sources = [source for source, _ in documents]
+        self.sets: dict[str, list[Any]] = {}
+        self.features: dict[str, raw.Feature] = {}
+        self.derived: dict[str, raw.DerivedFact] = {}
+        self.home: dict[tuple[str, str], YamlSource] = {}
         self.withdrawn: dict[str, Reason] = {}
         self.problems: list[Problem] = []
-        facts: Standing = {name: (self.sources[0], fact) for name, fact in FACTS.items()}
-        sets: Standing = {}
-        self.features: Standing = {}
-        self.derived: Standing = {}
+        supplied = dict(FACTS)
+        kinds: dict[str, dict[str, Any]] = {
+            "facts": supplied,
+            "sets": self.sets,
+            "features": self.features,
+            "derived": self.derived,
+        }
         for source, file in documents:
-            for kind, words in (
-                ("facts", facts),
-                ("sets", sets),
-                ("features", self.features),
-                ("derived", self.derived),
-            ):
+            for kind, words in kinds.items():
                 for name, why in getattr(file.withdrawn, kind).items():
                     place = source.key_at(("withdrawn", kind, name))
                     if words.pop(name, None) is None:
                         self.problems.append(nothing_to_withdraw(kind, name, words, place))
                     elif kind == "facts":
                         self.withdrawn[name] = Reason(why, place)
-                words.update({n: (source, word) for n, word in getattr(file, kind, {}).items()})
-        self.sets: dict[str, list[Any]] = {name: values for name, (_, values) in sets.items()}
-        self.facts: dict[str, Fact] = {
-            **{name: fact for name, (_, fact) in facts.items()},
-            **_derived_facts({name: table for name, (_, table) in self.derived.items()}),
-        }
+                said = getattr(file, kind, {})
+                words.update(said)
+                self.home.update({(kind, name): source for name in said})
+        self.facts: dict[str, Fact] = {**supplied, **_derived_facts(self.derived)}

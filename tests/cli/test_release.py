@@ -132,14 +132,14 @@ def test_what_is_wrong_in_a_release_is_found(cli: Command, tmp_path: Path) -> No
     older = rules / "releases" / "0.32"
     (older / "xpu.yaml").write_text("platform: xpu\nwithdrawn: {kernels: {NoExperts: x}}\n")
     (older / "models" / "registry.yaml").write_text("withdrawn: {draft_models: {NoMTP: x}}\n")
-    (older / "models" / "quantization.yaml").write_text("method: {}\n")
+    (older / "models" / "mistral.yaml").write_text("latent_attention: [1]\n")
     answer = cli("check", rules)
     assert answer.code == 1
     for message in (
         "releases/0.32/xpu.yaml:2:",
         "kernels have no 'NoExperts' that could be withdrawn",
         "draft_models has no 'NoMTP' that could be withdrawn",
-        "quantization.yaml:1:1: error: unknown key 'method'; did you mean 'methods'?",
+        "releases/0.32/models/mistral.yaml:1:",
     ):
         assert message in answer.out
 
