@@ -65,6 +65,19 @@ def case_of(
     ``facts`` are those of a layer and its engine, ``environ`` has the switches as they are set.
     ``expect`` is :func:`selected` or :func:`refused`.
     """
+    # Of the three origins that the format knows, "random" is the one that nobody planned.
+    return {**question_of(oracle, machine, facts, environ, "random", tags), "expect": dict(expect)}
+
+
+def question_of(
+    oracle: str,
+    machine: Machine,
+    facts: Mapping[str, FactValue],
+    environ: Mapping[str, str],
+    origin: str,
+    tags: Mapping[str, Any],
+) -> dict[str, Any]:
+    """A case without what the reference came to. See :func:`case_of`."""
     inputs: dict[str, Any] = {
         "oracle": oracle,
         "platform": _platform(machine),
@@ -80,13 +93,8 @@ def case_of(
         "options": _options(facts),
     }
     text = json.dumps(inputs, sort_keys=True)
-    return {
-        "id": hashlib.sha256(text.encode()).hexdigest()[:20],
-        "origin": "random",  # of the three that the format knows, the one nobody planned
-        "tags": dict(tags),
-        **inputs,
-        "expect": dict(expect),
-    }
+    key = hashlib.sha256(text.encode()).hexdigest()[:20]
+    return {"id": key, "origin": origin, "tags": dict(tags), **inputs}
 
 
 def selected(backend: str, backend_value: object, kernel: str | None) -> dict[str, Any]:
@@ -118,8 +126,24 @@ def append_case(path: Path, case: Mapping[str, Any]) -> None:
         file.write(gzip.compress(line.encode()))
 
 
+def platform_name(machine: Machine) -> str:
+    """The name that cases give to a kind of machine: "cuda-sm90", "cpu-x86-amx"."""
+    facts = machine.platform
+    capability, words = (
+        facts.get("compute_capability"),
+        [_KINDS.get(machine.device, machine.device)],
+    )
+    if isinstance(capability, tuple):
+        words.append("sm{}{}".format(*capability))
+    words += [str(facts[name]) for name in ("gfx", "cpu_arch") if facts.get(name)]
+    if facts.get("amx_tile"):
+        words.append("amxfp8" if facts.get("amx_fp8") else "amx")
+    words += ["zen"] if facts.get("zen") else []
+    words += ["darwin"] if machine.device == "cpu" and facts.get("os") == "darwin" else []
+    return "-".join(words)
+
+
 def _platform(machine: Machine) -> dict[str, Any]:
-    kind = _KINDS.get(machine.device, machine.device)
     own: dict[str, Any] = {
         key: machine.platform[fact]
         for fact, key in _PLATFORM_KEYS.items()
@@ -127,13 +151,10 @@ def _platform(machine: Machine) -> dict[str, Any]:
         and (fact != "os" or machine.device == "cpu")
         and DEVICE_OF.get(fact, machine.device) == machine.device
     }
-    capability = own.get("capability")
-    if isinstance(capability, tuple):
-        own["capability"] = list(capability)
-        detail = "sm{}{}".format(*capability)
-    else:
-        detail = str(own.get("gcn_arch") or own.get("arch") or "")
-    return {"name": "-".join(filter(None, (kind, detail))), "kind": kind, **own}
+    if isinstance(own.get("capability"), tuple):
+        own["capability"] = list(own["capability"])
+    kind = _KINDS.get(machine.device, machine.device)
+    return {"name": platform_name(machine), "kind": kind, **own}
 
 
 def _options(facts: Mapping[str, FactValue]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.vllm import simulation
 from tests.vllm.parity import ORACLES, machine, read_cases
+from tools.record import simulation
 
 ROUNDS, CALLS = 15, 200
 
@@ -41,7 +41,7 @@ def main() -> None:
     software = json.loads(usual)
     world = simulation.start(platform)
     logging.disable(logging.CRITICAL)
-    from tests.vllm import objects
+    from tools.record import objects
 
     print("| oracle | backend | vLLM | moe_rules | ratio |\n| --- | --- | --- | --- | --- |")
     for oracle in objects.SELECTORS:

@@ -2,7 +2,7 @@
 
 "engine" has vLLM's build for CPUs, which generates on this machine. "simulated" has the version
 that the tables describe, whose Python runs on platforms that are not there
-(:mod:`tests.vllm.simulation`). Both are installed without what text models do not need.
+(:mod:`tools.record.simulation`). Both are installed without what text models do not need.
 
 torch comes from where pip finds it; a build for CPUs is enough for "engine", a build for CUDA is
 needed for "simulated", because vLLM's compiled extension is bound to it.

@@ -21,8 +21,8 @@ from moe_rules.oracles import fp8, int8, mxfp4, nvfp4, unquantized, w4a8
 from moe_rules.oracles.base import MoEKernelOracle
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
-from tests.vllm import simulation
 from tests.vllm.parity import ORACLES, machine, oracle_classes, read_cases
+from tools.record import simulation
 
 SAMPLE = Path(__file__).parents[1] / "samples" / "dev" / "cuda-sm100.jsonl.gz"
 CASES = read_cases([SAMPLE])
@@ -31,7 +31,7 @@ WORLD = simulation.start(CASES[0]["platform"])
 WORLD.set(SOFTWARE)
 MACHINE = machine(CASES[0]["platform"], SOFTWARE)
 
-objects = importlib.import_module("tests.vllm.objects")
+objects = importlib.import_module("tools.record.objects")
 quant_utils = objects.quant_utils
 BLOCK = (quant_utils.kFp8Static128BlockSym, quant_utils.kFp8Dynamic128Sym)
 OURS = FusedMoEConfig(num_experts=8, experts_per_token=2, hidden_dim=256, intermediate_size=256)

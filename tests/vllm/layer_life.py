@@ -20,9 +20,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.vllm import simulation
 from tests.vllm.checkpoint_schemes import EXPERTS, HIDDEN, INTERMEDIATE, SCHEMES, Scheme
 from tests.vllm.parity import ORACLES, machine, oracle_classes, read_cases
+from tools.record import places, simulation
 
 
 def main() -> None:
@@ -133,7 +133,7 @@ def _layer(scheme: Scheme, config: Any, tensors: Mapping[str, Any]) -> Any:
 
 
 def _config(scheme: Scheme, backend: Any) -> Any:
-    from tests.vllm.objects import layer as vllm_layer
+    from tools.record.objects import layer as vllm_layer
 
     moe = {
         "num_experts": EXPERTS,
@@ -267,7 +267,7 @@ def _note(done: dict[str, Any], kernel: Any) -> None:
 
 def _function(path: str) -> Any:
     module, _, name = path.partition(":")
-    return getattr(importlib.import_module(f"{simulation.FUSED_MOE}.{module}"), name)
+    return getattr(importlib.import_module(f"{places.FUSED_MOE}.{module}"), name)
 
 
 def _call(path: str, arguments: str, things: Mapping[str, Any]) -> Any:

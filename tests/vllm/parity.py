@@ -19,9 +19,9 @@ from typing import Any
 
 from moe_rules.conformance.cases import platform_facts
 from moe_rules.machines.machine import Machine
-from tests.vllm import simulation
+from tools.record import places, simulation
 
-ORACLES = f"{simulation.FUSED_MOE}.oracle"
+ORACLES = f"{places.FUSED_MOE}.oracle"
 REFUSALS = (ValueError, NotImplementedError)
 
 
@@ -68,7 +68,7 @@ def main() -> None:
     platform = next(c["platform"] for c in cases if c["platform"]["name"] == name)
     world = simulation.start(platform)
     from moe_rules.oracles.base import MoEKernelOracle
-    from tests.vllm import objects
+    from tools.record import objects
 
     counts: Counter[str] = Counter()
     crashes: Counter[str] = Counter()
@@ -100,8 +100,8 @@ def main() -> None:
 
 def oracle_classes(base: Any) -> dict[str, Any]:
     """Every oracle class, by the name of its table."""
-    for module in simulation.ORACLES:
-        importlib.import_module(f"moe_rules.oracles.{module}")
+    for one in places.ORACLES.values():
+        importlib.import_module(f"moe_rules.oracles.{one.module}")
     found, todo = {}, [base]
     while todo:
         todo += (subclasses := todo.pop().__subclasses__())

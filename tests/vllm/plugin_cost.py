@@ -12,9 +12,9 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from tests.vllm import simulation
 from tests.vllm.cost import microseconds
 from tests.vllm.parity import ORACLES, read_cases
+from tools.record import simulation
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     from moe_rules.integrations.vllm.plugin import selecting
     from moe_rules.integrations.vllm.selectors import Tables
-    from tests.vllm import objects
+    from tools.record import objects
 
     print("| oracle | backend | vLLM | plugin | ratio |\n| --- | --- | --- | --- | --- |")
     for oracle in objects.SELECTORS:

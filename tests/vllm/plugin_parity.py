@@ -14,8 +14,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.vllm import simulation
 from tests.vllm.parity import ORACLES, REFUSALS, outcome, read_cases, same
+from tools.record import simulation
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     from moe_rules.integrations.vllm import selectors
     from moe_rules.integrations.vllm.plugin import selecting
     from moe_rules.selectors.selector import selector_for
-    from tests.vllm import objects
+    from tools.record import objects
 
     counts: Counter[str] = Counter()
     crashes: Counter[str] = Counter()

@@ -16,7 +16,7 @@ PLATFORMS = ("cuda-sm90", "cuda-sm100", "rocm-gfx942")
 
 START = """
 import json, sys
-from tests.vllm import simulation
+from tools.record import simulation
 """
 SM90 = """
 world = simulation.start({"kind": "cuda", "capability": [9, 0], "device": "H100"})
@@ -104,7 +104,7 @@ class Lines(logging.Handler):
         self.lines.append(record.getMessage())
 logging.getLogger("vllm.moe_rules").addHandler(Lines())
 logging.getLogger("vllm.moe_rules").setLevel("INFO")
-from tests.vllm import objects
+from tools.record import objects
 from vllm.model_executor.layers.fused_moe.oracle.unquantized import select_unquantized_moe_backend
 from vllm.compilation.backends import set_model_tag
 

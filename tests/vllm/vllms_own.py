@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.vllm import simulation
+from tools.record import simulation
 
 FILES = (
     "tests/kernels/moe/test_unquantized_backend_selection.py",

@@ -1,0 +1,204 @@
+"""Records a release: one process per platform, resumable, and a report of what it came to.
+
+The folder of a recording holds ``PLATFORM.jsonl.gz``, which ``moe-rules conformance`` reads, and
+beside them ``recording/``: what was planned, what each platform's process reported, which lines of
+vLLM it executed, and its log. A platform is done once its report is there; a recording that was
+interrupted goes on with the others, and one with another plan needs another folder.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import subprocess
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from moe_rules.conformance.cases import case_files, read_lines
+from tools.record.generator import cases_of
+from tools.record.platforms import platforms
+
+ROOT = Path(__file__).parents[2]
+WORKER = ("-m", "tools.record.worker")
+KEPT = "recording"
+"""The folder with what is no case."""
+
+
+class RecordingError(Exception):
+    """A recording cannot be made. The text says why, and what can be done."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is recorded: the release, platforms and oracles, and how cases are made.
+
+    ``oracles`` are all if there are none. ``inputs`` are files of cases that are asked instead of
+    generated ones.
+    """
+
+    release: str
+    platforms: tuple[str, ...]
+    oracles: tuple[str, ...] = ()
+    cases: int = 600
+    seed: int = 0
+    inputs: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as the folder of a recording states it; the platforms may grow."""
+        said: dict[str, Any] = {"release": self.release, "oracles": list(self.oracles)}
+        if self.inputs:
+            return {**said, "inputs": list(self.inputs)}
+        return {**said, "cases": self.cases, "seed": self.seed}
+
+
+class Progress(Protocol):
+    """Is told how far a platform is: cases that were asked, of how many."""
+
+    def __call__(self, platform: str, asked: int, of: int) -> None:
+        """Show it."""
+
+
+def known_platforms(names: Iterable[str]) -> tuple[str, ...]:
+    """The platforms of these names, all if there are none. Raises RecordingError."""
+    known = platforms()
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise RecordingError(f"no platform {unknown[0]!r}: there are {', '.join(known)}")
+    return tuple(dict.fromkeys(names)) or tuple(known)
+
+
+def record(
+    plan: Plan, python: Path, out: Path, progress: Progress, *, jobs: int = 1
+) -> dict[str, dict[str, Any]]:
+    """Record what is not recorded yet, and return the reports of all platforms of the plan.
+
+    ``python`` is that of an environment with the release. Raises RecordingError where the folder
+    holds another recording, and, once all others are done, where a platform failed.
+    """
+    kept = out / KEPT
+    for folder in ("inputs", "reports", "executed", "logs"):
+        (kept / folder).mkdir(parents=True, exist_ok=True)
+    _agree(plan, kept / "plan.json")
+    stop = threading.Event()
+    given = _given(plan.inputs)
+    failures: list[str] = []
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = {
+            pool.submit(_platform, plan, name, python, out, given, progress, stop): name
+            for name in plan.platforms
+            if not _report(kept, name).exists()
+        }
+        try:
+            for done in as_completed(waiting):
+                error = done.exception()
+                if isinstance(error, RecordingError):
+                    failures.append(f"{waiting[done]}: {error}")
+                elif error is not None:
+                    raise error
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+    if failures:
+        raise RecordingError("\n".join(failures))
+    return {name: json.loads(_report(kept, name).read_text()) for name in plan.platforms}
+
+
+def _report(kept: Path, platform: str) -> Path:
+    return kept / "reports" / f"{platform}.json"
+
+
+def _agree(plan: Plan, path: Path) -> None:
+    said = plan.to_dict()
+    if path.exists() and (before := json.loads(path.read_text())) != said:
+        different = ", ".join(
+            f"{name} {before.get(name)} and not {said.get(name)}"
+            for name in sorted(before.keys() | said.keys())
+            if before.get(name) != said.get(name)
+        )
+        raise RecordingError(
+            f"{path.parent.parent} holds another recording, with {different}: "
+            "name another folder by --out, or remove it"
+        )
+    path.write_text(json.dumps(said, indent=1) + "\n")
+
+
+def _given(paths: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
+    """Recorded cases by their platform. Raises CaseError."""
+    found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in case_files(map(Path, paths)) if paths else ():
+        for _, case in read_lines(path):
+            found[case["platform"]["name"]].append(case)
+    return found
+
+
+def _platform(
+    plan: Plan,
+    name: str,
+    python: Path,
+    out: Path,
+    given: Mapping[str, list[dict[str, Any]]],
+    progress: Progress,
+    stop: threading.Event,
+) -> None:
+    """Make the inputs of a platform, have them asked, and put down its report, last of all."""
+    if stop.is_set():
+        return
+    kept = out / KEPT
+    started = time.perf_counter()
+    if plan.inputs:
+        wanted = set(plan.oracles)
+        cases = [c for c in given.get(name, ()) if not wanted or c["oracle"] in wanted]
+    else:
+        machine = platforms()[name]
+        cases = list(cases_of(machine, name, plan.cases, plan.seed, plan.oracles))
+    made = time.perf_counter() - started
+    report: dict[str, Any] = {"release": plan.release, "cases": 0}
+    if cases:
+        inputs = kept / "inputs" / f"{name}.jsonl.gz"
+        with gzip.open(inputs, "wt", encoding="utf-8", compresslevel=3) as lines:
+            lines.writelines(json.dumps(case) + "\n" for case in cases)
+        part = kept / f"{name}.part"
+        arguments = [str(inputs), str(part), "--executed", str(kept / "executed" / f"{name}.json")]
+        log = kept / "logs" / f"{name}.txt"
+        report = _asked([str(python), *WORKER, *arguments], log, name, len(cases), progress, stop)
+        if report["release"] != plan.release:
+            raise RecordingError(f"{python} has vLLM {report['release']}, not {plan.release}")
+        part.replace(out / f"{name}.jsonl.gz")
+        inputs.unlink()
+    report["generating_seconds"] = round(made, 1)
+    report["all_seconds"] = round(time.perf_counter() - started, 1)
+    _report(kept, name).write_text(json.dumps(report, indent=1) + "\n")
+
+
+def _asked(
+    command: list[str], log: Path, name: str, count: int, progress: Progress, stop: threading.Event
+) -> dict[str, Any]:
+    """Run a worker to its end, and return its report."""
+    progress(name, 0, count)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    last: dict[str, Any] = {}
+    with log.open("w") as errors:
+        worker = subprocess.Popen(
+            command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+        with worker:
+            assert worker.stdout is not None
+            for line in worker.stdout:
+                if stop.is_set():
+                    worker.terminate()
+                if line.startswith("{"):
+                    last = json.loads(line)
+                    progress(name, last.get("asked", count), count)
+    if worker.returncode or "cases" not in last:
+        said = log.read_text().strip().splitlines()
+        why = said[-1] if said else f"it ended with {worker.returncode}"
+        raise RecordingError(f"the process that asks vLLM failed: {why} ({log})")
+    return last
