@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit avx2 test-vllm test-transformers schemas docs docs-site clean
+.PHONY: demo test lint types unit avx2 test-vllm test-transformers record schemas docs docs-site clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -59,6 +59,12 @@ $(VENV)-transformers/.installed: pyproject.toml constraints.txt
 		-e '.[transformers]' transformers==$(OLDEST_TRANSFORMERS) hypothesis pytest
 	touch $@
 
+# What a release of vLLM decides, without a GPU; RECORD_PYTHON is that of an environment with it, which
+# is made otherwise (docs/recording.md).
+record: $(VENV)/.installed  ## Record VERSION: make record VERSION=0.33.0 PLATFORM="cuda-sm90 xpu" CASES=600
+	$(BIN)/python -m tools.record $(VERSION) $(PLATFORM:%=--platform %) $(CASES:%=--cases %) \
+		$(RECORD_PYTHON:%=--python %) $(RECORD_OPTIONS)
+
 schemas: $(VENV)/.installed  ## Write schemas/ anew from the models.
 	$(BIN)/moe-rules schema --write schemas
 
@@ -79,4 +85,4 @@ $(VENV)-docs/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VENV)-transformers $(VENV)-vllm $(VENV)-vllm-simulated $(DOCS_SITE) dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-docs $(VENV)-transformers $(VENV)-vllm $(VENV)-vllm-simulated $(DOCS_SITE) .record dist .mypy_cache .pytest_cache .ruff_cache

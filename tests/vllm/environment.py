@@ -50,7 +50,7 @@ ENVIRONMENTS = {
         sources=True,
     ),
 }
-TESTS = ("hypothesis", "pytest")
+TESTS = ("coverage", "hypothesis", "pytest")
 
 
 def make(environment: Environment, folder: Path) -> None:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import itertools
 import operator
 import random
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 
 from moe_rules.analysis.compiled import compile_oracle
 from moe_rules.analysis.diagram import Node, Value
 from moe_rules.analysis.questions import Missing, Seen
+from moe_rules.analysis.symbolic import Selection
 from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
@@ -38,28 +39,29 @@ _FIXED = ("intermediate_size", "model_role", "num_tokens")
 
 
 class Deployments:
-    """The deployments of one oracle on one platform."""
+    """The deployments of one oracle on one platform, as some rule sets tell them apart."""
 
-    def __init__(self, oracle: str, machine: Machine, rules: PlatformRules) -> None:
+    def __init__(self, oracle: str, machine: Machine, rules: Sequence[PlatformRules]) -> None:
         self.oracle = oracle
         self.machine = machine
         takes = ORACLES[oracle].takes
         platform = {n: v for n, v in machine.facts().items() if FACTS[n].group == "platform"}
         not_given = {n: None for n in ("weight_key", "activation_key") if n not in takes}
         self._constants: Facts = {**platform, **not_given, "model_role": "target"}
-        self._compiled = compile_oracle([rules], oracle, facts=self._constants)
-        self.selection = self._compiled.selections[0]
+        self._compiled = compile_oracle(rules, oracle, facts=self._constants)
         self.space = self._compiled.space
         self.takes_checkpoint = "quant_config" in takes
         usual = packaged_worlds().usual
         sizes = {name: usual[name] for name in ("num_experts", "experts_per_token", "hidden_dim")}
         layer = FusedMoEConfig(**sizes, intermediate_size=usual["intermediate_size"])  # type: ignore[arg-type]
+        checkpoint = FACTS["checkpoint_format"].values[0] if self.takes_checkpoint else None
         options = {n: False for n in takes if n in FACTS and FACTS[n].type == "bool"}
         self._usual: Facts = {
             "weight_key": None,
             "activation_key": None,
             **layer_facts(layer),
             **REQUEST_DEFAULTS,
+            "checkpoint_format": checkpoint,
             **options,
             **machine.facts(),
             **self._constants,
@@ -69,28 +71,28 @@ class Deployments:
 
     def regions(self) -> dict[str, Node]:
         """Where each result comes out, each rule applies, and each kernel serves, by a name."""
-        diagrams, selection = self.space.diagrams, self.selection
         found: dict[str, Node] = {}
+        for selection in self._compiled.selections:
+            for name, region in self._regions(selection):
+                within = self.space.diagrams.both(self._compiled.possible, region)
+                if True in self.space.diagrams.values(within) and within not in found.values():
+                    found[name if name not in found else f"{name} ({len(found)})"] = within
+        return found
+
+    def _regions(self, selection: Selection) -> Iterator[tuple[str, Node]]:
+        diagrams = self.space.diagrams
         for result in diagrams.values(selection.results):
             if isinstance(result, Result):
                 name = "/".join(filter(None, (result.how, result.backend, result.error)))
-                why = f" {len(found)}" if name in found else ""
-                found[name + why] = diagrams.map(partial(operator.eq, result), selection.results)
+                yield name, diagrams.map(partial(operator.eq, result), selection.results)
         for location, region in selection.regions.items():
-            found[f"{location.short} applies"] = region.applies
-            found[f"{location.short} decides"] = region.decides
+            yield f"{location.short} applies", region.applies
+            yield f"{location.short} decides", region.decides
         for (server, number), asked in selection.asked.items():
-            serves = selection.serves(server)[number]
-            name = f"{server.backend.name} {number}"
-            found.setdefault(f"{name} serves", serves)
-            found.setdefault(f"{name} asked", asked)
-            found.setdefault(f"{name} refuses", diagrams.without(asked, serves))
-        return {
-            name: within
-            for name, region in found.items()
-            if (within := diagrams.both(self._compiled.possible, region)) is not diagrams.false
-            and True in diagrams.values(within)
-        }
+            name, serves = f"{server.backend.name} {number}", selection.serves(server)[number]
+            yield f"{name} serves", serves
+            yield f"{name} asked", asked
+            yield f"{name} refuses", diagrams.without(asked, serves)
 
     def usual_in(self, region: Node) -> Facts:
         """The most usual deployment in a region that is somewhere."""
@@ -121,12 +123,9 @@ class Deployments:
                 if number != here and len(changed) == len(variable.facts):
                     yield ", ".join(variable.facts), self.completed({**facts, **changed})
 
-    def result(self, facts: Facts) -> Value:
-        """What the rules come to, or None where they tell nothing of such values."""
-        try:
-            return self.selection.result(facts)
-        except LookupError:
-            return None
+    def result(self, facts: Facts) -> tuple[Value, ...]:
+        """What each rule set comes to, None where it tells nothing of such values."""
+        return tuple(_result(selection, facts) for selection in self._compiled.selections)
 
     # Any fact of the vocabulary ------------------------------------------------------------------
 
@@ -163,6 +162,13 @@ class Deployments:
         if self.takes_checkpoint:
             _complete_checkpoint(found)
         return found
+
+
+def _result(selection: Selection, facts: Facts) -> Value:
+    try:
+        return selection.result(facts)
+    except LookupError:
+        return None
 
 
 def _known(names: Iterable[str], values: Iterable[Seen]) -> Facts:

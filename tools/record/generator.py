@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from moe_rules.conformance.writing import question_of
@@ -39,15 +39,20 @@ def cases_of(
 
     ``name`` is the platform's. Cases are unique; there are fewer where an oracle asks little.
     """
-    rules = load_platform(machine.device)
+    rules = rule_sets(machine.device)
     wanted = set(oracles)
     for oracle in ORACLES:
         if not wanted or oracle in wanted:
             yield from oracle_cases(oracle, machine, rules, count, f"{seed}:{name}:{oracle}")
 
 
+def rule_sets(device: str) -> list[PlatformRules]:
+    """The tables of a kind of device."""
+    return [load_platform(device)]
+
+
 def oracle_cases(
-    oracle: str, machine: Machine, rules: PlatformRules, count: int, seed: str
+    oracle: str, machine: Machine, rules: Sequence[PlatformRules], count: int, seed: str
 ) -> Iterator[dict[str, Any]]:
     """The cases of one oracle."""
     deployments = Deployments(oracle, machine, rules)

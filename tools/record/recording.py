@@ -80,7 +80,7 @@ def record(
     """Record what is not recorded yet, and return the reports of all platforms of the plan.
 
     ``python`` is that of an environment with the release. Raises RecordingError where the folder
-    holds another recording, and, once all others are done, where a platform failed.
+    holds another recording, and where a platform fails, which ends the others as well.
     """
     kept = out / KEPT
     for folder in ("inputs", "reports", "executed", "logs"):
@@ -88,26 +88,19 @@ def record(
     _agree(plan, kept / "plan.json")
     stop = threading.Event()
     given = _given(plan.inputs)
-    failures: list[str] = []
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = {
-            pool.submit(_platform, plan, name, python, out, given, progress, stop): name
+        waiting = [
+            pool.submit(_platform, plan, name, python, out, given, progress, stop)
             for name in plan.platforms
             if not _report(kept, name).exists()
-        }
+        ]
         try:
             for done in as_completed(waiting):
-                error = done.exception()
-                if isinstance(error, RecordingError):
-                    failures.append(f"{waiting[done]}: {error}")
-                elif error is not None:
-                    raise error
+                done.result()
         except BaseException:
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    if failures:
-        raise RecordingError("\n".join(failures))
     return {name: json.loads(_report(kept, name).read_text()) for name in plan.platforms}
 
 
@@ -183,7 +176,8 @@ def _asked(
 ) -> dict[str, Any]:
     """Run a worker to its end, and return its report."""
     progress(name, 0, count)
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    paths = filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     last: dict[str, Any] = {}
     with log.open("w") as errors:
         worker = subprocess.Popen(
@@ -200,5 +194,5 @@ def _asked(
     if worker.returncode or "cases" not in last:
         said = log.read_text().strip().splitlines()
         why = said[-1] if said else f"it ended with {worker.returncode}"
-        raise RecordingError(f"the process that asks vLLM failed: {why} ({log})")
+        raise RecordingError(f"{name}: the process that asks vLLM failed: {why} ({log})")
     return last

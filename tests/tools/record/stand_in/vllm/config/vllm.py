@@ -1,0 +1,1 @@
+_current_vllm_config = None
