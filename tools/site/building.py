@@ -27,6 +27,7 @@ PROJECT = (
     "docs/design.md",
     "docs/language-shapes.md",
     "docs/coverage.md",
+    "docs/recording.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
 )
