@@ -68,9 +68,10 @@ record: $(VENV)/.installed  ## Record VERSION: make record VERSION=0.33.0 PLATFO
 schemas: $(VENV)/.installed  ## Write schemas/ anew from the models.
 	$(BIN)/moe-rules schema --write schemas
 
-docs: $(VENV)/.installed  ## Write docs/quirks.md and docs/coverage.md anew from the tables.
+docs: $(VENV)/.installed  ## Write docs/quirks.md, coverage.md and releases.md anew from the tables.
 	$(BIN)/python -m moe_rules.reporting.quirks --write
 	$(BIN)/python -m moe_rules.reporting.coverage --write
+	$(BIN)/python -m moe_rules.cli.releases_page --write
 
 DOCS_SITE := build/docs-site
 

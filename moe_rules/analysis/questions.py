@@ -107,8 +107,9 @@ class Questions:
         self.constants: dict[str, Seen] = dict(constants or {})
         self.unknown = frozenset(unknown)
         self._tests: list[tuple[str, FactTest]] = []
-        self._copies: set[tuple[str, str]] = set()
-        self._fixed: dict[str, set[Seen]] = {n: {v} for n, v in self.constants.items()}
+        # In the order of the rules: which value stands for its class has to be the same every time.
+        self._copies: dict[tuple[str, str], None] = {}
+        self._fixed: dict[str, dict[Seen, None]] = {n: {v: None} for n, v in self.constants.items()}
         self._derived: set[str] = set()
 
     def add_condition(self, condition: Condition) -> None:
@@ -138,9 +139,9 @@ class Questions:
     def set(self, fact: str, value: FactValue | ValueOf) -> None:
         """A fact may also have this value, whatever a deployment says."""
         if isinstance(value, ValueOf):
-            self._copies.add((fact, value.fact))
+            self._copies[fact, value.fact] = None
         else:
-            self._fixed.setdefault(fact, set()).add(value)
+            self._fixed.setdefault(fact, {})[value] = None
 
     def _add_request(self, rules: PlatformRules, oracle: Oracle) -> None:
         for word in (AUTO, *oracle.requests):
@@ -154,9 +155,9 @@ class Questions:
         if oracle.variants is None:
             return
         fact = oracle.variants.fact
-        values: set[FactValue | ValueOf] = {oracle.variants.fallback}
-        values |= {value for assumed in _assumed(oracle) for name, value in assumed if name == fact}
-        for value in values:
+        values: list[FactValue | ValueOf] = [oracle.variants.fallback]
+        values += [value for assumed in _assumed(oracle) for name, value in assumed if name == fact]
+        for value in dict.fromkeys(values):
             test = SameAs(value.fact) if isinstance(value, ValueOf) else equal_to(value)
             self._tests.append((fact, test))
 
@@ -187,7 +188,7 @@ class Questions:
 
     def _met(self) -> dict[str, list[str | Fixed]]:
         """What may be found for each fact that some rule sets: facts and constants."""
-        names = {name for pair in self._copies for name in pair} | set(self._fixed)
+        names = dict.fromkeys([*(name for pair in self._copies for name in pair), *self._fixed])
         met: dict[str, dict[str | Fixed, None]] = {
             name: dict.fromkeys([*self._own(name), *map(Fixed, self._fixed.get(name, ()))])
             for name in names

@@ -35,6 +35,7 @@ COMMANDS = (
     "verify",
     "test",
     "diff",
+    "upgrade",
     "prove",
     "set_priority",
     "drift",

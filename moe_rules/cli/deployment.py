@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_rules(machine)
     model = parser.add_argument_group("model and deployment")
     add_model(model)
-    model.add_argument(
-        "--quantization", metavar="METHOD", help="vLLM's --quantization, with --model"
-    )
-    model.add_argument(
-        "--quantization-config",
-        metavar="JSON",
-        type=json_mapping,
-        help="vLLM's --quantization-config: linear, moe, ignore, targets as JSON; with --model",
-    )
+    add_quantization(model)
     layer = parser.add_argument_group("layer")
     layer.add_argument("--oracle", help="ask this oracle, whatever the model says")
     layer.add_argument("--weight", metavar="KEY", help="quantization key of the weights, or none")
@@ -66,13 +58,28 @@ def add_software(parser: Options) -> None:
     )
 
 
-def add_model(parser: Options, *, required: bool = False) -> None:
-    """``--model`` and how it is deployed."""
+def add_quantization(parser: Options) -> None:
+    """How vLLM is asked to quantize a model."""
+    parser.add_argument(
+        "--quantization", metavar="METHOD", help="vLLM's --quantization, with --model"
+    )
+    parser.add_argument(
+        "--quantization-config",
+        metavar="JSON",
+        type=json_mapping,
+        help="vLLM's --quantization-config: linear, moe, ignore, targets as JSON; with --model",
+    )
+
+
+def add_model(parser: Options, *, required: bool = False, several: bool = False) -> None:
+    """``--model`` and how it is deployed; ``several``: it may be given repeatedly."""
     parser.add_argument(
         "--model",
         metavar="MODEL",
         required=required,
-        help="config.json, the folder it is in, or ORG/NAME in the Hugging Face cache",
+        action="append" if several else "store",
+        help="config.json, the folder it is in, or ORG/NAME in the Hugging Face cache"
+        + ("; repeatable" if several else ""),
     )
     parser.add_argument(
         "--layer",
@@ -150,15 +157,20 @@ class Question(Record):
 
     @property
     def layers_in_words(self) -> str:
-        """Which decoder layers, with runs written as "3-60"."""
-        runs: list[list[int]] = []
-        for index in self.layers:
-            if runs and index == runs[-1][1] + 1:
-                runs[-1][1] = index
-            else:
-                runs.append([index, index])
-        words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
-        return f"layer{'s' if len(self.layers) > 1 else ''} {words}" if words else ""
+        """See :func:`layers_in_words`."""
+        return layers_in_words(self.layers)
+
+
+def layers_in_words(layers: Sequence[int]) -> str:
+    """Decoder layers as "layers 0, 3-60"; empty where there are none."""
+    runs: list[list[int]] = []
+    for index in layers:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    words = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+    return f"layer{'s' if len(layers) > 1 else ''} {words}" if words else ""
 
 
 class Asked(Record):

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, get_args
 
 from moe_rules.analysis.difference import Answer, Difference, differences
 from moe_rules.analysis.worlds import ImpossibleError
-from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
+from moe_rules.cli.readings import Reading, readings
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.stated import Stated
 from moe_rules.cli.witness import explain_command
+from moe_rules.language.files import OracleName
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import PLATFORMS
 from moe_rules.machines.machine import Machine, foreign_facts, load_machine, named_machines
-from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
+from moe_rules.vocabulary.fact_values import FactValue, did_you_mean, in_words, plain
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.record import Record
 
@@ -43,25 +44,55 @@ class Found(Record):
 
 
 class Comparison(Record):
-    """What was compared, and every region in which it differs, the largest first."""
+    """What was compared, and every region in which it differs, the largest first.
+
+    ``compared`` are platforms and oracles. ``readings`` are the layers of a model that the two read
+    otherwise, which are in no region.
+    """
 
     before: RuleSet
     after: RuleSet
-    oracles: int
+    compared: tuple[tuple[str, str], ...]
     platforms: tuple[str, ...]
     subjects: tuple[str, ...]
     differences: tuple[Found, ...]
+    readings: tuple[Reading, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """Whether nothing differs."""
+        return not self.differences and not self.readings
+
+
+class NothingComparedError(UserError):
+    """No deployment is what the options say."""
+
+
+def check_narrowing(args: argparse.Namespace) -> None:
+    """Raise UserError for a kind of device, or an oracle, that there is not."""
+    for option, given, known in (
+        ("--platform", args.platform, PLATFORMS),
+        ("--oracle", args.oracle, get_args(OracleName)),
+    ):
+        for name in given or ():
+            if name not in known:
+                raise UserError(
+                    f"{option} {name}: there is none of that name{did_you_mean(name, known)} "
+                    f"(one of {', '.join(known)})"
+                )
 
 
 def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Comparison:
     """Compare what the options ask.
 
-    Raises UserError, also where no deployment is asked about, or an error of the libraries.
+    Raises UserError (NothingComparedError where no deployment is asked about), or an error of the
+    libraries.
     """
-    scopes = list(_scopes(args))
+    read: list[Reading] = []
+    scopes = list(_scopes(args, before, after, read))
     platforms = tuple(dict.fromkeys(scope.platform for scope in scopes))
     rules = {name: (before.load(name), after.load(name)) for name in platforms}
-    compared: set[tuple[str, str]] = set()
+    compared: dict[tuple[str, str], None] = {}
     found: dict[str, tuple[Difference, list[str]]] = {}
     for scope in scopes:
         one, other = rules[scope.platform]
@@ -70,23 +101,27 @@ def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Compar
         for oracle in wanted:
             if args.oracle and oracle not in args.oracle:
                 continue
-            compared.add((scope.platform, oracle))
+            compared[scope.platform, oracle] = None
             if one.fingerprint == other.fingerprint:
                 continue
             for difference in _differences(scope, one, other, oracle):
-                key = json.dumps({**_plain(difference), "witness": None}, sort_keys=True)
+                key = json.dumps({**plain_of(difference), "witness": None}, sort_keys=True)
                 found.setdefault(key, (difference, []))[1].append(scope.subject)
-    if not compared:
+    otherwise = tuple(reading for reading in read if not reading.alike)
+    if not compared and not otherwise:
         given = [f"--{name}" for name in NARROWING if getattr(args, name)]
-        raise UserError(f"nothing is compared: no deployment is what {' and '.join(given)} say")
+        raise NothingComparedError(
+            f"nothing is compared: no deployment is what {' and '.join(given)} say"
+        )
     ordered = sorted(found.values(), key=lambda item: -item[0].share)
     return Comparison(
         before,
         after,
-        len(compared),
+        tuple(compared),
         platforms,
         tuple(dict.fromkeys(scope.subject for scope in scopes if scope.subject)),
         tuple(Found(one, tuple(filter(None, names))) for one, names in ordered),
+        otherwise,
     )
 
 
@@ -100,28 +135,39 @@ def _differences(
         raise UserError(f"nothing is compared for {about}: {error}") from None
 
 
-def _scopes(args: argparse.Namespace) -> Iterator[Scope]:
+def _scopes(
+    args: argparse.Namespace, before: RuleSet, after: RuleSet, read: list[Reading]
+) -> Iterator[Scope]:
+    """What is compared. The layers of a model are added to ``read``."""
     stated = Stated.read(args)
-    machines = [load_machine(name, args.software) for name in args.machine or ()]
+    machines = machines_of(args)
     wanted = args.platform or list(dict.fromkeys(one.device for one in machines)) or PLATFORMS
     fixed = {n: v for group in stated.groups.values() for n, v in group.items()}
     fixed |= {name: value for name, value in stated.switches.items() if name in _set(args)}
     wanted = [platform for platform in wanted if _may_have(platform, fixed)]
-    if args.model is None and not machines:
+    if not machines:
         if args.software is not None:
             raise UserError("--software goes with --machine or --model")
         for platform in wanted:
             yield Scope(platform, None, None, fixed, "")
         return
-    if not machines:
-        machines = [one.machine(args.software or "full") for one in named_machines().values()]
     for machine in machines:
         if machine.device not in wanted:
             continue
         if args.model is None:
             yield Scope(machine.device, machine, None, fixed, machine.name)
         else:
-            yield from _of_model(args, stated, machine, fixed)
+            found = readings(args, stated, machine, before, after)
+            read += found
+            yield from _of_model(found, fixed)
+
+
+def machines_of(args: argparse.Namespace) -> list[Machine]:
+    """The machines that the options name; for a model all named ones if they name none."""
+    if args.machine or args.model is None:
+        return [load_machine(name, args.software) for name in args.machine or ()]
+    every = [one.machine(args.software or "full") for one in named_machines().values()]
+    return [one for one in every if not args.platform or one.device in args.platform]
 
 
 def _may_have(platform: str, fixed: Mapping[str, FactValue]) -> bool:
@@ -135,28 +181,18 @@ def _set(args: argparse.Namespace) -> set[str]:
     return {text.partition("=")[0].strip() for text in args.set}
 
 
-def _of_model(
-    args: argparse.Namespace, stated: Stated, machine: Machine, fixed: Mapping[str, FactValue]
-) -> Iterator[Scope]:
-    """A model's layers on a machine. What the user may ask for stays open."""
-    from moe_rules.cli.model_files import read_model
-    from moe_rules.models.errors import CheckpointRefusedError
-
-    model = read_model(args.model)
-    try:
-        questions = deployment.questions_of(
-            args, machine, stated, model.config, model.hf_quant_config
-        )
-    except CheckpointRefusedError:
-        return  # there, the model is not loaded by any rules
-    for question in questions:
-        if question.oracle is not None:
-            facts = {n: v for n, v in question.facts.items() if FACTS[n].group != "request"}
-            for name in ("model_type", "moe_activation_override"):
-                if name in question.facts:
-                    facts[name] = question.facts[name]
-            where = f"{question.layers_in_words} on {machine.name}"
-            yield Scope(machine.device, machine, question.oracle, {**facts, **fixed}, where)
+def _of_model(found: list[Reading], fixed: Mapping[str, FactValue]) -> Iterator[Scope]:
+    """A model's layers on a machine that both read alike. What users may ask for stays open."""
+    for reading in found:
+        question = reading.after
+        if not reading.alike or isinstance(question, str) or question.oracle is None:
+            continue
+        facts = {n: v for n, v in question.facts.items() if FACTS[n].group != "request"}
+        for name in ("model_type", "moe_activation_override"):
+            if name in question.facts:
+                facts[name] = question.facts[name]
+        machine = reading.machine
+        yield Scope(machine.device, machine, question.oracle, {**facts, **fixed}, reading.subject)
 
 
 # Formats ---------------------------------------------------------------------------------------
@@ -165,13 +201,15 @@ def _of_model(
 def as_json(found: Comparison, show: int) -> str:
     """Every region, whatever ``show`` says."""
     differences = [
-        {**_plain(one.difference), **({"subjects": list(one.subjects)} if one.subjects else {})}
+        {**plain_of(one.difference), **({"subjects": list(one.subjects)} if one.subjects else {})}
         for one in found.differences
     ]
-    return json.dumps({"equal": not differences, "differences": differences}, indent=2)
+    read = {"readings": [plain_reading(one) for one in found.readings]} if found.readings else {}
+    return json.dumps({"equal": found.equal, "differences": differences, **read}, indent=2)
 
 
-def _plain(one: Difference) -> dict[str, Any]:
+def plain_of(one: Difference) -> dict[str, Any]:
+    """A region in plain form."""
     return {
         "oracle": one.oracle,
         "platform": one.platform,
@@ -180,59 +218,97 @@ def _plain(one: Difference) -> dict[str, Any]:
         "exact": one.exact,
         "share": one.share,
         "witness": {name: plain(value) for name, value in one.witness.items()},
-        "before": _plain_answer(one.before),
-        "after": _plain_answer(one.after),
+        "before": plain_answer(one.before),
+        "after": plain_answer(one.after),
     }
 
 
-def _plain_answer(answer: Answer) -> dict[str, str | None]:
+def plain_reading(one: Reading) -> dict[str, Any]:
+    """Layers that are read otherwise, in plain form."""
+    said: dict[str, Any] = {
+        side: {"why": question} if isinstance(question, str) else {"oracle": question.oracle}
+        for side, question in (("before", one.before), ("after", one.after))
+    }
+    facts = {name: {"before": a, "after": b} for name, (a, b) in one.facts.items()}
+    return {"subject": one.subject, **said, "facts": facts}
+
+
+def plain_answer(answer: Answer) -> dict[str, str | None]:
+    """What a layer gets, in plain form."""
     said: dict[str, str | None] = {"backend": answer.backend, "kernel": answer.kernel}
     return said if answer.error is None else {**said, "error": answer.error}
 
 
 def as_text(found: Comparison, show: int) -> str:
     """Some lines for each of the largest regions, and a summary."""
-    lines: list[str] = []
+    lines = [read_otherwise(one) for one in found.readings]
+    lines += [""] if lines else []
     for one in found.differences[:show]:
-        difference = one.difference
-        lines.append(f"{difference.oracle} on {difference.platform}: {_change(difference, '->')}")
-        lines += [f"  {text}" for text in _conditions(difference)]
-        if one.subjects:
-            lines.append(f"  for {_some(one.subjects)}")
-        if difference.witness:
-            lines.append(f"  see: {_see(difference, found.after)}")
-        lines.append("")
+        lines += [*lines_of(one, found.after), ""]
     return "\n".join([*lines, _summary(found, show)])
+
+
+def lines_of(one: Found, after: RuleSet) -> list[str]:
+    """A region as lines of text: what it is, its conditions, and the command that shows one."""
+    difference = one.difference
+    lines = [f"{difference.oracle} on {difference.platform}: {_change(difference, '->')}"]
+    lines += [f"  {text}" for text in _conditions(difference)]
+    if one.subjects:
+        lines.append(f"  for {_some(one.subjects)}")
+    if difference.witness:
+        lines.append(f"  see: {_see(difference, after)}")
+    return lines
+
+
+def read_otherwise(one: Reading) -> str:
+    """What two rule sets read otherwise of a model's layers, as a line."""
+    if isinstance(one.before, str) or isinstance(one.after, str):
+        was, now = (
+            question if isinstance(question, str) else f"oracle {question.oracle}"
+            for question in (one.before, one.after)
+        )
+        return f"{one.subject}: {was} -> {now}"
+    changes = {"oracle": (one.before.oracle, one.after.oracle), **one.facts}
+    said = [f"{name} {was} -> {now}" for name, (was, now) in changes.items() if was != now]
+    return f"{one.subject} is read otherwise: {', '.join(said)}"
 
 
 def as_markdown(found: Comparison, show: int) -> str:
     """A table of the largest regions, for a pull request."""
     lines = [f"### Decisions of {found.after.name} against {found.before.name}", ""]
-    if found.differences:
-        lines += [
-            "| oracle | platform | before | after | conditions | a deployment |",
-            "| --- | --- | --- | --- | --- | --- |",
-        ]
-    for one in found.differences[:show]:
-        difference = one.difference
-        conditions = "<br>".join(_escaped(text) for text in _conditions(difference))
-        for_whom = f"<br>for {_some(one.subjects)}" if one.subjects else ""
-        command = f"`{_cell(_see(difference, found.after))}`"
-        cells = [
-            difference.oracle,
-            difference.platform,
-            str(difference.before),
-            str(difference.after),
-            conditions + for_whom,
-            command if difference.witness else "",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
+    lines += [f"- {_escaped(read_otherwise(one))}" for one in found.readings]
+    lines += [""] if found.readings else []
+    lines += table_of(found.differences[:show], found.after)
     return "\n".join([*lines, *([""] if found.differences else []), _summary(found, show)])
+
+
+def table_of(regions: Sequence[Found], after: RuleSet) -> list[str]:
+    """Regions as a table in Markdown, none if there are none."""
+    if not regions:
+        return []
+    lines = [
+        "| oracle | platform | before | after | conditions | a deployment |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in regions:
+        cells = [one.difference.oracle, one.difference.platform, *cells_of(one, after)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def cells_of(one: Found, after: RuleSet) -> list[str]:
+    """A region as cells of a table in Markdown: before, after, conditions, a deployment."""
+    difference = one.difference
+    conditions = "<br>".join(_escaped(text) for text in _conditions(difference))
+    for_whom = f"<br>for {_some(one.subjects)}" if one.subjects else ""
+    command = f"`{_cell(_see(difference, after))}`" if difference.witness else ""
+    return [str(difference.before), str(difference.after), conditions + for_whom, command]
 
 
 def as_github(found: Comparison, show: int) -> str:
     """An annotation for each region, and the summary."""
-    lines = []
+    title = "A model is read otherwise"
+    lines = [f"::notice title={title}::{read_otherwise(one)}" for one in found.readings]
     for one in found.differences:
         difference = one.difference
         title = f"{difference.oracle} on {difference.platform} decides differently"
@@ -298,18 +374,19 @@ def _cell(text: str) -> str:
 
 
 def _summary(found: Comparison, show: int) -> str:
-    what = f"{_counted(found.oracles, 'oracle')} on {', '.join(found.platforms)}"
+    what = f"{counted(len(found.compared), 'oracle')} on {', '.join(found.platforms)}"
     if found.subjects:
         what += f" ({_some(found.subjects)})"
-    if not found.differences:
+    if found.equal:
         return f"{found.before.name} and {found.after.name} decide alike everywhere: {what}"
     count = len(found.differences)
     more = f", {count - show} of them not shown (--show)" if count > show else ""
     verb = "differs" if count == 1 else "differ"
-    return f"{_counted(count, 'region')} of {what} {verb}{more}"
+    return f"{counted(count, 'region')} of {what} {verb}{more}"
 
 
-def _counted(count: int, word: str) -> str:
+def counted(count: int, word: str) -> str:
+    """A number of things in words: "1 region", "2 regions"."""
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 

@@ -70,6 +70,31 @@ def add_platform(parser: Options, default: str = "this machine") -> None:
     )
 
 
+def add_narrowing(parser: Options) -> None:
+    """``--platform``, ``--machine`` and ``--oracle`` of what compares rules of all deployments."""
+    parser.add_argument(
+        "--platform", action="append", metavar="KIND", help="a kind of device (cuda); repeatable"
+    )
+    parser.add_argument(
+        "--machine",
+        action="append",
+        metavar="NAME_OR_FILE",
+        help="a named machine (moe-rules list machines) or a recorded file; repeatable",
+    )
+    parser.add_argument("--oracle", action="append", metavar="NAME", help="an oracle; repeatable")
+
+
+def add_show(parser: Options) -> None:
+    """``--show``: how many regions are written."""
+    parser.add_argument(
+        "--show",
+        type=count,
+        default=20,
+        metavar="N",
+        help="regions in text and markdown, of each kind; default: 20",
+    )
+
+
 def add_report(parser: argparse.ArgumentParser, paths: str) -> None:
     """What commands take that report problems of files: the files (``paths``), and a format."""
     parser.add_argument(

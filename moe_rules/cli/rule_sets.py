@@ -14,7 +14,7 @@ from moe_rules.cli.errors import UserError
 from moe_rules.cli.rule_paths import INSIDE, below, rule_set_of
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import RuleFileError
-from moe_rules.files.releases import MODELS, releases
+from moe_rules.files.releases import MODELS, Release, release_of, releases
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform, overlay_path
 from moe_rules.models.tables import Tables, load_tables
@@ -160,3 +160,20 @@ def _git(*words: str, top: bool = False) -> bytes | None:
     except OSError:
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def release_pair(before: str | None, after: str | None) -> tuple[RuleSet, RuleSet]:
+    """The rule sets of two releases by name: by default the latest, and the one before the other.
+
+    Raises RuleFileError for one that there is not, UserError where none is before the other.
+    """
+    known = releases()
+    to = known[0] if after is None else release_of(after)
+    older = known[known.index(to) + 1 :]
+    if before is None and not older:
+        raise UserError(f"there are no tables of a release before {to.name}; say --from")
+    return _release(older[0] if before is None else release_of(before)), _release(to)
+
+
+def _release(one: Release) -> RuleSet:
+    return RuleSet(one.name, packaged_rules(), one.folders, ("--release", one.name))

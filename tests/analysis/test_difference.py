@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,26 @@ from tests.analysis.mutants import check
 from tests.analysis.random_rules import deployments, load, rule_files
 from tests.analysis.test_symbolic import FACT_NAMES, SLOW
 from tests.conftest import SMALL
+
+HASHED = """
+from moe_rules.analysis.difference import differences
+from moe_rules.language.ruleset import load_platform
+for oracle in ("mxfp4", "mxfp8"):
+    print([*differences(load_platform("rocm", release="0.32"), load_platform("rocm"), oracle)])
+"""
+
+
+def test_it_is_said_the_same_way_every_time() -> None:
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", HASHED],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1")
+    }
+    assert len(said) == 1
 
 
 def condition(when: Mapping[str, Any], folder: Path) -> Condition:

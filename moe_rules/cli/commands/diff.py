@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
-from typing import get_args
 
 from moe_rules.cli import deployment
-from moe_rules.cli.options import Subparsers, add_format, command, count
+from moe_rules.cli.options import Subparsers, add_format, add_narrowing, add_show, command
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -28,26 +27,11 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("before", metavar="BEFORE", help="rules, as above")
     parser.add_argument("after", metavar="AFTER", nargs="?", help="rules, as above")
     narrow = parser.add_argument_group("to ask about some deployments alone")
-    narrow.add_argument(
-        "--platform", action="append", metavar="KIND", help="a kind of device (cuda); repeatable"
-    )
-    narrow.add_argument(
-        "--machine",
-        action="append",
-        metavar="NAME_OR_FILE",
-        help="a named machine (moe-rules list machines) or a recorded file; repeatable",
-    )
-    narrow.add_argument("--oracle", action="append", metavar="NAME", help="an oracle; repeatable")
+    add_narrowing(narrow)
     deployment.add_software(narrow)
     deployment.add_model(narrow)
     deployment.add_stated(narrow)
-    parser.add_argument(
-        "--show",
-        type=count,
-        default=20,
-        metavar="N",
-        help="regions in text and markdown; default: 20",
-    )
+    add_show(parser)
     parser.add_argument(
         "--exit-zero",
         action="store_true",
@@ -61,25 +45,12 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
-    from moe_rules.cli.differing import FORMATS, Comparison, compare
-    from moe_rules.cli.errors import UserError
+    from moe_rules.cli.differing import FORMATS, Comparison, check_narrowing, compare
     from moe_rules.cli.rule_sets import rule_sets
-    from moe_rules.language.files import OracleName
-    from moe_rules.language.ruleset import PLATFORMS
-    from moe_rules.vocabulary.fact_values import did_you_mean
 
-    for option, given, known in (
-        ("--platform", args.platform, PLATFORMS),
-        ("--oracle", args.oracle, get_args(OracleName)),
-    ):
-        for name in given or ():
-            if name not in known:
-                raise UserError(
-                    f"{option} {name}: there is none of that name{did_you_mean(name, known)} "
-                    f"(one of {', '.join(known)})"
-                )
+    check_narrowing(args)
     with ExitStack() as stack:
         before, after = rule_sets(args.before, args.after, stack)
         found: Comparison = compare(args, before, after)
     print(FORMATS[args.format](found, args.show))
-    return int(bool(found.differences) and not args.exit_zero)
+    return int(not found.equal and not args.exit_zero)

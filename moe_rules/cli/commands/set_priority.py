@@ -98,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
     comparison = Comparison(
         before=RuleSet("the rules so far", packaged_rules()),
         after=RuleSet(str(edit.root), packaged_rules(), (edit.root,), ("--rules", str(edit.root))),
-        oracles=1,
+        compared=((edit.platform, args.oracle),),
         platforms=(edit.platform,),
         subjects=(),
         differences=tuple(Found(one, ()) for one in found),

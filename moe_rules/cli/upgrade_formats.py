@@ -1,0 +1,179 @@
+"""How ``upgrade`` writes its answer: text, Markdown, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from moe_rules.analysis.difference import Answer
+from moe_rules.cli.differing import (
+    counted,
+    lines_of,
+    plain_answer,
+    plain_of,
+    plain_reading,
+    read_otherwise,
+    table_of,
+)
+from moe_rules.cli.names import NameChange, Where
+from moe_rules.cli.render import columns
+from moe_rules.cli.upgrading import KINDS, Asked, Served, Upgrade
+
+
+def as_text(found: Upgrade, show: int) -> str:
+    """Model by model what its layers get, then the regions that differ, then names."""
+    blocks = [[title(found)]]
+    for asked in found.asked:
+        blocks.append(list(_model_lines(asked)))
+        for kind, regions in asked.regions().items():
+            for one in regions[:show]:
+                first, *rest = lines_of(one, found.after)
+                blocks.append([f"{KINDS[kind]}: {first}", *rest])
+            blocks.append(_rest(len(regions), show))
+    blocks.append(["Names", *name_lines(found.names, "  ")] if found.names else [])
+    return "\n\n".join("\n".join(block) for block in [*blocks, [summary(found)]] if block)
+
+
+def as_markdown(found: Upgrade, show: int) -> str:
+    """The same with tables, for a page or a pull request."""
+    blocks = [[f"## {title(found)}"]]
+    if found.names:
+        blocks += [["### Names"], name_lines(found.names, "- ")]
+    for asked in found.asked:
+        if asked.model is not None:
+            blocks += [[f"### {asked.model}"], _served_table(asked, found), _odd_lines(asked, "- ")]
+        for kind, regions in asked.regions().items():
+            blocks += [[f"#### {KINDS[kind]}"], table_of(regions[:show], found.after)]
+            blocks.append(_rest(len(regions), show))
+    return "\n\n".join("\n".join(block) for block in [*blocks, [summary(found)]] if block)
+
+
+def as_json(found: Upgrade, show: int) -> str:
+    """Everything, whatever ``show`` says."""
+    data: dict[str, Any] = {"from": found.before.name, "to": found.after.name, "equal": found.equal}
+    data["names"] = [
+        {
+            "kind": one.kind,
+            "name": one.name,
+            "change": "appears" if one.appears else "vanishes",
+            "where": [{"platform": where, "oracle": oracle} for where, oracle in one.where],
+        }
+        for one in found.names
+    ]
+    data["asked"] = [
+        {
+            "model": asked.model,
+            "layers": [_plain_served(one) for one in asked.served],
+            "differences": [
+                {"kind": kind, **plain_of(one.difference), "subjects": list(one.subjects)}
+                for kind, regions in asked.regions().items()
+                for one in regions
+            ],
+        }
+        for asked in found.asked
+    ]
+    return json.dumps(data, indent=2)
+
+
+FORMATS: dict[str, Callable[[Upgrade, int], str]] = {
+    "text": as_text,
+    "markdown": as_markdown,
+    "json": as_json,
+}
+
+
+def title(found: Upgrade) -> str:
+    """From which release to which."""
+    return f"From {found.before.name} to {found.after.name}"
+
+
+def summary(found: Upgrade) -> str:
+    """One line: how much differs."""
+    if found.equal:
+        return f"{title(found)} nothing changes: all is decided alike"
+    layers = [one for asked in found.asked for one in asked.served]
+    changed = [one for one in layers if one.kind is not None]
+    regions = sum(len(some) for asked in found.asked for some in asked.regions().values())
+    parts = [f"{counted(regions, 'region')} of deployments that differ"]
+    if layers:
+        parts.insert(0, f"{len(changed)} of {counted(len(layers), 'kind')} of layers changed")
+    return "; ".join([*parts, f"{counted(len(found.names), 'name')} that appear or vanish"])
+
+
+def _model_lines(asked: Asked) -> Iterator[str]:
+    if asked.model is None:
+        return
+    yield asked.model if asked.served else f"{asked.model}: the model has no MoE layers"
+    rows = [["", one.reading.machine.name, one.reading.layers, _now(one)] for one in asked.served]
+    if rows:
+        yield columns(rows)
+    yield from _odd_lines(asked, "  ")
+
+
+def _now(one: Served) -> str:
+    """What a layer gets, and what it got before."""
+    same = one.kind is None
+    return f"{one.after}, as before" if same else f"{one.before} -> {one.after}"
+
+
+def _odd_lines(asked: Asked, indent: str) -> list[str]:
+    """The layers of a model that are read otherwise, each once."""
+    odd = [one.reading for one in asked.served if not one.reading.alike and one.reading.facts]
+    return [f"{indent}{read_otherwise(one)}" for one in odd]
+
+
+def _served_table(asked: Asked, found: Upgrade) -> list[str]:
+    if not asked.served:
+        return ["The model has no MoE layers."]
+    lines = [
+        f"| machine | layers | {found.before.name} | {found.after.name} |",
+        "| --- | --- | --- | --- |",
+    ]
+    for one in asked.served:
+        cells = [one.reading.machine.name, one.reading.layers, *_cells(one.before, one.after)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _cells(before: Answer, after: Answer) -> list[str]:
+    texts = [str(before), "as before" if before == after else str(after)]
+    return [text.replace("|", "\\|").replace("\n", " ") for text in texts]
+
+
+def _plain_served(one: Served) -> dict[str, Any]:
+    return {
+        "machine": one.reading.machine.name,
+        "kind": one.kind,
+        **plain_reading(one.reading),
+        "before": plain_answer(one.before),
+        "after": plain_answer(one.after),
+    }
+
+
+def name_lines(names: Sequence[NameChange], indent: str) -> list[str]:
+    """A line for each name that appears or vanishes, those of models together."""
+    together: dict[tuple[str, str], list[str]] = {}
+    lines = []
+    for one in names:
+        if one.where:
+            lines.append(f"{one.kind} {one.name} {one.in_words} ({_where_in_words(one.where)})")
+        else:
+            together.setdefault((f"{one.kind}s", one.in_words), []).append(one.name)
+    lines += [f"{kind}: {', '.join(some)} ({word})" for (kind, word), some in together.items()]
+    return [indent + line for line in lines]
+
+
+def _where_in_words(where: Sequence[Where]) -> str:
+    """Oracles by the platforms on which they have a name."""
+    platforms: dict[str, list[str]] = {}
+    for platform, oracle in where:
+        platforms.setdefault(oracle, []).append(platform)
+    oracles: dict[str, list[str]] = {}
+    for oracle, some in platforms.items():
+        oracles.setdefault(", ".join(some), []).append(oracle)
+    return "; ".join(f"{', '.join(names)} on {some}" for some, names in oracles.items())
+
+
+def _rest(count: int, show: int) -> list[str]:
+    return [f"... and {count - show} more of that kind (--show)"] if count > show else []

@@ -1,0 +1,169 @@
+"""upgrade: what another release changes of models, of anything, and how that is written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from moe_rules.analysis.difference import Answer
+from moe_rules.cli import releases_page
+from moe_rules.cli.upgrading import kind_of
+from tests.cli.conftest import MODELS, Command
+
+FP8 = MODELS / "Qwen3-30B-A3B-FP8.json"
+NEW = {
+    "architectures": ["AliceAIForCausalLM"],
+    "model_type": "alice_ai",
+    "hidden_size": 2048,
+    "moe_intermediate_size": 768,
+    "num_attention_heads": 16,
+    "num_experts": 64,
+    "num_experts_per_tok": 4,
+    "num_hidden_layers": 2,
+}
+"""An architecture that 0.32 does not know."""
+FROM_TO = ("--from", "0.32", "--to", "0.33")
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> Path:
+    (tmp_path / "new.json").write_text(json.dumps(NEW))
+    return tmp_path / "new.json"
+
+
+def test_layers_of_a_model_and_what_users_may_ask_for(cli: Command) -> None:
+    words = ("--model", FP8, "--machine", "h100", "--machine", "mi300x")
+    answer = cli("upgrade", *FROM_TO, *words)
+    assert answer.code == 1
+    assert "  h100    layers 0-47  TRITON / TritonExperts, as before" in answer.out
+    renamed = "fp8 on rocm: AITER / AiterExperts -> AITER / AiterFp8BlockExperts"
+    assert f"Another kernel of the backend: {renamed}" in answer.out
+    assert "  for layers 0-47 on mi300x" in answer.out
+    assert "  kernel AiterExperts vanishes (fp8 on rocm)" in answer.out
+    (names,) = re.findall(r"(\d+) names that appear or vanish\n$", answer.out)
+    assert int(names) == len(re.findall(r"^  \w+ \w+ (appears|vanishes|matters)", answer.out, re.M))
+    assert "0 of 2 kinds of layers changed; 1 region of deployments that differ; " in answer.out
+
+
+def test_switches_of_the_environment_count_for_what_layers_get(
+    cli: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_ROCM_USE_AITER", "1")
+    answer = cli("upgrade", "--model", FP8, "--machine", "mi300x", "--format", "json")
+    (layers,) = answer.json["asked"][0]["layers"]
+    assert layers["kind"] == "kernel"
+    assert layers["before"] == {"backend": "AITER", "kernel": "AiterExperts"}
+    assert layers["after"] == {"backend": "AITER", "kernel": "AiterFp8BlockExperts"}
+    assert layers["facts"] == {}
+
+
+def test_every_region_has_a_deployment_that_either_release_explains(cli: Command) -> None:
+    words = ("--oracle", "unquantized", "--platform", "xpu", "--oracle", "int8")
+    found = cli("upgrade", *words, "--format", "json").json
+    (asked,) = found["asked"]
+    assert asked["model"] is None
+    text = cli("upgrade", *words).out
+    commands = [line.partition("see: ")[2] for line in text.splitlines() if "see: " in line]
+    assert len(commands) == len(asked["differences"]) > 0
+    for one, command in zip(asked["differences"], commands, strict=True):
+        explain = shlex.split(command)[1:]
+        at = explain.index("--release") + 1
+        assert explain[at] == "0.33"
+        for release, side in (("0.33", "after"), ("0.32", "before")):
+            said = cli(*explain[:at], release, *explain[at + 1 :], "--format", "json").json
+            assert (said["backend"], said["kernel"]) == (one[side]["backend"], one[side]["kernel"])
+
+
+def test_a_model_that_the_older_release_does_not_know(cli: Command, new: Path) -> None:
+    words = ("upgrade", "--model", new, "--machine", "h100")
+    text = cli(*words).out
+    unknown = "AliceAIForCausalLM is not in this release of vLLM"
+    assert f"h100  layers 0-1  {unknown}" in text
+    assert "-> TRITON / TritonExperts" in text
+    (asked,) = cli(*words, "--format", "json").json["asked"]
+    assert asked["layers"][0]["kind"] == "begins"
+    assert asked["layers"][0]["subject"] == "layers 0-1 on h100"
+    back = cli("upgrade", "--from", "0.33", "--to", "0.32", *words[1:], "--format", "json").json
+    assert back["asked"][0]["layers"][0]["kind"] == "ceases"
+    # diff reads models by the tables of either side, too.
+    differ = cli("diff", "0.32", "0.33", "--model", new, "--machine", "h100")
+    assert differ.code == 1
+    assert f"layers 0-1 on h100: {unknown}" in differ.out
+    assert "-> oracle unquantized" in differ.out
+    found = cli("diff", "0.32", "0.33", "--model", new, "--machine", "h100", "--format", "json")
+    (read,) = found.json["readings"]
+    assert (read["after"], found.json["equal"]) == ({"oracle": "unquantized"}, False)
+
+
+def test_names_of_all_models(cli: Command) -> None:
+    names = cli("upgrade", "--platform", "tpu", "--format", "json").json["names"]
+    assert {one["kind"] for one in names} == {"architecture"}
+    assert (names[0]["name"], names[0]["change"]) == ("AliceAIForCausalLM", "appears")
+    text = cli("upgrade", "--platform", "tpu").out
+    assert "  architectures: AliceAIForCausalLM, " in text
+
+
+def test_nothing_changes(cli: Command, tmp_path: Path) -> None:
+    answer = cli("upgrade", "--from", "0.33", "--to", "0.33")
+    assert (answer.code, answer.out) == (
+        0,
+        "From 0.33 to 0.33\n\nFrom 0.33 to 0.33 nothing changes: all is decided alike\n",
+    )
+    dense = tmp_path / "dense.json"
+    dense.write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))
+    answer = cli("upgrade", "--model", dense, "--machine", "h100")
+    assert answer.code == 0
+    assert "dense: the model has no MoE layers" in answer.out
+
+
+def test_markdown_has_tables(cli: Command) -> None:
+    words = ("--model", FP8, "--machine", "mi300x", "--format", "markdown", "--show", "0")
+    text = cli("upgrade", *words).out
+    assert text.startswith("## From 0.32 to 0.33\n\n### Names\n\n- ")
+    assert "| mi300x | layers 0-47 | TRITON / TritonExperts | as before |" in text
+    assert "#### Another kernel of the backend\n\n... and 1 more of that kind (--show)" in text
+    assert cli("upgrade", *words, "--exit-zero").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--from", "0.30"], "there are no tables of release '0.30'; the nearest that there are"),
+        (["--to", "0.32"], "there are no tables of a release before 0.32; say --from"),
+        (["--platform", "cudda"], "did you mean 'cuda'"),
+        (["--model", "nothing.json"], "there is no such file or folder"),
+        (["--quantization", "fp8"], "--quantization goes with --model"),
+    ],
+)
+def test_what_is_wrong_is_said(cli: Command, words: list[str], message: str) -> None:
+    answer = cli("upgrade", *words)
+    assert (answer.code, answer.out) == (2, "")
+    assert message in answer.err
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [
+        (Answer("A", "AExperts"), Answer("A", "AExperts"), None),
+        (Answer("A", "AExperts"), Answer("A", "BExperts"), "kernel"),
+        (Answer("A", "AExperts"), Answer("B", "AExperts"), "backend"),
+        (Answer("A", "AExperts"), Answer(error="not_supported"), "ceases"),
+        (Answer(error="not_supported"), Answer("A", None), "begins"),
+        (Answer(error="not_supported"), Answer(error="invalid_request"), "error"),
+    ],
+)
+def test_kinds_of_changes(before: Answer, after: Answer, kind: str | None) -> None:
+    assert kind_of(before, after) == kind
+
+
+def test_the_page_of_releases_is_in_step(capsys: pytest.CaptureFixture[str]) -> None:
+    committed = releases_page.path_of_document().read_text(encoding="utf-8")
+    assert releases_page.main([]) == 0
+    assert capsys.readouterr().out == committed, (
+        "run `python -m moe_rules.cli.releases_page --write`"
+    )
+    assert releases_page.main(["--wirte"]) == 2
