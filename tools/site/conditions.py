@@ -92,6 +92,15 @@ def parts(condition: Condition) -> tuple[Condition, ...]:
     return () if condition is ALWAYS else (condition,)
 
 
+def lacking(condition: Condition) -> list[Implied]:
+    """What a kernel asks for want of features."""
+    return [
+        part
+        for part in parts(condition)
+        if isinstance(part, Implied) and not isinstance(part.test, tests.Anything)
+    ]
+
+
 def sentence(condition: Condition) -> str:
     """A condition in one line; "always" for one that asks nothing."""
     match condition:

@@ -1,4 +1,4 @@
-"""Pages of the vocabulary: facts by group, the switches, named sets and features."""
+"""Pages of the facts that rules may test: by group, and the switches."""
 
 from __future__ import annotations
 
@@ -7,15 +7,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from moe_rules.files.packaged import packaged_rules
-from moe_rules.files.problems import Location
-from moe_rules.files.yaml_source import YamlSource, read_yaml
-from moe_rules.language.files import Feature
-from moe_rules.language.reading import vocabulary
 from moe_rules.language.rules import Derived, ValueOf
 from moe_rules.vocabulary import facts as declared
 from moe_rules.vocabulary.fact_values import Fact, in_words
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
-from moe_rules.vocabulary.quant_keys import CHANNEL, NAMED_KEYS, TENSOR, TOKEN, Scale
 from moe_rules.vocabulary.switches import SWITCH_FACTS
 from tools.site.conditions import fact as linked
 from tools.site.conditions import sentence
@@ -28,10 +23,10 @@ from tools.site.markdown import (
     link,
     note,
     place,
-    section,
     table,
 )
 from tools.site.tables import asked_by, platforms
+from tools.site.words import keys_page, sets_page, words
 
 SOURCES = {
     "platform": "Found on this machine (`moe-rules detect`), or those of the machine that "
@@ -63,8 +58,8 @@ def fact_pages() -> Iterator[Page]:
             *(_fact(fact) for fact in members),
         )
         yield Page(f"facts/{group}.md", group.capitalize(), told)
-    yield Page("facts/sets.md", "Named sets and features", _sets_page())
-    yield Page("facts/quant_keys.md", "Quantization keys", _keys_page())
+    yield Page("facts/sets.md", "Named sets and features", sets_page())
+    yield Page("facts/quant_keys.md", "Quantization keys", keys_page())
 
 
 def switch_page() -> Page:
@@ -146,16 +141,11 @@ def _sources() -> dict[str, tuple[str, list[str]]]:
 def _declaration(fact: Fact) -> str:
     """Where a fact is declared: its line in the vocabulary."""
     if fact.name not in FACTS:
-        return place(_words().key_at(("derived", fact.name)))
+        return place(words().key_at(("derived", fact.name)))
     path, lines = _sources()["facts.py" if fact.reading is None else "switches.py"]
     quoted = f'"{fact.name}"'
     line = next(number for number, text in enumerate(lines, 1) if quoted in text)
     return link(f"{path}:{line}", f"/{path}#L{line}")
-
-
-@functools.cache
-def _words() -> YamlSource:
-    return read_yaml(packaged_rules() / "vocabulary.yaml")
 
 
 def _cases(derived: Derived) -> str:
@@ -179,72 +169,3 @@ def _asked(name: str) -> str:
     count = sum(map(len, asking.values()))
     rules = "1 oracle or kernel asks" if count == 1 else f"{count} oracles and kernels ask"
     return note("abstract", f"{rules} for it", "\n".join(lines), closed=True)
-
-
-def _sets_page() -> str:
-    words, source = vocabulary(), _words()
-    sets = [
-        [code(f"${name}"), ", ".join(code(value) for value in values), _at(source, "sets", name)]
-        for name, values in words.sets.items()
-    ]
-    features = [
-        document(
-            heading(3, name, anchor(name)),
-            f"{feature.meaning} A kernel that does not list it is for layers where "
-            f"{_without(feature)} ({_at(source, 'features', name)}).",
-        ).rstrip()
-        for name, feature in words.features.items()
-    ]
-    return document(
-        heading(1, "Named sets and features"),
-        section(2, "Sets", table(["set", "values", "line"], sets), "sets"),
-        section(
-            2,
-            "Features",
-            document(
-                "What a kernel may list in `supports`. For any that it does not list, the "
-                "vocabulary says what has to hold instead.",
-                *features,
-            ).rstrip(),
-            "features",
-        ),
-    )
-
-
-def _without(feature: Feature) -> str:
-    return " and ".join(f"{linked(n)} is {code(in_words(v))}" for n, v in feature.without.items())
-
-
-def _at(source: YamlSource, section_: str, name: str) -> str:
-    location: Location = source.key_at((section_, name))
-    return place(location)
-
-
-def _keys_page() -> str:
-    rows = [
-        [
-            code(name),
-            key.dtype + ("" if key.symmetric else ", asymmetric"),
-            key.scale.dtype,
-            "the checkpoint" if key.scale.static else "the values, at run time",
-            _extent(key.scale),
-            f"{key.scale2.dtype}, {_extent(key.scale2)}" if key.scale2 else "",
-        ]
-        for name, key in NAMED_KEYS.items()
-    ]
-    return document(
-        heading(1, "Quantization keys"),
-        "Ways to quantize weights or activations, by vLLM's names. A rule may name one, or say "
-        "what its parts have to be ([docs/rules.md](/docs/rules.md#conditions)).",
-        table(
-            ["key", "values", "scales", "scales are from", "one scale for", "second scale"], rows
-        ),
-    )
-
-
-def _extent(scale: Scale) -> str:
-    return (
-        scale.shape_name
-        if scale.group_shape in (TENSOR, TOKEN, CHANNEL)
-        else f"{scale.shape_name} values"
-    )

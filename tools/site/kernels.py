@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from moe_kernels.registry import Provider, located
 
 from moe_rules.language.conditions import Implied
-from moe_rules.language.fact_tests import Anything
 from moe_rules.language.reading import vocabulary
 from moe_rules.language.rules import Kernel, PlatformRules
 from moe_rules.language.schemes import Schemes
-from tools.site.conditions import listed, parts, sentence, wanted
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
+from tools.site.conditions import lacking, listed, parts, sentence, wanted
 from tools.site.markdown import anchor, code, document, heading, link, place, table
 from tools.site.tables import odd, to_backend, users_of
 
@@ -57,21 +59,17 @@ def _classes(kernel: Kernel) -> str:
 
 def _features(kernel: Kernel) -> str:
     """What a kernel does not support: what has to hold instead of each feature."""
-    lacking = [
-        part
-        for part in parts(kernel.condition)
-        if isinstance(part, Implied) and not isinstance(part.test, Anything)
-    ]
-    if not lacking:
+    without = lacking(kernel.condition)
+    if not without:
         return "- supports all features"
     names = {
         fact: name for name, feature in vocabulary().features.items() for fact in feature.without
     }
     told = [
         f"{link(names[part.fact], f'/facts/sets.md#{anchor(names[part.fact])}')} ({sentence(part)})"
-        for part in lacking
+        for part in without
     ]
-    return f"- without {', '.join(told)}: {place(lacking[0].location)}"
+    return f"- without {', '.join(told)}: {place(without[0].location)}"
 
 
 def _schemes(schemes: Schemes) -> str:
@@ -87,4 +85,11 @@ def _schemes(schemes: Schemes) -> str:
 
 
 def _key(words: str) -> str:
-    return words.removeprefix("one of ")
+    """Keys, each linked to what it is."""
+    return re.sub(
+        r"`(\w+)`",
+        lambda found: link(found[0], f"/facts/quant_keys.md#{anchor(found[1])}")
+        if found[1] in NAMED_KEYS
+        else found[0],
+        words.removeprefix("one of "),
+    )

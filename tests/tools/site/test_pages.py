@@ -162,3 +162,15 @@ def test_a_place_without_line_is_the_file() -> None:
     file = Path(packaged_rules(), "tpu.yaml")
     assert place(Location(str(file))) == "[rules/tpu.yaml](/rules/tpu.yaml)"
     assert place(Location(str(file), 7)) == "[rules/tpu.yaml:7](/rules/tpu.yaml#L7)"
+
+
+def test_features_and_keys_list_the_kernels_that_have_them(pages: dict[str, Page]) -> None:
+    lora = pages["facts/sets.md"].text.split("### lora")[1]
+    assert "(/platforms/cuda/kernels.md#tritonexperts)" in lora
+    assert "(/platforms/cuda/kernels.md#batchedtritonexperts)" not in lora
+    keys = pages["facts/quant_keys.md"].text
+    nvfp4 = keys.split("### `kNvfp4Static`")[1].split("\n###")[0]
+    assert "(/platforms/cuda/kernels.md#cutlassexpertsfp4)" in nvfp4
+    assert "(/platforms/cuda/kernels.md#tritonexperts)" not in nvfp4
+    dynamic = keys.split("### `kNvfp4Dynamic`")[1].split("\n###")[0]
+    assert "No kernel takes weights with it." in dynamic
