@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from moe_rules.cli import COMMANDS
 from moe_rules.language.reading import vocabulary
 from moe_rules.machines.machine import named_machines
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 from moe_rules.vocabulary.switches import SWITCHES
 from tools.site.conditions import page_of_fact
 from tools.site.markdown import Page, anchor, code, document, heading, link, section, table
@@ -31,8 +32,8 @@ def index_page() -> Page:
             letters.setdefault(letter, []).append(row)
     told = document(
         heading(1, "Index"),
-        "Every backend, kernel, request, fact, switch, named set, feature, oracle, machine and "
-        "command.",
+        "Every backend, kernel, request, fact, switch, named set, feature, quantization key, "
+        "oracle, machine and command.",
         *(
             section(2, letter, table(["name", "is a", "on"], rows), anchor(letter))
             for letter, rows in letters.items()
@@ -59,6 +60,9 @@ def _names() -> Iterator[tuple[str, str, str]]:
         yield f"${name}", "named set", link("Named sets", "/facts/sets.md#sets")
     for name in vocabulary().features:
         yield name, "feature", link("Features", f"/facts/sets.md#{anchor(name)}")
+    for name in NAMED_KEYS:
+        page = f"/facts/quant_keys.md#{anchor(name)}"
+        yield name, "quantization key", link("Quantization keys", page)
     for machine in named_machines().values():
         for name in (machine.name, *machine.aliases):
             yield name, "machine", link(str(machine.platform["device"]), "/platforms/machines.md")
