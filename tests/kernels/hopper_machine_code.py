@@ -1,7 +1,7 @@
 """Compile GEMMs whose warpgroups share the work; print their machine code (``machine_code.py``).
 
-Arguments: mode:activation, as fp8_block:silu, or fp8_block: for none; of packed weights
-format:tile, as int4:16,128,256,1,8,4.
+Arguments: mode:activation, as fp8_block:silu, or fp8_block: for none; sorted_fp8_block: and so on,
+where rows of A are sorted; of packed weights format:tile, as int4:16,128,256,1,8,4.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ def code(mode: str, detail: str) -> list[str]:
     """The instructions, without modifiers, of a GEMM of this mode, or format of packed weights."""
     names = ("_fused_moe_gemm_hopper_kernel", "_fused_moe_gemm_quantized_hopper_kernel")
     with compiling(*names) as found:
-        if mode in MODES:
-            gemm(mode, detail)
+        if mode.removeprefix("sorted_") in MODES:
+            gemm(mode.removeprefix("sorted_"), detail, mode.startswith("sorted_"))
         else:
             packed_gemm(mode, TileConfig(*map(int, detail.split(",")), warp_specialized=True))
     (kernel,) = found
@@ -39,14 +39,17 @@ EXPERTS, N, K, ROWS = 2, 512, 512, 16
 
 def pairs() -> SortedPairs:
     """As sorted, but for what they are."""
-    return SortedPairs(*[torch.zeros(256, dtype=torch.int32)] * 3)
+    return SortedPairs(*[torch.zeros(256, dtype=torch.int32)] * 4)
 
 
-def gemm(mode: str, activation: str) -> None:
+def gemm(mode: str, activation: str, rows_are_sorted: bool = False) -> None:
     """A GEMM with FP8 or bf16 weights."""
     block_shape = MODES[mode]
     block_n, block_k = block_shape or (1, K)
     has_scales = mode != "bf16"
+    a_scale = torch.zeros(K // block_k, ROWS).t() if has_scales else None
+    if a_scale is not None and not rows_are_sorted:
+        a_scale = a_scale.contiguous()
     dtype = torch.float8_e4m3fn if has_scales else torch.bfloat16
     fused_moe_gemm(
         torch.zeros(ROWS, K).to(dtype),
@@ -56,10 +59,11 @@ def gemm(mode: str, activation: str) -> None:
         2,
         TileConfig(128, 256, 128 // dtype.itemsize, 1, 8, 4, warp_specialized=True),
         torch.bfloat16,
-        a_scale=torch.zeros(ROWS, K // block_k) if has_scales else None,
+        a_scale=a_scale,
         b_scale=torch.zeros(EXPERTS, N // block_n, K // block_k) if has_scales else None,
         block_shape=block_shape,
         activation=FusedActivation(activation, ActivationParameters()) if activation else None,
+        a_is_sorted=rows_are_sorted,
     )
 
 

@@ -53,6 +53,7 @@ CASES = [
     ((37, 5, 3, 203, 83), False),
     ((150, 16, 4, 256, 128), True),
     ((600, 8, 4, 256, 384), False),
+    ((500, 2, 1, 256, 1024), True),
     ((0, 4, 2, 128, 128), True),
 ]
 CONSTANTS = {"swiglu_limit": 1.5, "activation_situ_beta": 1.3, "activation_situ_linear_beta": 2.0}

@@ -105,6 +105,23 @@ def expected(wide, ids, rows_are_pairs, activation, bias, out_dtype):
     return apply_activation(sums, activation, PARAMETERS.get(activation, ActivationParameters()))
 
 
+def at_sorted_pairs(rows, pairs, top_k, num_pairs):
+    """For each of the sorted pairs its row of ``rows``; NaN for padding."""
+    ids = pairs.sorted_token_ids.long()
+    exists = torch.arange(len(ids), device="cuda") < pairs.num_tokens_post_padded
+    exists &= ids < num_pairs
+    found = rows.float()[torch.where(exists, ids, 0) // top_k]
+    return found.where(exists[:, None], torch.nan).to(rows.dtype)
+
+
+def at_pairs(rows, pairs, num_pairs):
+    """The reverse: for each pair its row, NaN where it has none."""
+    found = torch.full((num_pairs + 1, rows.shape[1]), torch.nan, dtype=rows.dtype, device="cuda")
+    end = pairs.num_tokens_post_padded.item()
+    found[pairs.sorted_token_ids[:end].long()] = rows[:end]
+    return found[:num_pairs]
+
+
 @pytest.fixture
 def launched(monkeypatch):
     """What launches the kernel, once it was asked for."""
@@ -137,7 +154,7 @@ def test_it_computes_what_it_should_and_always_the_same(scheme, case, skewed, la
     pairs = moe_align_block_size(routing, 128, experts)
     tile = TileConfig(128, 256, 128 // a.element_size(), 2, 8, 4, warp_specialized=True)
 
-    def run(out):
+    def run(out, **rows):
         return fused_moe_gemm(
             a,
             b,
@@ -152,12 +169,22 @@ def test_it_computes_what_it_should_and_always_the_same(scheme, case, skewed, la
             bias=bias,
             activation=fused,
             out=out,
+            **rows,
         )
 
     outputs = []
     for _ in range(3):
         out = torch.full((num_pairs, width), float("nan"), dtype=out_dtype, device="cuda")
         outputs.append(run(out))
+    top_k = 1 if rows_are_pairs else topk
+    outputs.append(at_pairs(run(None, out_is_sorted=True), pairs, num_pairs))
+    a = at_sorted_pairs(a, pairs, top_k, num_pairs)
+    if a_scale is not None and a_scale.dim() > 1:
+        in_turn = at_sorted_pairs(a_scale, pairs, top_k, num_pairs)
+        a_scale = torch.empty_strided(in_turn.shape, (1, len(in_turn)), device="cuda")
+        a_scale.copy_(in_turn)
+    outputs.append(at_pairs(run(None, a_is_sorted=True, out_is_sorted=True), pairs, num_pairs))
+    outputs.append(run(torch.full_like(outputs[0], torch.nan), a_is_sorted=True))
     assert launched, "the other kernel ran"
     computed = ids.flatten() >= 0
     reference = expected(wide, ids, rows_are_pairs, activation, bias, out_dtype)

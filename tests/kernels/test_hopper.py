@@ -27,12 +27,13 @@ def taken(
     dtype: torch.dtype = torch.float8_e4m3fn,
     scales: str = "block",
     block_shape: tuple[int, int] | None = (128, 128),
+    scale_strides: tuple[int, int] = (2, 1),
 ) -> bool:
     """Whether it takes the GEMM; ``columns``: how far apart the rows of both matrices are."""
     columns = columns or k
     a = torch.empty(32, columns, dtype=dtype, device="meta")[:, :k]
     b = torch.empty(4, n, columns, dtype=dtype, device="meta")[..., :k]
-    strides = [2, 1, 8, 2, 1] if scales == "block" else [1, 0, n, 1, 0]
+    strides = [*scale_strides, 8, 2, 1] if scales == "block" else [1, 0, n, 1, 0]
     return takes(call, spec_of(a), spec_of(b), scales, strides, block_shape)
 
 
@@ -49,6 +50,15 @@ def test_fp8_is_taken():
     assert taken(scales="outer", block_shape=None)
     assert taken(block_shape=(256, 128), n=1024)
     assert taken(CALL._replace(activation=None), n=200)
+
+
+def test_scales_of_sorted_rows_are_taken_by_columns():
+    call = CALL._replace(a_is_sorted=True)
+    assert taken(call, scale_strides=(1, 384))
+    assert not taken(call)
+    assert not taken(call, scale_strides=(1, 383)), "no 16 bytes"
+    assert not taken(scale_strides=(1, 384))
+    assert taken(call, scales="outer", block_shape=None)
 
 
 REFUSED = {

@@ -17,7 +17,7 @@ from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
 from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
-from moe_rules.vocabulary.quant_keys import TOKEN
+from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 
 triton = pytest.importorskip("triton")
 
@@ -28,8 +28,13 @@ from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm  # noqa: E402
 from moe_kernels.ops.gemm_launch import FusedActivation  # noqa: E402
 from moe_kernels.ops.moe_align_block_size import moe_align_block_size  # noqa: E402
 from moe_kernels.ops.moe_sum import moe_sum  # noqa: E402
-from moe_kernels.ops.quantize_scaled import quantize_scaled  # noqa: E402
+from moe_kernels.ops.quantize_scaled import (  # noqa: E402
+    SortedRows,
+    prepared_quantization,
+    quantize_scaled,
+)
 from moe_kernels.routing import Routing  # noqa: E402
+from moe_kernels.tensor_spec import spec_of  # noqa: E402
 from moe_kernels.tiling.tile_config import TileConfig  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -60,7 +65,10 @@ def test_align_sorts_pairs_by_expert(num_tokens, topk, num_experts, block_size, 
         mapping = expert_map.tolist()
         expert_map = expert_map.to(DEVICE)
     routing = Routing(ids.to(DEVICE), num_experts, expert_map)
-    sorted_ids, expert_ids, post_padded = moe_align_block_size(routing, block_size, num_local)
+    sorted_ids, expert_ids, post_padded, taken = moe_align_block_size(
+        routing, block_size, num_local
+    )
+    assert taken.tolist() == [0]
     expected_ids, expected_experts = [], []
     for local in range(num_local):
         pairs = [
@@ -81,7 +89,7 @@ def test_align_of_more_pairs_than_one_program_takes(num_experts):
     generator = torch.Generator().manual_seed(num_experts)
     ids = torch.randint(-1, num_experts, (350, 2), generator=generator, dtype=torch.int64)
     routing = Routing(ids.to(DEVICE), num_experts, None)
-    sorted_ids, expert_ids, post_padded = moe_align_block_size(routing, 16, num_experts)
+    sorted_ids, expert_ids, post_padded, _ = moe_align_block_size(routing, 16, num_experts)
     flat = ids.flatten()
     expected, experts = [], []
     for expert in range(num_experts):
@@ -171,6 +179,32 @@ def test_sorted_pairs_are_quantized_as_without_a_routing(group_shape, monkeypatc
     computed = routing.local_experts().flatten() >= 0
     for one, other in zip(every, some, strict=True):
         assert torch.equal(one[computed], other[computed])
+
+
+@pytest.mark.parametrize("group_shape", [(1, 128), TOKEN, TENSOR])
+@pytest.mark.parametrize("x_is_sorted", [False, True])
+def test_rows_are_quantized_where_sorted_pairs_are(group_shape, x_is_sorted):
+    if group_shape == TENSOR and not x_is_sorted:
+        return  # one scale for all has nothing to do with pairs
+    tokens, topk, experts = 20, 3, 4
+    ids = torch.randint(-1, experts, (tokens, topk), dtype=torch.int32, device=DEVICE)
+    x = torch.randn(tokens, 300, device=DEVICE)
+    pairs = moe_align_block_size(Routing(ids, experts, None), 16, experts)
+    found, end = pairs.sorted_token_ids.long(), pairs.num_tokens_post_padded.item()
+    exists = (torch.arange(len(found), device=DEVICE) < end) & (found < ids.numel())
+    at_pairs = x[torch.where(exists, found, 0) // topk]
+    expected = quantize_scaled(at_pairs[exists], group_shape, dtype=torch.int8)
+    if x_is_sorted:
+        x = at_pairs.where(exists[:, None], 1e9)
+    rows = SortedRows(len(found), ids.numel(), x_is_sorted)
+    facts = group_shape, False, torch.int8, experts, 1 if x_is_sorted else topk, False
+    quantization = prepared_quantization(spec_of(x), *facts, sorted_rows=rows)
+    values, scale = quantization(
+        x, None, ids, None, pairs.sorted_token_ids, pairs.num_tokens_post_padded
+    )
+    assert (spec_of(values), spec_of(scale)) == (quantization.values, quantization.scale)
+    assert torch.equal(values[exists], expected[0])
+    assert torch.equal(scale if group_shape == TENSOR else scale[exists], expected[1])
 
 
 @pytest.mark.parametrize("weighted", [False, True])

@@ -21,11 +21,12 @@ from moe_kernels.ops.launcher import Launcher
 from moe_kernels.ops.moe_align_block_size import Sort, prepared_sort
 from moe_kernels.ops.moe_sum import sum_launcher
 from moe_kernels.ops.quantize_activations import quantized_specs
-from moe_kernels.ops.quantize_scaled import Quantization, prepared_quantization
+from moe_kernels.ops.quantize_scaled import Quantization, SortedRows, prepared_quantization
 from moe_kernels.tensor_spec import TensorSpec, contiguous_spec
 from moe_kernels.tiling.layer_config import layer_config
 from moe_kernels.tiling.tile_config import FEW_ROWS, MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
 from moe_kernels.tiling.tuned_configs import kept_while_tilings_hold
+from moe_rules.vocabulary.quant_keys import TENSOR
 
 
 def require_gpu(device: torch.device) -> None:
@@ -66,6 +67,14 @@ class LayerLaunches(NamedTuple):
     sum: Launcher | None
     static_in_gemms: bool
     """Whether GEMMs take tokens that are not quantized, with a scale that is given."""
+
+
+def _are_better_sorted(w13: TensorSpec, pairs_per_token: float, scheme: Scheme) -> bool:
+    """Whether tokens are better quantized once for each local pair, where sorting has put that.
+
+    The GEMM loads sorted rows in fewer steps, which pays where it has enough products of each.
+    """
+    return scheme.group_shape != TENSOR and w13.shape[1] >= 2048 * pairs_per_token
 
 
 @kept_while_tilings_hold
@@ -126,7 +135,12 @@ def layer_launches(
         )
 
     def quantization(
-        x: TensorSpec, weight: WeightSpecs, ids_per_row: int, older: bool, has_sorted_pairs: bool
+        x: TensorSpec,
+        weight: WeightSpecs,
+        ids_per_row: int,
+        older: bool = False,
+        has_sorted_pairs: bool = False,
+        sorted_rows: SortedRows | None = None,
     ) -> Quantization | None:
         """Of the input of the GEMM with ``weight``.
 
@@ -138,9 +152,10 @@ def layer_launches(
         if in_gemm(weight):
             return None
         routing = num_experts, ids_per_row, has_expert_map, has_sorted_pairs, older
-        return prepared_quantization(x, group_shape, weight.static, dtype, *routing)
+        return prepared_quantization(x, group_shape, weight.static, dtype, *routing, sorted_rows)
 
-    quantize_tokens = quantization(tokens, w13, top_k, False, False)
+    given, tokens_are_sorted = tokens, False
+    quantize_tokens = quantization(tokens, w13, top_k)
     if quantize_tokens is not None:
         tokens, tokens_scale = quantize_tokens.values, quantize_tokens.scale
         tokens_aligned = True
@@ -158,6 +173,8 @@ def layer_launches(
         weight: WeightSpecs,
         tile: TileConfig,
         fused: FusedActivation | None,
+        a_is_sorted: bool,
+        out_is_sorted: bool,
     ) -> Gemm:
         routing: tuple[int | None, bool, int] = (None, has_expert_map, num_experts)
         if sort is not None:
@@ -171,6 +188,8 @@ def layer_launches(
             dtype,
             weight.bias is not None,
             sort is None and (fused is None or quantize_tokens is not None),
+            a_is_sorted,
+            out_is_sorted,
         )
         values, scale, zero_point, scale_2 = weight[:4]
         if few_rows:
@@ -208,15 +227,30 @@ def layer_launches(
         tokens_scale = static
     name, *parameters = activation
     fused = FusedActivation(name, ActivationParameters(*parameters))
-    up = gemm(tokens, tokens_scale, top_k, w13, config.up, fused)
-    intermediate = contiguous_spec(up.shape, dtype, tokens.device)
-    scale: TensorSpec | None = static if static_in_gemms else None
-    quantize_intermediate = quantization(intermediate, w2, 1, sort is None, sort is not None)
-    if quantize_intermediate is not None:
-        intermediate, scale = quantize_intermediate.values, quantize_intermediate.scale
-    elif scheme.activation_format is not None:
-        intermediate, scale = quantized_specs(intermediate, not scheme.native_mx)
-    down = gemm(intermediate, scale, 1, w2, config.down, None)
+
+    def launches(sorted_rows: SortedRows | None) -> tuple[Gemm, Quantization | None, Gemm]:
+        """Both GEMMs and what is between them. sorted_rows: of the intermediate."""
+        is_sorted = sorted_rows is not None
+        up = gemm(tokens, tokens_scale, top_k, w13, config.up, fused, tokens_are_sorted, is_sorted)
+        intermediate = contiguous_spec(up.shape, dtype, tokens.device)
+        scale: TensorSpec | None = static if static_in_gemms else None
+        quantize = quantization(intermediate, w2, 1, sort is None, sort is not None, sorted_rows)
+        if quantize is not None:
+            intermediate, scale = quantize.values, quantize.scale
+        elif scheme.activation_format is not None:
+            intermediate, scale = quantized_specs(intermediate, not scheme.native_mx)
+        return up, quantize, gemm(intermediate, scale, 1, w2, config.down, None, is_sorted, False)
+
+    up, quantize_intermediate, down = launches(None)
+    if sort is not None and up.takes_sorted_rows and down.takes_sorted_rows:
+        rows = SortedRows(sort.size, num_pairs, False)
+        local = top_k * num_local_experts / num_experts
+        if quantize_tokens is not None and _are_better_sorted(w13.values, local, scheme):
+            quantize_tokens = quantization(given, w13, top_k, sorted_rows=rows)
+            assert quantize_tokens is not None
+            tokens, tokens_scale = quantize_tokens.values, quantize_tokens.scale
+            tokens_are_sorted = True
+        up, quantize_intermediate, down = launches(rows._replace(x_is_sorted=True))
     sum_pairs = None
     if not (unsummed or (few_rows and sum_experts)):
         has = has_topk_weights, has_expert_map

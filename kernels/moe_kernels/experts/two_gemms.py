@@ -10,7 +10,7 @@ import torch
 from moe_kernels.dtypes import torch_dtype
 from moe_kernels.experts.layer_launches import Scheme, WeightSpecs, layer_launches
 from moe_kernels.modular_kernel import FusedMoEExperts, PrepareResult
-from moe_kernels.ops.gemm_launch import GemmTensors
+from moe_kernels.ops.gemm_launch import GemmTensors, pairs_tensors
 from moe_kernels.ops.library import register_operator
 from moe_kernels.ops.quantize_activations import quantize_activations
 from moe_kernels.quant_config import FusedMoEQuantConfig
@@ -91,13 +91,13 @@ def two_gemms(
         ),
     )
     a, a_scale, routing = hidden_states, hidden_states_scale, (topk_ids, expert_map)
+    pairs: GemmTensors = (None, None, None, *routing, None)
+    if launches.sort is not None:
+        pairs = pairs_tensors(launches.sort(*routing))
     if launches.quantize_tokens is not None:
-        a, a_scale = launches.quantize_tokens(a, w13_tensors[4], *routing)
+        a, a_scale = launches.quantize_tokens(a, w13_tensors[4], *routing, pairs[0], pairs[2])
     elif launches.static_in_gemms and a_scale is None:
         a_scale = w13_tensors[4]
-    pairs: GemmTensors = (None, None, None, *routing)
-    if launches.sort is not None:
-        pairs = (*launches.sort(*routing), None, None)
     intermediate = None
     if activation_format is not None:
         # Scales may be taken over all rows, also those that the GEMM does not write.

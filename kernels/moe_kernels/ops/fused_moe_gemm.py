@@ -227,6 +227,8 @@ def fused_moe_gemm(
     activation: FusedActivation | None = None,
     out: torch.Tensor | None = None,
     routing_is_older: bool = False,
+    a_is_sorted: bool = False,
+    out_is_sorted: bool = False,
 ) -> torch.Tensor:
     """``out[p] = activation(a[p // top_k] @ b[expert of p].T (+ bias))`` for every pair p.
 
@@ -241,6 +243,9 @@ def fused_moe_gemm(
     Returns [num_pairs, N] in ``out_dtype``, [num_pairs, N / 2] after a gated activation; rows of
     pairs without an expert are not written. ``out``: where to write, contiguous.
     routing_is_older: as for :func:`moe_kernels.ops.gemm_launch.gemm_call`.
+    a_is_sorted: ``a`` has a row for each of sorted_token_ids, and a_scale, whose columns are
+    contiguous where it has several. out_is_sorted: the result has. Raises ValueError for either
+    where warpgroups do not share the work.
     """
     if config.warp_specialized and (a.data_ptr() | b.data_ptr()) % 16:
         config = config._replace(warp_specialized=False)
@@ -253,6 +258,8 @@ def fused_moe_gemm(
         out_dtype,
         bias is not None,
         routing_is_older,
+        a_is_sorted,
+        out_is_sorted,
     )
     scales = spec_of_optional(a_scale), spec_of_optional(b_scale)
     gemm = prepared_gemm(call, spec_of(a), spec_of(b), *scales, block_shape)
@@ -289,7 +296,10 @@ def prepared_gemm(
 
         if hopper.takes(call, a, b, scales, strides, block_shape):
             launcher = hopper.launcher(call, launch, a, b, scales, strides, block_shape)
-            return Gemm(launcher, _TAKES, (call.num_pairs, launch.width), call.out_dtype)
+            rows = launch.sorted_rows if call.out_is_sorted else call.num_pairs
+            return Gemm(launcher, hopper.TAKES, (rows, launch.width), call.out_dtype, True)
+    if call.a_is_sorted or call.out_is_sorted:
+        raise ValueError(f"no kernel multiplies sorted rows of {a.dtype} in tiles of {config}")
     split = launch.settings["gated"] and not launch.settings["interleaved"]
     part_n, columns = (config.block_n // 2, launch.width) if split else (config.block_n, 0)
     settings = settings_of(

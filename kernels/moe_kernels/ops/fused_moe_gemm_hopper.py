@@ -1,8 +1,10 @@
 """The grouped GEMM for many rows per expert on Hopper: one warpgroup loads, two multiply.
 
-Programs stay, one per multiprocessor, and take tile after tile: [128, 256], of which each of the
-multiplying warpgroups has 64 rows. They wait for nothing but the stages that the loading one fills,
-so that one adds up its sums, or stores a tile, while the other's products run.
+Programs stay, one per multiprocessor, and take tile after tile, each the next that none has taken:
+so those that share rows begin at about the same time, and find them in the cache. Of a tile,
+[128, 256], each of the multiplying warpgroups has 64 rows. They wait for nothing but the stages
+that the loading one fills, so that one adds up its sums, or stores a tile, while the other's
+products run.
 
 The 256 rows of the weight are two halves of 128: of gates and of the ups that belong to them where
 the weight has all gates first, else neighbours. So gates and ups are in the same registers.
@@ -11,6 +13,8 @@ the weight has all gates first, else neighbours. So gates and ups are in the sam
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
 
 from __future__ import annotations
+
+from operator import itemgetter
 
 import torch
 from triton.experimental import gluon
@@ -30,17 +34,16 @@ from moe_kernels.tiling.devices import multiprocessors
 
 @gluon.jit(do_not_specialize=["num_pairs"])
 def _fused_moe_gemm_hopper_kernel(
-    a_ptr,
+    a_ptr,  # or its descriptor, where its rows are sorted
     b_desc,
     out_ptr,
-    a_scale_ptr,
+    a_scale_ptr,  # or a descriptor, of scales in blocks of sorted rows
     b_scale_ptr,
     bias_ptr,
     sorted_token_ids_ptr,
     expert_ids_ptr,
     num_tokens_post_padded_ptr,
-    topk_ids_ptr,  # none, as pairs are sorted
-    expert_map_ptr,
+    tiles_taken_ptr,
     expert_rows,
     N,
     K,
@@ -61,24 +64,26 @@ def _fused_moe_gemm_hopper_kernel(
     HALF: gl.constexpr = S.block_m // 2
     tiled: gl.constexpr = b_desc.layout
     a_buffers = gl.allocate_shared_memory(b_desc.dtype, [2 * S.stages, HALF, S.block_k], tiled)
-    plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    unswizzled: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
     bars: gl.constexpr = mbarrier.MBarrierLayout()
     b_buffers = gl.allocate_shared_memory(b_desc.dtype, [S.stages, S.block_n, S.block_k], tiled)
-    scale_buffers = gl.allocate_shared_memory(gl.float32, [S.stages, S.block_m], plain)
+    scale_buffers = gl.allocate_shared_memory(gl.float32, [S.stages, 1, S.block_m], unswizzled)
     full = gl.allocate_shared_memory(gl.int64, [S.stages, 1], bars)
     empty = gl.allocate_shared_memory(gl.int64, [S.stages, 1], bars)
     for stage in gl.static_range(S.stages):
-        # All threads that load, and one more time the one that asks for the weight.
-        mbarrier.init(full.index(stage), 4 * 32 + 1)
+        # The thread that asks TMA for the weight, and for A; or of A, all threads that copy it.
+        mbarrier.init(full.index(stage), 2 if S.a_is_sorted else 1 + 4 * 32)
         mbarrier.init(empty.index(stage), 2)
     fence_async_shared()
     wait_for_previous(S.programmatic)
     num_tiles_m = gl.load(num_tokens_post_padded_ptr) // S.block_m
     num_tiles_n = gl.cdiv(N, S.block_n)
     # What there is not is another pointer: tuples hold no None.
-    biases = bias_ptr if S.has_bias else a_ptr
+    biases = bias_ptr if S.has_bias else out_ptr
     second_half = width if S.split else S.block_n // 2
-    buffers = (a_buffers, b_buffers, scale_buffers, full, empty)
+    plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    tile_buffers = gl.allocate_shared_memory(gl.int32, [S.stages, 1], plain)
+    buffers = (a_buffers, b_buffers, scale_buffers, full, empty, tile_buffers)
     routing = (
         sorted_token_ids_ptr,
         expert_ids_ptr,
@@ -86,6 +91,7 @@ def _fused_moe_gemm_hopper_kernel(
         num_tiles_n,
         num_pairs,
         top_k,
+        tiles_taken_ptr,
     )
     operands = (
         a_ptr,
@@ -115,6 +121,8 @@ def _fused_moe_gemm_hopper_kernel(
     )
 
 
+TAKES = itemgetter(0, 1, 2, 3, 4, 7, 9, 10, 11, 14)
+"""Those of a GEMM's tensors that the kernel has."""
 _DTYPES = {torch.float8_e4m3fn: False, torch.bfloat16: True, torch.float16: True}
 """Of what is multiplied, and whether that is without scales."""
 
@@ -145,13 +153,15 @@ def takes(
     if block_shape is None:
         return True
     group_n, group_k = block_shape
+    across, along = strides[:2]  # rows of scales; sorted ones are loaded by TMA
     part = config.block_n // 2
     split = activation is not None and activation_form(activation.name)[1:] == (True, False)
     return (
         group_k == config.block_k
         and group_n % part == 0
         and (not split or rows // 2 % part == 0)
-        and strides[1] == strides[4] == 1
+        and strides[4] == (across if call.a_is_sorted else along) == 1
+        and (not call.a_is_sorted or along % 4 == 0)
     )
 
 
@@ -180,14 +190,30 @@ def launcher(
         group_n=group_n,
         group_k=group_k,
         one_b_scale=strides[3] == 0,
+        a_is_sorted=call.a_is_sorted,
+        out_is_sorted=call.out_is_sorted,
     )
     layout = gl.NVMMASharedLayout(128, 8 * b.dtype.itemsize, 2)
     shape = [(experts - 1) * expert_rows + n, k]
     block = [call.config.block_n // 2, call.config.block_k]
 
-    def described(weight: torch.Tensor) -> TensorDescriptor:
-        return TensorDescriptor(weight, shape, [b.strides[1], 1], block, layout)
+    def weight(x: torch.Tensor) -> TensorDescriptor:
+        return TensorDescriptor(x, shape, [b.strides[1], 1], block, layout)
 
+    def rows(x: torch.Tensor) -> TensorDescriptor:
+        half = [call.config.block_m // 2, call.config.block_k]
+        return TensorDescriptor(x, list(a.shape), [a.strides[0], 1], half, layout)
+
+    def scales_of_rows(x: torch.Tensor) -> TensorDescriptor:
+        across = [-(-k // group_k), a.shape[0]]
+        block, unswizzled = [1, call.config.block_m], gl.NVMMASharedLayout(0, 32, 2)
+        return TensorDescriptor(x, across, [strides[1], 1], block, unswizzled)
+
+    described = {1: weight}
+    if call.a_is_sorted:
+        described[0] = rows
+        if scales == "block":
+            described[3] = scales_of_rows
     stride_asm, _, stride_bse, stride_bsn, _ = strides
     sizes = (expert_rows, n, k, launch.width, call.num_pairs, call.top_k)
     scale_strides = (a.strides[0], stride_asm, stride_bse, stride_bsn)
@@ -196,7 +222,7 @@ def launcher(
         (min(launch.grid[0], multiprocessors(b.device)),),
         (*sizes, *scale_strides, *launch.activation),
         {"S": settings},
-        {1: described},
+        described,
         num_warps=4,
         **launch_attributes(b.device),
     )

@@ -42,6 +42,10 @@ class GemmCall(NamedTuple):
     has_bias: bool
     routing_is_older: bool = False
     """Whether the launch right before did not write the routing, unsorted."""
+    a_is_sorted: bool = False
+    """Whether ``a`` has a row for each of the sorted pairs, padding as well."""
+    out_is_sorted: bool = False
+    """Whether the result has."""
 
 
 def gemm_call(
@@ -53,6 +57,8 @@ def gemm_call(
     out_dtype: torch.dtype,
     has_bias: bool,
     routing_is_older: bool = False,
+    a_is_sorted: bool = False,
+    out_is_sorted: bool = False,
 ) -> GemmCall:
     """The call of a grouped GEMM over ``pairs``, whose result goes through ``activation``.
 
@@ -66,17 +72,28 @@ def gemm_call(
         has_expert_map, num_experts = pairs.expert_map is not None, pairs.global_num_experts
     older = blocks is None and (routing_is_older or activation is None)
     routing = blocks, has_expert_map, num_experts
-    return GemmCall(*routing, num_pairs, top_k, config, activation, out_dtype, has_bias, older)
+    return GemmCall(
+        *routing,
+        num_pairs,
+        top_k,
+        config,
+        activation,
+        out_dtype,
+        has_bias,
+        older,
+        a_is_sorted,
+        out_is_sorted,
+    )
 
 
 def pairs_tensors(pairs: Pairs) -> tuple[torch.Tensor | None, ...]:
     """What a launch has of ``pairs``.
 
-    sorted_token_ids, expert_ids, num_tokens_post_padded, topk_ids, expert_map.
+    sorted_token_ids, expert_ids, num_tokens_post_padded, topk_ids, expert_map, tiles_taken.
     """
     if isinstance(pairs, SortedPairs):
-        return (*pairs, None, None)
-    return None, None, None, pairs.topk_ids, pairs.expert_map
+        return (*pairs[:3], None, None, pairs.tiles_taken)
+    return None, None, None, pairs.topk_ids, pairs.expert_map, None
 
 
 GemmTensors = tuple[torch.Tensor | None, ...]
@@ -96,6 +113,8 @@ class Gemm(NamedTuple):
     shape: tuple[int, int]
     """Of the result."""
     dtype: torch.dtype
+    takes_sorted_rows: bool = False
+    """Whether there is one for rows that are where sorted pairs are, of ``a`` and the result."""
 
     def __call__(
         self,
@@ -122,6 +141,8 @@ class GemmLaunch(NamedTuple):
     """What the launches of both GEMMs have."""
 
     grid: tuple[int, ...]
+    sorted_rows: int
+    """How many sorted pairs there may be, padding included."""
     width: int
     """Columns of the result."""
     activation: tuple[float, ...]
@@ -145,6 +166,7 @@ def gemm_launch(call: GemmCall, weight: TensorSpec) -> GemmLaunch:
     grid, of_routing = _routing(call, num_local_experts, -(-n // config.block_n))
     return GemmLaunch(
         grid,
+        (call.blocks or 0) * config.block_m,
         width,
         (
             parameters.limit or 0.0,

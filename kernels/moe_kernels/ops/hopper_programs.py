@@ -2,11 +2,12 @@
 
 See :mod:`moe_kernels.ops.fused_moe_gemm_hopper`. The tuples that functions here are given:
 
-- buffers: of A (two per stage, of 64 rows), of the weight (two, of 128 rows), of scales of A (two),
-  and the barriers of full stages and of empty ones.
-- routing: sorted_token_ids, expert_ids, how many tiles there are along both, how many pairs, and
-  how many of them a row of A has.
-- operands: as the kernel names them.
+- buffers: of A (two per stage, of 64 rows), of the weight, of scales of A, the barriers of full
+  stages and of empty ones, and of the number of the tile after the next, where a tile begins.
+- routing: sorted_token_ids, expert_ids, how many tiles there are along both, how many pairs, how
+  many of them a row of A has, and how many tiles are taken.
+- operands: as the kernel names them; where A is sorted, descriptors of A, and of its scales in
+  blocks, instead of pointers.
 - result: out_ptr, the width, and the activation's parameters, a tuple.
 """
 
@@ -24,6 +25,7 @@ from moe_kernels.ops.gemm_programs import Settings, sorted_tile
 from moe_kernels.ops.hopper_results import activated, scaled, store_rows
 from moe_kernels.ops.hopper_sums import (
     next_stage_of,
+    scales_of_stage,
     sums_of_16_bits,
     sums_of_tile,
 )
@@ -43,6 +45,10 @@ class HopperSettings(Settings):
     group_k: int
     one_b_scale: bool
     """Whether "outer" has one scale for all rows of an expert's weight."""
+    a_is_sorted: bool
+    """Whether A has a row for each of the sorted pairs, padding as well: then TMA loads them."""
+    out_is_sorted: bool
+    """Whether the result has."""
 
     @property
     def halves_tiles(self) -> gl.constexpr:
@@ -81,16 +87,66 @@ def _tile(tile, num_whole, routing, S: gl.constexpr):
 
 
 @gluon.jit
+def _first_tiles():
+    """The three tiles that a program begins with; those after them it takes (:func:`_take_tile`).
+
+    So which tile is looked up, and which loaded, is known long before.
+    """
+    first = gl.program_id(0)
+    return first, first + gl.num_programs(0), first + 2 * gl.num_programs(0)
+
+
+@gluon.jit
+def _take_tile(routing, num_tiles):
+    """A tile that no program has. Each that is computed takes one, and the last leaves 0."""
+    taken_ptr = routing[6]
+    taken = gl.atomic_add(taken_ptr, 1, sem="relaxed", scope="gpu")
+    if taken == num_tiles - 1:
+        gl.store(taken_ptr, 0)
+    return taken + 3 * gl.num_programs(0)
+
+
+@gluon.jit
+def _load_weight(row, half, k, stage, buffers, operands, S: gl.constexpr):
+    """Both halves of a tile's rows of the weight, from ``row`` on, or the one that it has."""
+    b_desc, second_half = operands[2], operands[5]
+    PART: gl.constexpr = S.block_n // 2
+    b = buffers[1].index(stage)
+    bar = buffers[3].index(stage)
+    if half >= 0:
+        mbarrier.expect(bar, b_desc.block_type.nbytes)
+        _load_tile(b_desc, [row, k], bar, b.slice(0, PART))
+    else:
+        mbarrier.expect(bar, 2 * b_desc.block_type.nbytes)
+        _load_tile(b_desc, [row, k], bar, b.slice(0, PART))
+        _load_tile(b_desc, [row + second_half, k], bar, b.slice(PART, PART))
+
+
+@gluon.jit
+def _load_sorted_rows(row, k, stage, buffers, operands, S: gl.constexpr):
+    """Rows of A from ``row`` on, and their scales, by TMA."""
+    a_buffers, scale_buffers, bar = buffers[0], buffers[2], buffers[3].index(stage)
+    a_desc, a_scale_desc = operands[0], operands[6]
+    HALF: gl.constexpr = S.block_m // 2
+    if S.scales == "block":
+        mbarrier.expect(bar, 2 * a_desc.block_type.nbytes + a_scale_desc.block_type.nbytes)
+        _load_tile(a_scale_desc, [k // S.group_k, row], bar, scale_buffers.index(stage))
+    else:
+        mbarrier.expect(bar, 2 * a_desc.block_type.nbytes)
+    _load_tile(a_desc, [row, k], bar, a_buffers.index(2 * stage))
+    _load_tile(a_desc, [row + HALF, k], bar, a_buffers.index(2 * stage + 1))
+
+
+@gluon.jit
 def load_tiles(buffers, routing, operands, S: gl.constexpr):
     """Fill the stages: rows of A by their pairs, their scales, and rows of the weight."""
-    a_buffers, b_buffers, scale_buffers, full, empty = buffers
+    a_buffers, _, scale_buffers, full, empty, tile_buffers = buffers
     sorted_token_ids_ptr, expert_ids_ptr = routing[:2]
-    num_pairs, top_k = routing[4:]
+    num_pairs, top_k = routing[4:6]
     a_ptr, stride_am, b_desc, expert_rows, K, second_half = operands[:6]
     a_scale_ptr, stride_asm = operands[6:8]
     HALF: gl.constexpr = S.block_m // 2
-    PART: gl.constexpr = S.block_n // 2
-    RUN: gl.constexpr = 16 * 8 // a_ptr.dtype.element_ty.primitive_bitwidth
+    RUN: gl.constexpr = 16 * 8 // b_desc.dtype.primitive_bitwidth
     layout: gl.constexpr = gl.BlockedLayout([1, RUN], [4, 8], [4, 1], [1, 0])
     one_each: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
     row_of_half = gl.arange(0, HALF, gl.SliceLayout(1, layout))
@@ -99,44 +155,46 @@ def load_tiles(buffers, routing, operands, S: gl.constexpr):
     stage = 0
     phase = 1
     num_tiles, num_whole = _num_tiles(routing, S)
-    for tile in range(gl.program_id(0), num_tiles, gl.num_programs(0)):
+    tile, following, after = _first_tiles()
+    while tile < num_tiles:
         tile_m, tile_n, half = _tile(tile, num_whole, routing, S)
         expert = gl.load(expert_ids_ptr + tile_m)
-        first = tile_n * (PART if S.split else S.block_n)
-        b_row = expert * expert_rows + first
+        b_row = expert * expert_rows + tile_n * (S.block_n // 2 if S.split else S.block_n)
         if half > 0:
             b_row += second_half
-        # Padding reads any row: what comes of it is not stored.
-        ids_ptr = sorted_token_ids_ptr + tile_m * S.block_m
-        row_0 = gl.minimum(gl.load(ids_ptr + row_of_half), num_pairs - 1) // top_k
-        row_1 = gl.minimum(gl.load(ids_ptr + HALF + row_of_half), num_pairs - 1) // top_k
-        a_0 = a_ptr + row_0[:, None].to(gl.int64) * stride_am + columns[None, :]
-        a_1 = a_ptr + row_1[:, None].to(gl.int64) * stride_am + columns[None, :]
-        if S.scales == "block":
-            row = gl.minimum(gl.load(ids_ptr + row_of_tile), num_pairs - 1) // top_k
-            a_scales = a_scale_ptr + row.to(gl.int64) * stride_asm
+        if not S.a_is_sorted:
+            # Padding reads any row: what comes of it is not stored.
+            ids_ptr = sorted_token_ids_ptr + tile_m * S.block_m
+            row_0 = gl.minimum(gl.load(ids_ptr + row_of_half), num_pairs - 1) // top_k
+            row_1 = gl.minimum(gl.load(ids_ptr + HALF + row_of_half), num_pairs - 1) // top_k
+            a_0 = a_ptr + row_0[:, None].to(gl.int64) * stride_am + columns[None, :]
+            a_1 = a_ptr + row_1[:, None].to(gl.int64) * stride_am + columns[None, :]
+            if S.scales == "block":
+                row = gl.minimum(gl.load(ids_ptr + row_of_tile), num_pairs - 1) // top_k
+                a_scales = a_scale_ptr + row.to(gl.int64) * stride_asm
         for k in range(0, K, S.block_k):
             mbarrier.wait(empty.index(stage), phase)
-            bar = full.index(stage)
-            b = b_buffers.index(stage)
-            if half >= 0:
-                mbarrier.expect(bar, b_desc.block_type.nbytes)
-                _load_tile(b_desc, [b_row, k], bar, b.slice(0, PART))
+            if k == 0:
+                tile_buffers.index(stage).store(gl.full([1], after, gl.int32, one_each))
+            _load_weight(b_row, half, k, stage, buffers, operands, S)
+            if S.a_is_sorted:
+                _load_sorted_rows(tile_m * S.block_m, k, stage, buffers, operands, S)
             else:
-                mbarrier.expect(bar, 2 * b_desc.block_type.nbytes)
-                _load_tile(b_desc, [b_row, k], bar, b.slice(0, PART))
-                _load_tile(b_desc, [b_row + second_half, k], bar, b.slice(PART, PART))
-            if S.mask_k:
-                mask = (columns < K - k)[None, :]
-                _load_rows(a_buffers.index(2 * stage), a_0 + k, mask)
-                _load_rows(a_buffers.index(2 * stage + 1), a_1 + k, mask)
-            else:
-                _load_rows(a_buffers.index(2 * stage), a_0 + k)
-                _load_rows(a_buffers.index(2 * stage + 1), a_1 + k)
-            if S.scales == "block":
-                _load_rows(scale_buffers.index(stage), a_scales + k // S.group_k)
-            async_copy.mbarrier_arrive(bar, increment_count=False)
+                if S.mask_k:
+                    mask = (columns < K - k)[None, :]
+                    _load_rows(a_buffers.index(2 * stage), a_0 + k, mask)
+                    _load_rows(a_buffers.index(2 * stage + 1), a_1 + k, mask)
+                else:
+                    _load_rows(a_buffers.index(2 * stage), a_0 + k)
+                    _load_rows(a_buffers.index(2 * stage + 1), a_1 + k)
+                if S.scales == "block":
+                    scales = scales_of_stage(scale_buffers, stage, S)
+                    _load_rows(scales, a_scales + k // S.group_k)
+                async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
             stage, phase = next_stage_of(stage, phase, S)
+        tile = following
+        following = after
+        after = _take_tile(routing, num_tiles)
 
 
 @gluon.jit
@@ -167,19 +225,21 @@ def _first_b_scales(tile, operands, S: gl.constexpr):
         b_scale_1_ptr = of_expert + (first + second_half) // S.group_n * stride_bsn
         return gl.load(b_scale_0_ptr), gl.load(b_scale_1_ptr), b_scale_0_ptr, b_scale_1_ptr
     else:
-        return 0.0, 0.0, operands[0], operands[0]
+        return 0.0, 0.0, operands[11], operands[11]
 
 
 @gluon.jit
 def _row_scale(where, part, routing, operands, S: gl.constexpr):
     """The scales of the rows of A from ``where`` on ("outer"), else 1."""
     sorted_token_ids_ptr = routing[0]
-    num_pairs, top_k = routing[4:]
+    num_pairs, top_k = routing[4:6]
     a_scale_ptr, stride_asm = operands[6:8]
     if S.scales == "outer":
         rows = where + gl.arange(0, S.block_m // 2, gl.SliceLayout(1, part.type.layout))
-        pair = gl.load(sorted_token_ids_ptr + rows)
-        row = gl.minimum(pair, num_pairs - 1) // top_k
+        if S.a_is_sorted:
+            row = rows
+        else:
+            row = gl.minimum(gl.load(sorted_token_ids_ptr + rows), num_pairs - 1) // top_k
         return gl.load(a_scale_ptr + row.to(gl.int64) * stride_asm)
     else:
         return 1.0
@@ -246,22 +306,26 @@ def multiply_tiles(GROUP: gl.constexpr, buffers, routing, operands, result, S: g
 
     What a tile begins with is looked up while the tile before is computed.
     """
-    full, empty = buffers[3:]
+    full, empty, tile_buffers = buffers[3:]
     num_pairs = routing[4]
     stage = 0
     phase = 0
     num_tiles_k = gl.cdiv(operands[4], S.block_k)
+    num_tiles = _num_tiles(routing, S)[0]
     context = (buffers, routing, operands, result)
-    start = gl.program_id(0)
-    following = _looked_up(start, GROUP, routing, S)
+    one_each: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    number, next_number, last_number = _first_tiles()
+    following = _looked_up(number, GROUP, routing, S)
     following_scales = _first_b_scales(following, operands, S)
-    after = _looked_up(start + gl.num_programs(0), GROUP, routing, S)
-    for number in range(start, _num_tiles(routing, S)[0], gl.num_programs(0)):
+    after = _looked_up(next_number, GROUP, routing, S)
+    while number < num_tiles:
         tile = following
         b_scales = following_scales
         following = after
         following_scales = _first_b_scales(following, operands, S)
-        after = _looked_up(number + 2 * gl.num_programs(0), GROUP, routing, S)
+        mbarrier.wait(full.index(stage), phase)
+        last_number = gl.max(tile_buffers.index(stage).load(one_each), 0)
+        after = _looked_up(last_number, GROUP, routing, S)
         state = (stage, phase, num_tiles_k)
         if tile[4] >= num_pairs:
             for _ in range(num_tiles_k):
@@ -272,3 +336,5 @@ def multiply_tiles(GROUP: gl.constexpr, buffers, routing, operands, result, S: g
             stage, phase = _multiply_half(GROUP, tile, b_scales, state, context, S)
         else:
             stage, phase = _multiply(GROUP, tile, b_scales, state, context, S)
+        number = next_number
+        next_number = last_number

@@ -89,11 +89,15 @@ def store_rows(value, column, where, routing, result, S: gl.constexpr):
     ROWS: gl.constexpr = value.shape[0]
     COLUMNS: gl.constexpr = value.shape[1]
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // COLUMNS, COLUMNS // 8], [4, 1], [1, 0])
-    pair = gl.load(sorted_token_ids_ptr + where + gl.arange(0, ROWS, gl.SliceLayout(1, layout)))
+    row = where + gl.arange(0, ROWS, gl.SliceLayout(1, layout))
+    mask = row >= 0
+    if not S.out_is_sorted:
+        row = gl.load(sorted_token_ids_ptr + row)
+        mask = row < num_pairs
     value = gl.convert_layout(value.to(out_ptr.dtype.element_ty), layout)
     columns = column + gl.arange(0, COLUMNS, gl.SliceLayout(0, layout))
     gl.store(
-        out_ptr + pair[:, None].to(gl.int64) * width + columns[None, :],
+        out_ptr + row[:, None].to(gl.int64) * width + columns[None, :],
         value,
-        mask=(pair < num_pairs)[:, None] & (columns < width)[None, :],
+        mask=mask[:, None] & (columns < width)[None, :],
     )

@@ -17,6 +17,10 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
+_Buffer = gl.shared_memory_descriptor
+# Triton 3.7 renamed it.
+_as_other = getattr(_Buffer, "reinterpret", None) or _Buffer._reinterpret
+
 
 @gluon.jit
 def next_stage_of(stage, phase, S: gl.constexpr):
@@ -53,14 +57,22 @@ def _add_scaled(part, sums, scale, S: gl.constexpr):
 
 
 @gluon.jit
+def scales_of_stage(scale_buffers, stage, S: gl.constexpr):
+    """Where the scales of a stage's rows of A are; to TMA they are a matrix."""
+    plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
+    return _as_other(scale_buffers.index(stage), gl.float32, [S.block_m], plain)
+
+
+@gluon.jit
 def _arrived(GROUP: gl.constexpr, buffers, stage, phase, layout: gl.constexpr, S: gl.constexpr):
     """Wait for a stage; returns the scales of its rows of A, or 0 where sums are not scaled."""
     scale_buffers, full = buffers[2:4]
     HALF: gl.constexpr = S.block_m // 2
     mbarrier.wait(full.index(stage), phase)
-    fence_async_shared()
+    if not S.a_is_sorted:
+        fence_async_shared()  # rows came by other means than TMA
     if S.scales == "block":
-        return scale_buffers.index(stage).slice(GROUP * HALF, HALF).load(layout)
+        return scales_of_stage(scale_buffers, stage, S).slice(GROUP * HALF, HALF).load(layout)
     else:
         return 0.0
 
@@ -133,7 +145,7 @@ def sums_of_tile(
 
 @gluon.jit
 def sums_of_16_bits(GROUP: gl.constexpr, buffers, stage, phase, num_tiles_k, S: gl.constexpr):
-    """The sums for bf16 and fp16, all products of a sum within the matrix units.
+    """The same for bf16 and fp16, all products of a sum within the matrix units.
 
     Products of a stage are asked for while those of the one before run.
     """

@@ -26,6 +26,7 @@ class SortedPairs(NamedTuple):
     sorted_token_ids: torch.Tensor
     expert_ids: torch.Tensor
     num_tokens_post_padded: torch.Tensor
+    tiles_taken: torch.Tensor
 
 
 _AT_ONCE = 128
@@ -81,6 +82,7 @@ def _scatter_kernel(
     sorted_token_ids_ptr,
     expert_ids_ptr,
     num_tokens_post_padded_ptr,
+    tiles_taken_ptr,
     num_pairs,
     num_experts,
     size,
@@ -117,6 +119,7 @@ def _scatter_kernel(
     blocks = tl.cdiv(total, BLOCK_SIZE)
     if this_chunk == 0:
         tl.store(num_tokens_post_padded_ptr, tl.sum(blocks) * BLOCK_SIZE)
+        tl.store(tiles_taken_ptr, 0)
     following = (tl.cumsum(blocks, 0) - blocks) * BLOCK_SIZE + before
 
     index = tl.arange(0, AT_ONCE)
@@ -148,6 +151,7 @@ def moe_align_block_size(routing: Routing, block_size: int, num_local_experts: i
       block is filled with M * topk.
     - expert_ids: the local expert of each block.
     - num_tokens_post_padded: [1], how much of sorted_token_ids is meaningful.
+    - tiles_taken: [1], 0: how many tiles the programs of a GEMM have taken, which it leaves at 0.
     """
     topk_ids, global_num_experts, expert_map = routing
     sizes = topk_ids.numel(), num_local_experts, block_size, global_num_experts
@@ -170,7 +174,8 @@ class Sort(NamedTuple):
         sorted_token_ids = topk_ids.new_empty(self.size, dtype=torch.int32)
         expert_ids = topk_ids.new_empty(self.blocks, dtype=torch.int32)
         num_tokens_post_padded = topk_ids.new_empty(1, dtype=torch.int32)
-        result = SortedPairs(sorted_token_ids, expert_ids, num_tokens_post_padded)
+        tiles_taken = topk_ids.new_empty(1, dtype=torch.int32)
+        result = SortedPairs(sorted_token_ids, expert_ids, num_tokens_post_padded, tiles_taken)
         counts = None
         if self.counting is not None:
             counts = topk_ids.new_empty(self.counts_shape, dtype=torch.int32)

@@ -32,6 +32,19 @@ _MOST_PROGRAMS = 8192
 """Where only some rows are quantized: to start a program takes longer than to pass over rows."""
 
 
+class SortedRows(NamedTuple):
+    """That there is to be a row for each of the sorted pairs, padding as well, which has no values.
+
+    See :func:`moe_kernels.ops.moe_align_block_size.moe_align_block_size`.
+    """
+
+    number: int
+    """Of rows, as many as sorted_token_ids."""
+    num_pairs: int
+    x_is_sorted: bool
+    """Whether what is quantized has these rows already."""
+
+
 @triton.jit
 def _stored(x, scale, largest, dtype: tl.constexpr):
     """``x`` over its scale as ``dtype``; to integers, rounded to nearest even."""
@@ -42,7 +55,7 @@ def _stored(x, scale, largest, dtype: tl.constexpr):
     return value.to(dtype)
 
 
-@triton.jit(do_not_specialize=["num_experts"])
+@triton.jit(do_not_specialize=["num_experts", "num_pairs"])
 def _quantize_groups_kernel(
     x_ptr,
     out_ptr,
@@ -53,16 +66,21 @@ def _quantize_groups_kernel(
     num_tokens_post_padded_ptr,
     num_experts,
     top_k,
+    num_pairs,
     num_groups,
     groups_per_row,
     columns,
     stride_m,
     stride_k,
+    stride_sm,
+    stride_sk,
     min_amax,
     largest,
     GROUP: tl.constexpr,
     SOME_ROWS: tl.constexpr,
     SORTED: tl.constexpr,
+    X_IS_SORTED: tl.constexpr,
+    OUT_IS_SORTED: tl.constexpr,
     TOP_K: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
     ROUTING_IS_OLDER: tl.constexpr,
@@ -79,13 +97,18 @@ def _quantize_groups_kernel(
     for start in range(tl.program_id(0) * BLOCK_GROUPS, end, tl.num_programs(0) * BLOCK_GROUPS):
         group = start + tl.arange(0, BLOCK_GROUPS)
         row = (group // groups_per_row).to(tl.int64)
-        column = (group % groups_per_row * GROUP)[:, None] + offset[None, :]
-        exists = group < end
+        group = group % groups_per_row
+        column = (group * GROUP)[:, None] + offset[None, :]
+        exists = start + tl.arange(0, BLOCK_GROUPS) < end
+        out_row = row
         if SORTED:
-            # Rows are pairs; padding is no row.
-            row = tl.load(sorted_token_ids_ptr + row, mask=exists, other=0).to(tl.int64)
-            group = row * groups_per_row + group % groups_per_row
-            exists &= group < num_groups
+            # Padding is no pair.
+            pair = tl.load(sorted_token_ids_ptr + row, mask=exists, other=num_pairs)
+            exists &= pair < num_pairs
+            if not X_IS_SORTED:
+                row = (pair // top_k).to(tl.int64)
+            if not OUT_IS_SORTED:
+                out_row = row
         elif SOME_ROWS:
             slot = tl.arange(0, TOP_K)
             pair = row[:, None] * top_k + slot[None, :]
@@ -97,23 +120,27 @@ def _quantize_groups_kernel(
         x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
         scale = tl.maximum(tl.max(tl.abs(x), 1), min_amax) / largest
         value = _stored(x, scale[:, None], largest, out_ptr.dtype.element_ty)
-        tl.store(out_ptr + row[:, None] * columns + column, value, mask=mask)
-        tl.store(scale_ptr + group, scale, mask=exists)
+        tl.store(out_ptr + out_row[:, None] * columns + column, value, mask=mask)
+        tl.store(scale_ptr + out_row * stride_sm + group * stride_sk, scale, mask=exists)
 
 
-@triton.jit(do_not_specialize=["rows", "num_experts"])
+@triton.jit(do_not_specialize=["rows", "num_experts", "num_pairs"])
 def _partial_amax_kernel(
     x_ptr,
     partial_ptr,
     topk_ids_ptr,
     expert_map_ptr,
+    sorted_token_ids_ptr,
+    num_tokens_post_padded_ptr,
     num_experts,
     top_k,
+    num_pairs,
     rows,
     columns,
     stride_m,
     stride_k,
     HAS_ROUTING: tl.constexpr,
+    X_IS_SORTED: tl.constexpr,
     HAS_EXPERT_MAP: tl.constexpr,
     TOP_K: tl.constexpr,
     PROGRAMMATIC: tl.constexpr,
@@ -123,11 +150,16 @@ def _partial_amax_kernel(
     wait_for_previous(PROGRAMMATIC)
     amax = tl.zeros((BLOCK,), dtype=tl.float32)
     blocks_per_row = tl.cdiv(columns, BLOCK)
+    if X_IS_SORTED:
+        rows = tl.load(num_tokens_post_padded_ptr)
     for block in range(tl.program_id(0), rows * blocks_per_row, PARTIALS):
         row = (block // blocks_per_row).to(tl.int64)
         column = block % blocks_per_row * BLOCK + tl.arange(0, BLOCK)
         end = columns
-        if HAS_ROUTING:
+        if X_IS_SORTED:
+            pair = tl.load(sorted_token_ids_ptr + row)
+            end = tl.where(pair < num_pairs, columns, 0)
+        elif HAS_ROUTING:
             slot = tl.arange(0, TOP_K)
             local = local_expert(
                 topk_ids_ptr,
@@ -201,7 +233,7 @@ def quantize_scaled(
     top_k = 0 if topk_ids is None else topk_ids.shape[1]
     facts = group_shape, scale is not None, dtype, num_experts, top_k, expert_map is not None
     quantization = prepared_quantization(spec_of(x), *facts, pairs is not None)
-    sorted_token_ids, _, end = pairs or (None, None, None)
+    sorted_token_ids, _, end = (None, None, None) if pairs is None else pairs[:3]
     values, scales = quantization(x, scale, topk_ids, expert_map, sorted_token_ids, end)
     return values, scales.reshape(1) if group_shape == TENSOR else scales
 
@@ -229,17 +261,17 @@ class Quantization(NamedTuple):
         """The values and scales of ``x``."""
         out = x.new_empty(self.values.shape, dtype=self.values.dtype)
         if scale is None:
-            scale = x.new_empty(self.scale.shape, dtype=torch.float32)
+            scale = x.new_empty_strided(*self.scale[:2], dtype=torch.float32)
         if out.numel() == 0:
             return out, scale
+        sorted_pairs = sorted_token_ids, num_tokens_post_padded
         if not self.one_scale:
-            sorted_pairs = sorted_token_ids, num_tokens_post_padded
             self.launcher(x, out, scale, topk_ids, expert_map, *sorted_pairs)
             return out, scale
         partial = None
         if self.amax is not None:
             partial = x.new_empty(_PARTIALS, dtype=torch.float32)
-            self.amax(x, partial, topk_ids, expert_map)
+            self.amax(x, partial, topk_ids, expert_map, *sorted_pairs)
         self.launcher(x, out, partial, scale)
         return out, scale
 
@@ -255,17 +287,23 @@ def prepared_quantization(
     has_expert_map: bool,
     has_sorted_pairs: bool = False,
     routing_is_older: bool = False,
+    sorted_rows: SortedRows | None = None,
 ) -> Quantization:
     """:func:`quantize_scaled` for such tensors; ``top_k``: 0 without a routing.
 
-    routing_is_older: whether the launch right before did not write the routing.
+    routing_is_older: whether the launch right before did not write the routing. sorted_rows: of
+    values and scales; scales in groups then have rows as their last dimension in memory.
     """
     rows, columns = x.shape
+    if sorted_rows is not None:
+        rows = sorted_rows.number
     values = contiguous_spec((rows, columns), dtype, x.device)
     largest = float((torch.finfo if dtype.is_floating_point else torch.iinfo)(dtype).max)
     if group_shape == TENSOR:
         scale = contiguous_spec((1,), torch.float32, x.device)
-        amax = None if static else _amax_launcher(x, num_experts, top_k, has_expert_map)
+        amax = None
+        if not static:
+            amax = _amax_launcher(x, num_experts, top_k, has_expert_map, sorted_rows)
         return Quantization(values, scale, amax, _tensor_launcher(x, largest, not static), True)
     if group_shape[0] != 1 or static:
         raise ValueError(
@@ -274,23 +312,31 @@ def prepared_quantization(
         )
     group = columns if group_shape == TOKEN else group_shape[1]
     scale = contiguous_spec((rows, -(-columns // group)), torch.float32, x.device)
-    some = (num_experts, top_k, has_sorted_pairs) if has_expert_map else (0, 0, False)
-    launcher = _groups_launcher(x, group, largest, *some, routing_is_older)
+    if sorted_rows is not None:
+        scale = scale._replace(strides=(1, rows))
+        has_sorted_pairs = True
+    elif not has_expert_map:
+        num_experts, top_k, has_sorted_pairs = 0, 0, False
+    some = num_experts, top_k, has_sorted_pairs, sorted_rows
+    launcher = _groups_launcher(x, scale, group, largest, *some, routing_is_older)
     return Quantization(values, scale, None, launcher, False)
 
 
 def _groups_launcher(
     x: TensorSpec,
+    scale: TensorSpec,
     group: int,
     largest: float,
     num_experts: int,
     top_k: int,
     has_sorted_pairs: bool,
+    sorted_rows: SortedRows | None,
     routing_is_older: bool,
 ) -> Launcher:
     """``top_k``: 0 where all rows are quantized."""
-    rows, columns = x.shape
-    groups_per_row = triton.cdiv(columns, group)
+    rows, groups_per_row = scale.shape
+    columns = x.shape[1]
+    num_pairs = rows * top_k if sorted_rows is None else sorted_rows.num_pairs
     num_groups = rows * groups_per_row
     block_columns = triton.next_power_of_2(group)
     block_groups = max(1, 2048 // block_columns)
@@ -298,11 +344,24 @@ def _groups_launcher(
     return Launcher(
         _quantize_groups_kernel,
         (min(num_blocks, _MOST_PROGRAMS) if top_k else num_blocks,),
-        (num_experts, top_k, num_groups, groups_per_row, columns, *x.strides, MIN_AMAX, largest),
+        (
+            num_experts,
+            top_k,
+            num_pairs,
+            num_groups,
+            groups_per_row,
+            columns,
+            *x.strides,
+            *scale.strides,
+            MIN_AMAX,
+            largest,
+        ),
         {
             "GROUP": group,
             "SOME_ROWS": top_k > 0,
             "SORTED": has_sorted_pairs,
+            "X_IS_SORTED": sorted_rows is not None and sorted_rows.x_is_sorted,
+            "OUT_IS_SORTED": sorted_rows is not None,
             "TOP_K": triton.next_power_of_2(max(1, top_k)),
             "PROGRAMMATIC": is_programmatic(x.device),
             "ROUTING_IS_OLDER": routing_is_older,
@@ -314,17 +373,25 @@ def _groups_launcher(
     )
 
 
-def _amax_launcher(x: TensorSpec, num_experts: int, top_k: int, has_expert_map: bool) -> Launcher:
+def _amax_launcher(
+    x: TensorSpec,
+    num_experts: int,
+    top_k: int,
+    has_expert_map: bool,
+    sorted_rows: SortedRows | None,
+) -> Launcher:
     """``top_k``: 0 without a routing."""
     constants = {
         "HAS_ROUTING": top_k > 0,
+        "X_IS_SORTED": sorted_rows is not None and sorted_rows.x_is_sorted,
         "HAS_EXPERT_MAP": has_expert_map,
         "TOP_K": triton.next_power_of_2(max(1, top_k)),
         "PROGRAMMATIC": is_programmatic(x.device),
         "PARTIALS": _PARTIALS,
         "BLOCK": min(_BLOCK, triton.next_power_of_2(x.shape[1])),
     }
-    scalars = (num_experts, max(1, top_k), *x.shape, *x.strides)
+    num_pairs = 0 if sorted_rows is None else sorted_rows.num_pairs
+    scalars = (num_experts, max(1, top_k), num_pairs, *x.shape, *x.strides)
     options = launch_attributes(x.device)
     return Launcher(_partial_amax_kernel, (_PARTIALS,), scalars, constants, **options)
 

@@ -20,7 +20,7 @@ _FEW_ROWS_PAIRS = {"int4": MAX_UNSORTED_PAIRS, "uint8": MAX_UNSORTED_PAIRS, "mxf
 _FEW_ROWS_BYTES = 64 << 20
 """Of FP8 experts, which are read in so short a time that what comes before counts as much."""
 
-_SPECIALIZED_FROM = {torch.float8_e4m3fn: 192, torch.bfloat16: 1024, torch.float16: 1024}
+_SPECIALIZED_FROM = {torch.float8_e4m3fn: 96, torch.bfloat16: 1024, torch.float16: 1024}
 """By what is multiplied, from how many pairs per expert on warpgroups that share it are faster."""
 
 
