@@ -46,7 +46,7 @@ def compile_oracle(
     oracle: str,
     *,
     machine: Machine | None = None,
-    facts: Mapping[str, FactValue] | None = None,
+    facts: Mapping[str, Seen] | None = None,
     conditions: Iterable[Condition] = (),
     may_lack: Mapping[str, FactValue] | None = None,
     moved_to: Mapping[str, FactValue] | None = None,

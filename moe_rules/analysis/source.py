@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from moe_rules.analysis.classes import Space, UnclassifiedError, Variable
-from moe_rules.analysis.diagram import LEAF, Node
+from moe_rules.analysis.diagram import LEAF, Node, Value
 from moe_rules.analysis.questions import MISSING, Probe
 from moe_rules.analysis.tests_as_source import Test, is_one_of, written
 from moe_rules.engine.selection import Result
@@ -34,16 +34,16 @@ class Function:
     def __init__(self, text: str, names: dict[str, Any]) -> None:
         self.text = text
         exec(compile(text, "<rules>", "exec"), names)
-        self.call: Callable[..., Result] = names["decide"]
+        self.call: Callable[..., Any] = names["decide"]
 
 
-def as_function(space: Space, results: Node, parameters: str, read: Mapping[str, str]) -> Function:
-    """Compile a diagram of results to a function.
+def as_function(space: Space, diagram: Node, parameters: str, read: Mapping[str, str]) -> Function:
+    """Compile a diagram to a function.
 
     ``parameters`` are those of the function, ``read`` has the expression of each fact's value.
     No class of the space may be of unknown values.
     """
-    writer = _Writer(space, results, parameters, read)
+    writer = _Writer(space, diagram, parameters, read)
     return Function(writer.text(), writer.names)
 
 
@@ -86,21 +86,22 @@ class _Writer:
     """Writes the functions of one diagram."""
 
     def __init__(
-        self, space: Space, results: Node, parameters: str, read: Mapping[str, str]
+        self, space: Space, diagram: Node, parameters: str, read: Mapping[str, str]
     ) -> None:
         self.space = space
-        self.results = results
+        self.diagram = diagram
         self.parameters = parameters
         self.read = read
         self.names: dict[str, Any] = {}
+        self.tests: dict[int, _Tests] = {}
         self.trees: dict[Node, _Tree] = {}
-        self.uses: Counter[Node] = Counter([results])
+        self.uses: Counter[Node] = Counter([diagram])
         self.called: dict[Node, str] = {}
         self.leaves: dict[Node, str] = {}
 
     def text(self) -> str:
         """The source; ``names`` then has what it refers to."""
-        inner = [n for n in self.space.diagrams.nodes(self.results) if n.level != LEAF]
+        inner = [n for n in self.space.diagrams.nodes(self.diagram) if n.level != LEAF]
         for node in sorted(inner, key=lambda node: node.level):
             tree = self.trees[node] = self._tree(node)
             self.uses.update(_ends(tree))
@@ -108,8 +109,8 @@ class _Writer:
             if self.uses[node] > 1:
                 fact = "_and_".join(self.space.variables[node.level].facts)
                 self.called[node] = f"by_{fact}_{number}"
-        bodies = [("decide", self.results)]
-        bodies += [(name, node) for node, name in self.called.items() if node is not self.results]
+        bodies = [("decide", self.diagram)]
+        bodies += [(name, node) for node, name in self.called.items() if node is not self.diagram]
         texts = []
         for name, node in bodies:
             end = self.trees.get(node, node)
@@ -126,7 +127,9 @@ class _Writer:
         if len(variable.facts) == 1 and FACTS[variable.facts[0]].type in _FEW_VALUES:
             found = self._by_class(variable, node)
         else:
-            found = _split(tuple(range(len(node.children))), node, _tests(variable, self.names))
+            if node.level not in self.tests:
+                self.tests[node.level] = _tests(variable, self.names)
+            found = _split(tuple(range(len(node.children))), node, self.tests[node.level])
         assert isinstance(found, _Tree)
         return found
 
@@ -173,15 +176,20 @@ class _Writer:
     def _leaf(self, leaf: Node) -> str:
         name = self.leaves.get(leaf)
         if name is None:
-            result = leaf.value
-            assert isinstance(result, Result)
-            said = (result.how, result.backend, result.kernel, result.error, result.why)
-            plain = re.sub(r"\W", "_", "_".join(word for word in said if word))
+            plain = _in_a_word(leaf.value)
             name = self.leaves[leaf] = (
                 plain if plain not in self.names else f"{plain}_{len(self.names)}"
             )
-            self.names[name] = result
+            self.names[name] = leaf.value
         return name
+
+
+def _in_a_word(value: Value) -> str:
+    """A name for a leaf's value."""
+    if not isinstance(value, Result):
+        return "value"
+    said = (value.how, value.backend, value.kernel, value.error, value.why)
+    return re.sub(r"\W", "_", "_".join(word for word in said if word))
 
 
 def _ends(tree: _Tree | Node) -> Iterator[Node]:
@@ -202,7 +210,7 @@ def _tests(variable: Variable, names: dict[str, Any]) -> _Tests:
             probe.answer(dict(zip(variable.facts, members[0], strict=True))) is True
             for members in variable.classes
         )
-        test = written(probe)
+        test = written(probe, names)
         if test is None:
             test = _called(probe, names)
         known = found.get(said)

@@ -15,7 +15,8 @@ from functools import partial
 from moe_rules.analysis.classes import Space
 from moe_rules.analysis.conditions import Conditions, Facts
 from moe_rules.analysis.diagram import Node, Value
-from moe_rules.analysis.questions import MISSING, REQUEST
+from moe_rules.analysis.given import assumed_facts, equals, given_facts, value_of
+from moe_rules.analysis.questions import REQUEST
 from moe_rules.analysis.states import (
     Asking,
     Ordering,
@@ -24,7 +25,6 @@ from moe_rules.analysis.states import (
 )
 from moe_rules.engine.selection import How, Result, narrowed
 from moe_rules.files.problems import Location
-from moe_rules.language.requested import ROLE
 from moe_rules.language.rules import (
     AUTO,
     Assumed,
@@ -60,7 +60,9 @@ class Selection:
     ``facts`` are those of a deployment, with what follows from them and without what the oracle
     assumes. ``regions`` has what stands at a place of the files; what several oracles or backends
     share has the regions of this oracle, all backends together. ``asked`` is where each kernel of a
-    backend is asked, by its position. ``conditions`` and ``rule_facts`` are what rules were
+    backend is asked, by its position; ``attempts`` are the backends that are asked, and where, as
+    one comes after another. ``orders`` is the diagram of the order of backends when the decision
+    fell. ``conditions`` and ``rule_facts`` are what rules were
     compiled with: the latter has what is assumed, too.
     """
 
@@ -71,8 +73,10 @@ class Selection:
     conditions: Conditions
     facts: Facts
     rule_facts: Facts
+    orders: Node
     regions: dict[Location, Region] = field(default_factory=dict)
     asked: dict[tuple[Server, int], Node] = field(default_factory=dict)
+    attempts: list[tuple[Server, Node]] = field(default_factory=list)
 
     def result(self, facts: Mapping[str, FactValue]) -> Result:
         """The result of one deployment. Raises UnclassifiedError."""
@@ -113,13 +117,14 @@ class _Compiler:
         self.space = space
         self.diagrams = space.diagrams
         self.conditions = conditions
-        self.given = self._given()
-        self.facts = self._assumed(self.given)
+        self.given = given_facts(self.conditions, rules, oracle)
+        self.facts = assumed_facts(self.conditions, oracle, self.given)
         self.regions: dict[Location, Region] = {}
         self.servers: dict[tuple[int, Assumed], Server] = {}
         self.kernels: dict[Server, list[Node]] = {}
         self.asked: dict[tuple[Server, int], Node] = {}
-        self.state = self.diagrams.leaf(Ordering(oracle.priority))
+        self.attempts: list[tuple[Server, Node]] = []
+        self.state = self.orders = self.diagrams.leaf(Ordering(oracle.priority))
 
     def compile(self, within: Node) -> Selection:
         self.state = self.diagrams.choose(within, self.state, self.diagrams.false)
@@ -137,61 +142,11 @@ class _Compiler:
             self.conditions,
             self.given,
             self.facts,
+            self.orders,
             self.regions,
             self.asked,
+            self.attempts,
         )
-
-    # Facts -------------------------------------------------------------------------------------
-
-    def _given(self) -> Facts:
-        """The supplied facts, with those that follow from them."""
-        conditions, diagrams = self.conditions, self.diagrams
-        facts: Facts = {}
-        facts[REQUEST] = self._requested(facts)
-        for derived in self.rules.derived:
-            found = diagrams.leaf(MISSING)
-            for when, value in reversed(derived.cases):
-                case = self._value(value, facts)
-                holds = conditions.holds(when, facts)
-                # Where a case is open, neither it nor a later one is known to apply.
-                opened = diagrams.choose(
-                    diagrams.map(lambda truth: truth is None, holds), diagrams.leaf(MISSING), found
-                )
-                found = diagrams.choose(holds, case, opened)
-            facts[derived.fact.name] = found
-        return facts
-
-    def _assumed(self, given: Facts) -> Facts:
-        """The facts with those that the oracle assumes."""
-        conditions, diagrams, facts = self.conditions, self.diagrams, dict(given)
-        for assumption in self.oracle.assume:
-            applies = conditions.applies(assumption.when, facts)
-            assumed = conditions.assuming(assumption.values, facts)
-            for name, _ in assumption.values:
-                before = conditions.value(name, facts)
-                facts[name] = diagrams.choose(applies, assumed[name], before)
-        return facts
-
-    def _requested(self, facts: Facts) -> Node:
-        """The request: the layer's own, or one of the rules for this oracle and a role."""
-        found = self.space.value(REQUEST)
-        role = self.conditions.value(ROLE, facts) if self.rules.requested else None
-        for asks_all in (True, False):
-            for (of, oracle), request in self.rules.requested.items():
-                if role is not None and oracle == (None if asks_all else self.oracle.name):
-                    is_role = self._equals(role, of)
-                    found = self.diagrams.choose(
-                        is_role, self.diagrams.leaf(request.backend), found
-                    )
-        return found
-
-    def _equals(self, values: Node, wanted: FactValue) -> Node:
-        return self.diagrams.map(lambda value: value == wanted, values)
-
-    def _value(self, value: FactValue | ValueOf, facts: Facts) -> Node:
-        if isinstance(value, ValueOf):
-            return self.conditions.value(value.fact, facts)
-        return self.diagrams.leaf(value)
 
     # States ------------------------------------------------------------------------------------
 
@@ -233,6 +188,7 @@ class _Compiler:
                 lambda state, kept: replace(state, order=tuple(s.backend.name for s in kept)),
                 list(servers.values()),
             )
+        self.orders = self.diagrams.map(_order_of, self.state)
 
     def _narrow(
         self,
@@ -260,7 +216,7 @@ class _Compiler:
     def _own_value(self, server: Server, fact: str) -> Node:
         """The backend's own value of a fact, where it has one, or the deployment's."""
         own = next((value for name, value in server.assumed if name == fact), ValueOf(fact))
-        return self._value(own, self.facts)
+        return value_of(self.conditions, own, self.facts)
 
     def _steps(self, steps: Iterable[Step], how: How) -> None:
         for step in steps:
@@ -272,7 +228,7 @@ class _Compiler:
 
     def _step(self, step: Step, how: How, applies: Node) -> None:
         if step.action == "drop":
-            self._change(applies, lambda state: state.without(step.names))
+            self._drop(step.names, applies)
             return
         if step.action == "refuse":
             refused = Result(how, error=step.error, why="refused")
@@ -296,17 +252,26 @@ class _Compiler:
             error = Result(how, error=step.error, why="request_cannot_serve")
             self._change(applies, _to(error))
         elif not step.own_kernels:
-            self._change(applies, lambda state: state.without((backend.name,)))
+            self._drop((backend.name,), applies)
+
+    def _drop(self, names: tuple[str, ...], where: Node) -> None:
+        """Take backends out of the order in some region, where nothing is decided."""
+        self._change(where, lambda state: state.without(names))
+        self.orders = self.diagrams.apply(
+            lambda order, state: _order_of(state) if isinstance(state, Ordering) else order,
+            self.orders,
+            self.state,
+        )
 
     def _request(self) -> None:
         diagrams = self.diagrams
         name = self.conditions.value(REQUEST, self.facts)
-        automatic = self._equals(name, AUTO)
+        automatic = equals(self.conditions, name, AUTO)
         unknown = diagrams.opposite(automatic)
         for word, cases in self.oracle.requests.items():
             if word == AUTO:
                 continue
-            rest = diagrams.both(self._undecided(), self._equals(name, word))
+            rest = diagrams.both(self._undecided(), equals(self.conditions, name, word))
             for case in cases:
                 reached = rest
                 applies = diagrams.both(rest, self.conditions.applies(case.when, self.facts))
@@ -386,6 +351,8 @@ class _Compiler:
 
     def _note_choice(self, server: Server, number: int, asked: Node, selected: Node) -> None:
         """Add to the regions of a backend's kernel."""
+        if number == 0:
+            self.attempts.append((server, asked))
         self._note(server.backend.choices[number].kernel.location, asked, selected, selected)
         before = self.asked.get((server, number), self.diagrams.false)
         self.asked[server, number] = self.diagrams.either(before, asked)
@@ -405,6 +372,10 @@ def serves(conditions: Conditions, facts: Facts, server: Server) -> list[Node]:
         )
         for choice in server.backend.choices
     ]
+
+
+def _order_of(state: Value) -> Value:
+    return state.order if isinstance(state, Ordering) else state
 
 
 def _is(wanted: Value, value: Value) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
-import json
 import lzma
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, NamedTuple, TypeVar
+
+import msgspec
 
 from moe_rules.models.options import option_facts
 from moe_rules.selectors.selector import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
 from moe_rules.vocabulary.readings import Unreadable
@@ -23,12 +26,69 @@ DEVICES = {"oot": "out_of_tree"}
 REFUSALS = ("ValueError", "NotImplementedError")
 """Errors by which the reference refuses; any other type is a crash of its own."""
 
+Facts = Mapping[str, FactValue]
+LineT = TypeVar("LineT")
+ReadT = TypeVar("ReadT")
+
 
 class CaseError(ValueError):
     """A case file cannot be read, or a line of it is no case."""
 
 
-OPENERS: Mapping[str, Callable[..., TextIO]] = {".gz": gzip.open, ".xz": lzma.open}
+class Answer(msgspec.Struct, frozen=True, gc=False):
+    """What the reference says of a kernel: ``supported`` is None where it was not asked."""
+
+    backend: str | None
+    kernel: str | None
+    supported: bool | None
+    reason: str | None = None
+
+
+class Came(msgspec.Struct, frozen=True, gc=False, tag_field="outcome"):
+    """What the reference came to: every kernel's answer, and the order of backends if known."""
+
+    tried: list[Answer]
+    not_reached: list[Answer]
+    priority: list[str] | None
+
+
+class Selected(Came, frozen=True, gc=False, tag="selected"):
+    """It selected; ``kernel`` is None where it binds none."""
+
+    backend: str
+    kernel: str | None
+
+
+class Failed(Came, frozen=True, gc=False, tag="error"):
+    """It raised."""
+
+    error_type: str
+    error_message: str
+
+
+Expected = Selected | Failed
+
+
+class Line(msgspec.Struct, frozen=True, gc=False):
+    """One line of a case file. What many lines have alike is left as text, to be read once."""
+
+    id: str
+    oracle: str
+    platform: msgspec.Raw
+    software: msgspec.Raw
+    env: msgspec.Raw
+    runtime: msgspec.Raw
+    moe: msgspec.Raw
+    weight: msgspec.Raw
+    activation: msgspec.Raw
+    options: msgspec.Raw
+    expect: Expected
+
+
+_LINE = msgspec.json.Decoder(Line)
+
+
+OPENERS: Mapping[str, Callable[[Path], BinaryIO]] = {".gz": gzip.open, ".xz": lzma.open}
 """What opens a file of cases, by how its name ends after ``.jsonl``."""
 NAMES = " or ".join(f"*.jsonl{ending}" for ending in OPENERS)
 
@@ -59,19 +119,29 @@ def case_files(paths: Iterable[Path]) -> list[Path]:
 
 def read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """The lines of one file with their numbers. Raises CaseError for what is no JSON object."""
+    return _decoded(path, msgspec.json.Decoder(dict[str, Any]))
+
+
+def read_cases(path: Path, oracles: frozenset[str] = frozenset()) -> Iterator[Case]:
+    """The cases of one file, of some oracles if any are given. Raises CaseError."""
+    for number, line in _decoded(path, _LINE):
+        if not oracles or line.oracle in oracles:
+            yield Case.of(line, f"{path}:{number}")
+
+
+def _decoded(path: Path, decoder: msgspec.json.Decoder[LineT]) -> Iterator[tuple[int, LineT]]:
     number = 0
     opened = OPENERS.get(path.suffix, gzip.open)
     try:
-        with opened(path, "rt", encoding="utf-8") as lines:
+        with opened(path) as lines:
             for number, line in enumerate(lines, start=1):
-                data = json.loads(line)
-                if not isinstance(data, dict):
-                    raise CaseError(f"{path}:{number}: a case is a JSON object")
-                yield number, data
-    except (OSError, EOFError, UnicodeDecodeError, lzma.LZMAError) as error:
+                yield number, decoder.decode(line)
+    except (OSError, EOFError, lzma.LZMAError) as error:
         kind = "an xz" if path.suffix == ".xz" else "a gzip"
         raise CaseError(f"{path}:{number + 1}: not {kind} file of JSON lines: {error}") from None
-    except json.JSONDecodeError as error:
+    except msgspec.ValidationError as error:
+        raise CaseError(f"{path}:{number}: not a case: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise CaseError(f"{path}:{number}: not JSON: {error}") from None
 
 
@@ -92,73 +162,126 @@ def platform_facts(platform: Mapping[str, Any]) -> dict[str, FactValue]:
     }
 
 
-def request_facts(case: Mapping[str, Any]) -> dict[str, FactValue]:
-    """Everything of a case but its platform."""
-    runtime, options = case["runtime"], dict(case["options"])
-    facts: dict[str, FactValue] = {
-        **case["software"],
-        **switches_from_environ(case["env"]),
-        **layer_facts(FusedMoEConfig.from_dict(case["moe"])),
-        "weight_key": recorded_key(case["weight"]),
-        "activation_key": recorded_key(case["activation"]),
+def recorded_key(data: Mapping[str, Any] | None) -> QuantKey | None:
+    """A quantization key of a case or record."""
+    return None if data is None else QuantKey.from_dict(dict(data))
+
+
+def _platform(platform: Mapping[str, Any]) -> tuple[str, dict[str, FactValue]]:
+    return platform["name"], platform_facts(platform)
+
+
+def _switches(environ: Mapping[str, str]) -> tuple[Facts, Facts]:
+    """The switches, with what else a case does not say, and those that are unreadable."""
+    switches = {**REQUEST_DEFAULTS, **switches_from_environ(environ)}
+    unreadable = {n: v for n, v in switches.items() if isinstance(v, Unreadable)}
+    return {n: v for n, v in switches.items() if n not in unreadable}, unreadable
+
+
+def _runtime(runtime: Mapping[str, Any]) -> dict[str, FactValue]:
+    return {
         "model_type": None if runtime.get("no_model_config") else runtime.get("model_type"),
         "moe_activation_override": recorded_key(runtime.get("moe_activation_override")),
         "enable_dbo": runtime.get("enable_dbo", False),
         "engine_enable_eplb": runtime.get("enable_eplb", False),
         "weight_transfer": runtime.get("weight_transfer", False),
     }
-    return {**facts, **option_facts(options)}
 
 
-def recorded_key(data: Mapping[str, Any] | None) -> QuantKey | None:
-    """A quantization key of a case or record."""
-    return None if data is None else QuantKey.from_dict(dict(data))
+def _layer(moe: dict[str, Any]) -> dict[str, FactValue]:
+    return layer_facts(FusedMoEConfig.from_dict(moe))
 
 
-_EXPECTED = ("outcome", "tried", "not_reached", "priority")
-_OUTCOMES = {"selected": ("backend", "kernel"), "error": ("error_type", "error_message")}
+@functools.lru_cache(maxsize=1 << 16)
+def _read_once(read: Callable[[Any], ReadT], text: bytes) -> ReadT:
+    """What is read of a part of a line, for all lines that have the same text there."""
+    return read(msgspec.json.decode(text))
+
+
+class Parts(NamedTuple):
+    """The facts of a deployment as a case groups them."""
+
+    platform: Facts
+    software: Facts
+    switches: Facts
+    runtime: Facts
+    layer: Facts
+    weight_key: QuantKey | None
+    activation_key: QuantKey | None
+    options: Facts
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
     """One recorded decision: what was asked, as facts, and what the reference came to.
 
-    ``constants`` are what a selector is made for: the platform, and switches that are unreadable.
+    ``unreadable`` are switches whose text the reference cannot read.
     """
 
     id: str
     oracle: str
     platform_name: str
-    constants: Mapping[str, FactValue]
-    request: Mapping[str, FactValue]
-    expect: Mapping[str, Any]
+    parts: Parts
+    unreadable: Facts
+    expect: Expected
 
     @classmethod
-    def parse(cls, data: Mapping[str, Any], where: str) -> Case:
-        """From a line's object. Raises CaseError, which names the place ``where``."""
+    def of(cls, line: Line, where: str) -> Case:
+        """What a line says. Raises CaseError, which names the place ``where``."""
         try:
-            expect = data["expect"]
-            for key in (*_EXPECTED, *_OUTCOMES[expect["outcome"]]):
-                expect[key]
-            for answer in (*expect["tried"], *expect["not_reached"]):
-                answer["backend"], answer["kernel"], answer["supported"]
-            request = request_facts(data)
-            unreadable = {n: v for n, v in request.items() if isinstance(v, Unreadable)}
-            return cls(
-                id=data["id"],
-                oracle=data["oracle"],
-                platform_name=data["platform"]["name"],
-                constants={**platform_facts(data["platform"]), **unreadable},
-                request={n: v for n, v in request.items() if n not in unreadable},
-                expect=expect,
+            platform_name, platform = _read_once(_platform, bytes(line.platform))
+            switches, unreadable = _read_once(_switches, bytes(line.env))
+            parts = Parts(
+                platform,
+                _read_once(dict, bytes(line.software)),
+                switches,
+                _read_once(_runtime, bytes(line.runtime)),
+                _read_once(_layer, bytes(line.moe)),
+                _read_once(recorded_key, bytes(line.weight)),
+                _read_once(recorded_key, bytes(line.activation)),
+                _read_once(option_facts, bytes(line.options)),
             )
         except KeyError as error:
             raise CaseError(f"{where}: not a case: {error} is missing or unknown") from None
         except (AttributeError, IndexError, TypeError, ValueError) as error:
             raise CaseError(f"{where}: not a case: {error}") from None
+        return cls(line.id, line.oracle, platform_name, parts, unreadable, line.expect)
+
+    @classmethod
+    def parse(cls, data: Mapping[str, Any], where: str) -> Case:
+        """From a line's object. Raises CaseError, which names the place ``where``."""
+        try:
+            line = _LINE.decode(msgspec.json.encode(data))
+        except msgspec.ValidationError as error:
+            raise CaseError(f"{where}: not a case: {error}") from None
+        return cls.of(line, where)
+
+    @property
+    def constants(self) -> dict[str, FactValue]:
+        """What a selector is made for: the platform, and switches that are unreadable."""
+        return {**self.parts.platform, **self.unreadable}
+
+    @property
+    def request(self) -> dict[str, FactValue]:
+        """All else, with what holds where a case says nothing."""
+        parts = self.parts
+        return {
+            **parts.switches,
+            **parts.software,
+            **parts.runtime,
+            **parts.layer,
+            "weight_key": parts.weight_key,
+            "activation_key": parts.activation_key,
+            **parts.options,
+        }
+
+    @property
+    def facts(self) -> dict[str, FactValue]:
+        """Everything that is known of the deployment."""
+        return {**self.constants, **self.request}
 
     @property
     def reference_crashed(self) -> bool:
         """The reference ended with an error that is no refusal."""
         expect = self.expect
-        return expect["outcome"] == "error" and expect["error_type"] not in REFUSALS
+        return isinstance(expect, Failed) and expect.error_type not in REFUSALS

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from moe_rules.conformance.cases import Case
+from moe_rules.analysis.worlds import packaged_worlds
+from moe_rules.conformance.cases import Case, Expected, Failed, Selected
+from moe_rules.conformance.compiled import CompiledOracle
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import with_assumed
-from moe_rules.language.rules import Backend, Kernel
+from moe_rules.engine.selection import Result
+from moe_rules.language.rules import Backend, Kernel, PlatformRules
 from moe_rules.selectors.selector import ERRORS, Selector
 from moe_rules.vocabulary.fact_values import FactError, FactValue, SwitchError
 
@@ -24,32 +28,39 @@ class Verdict:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was decided: a backend with its kernel's class, or a kind of error."""
+class Ours(NamedTuple):
+    """What we say of a case.
 
-    backend: str | None
-    kernel: str | None
-    error: str | None
+    ``declared`` are the oracle's backends, ``takes[backend, kernel]``, called with ``facts``, is
+    whether a backend's kernel would serve.
+    """
 
-    def __str__(self) -> str:
-        return self.error or f"{self.backend}/{self.kernel}"
+    result: Result
+    order: tuple[str, ...]
+    declared: Container[str]
+    takes: Mapping[tuple[str | None, str | None], Callable[..., bool]]
+    facts: tuple[Any, ...]
 
 
 class Comparer:
-    """Decides recorded cases with the rules of their platforms."""
+    """Decides recorded cases with the rules of their platforms, by name.
 
-    def __init__(self, selectors: Mapping[str, Selector]) -> None:
-        self.selectors = dict(selectors)
-        self._by_platform: dict[tuple[Any, ...], Selector] = {}
+    Oracles are compiled to functions; the rules themselves are gone through for what these do not
+    know (switches that cannot be read, facts that are missing), and to explain.
+    """
+
+    def __init__(self, rules: Mapping[str, PlatformRules]) -> None:
+        self.rules = rules
+        self._selectors: dict[tuple[Any, ...], Selector] = {}
+        self._compiled: dict[tuple[str, str], CompiledOracle] = {}
 
     def selector(self, facts: Mapping[str, FactValue]) -> Selector:
         """The selector of a case's constants; software differs by case."""
         key = tuple(facts.items())
-        selector = self._by_platform.get(key)
+        selector = self._selectors.get(key)
         if selector is None:
-            rules = self.selectors[str(facts["device"])].rules
-            selector = self._by_platform[key] = Selector(rules, facts, unknown=())
+            rules = self.rules[str(facts["device"])]
+            selector = self._selectors[key] = Selector(rules, facts, unknown=())
         return selector
 
     def decide(self, case: Case) -> Decision:
@@ -58,22 +69,47 @@ class Comparer:
 
     def compare(self, case: Case) -> Verdict:
         """Compare one case. A crash of ours disagrees, whatever the reference did."""
-        expect, crashed = case.expect, case.reference_crashed
+        rules = self.compiled(case)
+        if rules is not None:
+            facts = case.parts
+            try:
+                notes = [] if rules.possible(*facts) else list(_impossible(case))
+                said = rules.result(*facts), rules.order(*facts)
+                return _verdict(case, Ours(*said, rules.backends, rules.takes, facts), notes)
+            except (LookupError, TypeError):  # facts that are missing, or of odd values
+                pass
+        return self._interpreted(case)
+
+    def compiled(self, case: Case) -> CompiledOracle | None:
+        """The functions of a case's oracle; None where its switches cannot be read, or no rules."""
+        if case.unreadable:
+            return None
+        key = str(case.parts.platform["device"]), case.oracle
+        found = self._compiled.get(key)
+        if found is None:
+            rules = self.rules.get(key[0])
+            if rules is None or case.oracle not in rules.oracles:
+                return None
+            found = self._compiled[key] = CompiledOracle(rules, case.oracle)
+        return found
+
+    def _interpreted(self, case: Case) -> Verdict:
+        """Compare one case by going through the rules."""
+        crashed = case.reference_crashed
         try:
             decision = self.decide(case)
         except SwitchError as error:
-            agrees = None if crashed else expect.get("error_type") == "ValueError"
-            return Verdict(agrees, None, None, (str(error),) if agrees is False else ())
+            expect = case.expect
+            agrees = isinstance(expect, Failed) and expect.error_type == "ValueError"
+            notes = () if agrees or crashed else (str(error),)
+            return Verdict(None if crashed else agrees, None, None, notes)
         except FactError as error:
             return Verdict(None if crashed else False, False, False, (str(error),))
         except Exception as error:
             return Verdict(False, False, False, (f"ours crashed: {error!r}",))
-        notes: list[str] = []
-        answer = Answer(decision.backend, decision.kernel, decision.result.error)
-        agrees = None if crashed else agrees_with(expect, answer, notes)
-        candidates = self._candidates(decision, expect, notes)
-        order = self._order(decision, expect, notes)
-        return Verdict(agrees, candidates, order, tuple(notes))
+        declared, takes = decision.declared_backends, _Takes(decision)
+        ours = Ours(decision.result, decision.order, declared, takes, ())
+        return _verdict(case, ours, list(_impossible(case)))
 
     def explanation(self, case: Case) -> tuple[str, ...]:
         """Our decision of a case in lines: the answer, the order, and every candidate."""
@@ -90,85 +126,116 @@ class Comparer:
             lines += [f"  {failure} ({failure.location.short})" for failure in candidate.failures]
         return tuple(lines)
 
-    def _candidates(self, decision: Decision, expect: Mapping[str, Any], notes: list[str]) -> bool:
-        agree = True
-        for answer in (*expect["tried"], *expect["not_reached"]):
-            wanted = answer["supported"]
-            if wanted is None:
-                continue
-            ours = self._supported(decision, answer)
-            if ours != wanted:
-                agree = False
-                reference, own = (("refuses", "supports")[said] for said in (wanted, ours))
-                reason = f" ({answer['reason']})" if answer.get("reason") else ""
-                notes.append(
-                    f"candidate {answer['backend']}/{answer['kernel']}: "
-                    f"reference {reference}{reason}, ours {own}"
-                )
-        return agree
 
-    def _supported(self, decision: Decision, answer: Mapping[str, Any]) -> bool:
-        """Whether our table lets the asked class (or, without one, the backend) serve."""
-        facts = decision.facts
-        name = answer["backend"]
-        asked = [p for p in decision._outcome.attempts if name in (None, p.backend.name)]
-        declared = decision.declared_backends.get(name)
-        for plan in asked:
-            kernel = _kernel_of(plan.backend, answer["kernel"])
-            if kernel is not None:
-                return kernel.condition.holds(with_assumed(facts, plan.assumed)) is not False
-        if declared is None:
-            return False
-        facts = with_assumed(facts, declared.assume)
-        if answer["kernel"] is None:
-            return declared.requires.holds(facts) is not False
-        kernel = _kernel_of(declared, answer["kernel"])
-        return kernel is not None and kernel.condition.holds(facts) is not False
-
-    def _order(
-        self, decision: Decision, expect: Mapping[str, Any], notes: list[str]
-    ) -> bool | None:
-        if expect["priority"] is None:
-            return None
-        listed = set(decision.declared_backends)
-        theirs = [name for name in expect["priority"] if name in listed]
-        ours = list(decision.order)
-        if ours == theirs:
-            return True
-        notes.append(f"order: reference {theirs}, ours {ours}")
-        return False
+def _verdict(case: Case, ours: Ours, notes: list[str]) -> Verdict:
+    """What we say beside what is recorded; ``notes`` say why there can be no such case."""
+    expect, possible = case.expect, not notes
+    agrees = None
+    if not case.reference_crashed:
+        agrees = agrees_with(expect, ours.result, notes) and possible
+    candidates = _candidates(expect, ours, notes)
+    return Verdict(agrees, candidates, _order(expect, ours, notes), tuple(notes))
 
 
-def agrees_with(expect: Mapping[str, Any], ours: Answer, notes: list[str]) -> bool:
-    """Whether an answer is the recorded one; if not, there is a note."""
-    if expect["outcome"] == "selected":
-        if (ours.backend, ours.kernel) == (expect["backend"], expect["kernel"]):
-            return True
-        words = f"{expect['backend']}/{expect['kernel']}"
-    elif ours.error is not None:
-        if expect["error_type"] in {base.__name__ for base in ERRORS[ours.error].__mro__}:
-            return True
-        words = expect["error_type"]
-    else:
-        words = f"{expect['error_type']} ({expect['error_message']})"
-    notes.append(f"decision: reference {words}, ours {ours}")
+def _candidates(expect: Expected, ours: Ours, notes: list[str]) -> bool:
+    agree, takes, facts = True, ours.takes, ours.facts
+    for answer in (*expect.tried, *expect.not_reached):
+        wanted = answer.supported
+        if wanted is None or wanted is takes[answer.backend, answer.kernel](*facts):
+            continue
+        agree = False
+        reference, own = ("supports", "refuses") if wanted else ("refuses", "supports")
+        reason = f" ({answer.reason})" if answer.reason else ""
+        notes.append(
+            f"candidate {answer.backend}/{answer.kernel}: reference {reference}{reason}, ours {own}"
+        )
+    return agree
+
+
+def _order(expect: Expected, ours: Ours, notes: list[str]) -> bool | None:
+    if expect.priority is None:
+        return None
+    declared = ours.declared
+    theirs = [name for name in expect.priority if name in declared]
+    if theirs == list(ours.order):
+        return True
+    notes.append(f"order: reference {theirs}, ours {list(ours.order)}")
     return False
 
 
-def reference_explanation(expect: Mapping[str, Any]) -> tuple[str, ...]:
-    """What the reference came to, in lines, with its own reasons."""
-    if expect["outcome"] == "selected":
-        lines = [f"{expect['backend']} / {expect['kernel']}"]
+class _Takes(dict[tuple[str | None, str | None], Callable[[], bool]]):
+    """Whether a backend's kernel would serve, by going through its rules."""
+
+    def __init__(self, decision: Decision) -> None:
+        super().__init__()
+        self._decision = decision
+
+    def __missing__(self, key: tuple[str | None, str | None]) -> Callable[[], bool]:
+        return functools.partial(takes, self._decision, *key)
+
+
+def takes(decision: Decision, backend: str | None, kernel: str | None) -> bool:
+    """Whether our table lets the asked class (or, without one, the backend) serve."""
+    facts = decision.facts
+    asked = [p for p in decision._outcome.attempts if backend in (None, p.backend.name)]
+    for plan in asked:
+        found = _kernel_of(plan.backend, kernel)
+        if found is not None:
+            return found.condition.holds(with_assumed(facts, plan.assumed)) is not False
+    declared = decision.declared_backends.get(backend or "")
+    if declared is None:
+        return False
+    facts = with_assumed(facts, declared.assume)
+    if kernel is None:
+        return declared.requires.holds(facts) is not False
+    found = _kernel_of(declared, kernel)
+    return found is not None and found.condition.holds(facts) is not False
+
+
+def _impossible(case: Case) -> Iterator[str]:
+    """Why there should be no such deployment, where there is one."""
+    facts = case.facts
+    for one in packaged_worlds().impossible:
+        if not one.simulated and one.when.holds(facts) is True:
+            reason = one.reason
+            yield f"recorded, though impossible ({reason.location}): {reason.text}"
+
+
+_RAISED = {
+    kind: frozenset(base.__name__ for base in error.__mro__) for kind, error in ERRORS.items()
+}
+"""The names of what an error of ours is to the reference's callers."""
+
+
+def agrees_with(expect: Expected, ours: Result, notes: list[str]) -> bool:
+    """Whether a result is the recorded one; if not, there is a note."""
+    if isinstance(expect, Selected):
+        if (ours.backend, ours.kernel) == (expect.backend, expect.kernel):
+            return True
+        words = f"{expect.backend}/{expect.kernel}"
+    elif ours.error is not None:
+        if expect.error_type in _RAISED[ours.error]:
+            return True
+        words = expect.error_type
     else:
-        lines = [f"{expect['error_type']}: {expect['error_message']}"]
-    if expect["priority"] is not None:
-        lines[0] += f", order {', '.join(expect['priority'])}"
-    for answer in (*expect["tried"], *expect["not_reached"]):
-        verdict = {True: "supported", False: "refused", None: "not asked"}[answer["supported"]]
-        reason = answer.get("reason")
-        lines.append(
-            f"{answer['backend']} / {answer['kernel']}: {verdict}{f': {reason}' if reason else ''}"
-        )
+        words = f"{expect.error_type} ({expect.error_message})"
+    said = ours.error or f"{ours.backend}/{ours.kernel}"
+    notes.append(f"decision: reference {words}, ours {said}")
+    return False
+
+
+def reference_explanation(expect: Expected) -> tuple[str, ...]:
+    """What the reference came to, in lines, with its own reasons."""
+    if isinstance(expect, Selected):
+        lines = [f"{expect.backend} / {expect.kernel}"]
+    else:
+        lines = [f"{expect.error_type}: {expect.error_message}"]
+    if expect.priority is not None:
+        lines[0] += f", order {', '.join(expect.priority)}"
+    for answer in (*expect.tried, *expect.not_reached):
+        verdict = {True: "supported", False: "refused", None: "not asked"}[answer.supported]
+        reason = f": {answer.reason}" if answer.reason else ""
+        lines.append(f"{answer.backend} / {answer.kernel}: {verdict}{reason}")
     return tuple(lines)
 
 

@@ -1,55 +1,108 @@
-"""Compares recorded cases with the compiled form of the rules instead of the engine's decisions."""
+"""An oracle's answers to recorded cases as functions: outcome, order, and what each kernel says."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable
+from typing import Any
 
-from moe_rules.analysis.classes import UnclassifiedError
-from moe_rules.analysis.compiled import Compiled, compile_oracle
-from moe_rules.analysis.worlds import packaged_worlds
-from moe_rules.conformance.cases import Case
-from moe_rules.conformance.compare import Answer, Comparer, Verdict, agrees_with
-from moe_rules.selectors.selector import Selector
-from moe_rules.vocabulary.fact_values import FactValue
-from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
-from moe_rules.vocabulary.readings import Unreadable
+from moe_rules.analysis.compiled import compile_oracle
+from moe_rules.analysis.diagram import Node
+from moe_rules.analysis.questions import MISSING, REQUEST
+from moe_rules.analysis.source import as_function
+from moe_rules.analysis.states import Server
+from moe_rules.analysis.worlds import packaged_worlds, possible
+from moe_rules.conformance.cases import Parts
+from moe_rules.language.requested import ROLE
+from moe_rules.language.rules import Backend, PlatformRules
+from moe_rules.vocabulary.facts import FACTS, PER_CALL
+from moe_rules.vocabulary.switches import SWITCHES
+
+_PARAMETERS = ", ".join(Parts._fields)
+_PART_OF_GROUP = {
+    **{name: name for name in ("platform", "software", "layer")},
+    "parallel": "layer",
+    "quantization": "options",
+    "request": "runtime",
+}
+_PART_OF = {
+    **{name: _PART_OF_GROUP[fact.group] for name, fact in FACTS.items()},
+    **dict.fromkeys((*SWITCHES, ROLE), "switches"),
+    REQUEST: "layer",
+}
+_READ = {name: f"{part}[{name!r}]" for name, part in _PART_OF.items()} | {
+    name: name for name in ("weight_key", "activation_key")
+}
+"""How the value of a fact is read from the parts of a case."""
 
 
-class CompiledComparer(Comparer):
-    """Decides cases by one diagram for all machines; their deployments have to be possible, too.
+class CompiledOracle:
+    """One oracle's rules on all machines of a platform, as functions of the facts of a case.
 
-    Kernels' answers and orders are no part of the compiled form, and switches that cannot be read
-    are none of its values: what has them is not compared.
+    ``backends`` are those that it declares. Functions take the :class:`Parts` of a case:
+    ``result`` gives the outcome, ``order`` the order of backends when it fell, ``possible`` whether
+    there can be such a deployment, as far as the oracle asks about it, and
+    ``takes[backend, kernel]`` what :meth:`kernel` says. All raise LookupError where a case lacks a
+    fact that is asked for, or has a value that no class has.
     """
 
-    def __init__(self, selectors: Mapping[str, Selector]) -> None:
-        super().__init__(selectors)
-        self._compiled: dict[tuple[str, str], Compiled] = {}
+    def __init__(self, rules: PlatformRules, oracle: str) -> None:
+        compiled = compile_oracle([rules], oracle, facts=dict.fromkeys(PER_CALL, MISSING))
+        self._space = compiled.space
+        (self._selection,) = compiled.selections
+        # What is only simulated is recorded all the same.
+        worlds = tuple(one for one in packaged_worlds().impossible if not one.simulated)
+        self._functions: dict[Node, Callable[..., Any]] = {}
+        self.result = self._function(self._selection.results)
+        self.order = self._function(self._selection.orders)
+        self.possible = self._function(possible(self._space, worlds))
+        self.backends = self._selection.oracle.backends
+        self.takes = _Kernels(self)
 
-    def compare(self, case: Case) -> Verdict:
-        """Compare one case."""
-        facts = {**REQUEST_DEFAULTS, **case.constants, **case.request}
-        platform, rules = str(facts["device"]), self.selectors[str(facts["device"])].rules
-        unreadable = any(isinstance(value, Unreadable) for value in facts.values())
-        if unreadable or case.reference_crashed or case.oracle not in rules.oracles:
-            return Verdict(None, None, None)
-        compiled = self._compiled.get((platform, case.oracle))
-        if compiled is None:
-            compiled = compile_oracle([rules], case.oracle)
-            self._compiled[platform, case.oracle] = compiled
-        notes = list(_impossible(facts))
-        try:
-            result = compiled.selections[0].result(facts)
-        except UnclassifiedError as error:
-            return Verdict(False, None, None, (*notes, str(error)))
-        answer = Answer(result.backend, result.kernel, result.error)
-        agrees = agrees_with(case.expect, answer, notes) and not notes
-        return Verdict(agrees, None, None, tuple(notes))
+    def _function(self, diagram: Node) -> Callable[..., Any]:
+        found = self._functions.get(diagram)
+        if found is None:
+            found = as_function(self._space, diagram, _PARAMETERS, _READ).call
+            self._functions[diagram] = found
+        return found
+
+    def kernel(self, backend: str | None, kernel: str | None) -> Callable[..., bool]:
+        """Whether a backend's kernel takes a layer, or the backend itself (``kernel`` None).
+
+        With what is assumed for the backend where it is asked; without a backend, that of the
+        first one that is asked and has the kernel. Where none is, it takes none.
+        """
+        diagrams, selection = self._space.diagrams, self._selection
+        declared = selection.oracle.backends.get(backend or "")
+        found = diagrams.false
+        if declared is not None:
+            found = self._takes(Server(declared, declared.assume), kernel)
+        for server, asked in reversed(selection.attempts):
+            if backend in (None, server.backend.name) and kernel in _kernels(server.backend):
+                found = diagrams.choose(asked, self._takes(server, kernel), found)
+        return self._function(found)
+
+    def _takes(self, server: Server, kernel: str | None) -> Node:
+        conditions, backend = self._selection.conditions, server.backend
+        facts = conditions.assuming(server.assumed, self._selection.rule_facts)
+        if kernel is None:
+            return conditions.permits(backend.requires, facts)
+        for choice in backend.choices:
+            if choice.kernel.class_name == kernel:
+                return conditions.permits(choice.kernel.condition, facts)
+        return self._space.diagrams.false
 
 
-def _impossible(facts: Mapping[str, FactValue]) -> Iterator[str]:
-    """Why there should be no such deployment, where there is one."""
-    for one in packaged_worlds().impossible:
-        if not one.simulated and one.when.holds(facts) is True:
-            reason = one.reason
-            yield f"recorded, though impossible ({reason.location}): {reason.text}"
+class _Kernels(dict[tuple[str | None, str | None], Callable[..., bool]]):
+    """The functions of an oracle's backends and kernels, each made when it is first looked for."""
+
+    def __init__(self, oracle: CompiledOracle) -> None:
+        super().__init__()
+        self._oracle = oracle
+
+    def __missing__(self, key: tuple[str | None, str | None]) -> Callable[..., bool]:
+        found = self[key] = self._oracle.kernel(*key)
+        return found
+
+
+def _kernels(backend: Backend) -> list[str]:
+    return [choice.kernel.class_name for choice in backend.choices]

@@ -10,11 +10,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moe_rules.conformance.cases import Case, read_lines
+from moe_rules.conformance.cases import Case, read_cases
 from moe_rules.conformance.compare import Comparer, Verdict, reference_explanation
 from moe_rules.conformance.count import Count
 from moe_rules.language.ruleset import PLATFORMS, load_platform
-from moe_rules.selectors.selector import Selector
 
 MEASURES = ("decision", "candidates", "order")
 MAX_SHOWN = 20
@@ -83,7 +82,9 @@ class Result:
 
     def add(self, case: Case, verdict: Verdict, comparer: Comparer) -> None:
         """Count one case, and keep it if it disagrees."""
-        counts = self.oracles.setdefault(case.oracle, OracleResult())
+        counts = self.oracles.get(case.oracle)
+        if counts is None:
+            counts = self.oracles[case.oracle] = OracleResult()
         counts.decision.add(verdict.decision)
         counts.candidates.add(verdict.candidates)
         counts.order.add(verdict.order)
@@ -104,23 +105,15 @@ def disagreement(case: Case, verdict: Verdict, comparer: Comparer) -> Disagreeme
     )
 
 
-def load_comparer(overlays: Sequence[Path] = (), compiled: bool = False) -> Comparer:
-    """A comparer with the rules of every platform, or their compiled form. Raises RuleFileError."""
-    selectors = {p: Selector(load_platform(p, overlays), {}) for p in PLATFORMS}
-    if not compiled:
-        return Comparer(selectors)
-    from moe_rules.conformance.compiled import CompiledComparer
-
-    return CompiledComparer(selectors)
+def load_comparer(overlays: Sequence[Path] = ()) -> Comparer:
+    """A comparer with the rules of every platform. Raises RuleFileError."""
+    return Comparer({platform: load_platform(platform, overlays) for platform in PLATFORMS})
 
 
 def run_file(path: Path, oracles: frozenset[str], comparer: Comparer) -> Result:
     """Compare the cases of one file (of the given oracles, if any are given)."""
     result = Result()
-    for number, line in read_lines(path):
-        if oracles and line.get("oracle") not in oracles:
-            continue
-        case = Case.parse(line, f"{path}:{number}")
+    for case in read_cases(path, oracles):
         result.add(case, comparer.compare(case), comparer)
     return result
 
@@ -129,11 +122,11 @@ _comparer: Comparer | None = None
 """The comparer of a worker process."""
 
 
-def _start_worker(overlays: Sequence[Path], compiled: bool) -> None:
+def _start_worker(overlays: Sequence[Path]) -> None:
     global _comparer
     # An interrupt is the parent's to handle: it ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _comparer = load_comparer(overlays, compiled)
+    _comparer = load_comparer(overlays)
 
 
 def _work(path: Path, oracles: frozenset[str]) -> Result:
@@ -146,27 +139,22 @@ def run_files(
     oracles: Iterable[str] = (),
     overlays: Sequence[Path] = (),
     progress: Callable[[Path], None] = lambda path: None,
-    *,
-    compiled: bool = False,
 ) -> Result:
-    """Compare the cases of all files, several at a time. Raises CaseError and RuleFileError.
-
-    ``compiled``: with the compiled form of the rules, which has decisions alone.
-    """
+    """Compare the cases of all files, several at a time. Raises CaseError and RuleFileError."""
     result = Result()
     wanted = frozenset(oracles)
     # Large files first, so that the last worker does not finish long after the others.
     ordered = sorted(paths, key=lambda path: path.stat().st_size, reverse=True)
     workers = min(os.cpu_count() or 1, len(ordered))
     # Rules that cannot be loaded end a worker without a word, so they are loaded here first.
-    comparer = load_comparer(overlays, compiled)
+    comparer = load_comparer(overlays)
     if workers == 1:
         for path in ordered:
             result.merge(run_file(path, wanted, comparer))
             progress(path)
     else:
         with ProcessPoolExecutor(
-            workers, initializer=_start_worker, initargs=(tuple(overlays), compiled)
+            workers, initializer=_start_worker, initargs=(tuple(overlays),)
         ) as pool:
             jobs = {pool.submit(_work, path, wanted): path for path in ordered}
             try:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from moe_rules.analysis.difference import Answer, answer_of, differences
 from moe_rules.analysis.worlds import packaged_worlds
-from moe_rules.conformance.cases import Case, case_files, read_lines
+from moe_rules.conformance.cases import case_files, read_cases
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import RuleFileError
 from moe_rules.language.rules import PlatformRules
@@ -28,7 +28,7 @@ from moe_rules.language.ruleset import PLATFORMS, load_platform, platform_files
 from moe_rules.machines.machine import foreign_facts
 from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactValue
-from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
+from moe_rules.vocabulary.facts import FACTS
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
 Facts = dict[str, FactValue]
@@ -74,10 +74,9 @@ def mutant(folder: Path, rng: random.Random) -> tuple[str, str]:
 def recorded(platform: str) -> list[tuple[str, Facts]]:
     """Recorded deployments of a platform, with their oracles."""
     return [
-        (case.oracle, {**REQUEST_DEFAULTS, **case.constants, **case.request})
+        (case.oracle, case.facts)
         for path in case_files([SAMPLES])
-        for number, line in read_lines(path)
-        for case in [Case.parse(line, f"{path}:{number}")]
+        for case in read_cases(path)
         if case.constants["device"] == platform
     ]
 

@@ -15,13 +15,12 @@ from moe_rules.analysis.classes import Space, UnclassifiedError
 from moe_rules.analysis.questions import MISSING, Questions, Seen
 from moe_rules.analysis.source import Function, as_function
 from moe_rules.analysis.symbolic import compile_selection
-from moe_rules.conformance.cases import Case, case_files, read_lines
-from moe_rules.conformance.compare import Answer, agrees_with
+from moe_rules.conformance.cases import case_files, read_cases
+from moe_rules.conformance.compare import agrees_with
 from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import PLATFORMS, load_platform
 from moe_rules.vocabulary.facts import FACTS, PER_CALL, REQUEST_DEFAULTS
-from moe_rules.vocabulary.readings import Unreadable
 from tests.analysis.comparing import decided
 from tests.analysis.random_rules import TESTS, deployments, load, rule_files
 
@@ -56,18 +55,16 @@ def test_every_recorded_decision() -> None:
     notes: list[str] = []
     compared = 0
     for path in case_files([SAMPLES]):
-        for number, line in read_lines(path):
-            case = Case.parse(line, f"{path}:{number}")
-            facts = {**REQUEST_DEFAULTS, **case.constants, **case.request}
-            if case.reference_crashed or any(isinstance(v, Unreadable) for v in facts.values()):
+        for case in read_cases(path):
+            facts = case.facts
+            if case.reference_crashed or case.unreadable:
                 continue
             key = str(facts["device"]), case.oracle
             if case.oracle not in rules[key[0]].oracles:
                 continue
             if key not in functions:
                 functions[key] = function_of(rules[key[0]], case.oracle, {"device": key[0]})
-            result = functions[key].call(facts)
-            agrees_with(case.expect, Answer(result.backend, result.kernel, result.error), notes)
+            agrees_with(case.expect, functions[key].call(facts), notes)
             compared += 1
     assert notes == []
     assert compared > 4000

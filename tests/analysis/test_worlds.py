@@ -9,25 +9,19 @@ import pytest
 
 from moe_rules.analysis.compiled import compile_oracle
 from moe_rules.analysis.worlds import packaged_worlds, usual_values, worlds_of
-from moe_rules.conformance.cases import Case, case_files, read_lines
+from moe_rules.conformance.cases import case_files, read_cases
 from moe_rules.files.problems import RuleFileError
 from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.ruleset import PLATFORMS, load_platform
 from moe_rules.machines.machine import named_machines
 from moe_rules.vocabulary.fact_values import FactValue
-from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
 
 
 @pytest.fixture(scope="module")
 def recorded() -> list[dict[str, FactValue]]:
-    return [
-        {**REQUEST_DEFAULTS, **case.constants, **case.request}
-        for path in case_files([SAMPLES])
-        for number, line in read_lines(path)
-        for case in [Case.parse(line, f"{path}:{number}")]
-    ]
+    return [case.facts for path in case_files([SAMPLES]) for case in read_cases(path)]
 
 
 @pytest.mark.parametrize("number", range(len(packaged_worlds().impossible)))

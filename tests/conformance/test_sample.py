@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from moe_rules.conformance.cases import Case, CaseError, case_files, read_lines
-from moe_rules.conformance.compare import Comparer
-from moe_rules.conformance.run import run_files
-from moe_rules.language.ruleset import PLATFORMS, load_platform, overlay_paths
-from moe_rules.selectors.selector import Selector
+from moe_rules.conformance.cases import Case, CaseError, case_files, read_cases, read_lines
+from moe_rules.conformance.compare import Comparer, Verdict, takes
+from moe_rules.conformance.run import load_comparer, run_files
+from moe_rules.language.ruleset import overlay_paths
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
 OLDER = SAMPLES.parent / "0.32" / "cases.jsonl.xz"
@@ -28,11 +27,71 @@ def test_every_recorded_decision_agrees() -> None:
     assert len(result.oracles) == 10
 
 
-def test_every_recorded_decision_agrees_with_the_compiled_form() -> None:
-    result = run_files(case_files([SAMPLES]), compiled=True)
-    assert [f"{d.id}: {'; '.join(d.notes)}" for d in result.disagreements] == []
-    assert result.complete
-    assert sum(counts.decision.total for counts in result.oracles.values()) > 4000
+def test_functions_say_of_every_case_what_the_rules_do(comparer: Comparer) -> None:
+    answers = 0
+    for path in case_files([SAMPLES]):
+        for case in read_cases(path):
+            compiled, decision = comparer.compiled(case), comparer.decide(case)
+            assert compiled is not None
+            assert compiled.result(*case.parts) == decision.result, case.id
+            assert compiled.order(*case.parts) == decision.order, case.id
+            for name, backend in compiled.backends.items():
+                for choice in (None, *backend.choices):
+                    kernel = choice and choice.kernel.class_name
+                    said = compiled.takes[name, kernel](*case.parts)
+                    assert said is takes(decision, name, kernel), (case.id, name, kernel)
+                    answers += 1
+            for attempt in decision._outcome.attempts:
+                for choice in attempt.backend.choices:
+                    kernel = choice.kernel.class_name
+                    said = compiled.takes[None, kernel](*case.parts)
+                    assert said is takes(decision, None, kernel), (case.id, kernel)
+    assert answers > 40000
+
+
+def test_switches_that_cannot_be_read_are_left_to_the_rules(comparer: Comparer) -> None:
+    case = Case.parse(first_line("fp8", "error", env={"VLLM_USE_DEEP_GEMM": "on"}), "here")
+    assert comparer.compiled(case) is None
+    line = first_line("fp8", "selected", env={"VLLM_USE_DEEP_GEMM": "on"})
+    recorded = {"outcome": "error", "error_type": "ValueError", "error_message": "invalid literal"}
+    line["expect"] |= recorded
+    assert comparer.compare(Case.parse(line, "here")) == Verdict(True, None, None)
+
+
+def test_facts_that_are_missing_or_odd_are_left_to_the_rules(comparer: Comparer) -> None:
+    line = first_line("int_wna16", "selected", options={})
+    case = Case.parse(line, "here")
+    compiled = comparer.compiled(case)
+    assert compiled is not None
+    with pytest.raises(KeyError, match="checkpoint_format"):
+        compiled.possible(*case.parts)
+    assert comparer.compare(case).candidates is not None
+    odd = 0
+    for _, line in read_lines(SAMPLES / "cuda-sm90.jsonl.gz"):
+        line["moe"] |= {"hidden_dim": "many"}
+        case = Case.parse(line, "here")
+        compiled = comparer.compiled(case)
+        assert compiled is not None
+        try:
+            compiled.result(*case.parts)
+        except TypeError:
+            odd += 1
+            assert comparer.compare(case).candidates is not None
+    assert odd > 10
+
+
+def test_a_deployment_that_cannot_be_is_noticed(comparer: Comparer) -> None:
+    line = first_line("fp8", "selected")
+    assert comparer.compare(Case.parse(line, "here")).decision is True
+    line["moe"]["parallel"] |= {"use_ep": False, "ep_size": 2}
+    verdict = comparer.compare(Case.parse(line, "here"))
+    assert verdict.decision is False
+    assert verdict.notes[0].startswith("recorded, though impossible (")
+
+
+def test_an_unknown_platform_disagrees(comparer: Comparer) -> None:
+    line = first_line("fp8", "selected", platform={"name": "new", "kind": "new"})
+    assert comparer.compare(Case.parse(line, "here")).decision is False
 
 
 def test_every_recorded_decision_of_an_older_release_agrees_with_its_rules() -> None:
@@ -56,16 +115,21 @@ def test_only_the_oracles_asked_for_are_counted() -> None:
 
 @pytest.fixture(scope="module")
 def comparer() -> Comparer:
-    return Comparer({platform: Selector(load_platform(platform), {}) for platform in PLATFORMS})
+    return load_comparer()
+
+
+def first_line(oracle: str, outcome_recorded: str, /, **changes: Any) -> dict[str, Any]:
+    """The line of a recorded case with some of its parts changed."""
+    for _, line in read_lines(SAMPLES / "cuda-sm90.jsonl.gz"):
+        if line["oracle"] == oracle and line["expect"]["outcome"] == outcome_recorded:
+            return {**line, **changes}
+    raise AssertionError("no such case")
 
 
 def first_case(oracle: str, outcome_recorded: str, /, **changes: Any) -> Case:
     """A recorded case with some of its expectations changed."""
-    for _, line in read_lines(SAMPLES / "cuda-sm90.jsonl.gz"):
-        if line["oracle"] == oracle and line["expect"]["outcome"] == outcome_recorded:
-            line["expect"] |= changes
-            return Case.parse(line, "here")
-    raise AssertionError("no such case")
+    line = first_line(oracle, outcome_recorded)
+    return Case.parse({**line, "expect": {**line["expect"], **changes}}, "here")
 
 
 @pytest.mark.parametrize(
@@ -85,15 +149,15 @@ def test_a_wrong_answer_is_noticed(
 
 
 def test_a_wrong_candidate_is_noticed(comparer: Comparer) -> None:
-    case = first_case("fp8", "selected")
-    answers = [*case.expect["tried"], *case.expect["not_reached"]]
+    line = first_line("fp8", "selected")
+    answers = [*line["expect"]["tried"], *line["expect"]["not_reached"]]
     answer = next(a for a in answers if a["kernel"] == "FlashInferExperts")
     answer["supported"] = not answer["supported"]
-    assert comparer.compare(case).candidates is False
+    assert comparer.compare(Case.parse(line, "here")).candidates is False
 
 
 def test_another_error_type_is_noticed(comparer: Comparer) -> None:
-    recorded = first_case("fp8", "error").expect["error_type"]
+    recorded = first_line("fp8", "error")["expect"]["error_type"]
     other = {"ValueError": "NotImplementedError", "NotImplementedError": "ValueError"}
     case = first_case("fp8", "error", error_type=other[recorded])
     assert comparer.compare(case).decision is False

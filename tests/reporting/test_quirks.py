@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from moe_rules.conformance.cases import Case, case_files, read_lines
+from moe_rules.conformance.cases import case_files, read_cases
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import KeyPath
 from moe_rules.files.yaml_source import read_yaml
@@ -318,10 +318,9 @@ def served() -> dict[tuple[str, str], dict[str, dict[str, FactValue]]]:
     """For each platform and kernel, by oracle, the facts of one recorded layer without biases."""
     found: dict[tuple[str, str], dict[str, dict[str, FactValue]]] = {}
     for path in case_files([SAMPLES]):
-        for number, line in read_lines(path):
-            case = Case.parse(line, f"{path}:{number}")
-            facts = {**case.constants, **case.request}
-            platform, kernel = str(facts["device"]), case.expect.get("kernel")
+        for case in read_cases(path):
+            facts = case.facts
+            platform, kernel = str(facts["device"]), getattr(case.expect, "kernel", None)
             if kernel and not facts["has_bias"] and not facts["is_lora_enabled"]:
                 found.setdefault((platform, kernel), {}).setdefault(case.oracle, facts)
     return found

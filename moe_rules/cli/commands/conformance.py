@@ -45,11 +45,6 @@ def add_parser(subparsers: Subparsers) -> None:
         help="folder of <model>.json with decisions/**/*.jsonl.gz (or .xz) below it",
     )
     parser.add_argument(
-        "--compiled",
-        action="store_true",
-        help="decide by the compiled form of the rules, and check that each deployment is possible",
-    )
-    parser.add_argument(
         "--show", metavar="N", type=count, default=3, help="disagreements to print; default: 3"
     )
     add_rules(parser)
@@ -72,9 +67,7 @@ def run(args: argparse.Namespace) -> int:
     if args.paths:
         files = case_files(args.paths)
         with _progress(len(files)) as advance:
-            cases = run_files(
-                files, args.oracle, overlays, lambda _: advance(), compiled=args.compiled
-            )
+            cases = run_files(files, args.oracle, overlays, lambda _: advance())
     models = None if args.models is None else run_models(args.models, args.oracle, overlays)
     if args.format == "json":
         print(json.dumps(_plain(cases, models, args.show), indent=2))
