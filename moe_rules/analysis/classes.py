@@ -70,14 +70,19 @@ class Variable:
 class Space:
     """All deployments, as far as some questions tell them apart: a manager and its variables.
 
-    ``usual`` are values that are met first where they are possible, by fact.
+    ``usual`` are values that are met first where they are possible, by fact; those of a
+    ``deployment`` are met even where no deployment should have them.
     """
 
     def __init__(
-        self, questions: Questions, usual: Mapping[str, Sequence[FactValue]] | None = None
+        self,
+        questions: Questions,
+        usual: Mapping[str, Sequence[FactValue]] | None = None,
+        deployment: Mapping[str, FactValue] | None = None,
     ) -> None:
         self.constants = questions.constants
         self._usual = usual or {}
+        self._deployment = deployment or {}
         probes = questions.probes()
         groups = _groups(probes)
         groups.sort(key=lambda facts: min(map(_place, facts)))
@@ -119,6 +124,8 @@ class Space:
             values: list[Seen] = [
                 *candidates(FACTS[name], tests, (*self._usual.get(name, ()), *compared), numbers)
             ]
+            if name in self._deployment:
+                values.append(self._deployment[name])
             if len(group) > 1:
                 values = _distinct(values, [t for t in tests if not t.facts()], len(group))
             numbers += [value for value in values if type(value) is int]

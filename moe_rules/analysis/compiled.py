@@ -48,16 +48,17 @@ def compile_oracle(
     machine: Machine | None = None,
     facts: Mapping[str, Seen] | None = None,
     conditions: Iterable[Condition] = (),
-    may_lack: Mapping[str, FactValue] | None = None,
+    deployment: Mapping[str, FactValue] | None = None,
     moved_to: Mapping[str, FactValue] | None = None,
 ) -> Compiled:
     """Compile an oracle of rule sets of one platform.
 
     ``machine`` fixes the platform and software facts, what it does not say being unknown; without
     it, they are any machine's. ``facts`` fixes further ones. What differs from call to call may be
-    unknown, and so may what a deployment lacks that is ``may_lack``. The space tells apart what
-    ``conditions`` do, which are to be asked of it, and the values of ``moved_to``
-    (:meth:`Space.moves`). Raises KeyError for an oracle that a rule set does not have.
+    unknown, and so may what a ``deployment`` lacks; its values are those of some class, whatever
+    they are. The space tells apart what ``conditions`` do, which are to be asked of it, and the
+    values of ``moved_to`` (:meth:`Space.moves`). Raises KeyError for an oracle that a rule set does
+    not have.
     """
     questions = Questions({**machine_facts(rules[0].platform, machine), **(facts or {})}, PER_CALL)
     for condition in conditions:
@@ -68,9 +69,9 @@ def compile_oracle(
         questions.add_oracle(one, oracle)
     asked = questions.facts()
     impossible = add_worlds(questions, packaged_worlds())
-    if may_lack is not None:
-        questions.unknown |= questions.facts() - may_lack.keys()
-    space = Space(questions, usual_values(rules[0].platform))
+    if deployment is not None:
+        questions.unknown |= questions.facts() - deployment.keys()
+    space = Space(questions, usual_values(rules[0].platform), deployment)
     selections = tuple(compile_selection(space, one, one.oracles[oracle]) for one in rules)
     return Compiled(space, possible(space, impossible), selections, asked)
 

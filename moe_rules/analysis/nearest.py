@@ -65,7 +65,7 @@ def nearest(
     the same. Empty where no deployment on the platform has such a result; one of no changes where
     this one has it. Raises KeyError for an oracle that the rules do not have.
     """
-    compiled = compile_oracle([rules], oracle, may_lack=facts)
+    compiled = compile_oracle([rules], oracle, deployment=facts)
     return _Search(compiled, {**REQUEST_DEFAULTS, **facts}).solutions(wanted, most)
 
 

@@ -8,7 +8,6 @@ from moe_rules.files.problems import Location
 from moe_rules.language.conditions import (
     ALWAYS,
     NEVER,
-    UNKNOWN,
     Any,
     Clause,
     Condition,
@@ -40,7 +39,7 @@ class Schemes(Condition):
 
     def holds(self, facts: Facts) -> bool | None:
         if "weight_key" not in facts or "activation_key" not in facts:
-            return None
+            return self.spelled_out().holds(facts)
         result: bool | None = False
         for scheme in self._of(facts):
             value = scheme.when.holds(facts)
@@ -59,7 +58,8 @@ class Schemes(Condition):
     def failures(self, facts: Facts) -> list[Failure]:
         if self.holds(facts) is not False:
             return []
-        seen = f"{in_words(facts['weight_key'])} x {in_words(facts['activation_key'])}"
+        keys = (facts.get(name, "unknown") for name in ("weight_key", "activation_key"))
+        seen = " x ".join(map(in_words, keys))
         wanted = " | ".join(scheme.words() for scheme in self.schemes)
         here = Failure(
             "quantization_scheme", "weight_key x activation_key", seen, wanted, self.location
@@ -90,7 +90,7 @@ class Schemes(Condition):
 
     def fold(self, known: Facts, unknown: Container[str]) -> Condition:
         if "weight_key" in unknown or "activation_key" in unknown:
-            return UNKNOWN
+            return self.spelled_out().fold(known, unknown)
         rest: list[Scheme] = []
         for scheme in self.schemes:
             when = scheme.when.fold(known, unknown)

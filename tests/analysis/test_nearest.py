@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
+from collections.abc import Iterator
+from pathlib import Path
 
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from moe_rules.analysis.compiled import compile_oracle
 from moe_rules.analysis.nearest import nearest
-from moe_rules.analysis.questions import MISSING
+from moe_rules.analysis.questions import MISSING, Missing
 from moe_rules.analysis.worlds import packaged_worlds
+from moe_rules.conformance.cases import read_cases
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import load_machine
-from moe_rules.selectors.selector import layer_facts
+from moe_rules.selectors.selector import Selector, layer_facts
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import QuantKey, Scale
 from tests.analysis.comparing import decided
 from tests.analysis.random_rules import BACKENDS, TESTS, deployments, load, rule_files
 
@@ -26,18 +31,22 @@ SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too
 FACT_NAMES = [name for name in TESTS if name in FACTS] + ["is_lora_enabled", "pcp_size", "sp_size"]
 MAX_POINTS = 3000
 FIXED = packaged_worlds().fixed
+SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
+Cost = tuple[float, float]
+"""How many facts change that a user cannot change, and how many others."""
 
 
 def brute_force(
     rules: PlatformRules, facts: dict[str, FactValue], backend: str
 ) -> tuple[int, int] | None:
     """The least cost of a deployment with that backend, of all combinations of classes."""
-    compiled = compile_oracle([rules], "fp8", may_lack=facts)
+    compiled = compile_oracle([rules], "fp8", deployment=facts)
     space = compiled.space
     assume(math.prod(space.diagrams.sizes) <= MAX_POINTS)
     # Facts that are compared have more ways into a class than this tries.
     assume(all(len(variable.facts) == 1 for variable in space.variables))
     here = space.point(facts)
+    selector = Selector(rules, {}, unknown=())
     costs = []
     for numbers in itertools.product(*map(range, space.diagrams.sizes)):
         point = dict(enumerate(numbers))
@@ -52,7 +61,7 @@ def brute_force(
                     changed[name] = value
         if space.diagrams.at(compiled.possible, point) is not True:
             continue
-        if decided(rules, "fp8", changed).backend == backend:
+        if selector.decide("fp8", changed).backend == backend:
             fixed = sum(name in FIXED for name in moved)
             costs.append((fixed, len(moved) - fixed))
     return min(costs, default=None)
@@ -105,3 +114,80 @@ def test_packaged_backends_are_reached_with_what_is_said() -> None:
             assert decided(rules, "unquantized", changed).backend == backend
             reached += 1
     assert reached > 3
+
+
+ODD: dict[str, list[FactValue]] = {
+    "int": [0, -1, 12345],
+    "float": [0.0, -1.0],
+    "enum": ["odd", None],
+    "string": ["odd", None],
+    "bool": [None],
+    "switch": [True],
+    "version": [None],
+    "quant_key": [QuantKey("odd", Scale("odd", True, (3, 5)))],
+}
+"""Values by the type of a fact, most of which no deployment should have."""
+
+
+def odd_deployments(platform: str, count: int) -> Iterator[tuple[str, dict[str, FactValue]]]:
+    """Recorded deployments, each with some facts unknown and some of odd values."""
+    rng = random.Random(0)
+    cases = [case for path in SAMPLES.glob(f"{platform}*") for case in read_cases(path)]
+    for case in rng.sample(cases, count):
+        facts = dict(case.facts)
+        for name in rng.sample(sorted(facts.keys() - {"device", *NEEDED}), 8):
+            if rng.random() < 0.4:
+                del facts[name]
+            else:
+                facts[name] = rng.choice(ODD[FACTS[name].type])
+        yield case.oracle, facts
+
+
+NEEDED = ("moe_backend", "activation_key")
+"""What the engine does not decide without."""
+
+
+def cheaper(
+    rules: PlatformRules, oracle: str, facts: dict[str, FactValue], backend: str, than: Cost
+) -> dict[str, FactValue | Missing] | None:
+    """Changes of at most two facts that are cheaper and make a backend win, of all there are."""
+    variables = compile_oracle([rules], oracle, deployment=facts).space.variables
+    pools = {
+        name: [value for value in dict.fromkeys(variable.values(name)) if value != facts.get(name)]
+        for variable in variables
+        for name in variable.facts
+    }
+    worlds = [one.when for one in packaged_worlds().impossible]
+    worlds = [when for when in worlds if not pools.keys().isdisjoint(when.fact_names())]
+    selector = Selector(rules, {}, unknown=())
+    for number in range(3):
+        for names in itertools.combinations(pools, number):
+            fixed = sum(name in FIXED for name in names)
+            if (fixed, number - fixed) >= than:
+                continue
+            for values in itertools.product(*(pools[name] for name in names)):
+                changes = dict(zip(names, values, strict=True))
+                both = {**facts, **changes}
+                changed = {n: value for n, value in both.items() if not isinstance(value, Missing)}
+                if any(when.holds(changed) is True for when in worlds):
+                    continue
+                if selector.decide(oracle, changed).backend == backend:
+                    return changes
+    return None
+
+
+def test_nothing_is_nearer_in_the_packaged_tables() -> None:
+    rules = load_platform("xpu")
+    asked = 0
+    for oracle, facts in odd_deployments("xpu", 30):
+        for backend in rules.oracles[oracle].backends:
+            ways = nearest(rules, oracle, facts, lambda result, b=backend: result.backend == b)
+            costs = {
+                (sum(change.fixed for change in way), sum(not change.fixed for change in way))
+                for way in ways
+            }
+            least = min(costs, default=(math.inf, 0))
+            found = cheaper(rules, oracle, facts, backend, least)
+            assert found is None, (oracle, facts, backend, least)
+            asked += 1
+    assert asked > 40

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from moe_rules.analysis.compiled import compile_oracle
 from moe_rules.analysis.questions import MISSING
+from moe_rules.vocabulary.fact_values import FactError
 from moe_rules.vocabulary.facts import FACTS
 from tests.analysis.comparing import decided
 from tests.analysis.random_rules import TESTS, deployments, load, rule_files
@@ -23,6 +24,22 @@ def test_random_rules_decide_random_deployments_alike(file: dict, facts: list[di
     for one in facts:
         given_facts = {"device": "cuda", **one}
         assert compiled.selections[0].result(given_facts) == decided(rules, "fp8", given_facts)
+
+
+@settings(max_examples=25, suppress_health_check=SLOW)
+@given(rule_files(), deployments(FACT_NAMES), st.sets(st.sampled_from(FACT_NAMES), max_size=5))
+def test_deployments_that_lack_facts_are_decided_alike(
+    file: dict, facts: dict, lacking: set[str]
+) -> None:
+    rules = load(file)
+    known = {"device": "cuda", **facts}
+    known = {name: value for name, value in known.items() if name not in lacking}
+    try:
+        wanted = decided(rules, "fp8", known)
+    except FactError:  # no rule can do without it
+        reject()
+    compiled = compile_oracle([rules], "fp8", deployment=known)
+    assert compiled.selections[0].result(known) == wanted
 
 
 @settings(max_examples=15, suppress_health_check=SLOW)
