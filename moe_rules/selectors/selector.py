@@ -219,7 +219,11 @@ class Selector:
         return layer_function(self.rules, oracle, self._defaults, others)
 
     def decide(self, oracle: str, facts: Mapping[str, FactValue]) -> Decision:
-        """The decision for a mapping of facts, failed or not. Raises FactError as ``select``."""
+        """The decision for a mapping of facts, failed or not.
+
+        Raises FactError as ``select``, and where a fact is missing that no rule can do without:
+        ``moe_backend``, and what tells variants of backends apart.
+        """
         plan, outcome, requested = self._run(oracle, facts)
         return Decision(self.rules, oracle, outcome.result, _as_it_ran, (plan, outcome), requested)
 
@@ -239,8 +243,13 @@ class Selector:
                 missing = str(error.args[0])
                 if missing in self._unreadable:
                     raise self._unreadable_switch(plan, missing) from None
-                if missing in unknown or missing not in self.rules.facts:
+                if missing not in self.rules.facts:
                     raise
+                if missing in unknown:
+                    where = f"oracle {oracle!r} on {self.rules.platform}"
+                    raise FactError(
+                        f"the facts do not give {missing}, without which {where} cannot decide"
+                    ) from None
                 if self._found(missing):
                     supplied[missing] = self._defaults[missing]
                 else:

@@ -330,6 +330,24 @@ def test_facts_and_oracles_that_do_not_exist(small: MakeRules) -> None:
         small().select("unquantized", LAYER, may_have_bias="perhaps")
 
 
+def test_facts_without_which_nothing_is_decided(small: MakeRules) -> None:
+    facts = layer_facts(LAYER)
+    del facts["moe_backend"]
+    with pytest.raises(FactError, match="do not give moe_backend, without which oracle 'unquant"):
+        small().decide("unquantized", facts)
+    with pytest.raises(FactError, match="do not give activation_key"):
+        small(rules=VARIANTS).decide("mxfp4", layer_facts(LAYER))
+
+
+def test_of_two_keys_one_may_be_unknown(small: MakeRules) -> None:
+    facts = {**layer_facts(LAYER), "activation_key": NAMED_KEYS["kFp8Dynamic128Sym"]}
+    decision = small().decide("unquantized", facts)
+    assert decision.backend == "SLOW"  # no weights go with this activation
+    (failure,) = decision.candidates[0].failures
+    assert failure.seen == "unknown x kFp8Dynamic128Sym"
+    assert small().decide("unquantized", {**facts, "activation_key": None}).backend == "FAST"
+
+
 def test_a_layer_gets_its_remembered_decision(small: MakeRules) -> None:
     selector = small()
     assert selector.select("unquantized", LAYER) is selector.select("unquantized", LAYER)
