@@ -7,8 +7,9 @@ import gzip
 import lzma
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -88,7 +89,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
 _LINE = msgspec.json.Decoder(Line)
 
 
-OPENERS: Mapping[str, Callable[[Path], BinaryIO]] = {".gz": gzip.open, ".xz": lzma.open}
+OPENERS: Mapping[str, Callable[[Path], BufferedIOBase]] = {".gz": gzip.open, ".xz": lzma.open}
 """What opens a file of cases, by how its name ends after ``.jsonl``."""
 NAMES = " or ".join(f"*.jsonl{ending}" for ending in OPENERS)
 
