@@ -147,9 +147,11 @@ def _derive(
         else:
             quantization = asked(None)
         if online is not None:
-            quantization = OnlineQuantization(quantization, online, cache(asked))
+            refusal = tables.quantization["refuse_requantized"]
+            quantization = OnlineQuantization(quantization, online, cache(asked), refusal)
             runtime["moe_activation_override"] = online.activation
-    substituted = substituted_experts(config, text)
+    substitutes = tables.architectures["substitutes_experts"]
+    substituted = substituted_experts(config, text) if substitutes else {}
 
     def kinds(row: Mapping[str, Any], indices: Sequence[int]) -> list[ModelLayer]:
         """The layers with these indices, by kind."""

@@ -14,7 +14,7 @@ from moe_rules.models.blocks import module_name
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import matches_pattern
 from moe_rules.models.place import Place
-from moe_rules.models.quantization import Quantization, Question
+from moe_rules.models.quantization import UNQUANTIZED, Quantization, Question
 from moe_rules.models.suggest import unknown_name
 from moe_rules.models.typed import Shape, either, listed, mapped, optional, read, text
 from moe_rules.vocabulary.layer import FusedMoEConfig
@@ -145,15 +145,21 @@ def _refused(why: str, stage: str = "engine_config") -> CheckpointRefusedError:
 
 
 class OnlineQuantization(Record):
-    """A checkpoint's quantization with online methods for some layers laid over it."""
+    """A checkpoint's quantization with online methods for some layers laid over it.
+
+    ``refusal`` is why layers that the checkpoint has quantized are not quantized anew, if so.
+    """
 
     base: Quantization
     online: Online
     method: Callable[[str], Quantization]
+    refusal: str | None = None
 
     def ask(self, place: Place, layer: FusedMoEConfig) -> Question:
         """What the layer at ``place`` asks. Raises CheckpointRefusedError, UnknownModelError."""
         name = self.online.method(place.name)
         if name is not None:
+            if self.refusal is not None and self.base.ask(place, layer) != UNQUANTIZED:
+                raise _refused(self.refusal, "quant_method")
             return self.method(name).ask(place, layer)
         return self.base.ask(place, layer)

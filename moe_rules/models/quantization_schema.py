@@ -151,6 +151,7 @@ class QuantizationFile(TableFile):
     ``online``: methods that a user may ask for with an unquantized checkpoint,
     ``online_shorthands`` those of them that ``quantization_config`` may name. ``not_supported``:
     methods of other engines, which vLLM refuses. ``loading``: lists of checks that schemes name.
+    ``refuse_requantized``: why experts that a checkpoint has quantized are not quantized online.
     """
 
     detect: list[Detection]
@@ -158,6 +159,7 @@ class QuantizationFile(TableFile):
     online: dict[str, str]
     online_shorthands: list[str]
     online_keys: dict[str, OnlineKey]
+    refuse_requantized: str | None = None
     not_supported: list[str]
     methods: dict[str, Method]
     schemes: dict[str, list[Scheme]]

@@ -346,11 +346,13 @@ class LayerList(Closed):
 class ArchitecturesFile(TableFile):
     """``rules/models/architectures.yaml``.
 
+    ``substitutes_experts``: vLLM reads which experts of a checkpoint constants replace.
     ``expert_counts``: where vLLM looks for the number of experts before it allows expert
     parallelism. ``refuse_layers``: what it refuses in the layers of any model (``layer.*`` are the
     layer's facts).
     """
 
+    substitutes_experts: bool = True
     expert_counts: list[str | FieldSource]
     attention_heads: str
     refuse_layers: list[Refusal] = []

@@ -205,6 +205,7 @@ def _complete_architectures(data: dict[str, Any], defaults: dict[str, Any]) -> d
     return {
         "refuse": [],
         "loading": [],
+        "substitutes_experts": True,
         **data,
         "architectures": {name: complete(merged(defaults, inherited(name))) for name in rows},
         "ordinary": complete(defaults),
@@ -228,7 +229,7 @@ def _complete_methods(data: dict[str, Any], defaults: dict[str, Any]) -> dict[st
         methods[name] = {**defaults, **base, **(row or {})}
         if isinstance(methods[name]["schemes"], str):
             methods[name]["schemes"] = data["schemes"][methods[name]["schemes"]]
-    return {"loading": {}, **data, "methods": methods}
+    return {"loading": {}, "refuse_requantized": None, **data, "methods": methods}
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def test_on(model: Path, stock: Generated) -> None:
     assert tokens == stock[0]
     assert running(log) == running(stock[1])
     assert log.count("moe_rules: unquantized layer (8 experts of 128x64 silu): CPU / ") == 1
-    assert log.count("moe_rules: the tables describe vLLM 0.33.0, this is 0.32.0") == 1
+    assert "there are no tables of vLLM" not in log
 
 
 def test_shadow_agrees_and_its_recording_is_read(
