@@ -12,11 +12,12 @@ import pytest
 from moe_rules.conformance.cases import Case, CaseError, case_files, read_cases, read_lines
 from moe_rules.conformance.compare import Comparer, Verdict, takes
 from moe_rules.conformance.run import load_comparer, run_files
+from moe_rules.files.releases import releases
 from moe_rules.language.ruleset import overlay_paths
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
-OLDER = SAMPLES.parent / "0.32" / "cases.jsonl.xz"
-"""Of what 0.32 decides otherwise, some of every platform and oracle, and some of all else."""
+OLDER = [release.name for release in releases()[1:]]
+"""Releases, each with a sample of what it decides otherwise on every platform, and of all else."""
 
 
 def test_every_recorded_decision_agrees() -> None:
@@ -94,16 +95,19 @@ def test_an_unknown_platform_disagrees(comparer: Comparer) -> None:
     assert comparer.compare(Case.parse(line, "here")).decision is False
 
 
-def test_every_recorded_decision_of_an_older_release_agrees_with_its_rules() -> None:
-    result = run_files([OLDER], overlays=overlay_paths(release="0.32"))
+@pytest.mark.parametrize("release", OLDER)
+def test_every_recorded_decision_of_an_older_release_agrees(release: str) -> None:
+    cases = case_files([SAMPLES.parent / release])
+    result = run_files(cases, overlays=overlay_paths(release=release))
     assert [f"{d.id}: {'; '.join(d.notes)}" for d in result.disagreements] == []
     assert result.complete
     assert sum(counts.decision.total for counts in result.oracles.values()) > 1000
     assert len(result.oracles) == 10
 
 
-def test_an_older_release_decides_otherwise() -> None:
-    result = run_files([OLDER])
+@pytest.mark.parametrize("release", OLDER)
+def test_an_older_release_decides_otherwise(release: str) -> None:
+    result = run_files(case_files([SAMPLES.parent / release]))
     differing = sum(c.decision.total - c.decision.agree for c in result.oracles.values())
     assert differing > 300
 
