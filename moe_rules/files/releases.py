@@ -95,11 +95,14 @@ def _releases(rules: Path) -> tuple[Release, ...]:
         return ()
     versions: list[str] = stored("releases", [file], ROOMS, lambda: _read(file))
     names = [".".join(version.split(".")[:2]) for version in versions]
-    folders = [rules / FOLDER / name for name in names]
-    return tuple(
-        Release(name, version, tuple(folders[1 : i + 1]))
-        for i, (name, version) in enumerate(zip(names, versions, strict=True))
-    )
+    found = []
+    folders: list[Path] = []
+    for number, (name, version) in enumerate(zip(names, versions, strict=True)):
+        folder = rules / FOLDER / name
+        if number and folder.is_dir():  # one that decides nothing otherwise has none
+            folders.append(folder)
+        found.append(Release(name, version, tuple(folders)))
+    return tuple(found)
 
 
 def _read(file: Path) -> list[str]:

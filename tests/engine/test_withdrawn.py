@@ -152,6 +152,25 @@ def test_words_may_be_said_otherwise(small: MakeRules, write: Write, tmp_path: P
     assert wanted["activation"] == "silu"
 
 
+def test_a_release_lies_over_the_next_later_one(
+    small: MakeRules, write: Write, tmp_path: Path
+) -> None:
+    small()
+    write("packaged/releases.yaml", "releases: [2.0.0, 1.9.0, 1.8.0]\n")
+    write("packaged/releases/1.9/cuda.yaml", WITHOUT_FAST)
+    back = "    requests: {fast: FAST}\n    backends: {FAST: {kernels: [SlowExperts]}}\n"
+    write("packaged/releases/1.8/cuda.yaml", ORACLE + back)
+    answers = {
+        release: list(
+            load_platform("cuda", packaged=tmp_path / "packaged", release=release)
+            .oracles["unquantized"]
+            .requests
+        )
+        for release in ("2.0", "1.9", "1.8")
+    }
+    assert answers == {"2.0": ["fast", "slow"], "1.9": ["slow"], "1.8": ["fast", "slow"]}
+
+
 @pytest.mark.parametrize("release", [one.name for one in releases()])
 @pytest.mark.parametrize("overlay", ["corrected", "measured", "transformers", "moe_kernels"])
 def test_packaged_overlays_lie_over_every_release(release: str, overlay: str) -> None:
