@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 
 import pytest
@@ -19,4 +20,9 @@ def test_the_first_command_prints_what_stands_below_it(
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     command, *printed = text.split("```console\n$ moe-rules ")[1].split("\n$ ")[0].splitlines()
     assert main(shlex.split(command)) == 0
-    assert capsys.readouterr().out.splitlines() == printed
+    assert _without_lines(capsys.readouterr().out.splitlines()) == _without_lines(printed)
+
+
+def _without_lines(told: list[str]) -> list[str]:
+    """Rules move in their files."""
+    return [re.sub(r"\.yaml:\d+", ".yaml", line) for line in told]

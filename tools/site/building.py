@@ -70,7 +70,6 @@ CONFIGURATION: dict[str, Any] = {
     "plugins": ["search", "offline"],
     "markdown_extensions": [
         "admonition",
-        "attr_list",
         "pymdownx.details",
         {"pymdownx.highlight": {"line_spans": "__span", "pygments_lang_class": True}},
         "pymdownx.superfences",
@@ -123,7 +122,7 @@ def navigation(pages: Sequence[Page], sources: Sequence[Page]) -> list[dict[str,
         {"Platforms": platforms},
         {"Facts": listed(below("facts"))},
         {"Requests and switches": listed(["requests.md", "switches.md"])},
-        {"Quirks and findings": listed([*TABLES, "findings.md"])},
+        {"Quirks, releases, findings": listed([*TABLES, "findings.md"])},
         {"Commands": listed(below("commands"))},
         {"Index": "names.md"},
         {

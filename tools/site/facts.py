@@ -16,7 +16,6 @@ from tools.site.conditions import fact as linked
 from tools.site.conditions import sentence
 from tools.site.markdown import (
     Page,
-    anchor,
     code,
     document,
     heading,
@@ -101,7 +100,7 @@ def _fact(fact: Fact) -> str:
         f"- declared in {_declaration(fact)}",
     ]
     return document(
-        heading(2, code(fact.name), anchor(fact.name)),
+        heading(2, code(fact.name)),
         "\n".join(line for i, line in enumerate(lines) if line or i == 1),
         _cases(derived[fact.name]) if fact.name in derived else "",
         _asked(fact.name),

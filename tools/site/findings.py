@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from moe_rules.analysis.findings import CODES
 from moe_rules.cli.verifying import Judged
-from tools.site.markdown import Page, anchor, code, document, heading, place, section, table
+from tools.site.markdown import Page, code, document, heading, place, section, table
 from tools.site.tables import to_oracle
 
 
@@ -31,7 +31,7 @@ def findings_page(judged: Iterable[Judged]) -> Page:
         "deployments and that the reference has, too, so that the rules accept them with a reason. "
         "What each code means and how to accept one is in [Verifying rules](/docs/verify.md).",
         *(
-            section(2, code(code_), f"{CODES[code_]}\n\n{table(head, rows[code_])}", anchor(code_))
+            section(2, code(code_), f"{CODES[code_]}\n\n{table(head, rows[code_])}")
             for code_ in CODES
             if code_ in rows
         ),

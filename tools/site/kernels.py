@@ -42,7 +42,7 @@ def _kernel(rules: PlatformRules, kernel: Kernel) -> str:
         _features(kernel),
     ]
     return document(
-        heading(2, kernel.name, anchor(kernel.name)),
+        heading(2, kernel.name),
         "\n".join(line for line in lines if line),
         "**Schemes**" if any(isinstance(part, Schemes) for part in own) else "**Schemes**: all",
         *(_schemes(part) for part in own if isinstance(part, Schemes)),

@@ -22,14 +22,14 @@ class Page(Record):
     text: str
 
 
-def anchor(name: str) -> str:
-    """The id of the heading of something called ``name``."""
-    return re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")
+def anchor(title: str) -> str:
+    """What links call a heading, as Markdown makes it of the title."""
+    return re.sub(r"[-\s]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())
 
 
-def heading(level: int, text: str, identity: str = "") -> str:
-    """A heading; links name it by ``identity``, which is an :func:`anchor`."""
-    return f"{'#' * level} {text}" + (f" {{ #{identity} }}" if identity else "")
+def heading(level: int, title: str) -> str:
+    """A heading."""
+    return f"{'#' * level} {title}"
 
 
 def code(text: object) -> str:
@@ -65,9 +65,9 @@ WIDE = "---\nhide:\n  - toc\n---"
 """The head of a page that has no contents at its right, and more room."""
 
 
-def section(level: int, title: str, body: str, identity: str = "") -> str:
+def section(level: int, title: str, body: str) -> str:
     """A heading with what stands below it; empty text where nothing does."""
-    return f"{heading(level, title, identity)}\n\n{body}" if body else ""
+    return f"{heading(level, title)}\n\n{body}" if body else ""
 
 
 def document(*blocks: str) -> str:

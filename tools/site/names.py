@@ -35,7 +35,7 @@ def index_page() -> Page:
         "Every backend, kernel, request, fact, switch, named set, feature, quantization key, "
         "oracle, machine and command.",
         *(
-            section(2, letter, table(["name", "is a", "on"], rows), anchor(letter))
+            section(2, letter, table(["name", "is a", "on"], rows))
             for letter, rows in letters.items()
         ),
     )

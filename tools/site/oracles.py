@@ -16,7 +16,7 @@ from moe_rules.language.rules import (
 )
 from moe_rules.vocabulary.fact_values import in_words
 from tools.site.conditions import assumed, listed, sentence
-from tools.site.markdown import anchor, code, document, heading, place, section, table
+from tools.site.markdown import code, document, heading, place, section, table
 from tools.site.tables import odd, to_backend, to_kernel
 
 _LEAD = "yaml-language-server"
@@ -45,14 +45,14 @@ def oracle_page(rules: PlatformRules, oracle: Oracle) -> str:
         _about(oracle),
         f"The rules: {place(oracle.location)}. They are read from the top of this page to its end; "
         "the first backend of the order that serves is selected.",
-        section(2, "Assumes", _assumptions(oracle), "assumes"),
-        section(2, "Before a request", _steps(platform, oracle, oracle.shortcuts), "shortcuts"),
-        section(2, "Requests", _requests(platform, oracle), "requests"),
-        section(2, "After a request", _steps(platform, oracle, oracle.switches), "switches"),
-        section(2, "Order", _order(platform, oracle), "order"),
-        section(2, "Adjustments of the order", _adjustments(platform, oracle), "adjustments"),
-        section(2, "If nothing serves", _otherwise(oracle), "otherwise"),
-        section(2, "Backends", document(*_backends(platform, oracle)).rstrip(), "backends"),
+        section(2, "Assumes", _assumptions(oracle)),
+        section(2, "Before a request", _steps(platform, oracle, oracle.shortcuts)),
+        section(2, "Requests", _requests(platform, oracle)),
+        section(2, "After a request", _steps(platform, oracle, oracle.switches)),
+        section(2, "Order", _order(platform, oracle)),
+        section(2, "Adjustments of the order", _adjustments(platform, oracle)),
+        section(2, "If nothing serves", _otherwise(oracle)),
+        section(2, "Backends", document(*_backends(platform, oracle)).rstrip()),
     )
 
 
@@ -183,9 +183,7 @@ def _otherwise(oracle: Oracle) -> str:
 
 def _backends(platform: str, oracle: Oracle) -> Iterable[str]:
     for backend in oracle.backends.values():
-        yield section(
-            3, code(backend.name), _backend(platform, oracle, backend), anchor(backend.name)
-        )
+        yield section(3, code(backend.name), _backend(platform, oracle, backend))
 
 
 def _backend(platform: str, oracle: Oracle, backend: Backend) -> str:

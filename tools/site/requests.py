@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.site.conditions import sentence
-from tools.site.markdown import Page, anchor, code, document, heading, place, section, table
+from tools.site.markdown import Page, code, document, heading, place, section, table
 from tools.site.oracles import requested
 from tools.site.tables import requests, to_oracle
 
@@ -27,6 +27,6 @@ def request_page() -> Page:
         "What `--moe-backend` may name, and the backends that each name asks. What cannot serve is "
         "an error. `requested` in rules and the variable `MOE_RULES_BACKEND` ask by oracle and by "
         "role of the model ([Asking for a backend](/docs/rules.md#asking-for-a-backend)).",
-        *(section(2, code(name), table(head, rows[name]), anchor(name)) for name in sorted(rows)),
+        *(section(2, code(name), table(head, rows[name])) for name in sorted(rows)),
     )
     return Page("requests.md", "Requests", told)

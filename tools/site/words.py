@@ -16,7 +16,7 @@ from moe_rules.language.schemes import Schemes
 from moe_rules.vocabulary.fact_values import in_words
 from moe_rules.vocabulary.quant_keys import CHANNEL, NAMED_KEYS, TENSOR, TOKEN, QuantKey, Scale
 from tools.site.conditions import fact, lacking, parts
-from tools.site.markdown import anchor, code, document, heading, place, section, table
+from tools.site.markdown import code, document, heading, place, section, table
 from tools.site.tables import platforms, to_kernel
 
 NO_KERNEL = "No kernel takes weights with it."
@@ -41,8 +41,8 @@ def sets_page() -> str:
     )
     return document(
         heading(1, "Named sets and features"),
-        section(2, "Sets", table(["set", "values", "line"], sets), "sets"),
-        section(2, "Features", features.rstrip(), "features"),
+        section(2, "Sets", table(["set", "values", "line"], sets)),
+        section(2, "Features", features.rstrip()),
     )
 
 
@@ -53,7 +53,7 @@ def _feature(name: str, feature: Feature) -> str:
     # Kernels of the other kind are not asked, so that what they support is not known.
     by = "" if feature.kind else _kernels(lambda kernel: _supports(kernel, feature))
     return document(
-        heading(3, name, anchor(name)),
+        heading(3, name),
         f"{feature.meaning} A kernel that does not list it is for layers where {without} "
         f"({place(words().key_at(('features', name)))})."
         + (f" Only {feature.kind} kernels are asked." if feature.kind else " Supported by:"),
@@ -90,7 +90,7 @@ def keys_page() -> str:
     ]
     head = ["key", "values", "scales", "scales are from", "one scale for", "second scale"]
     taken = [
-        section(3, code(name), _kernels(_taking(key)) or NO_KERNEL, anchor(name))
+        section(3, code(name), _kernels(_taking(key)) or NO_KERNEL)
         for name, key in [("none", None), *NAMED_KEYS.items()]
     ]
     return document(
@@ -98,7 +98,7 @@ def keys_page() -> str:
         "Ways to quantize weights or activations, by vLLM's names. A rule may name one, or say "
         "what its parts have to be ([docs/rules.md](/docs/rules.md#conditions)).",
         table(head, rows),
-        section(2, "Kernels by the key of their weights", document(*taken).rstrip(), "weights"),
+        section(2, "Kernels by the key of their weights", document(*taken).rstrip()),
     )
 
 
