@@ -22,11 +22,15 @@ from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 triton = pytest.importorskip("triton")
 
 from moe_kernels.activation import ActivationParameters  # noqa: E402
+from moe_kernels.ops import moe_align_block_size as align_ops  # noqa: E402
 from moe_kernels.ops import moe_sum as sum_ops  # noqa: E402
 from moe_kernels.ops import quantize_scaled as quantization_ops  # noqa: E402
 from moe_kernels.ops.fused_moe_gemm import fused_moe_gemm  # noqa: E402
 from moe_kernels.ops.gemm_launch import FusedActivation  # noqa: E402
-from moe_kernels.ops.moe_align_block_size import moe_align_block_size  # noqa: E402
+from moe_kernels.ops.moe_align_block_size import (  # noqa: E402
+    moe_align_block_size,
+    sorted_tokens,
+)
 from moe_kernels.ops.moe_sum import moe_sum  # noqa: E402
 from moe_kernels.ops.quantize_scaled import (  # noqa: E402
     SortedRows,
@@ -205,6 +209,20 @@ def test_rows_are_quantized_where_sorted_pairs_are(group_shape, x_is_sorted):
     assert (spec_of(values), spec_of(scale)) == (quantization.values, quantization.scale)
     assert torch.equal(values[exists], expected[0])
     assert torch.equal(scale if group_shape == TENSOR else scale[exists], expected[1])
+
+
+def test_tokens_are_copied_to_where_sorted_pairs_are(monkeypatch):
+    monkeypatch.setattr(align_ops, "_MOST_PROGRAMS", 2)  # so that they take turns
+    sorted_tokens.cache_clear()
+    ids = torch.tensor([[0, 2], [2, -1], [1, 0]], dtype=torch.int32, device=DEVICE)
+    x = torch.randn(3, 3000, device=DEVICE)
+    pairs = moe_align_block_size(Routing(ids, 3, None), 4, 3)
+    copy = sorted_tokens(spec_of(x), len(pairs.sorted_token_ids), 2)
+    rows = copy(x, pairs.sorted_token_ids, pairs.num_tokens_post_padded)
+    sorted_tokens.cache_clear()
+    assert spec_of(rows) == copy.values
+    for row, pair in zip(rows, pairs.sorted_token_ids.tolist()[:12], strict=False):
+        assert pair == ids.numel() or torch.equal(row, x[pair // 2])
 
 
 @pytest.mark.parametrize("weighted", [False, True])

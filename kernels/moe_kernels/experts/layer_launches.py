@@ -18,7 +18,7 @@ from moe_kernels.ops.fused_moe_gemm_few_rows import (
 from moe_kernels.ops.fused_moe_gemm_quantized import prepared_gemm_quantized
 from moe_kernels.ops.gemm_launch import FusedActivation, Gemm, GemmCall
 from moe_kernels.ops.launcher import Launcher
-from moe_kernels.ops.moe_align_block_size import Sort, prepared_sort
+from moe_kernels.ops.moe_align_block_size import Sort, SortedTokens, prepared_sort, sorted_tokens
 from moe_kernels.ops.moe_sum import sum_launcher
 from moe_kernels.ops.quantize_activations import quantized_specs
 from moe_kernels.ops.quantize_scaled import Quantization, SortedRows, prepared_quantization
@@ -27,6 +27,14 @@ from moe_kernels.tiling.layer_config import layer_config
 from moe_kernels.tiling.tile_config import FEW_ROWS, MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
 from moe_kernels.tiling.tuned_configs import kept_while_tilings_hold
 from moe_rules.vocabulary.quant_keys import TENSOR
+
+_PRODUCTS = 2048
+"""With so many rows of the weight to each of a token's, one is written for each local pair, sorted.
+
+The GEMM loads those in fewer steps.
+"""
+_COPIED_BYTES = 25 << 20
+"""Of FP8 tokens with one scale, which are copied once more: more would cost what it saves."""
 
 
 def require_gpu(device: torch.device) -> None:
@@ -61,20 +69,13 @@ class LayerLaunches(NamedTuple):
 
     quantize_tokens: Quantization | None
     sort: Sort | None
+    sort_tokens: SortedTokens | None
     up: Gemm
     quantize_intermediate: Quantization | None
     down: Gemm
     sum: Launcher | None
     static_in_gemms: bool
     """Whether GEMMs take tokens that are not quantized, with a scale that is given."""
-
-
-def _are_better_sorted(w13: TensorSpec, pairs_per_token: float, scheme: Scheme) -> bool:
-    """Whether tokens are better quantized once for each local pair, where sorting has put that.
-
-    The GEMM loads sorted rows in fewer steps, which pays where it has enough products of each.
-    """
-    return scheme.group_shape != TENSOR and w13.shape[1] >= 2048 * pairs_per_token
 
 
 @kept_while_tilings_hold
@@ -154,7 +155,7 @@ def layer_launches(
         routing = num_experts, ids_per_row, has_expert_map, has_sorted_pairs, older
         return prepared_quantization(x, group_shape, weight.static, dtype, *routing, sorted_rows)
 
-    given, tokens_are_sorted = tokens, False
+    given, tokens_are_sorted, sort_tokens = tokens, False, None
     quantize_tokens = quantization(tokens, w13, top_k)
     if quantize_tokens is not None:
         tokens, tokens_scale = quantize_tokens.values, quantize_tokens.scale
@@ -244,8 +245,13 @@ def layer_launches(
     up, quantize_intermediate, down = launches(None)
     if sort is not None and up.takes_sorted_rows and down.takes_sorted_rows:
         rows = SortedRows(sort.size, num_pairs, False)
-        local = top_k * num_local_experts / num_experts
-        if quantize_tokens is not None and _are_better_sorted(w13.values, local, scheme):
+        worth = w13.values.shape[1] >= _PRODUCTS * top_k * num_local_experts / num_experts
+        if scheme.group_shape == TENSOR:
+            worth = worth and sort.size * tokens.shape[1] <= _COPIED_BYTES
+        if worth and scheme.group_shape in (None, TENSOR):
+            sort_tokens = sorted_tokens(tokens, sort.size, top_k)
+            tokens, tokens_are_sorted = sort_tokens.values, True
+        elif worth and quantize_tokens is not None:
             quantize_tokens = quantization(given, w13, top_k, sorted_rows=rows)
             assert quantize_tokens is not None
             tokens, tokens_scale = quantize_tokens.values, quantize_tokens.scale
@@ -256,5 +262,12 @@ def layer_launches(
         has = has_topk_weights, has_expert_map
         sum_pairs = sum_launcher(num_tokens, top_k, down.shape[1], num_experts, *has, tokens.device)
     return LayerLaunches(
-        quantize_tokens, sort, up, quantize_intermediate, down, sum_pairs, static_in_gemms
+        quantize_tokens,
+        sort,
+        sort_tokens,
+        up,
+        quantize_intermediate,
+        down,
+        sum_pairs,
+        static_in_gemms,
     )

@@ -98,6 +98,8 @@ def two_gemms(
         a, a_scale = launches.quantize_tokens(a, w13_tensors[4], *routing, pairs[0], pairs[2])
     elif launches.static_in_gemms and a_scale is None:
         a_scale = w13_tensors[4]
+    if launches.sort_tokens is not None:
+        a = launches.sort_tokens(a, pairs[0], pairs[2])
     intermediate = None
     if activation_format is not None:
         # Scales may be taken over all rows, also those that the GEMM does not write.

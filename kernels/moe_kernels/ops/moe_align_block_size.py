@@ -18,6 +18,7 @@ from moe_kernels.ops.programmatic_launch import (
 )
 from moe_kernels.ops.routing import local_expert
 from moe_kernels.routing import Routing
+from moe_kernels.tensor_spec import TensorSpec, contiguous_spec
 
 
 class SortedPairs(NamedTuple):
@@ -31,6 +32,8 @@ class SortedPairs(NamedTuple):
 
 _AT_ONCE = 128
 """So many pairs are compared with each other to find their order."""
+_MOST_PROGRAMS = 8192
+"""Of tokens that are copied."""
 _MOST_CHUNKS = 128
 """Every program reads the counts of all chunks, so that there should not be many."""
 
@@ -223,3 +226,62 @@ def prepared_sort(
         else None,
         Launcher(_scatter_kernel, (num_chunks,), sizes, constants | of_scatter, **options),
     )
+
+
+@triton.jit(do_not_specialize=["num_pairs"])
+def _sort_tokens_kernel(
+    x_ptr,
+    out_ptr,
+    sorted_token_ids_ptr,
+    num_tokens_post_padded_ptr,
+    num_pairs,
+    top_k,
+    columns,
+    stride_m,
+    stride_k,
+    PROGRAMMATIC: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    wait_for_previous(PROGRAMMATIC)
+    number = tl.load(num_tokens_post_padded_ptr)
+    for place in range(tl.program_id(0), number, tl.num_programs(0)):
+        pair = tl.load(sorted_token_ids_ptr + place)
+        if pair < num_pairs:  # else it is padding
+            x_row = x_ptr + (pair // top_k).to(tl.int64) * stride_m
+            out_row = out_ptr + (tl.zeros((), tl.int64) + place) * columns
+            for start in range(0, columns, BLOCK):
+                column = start + tl.arange(0, BLOCK)
+                x = tl.load(x_row + column * stride_k, mask=column < columns)
+                tl.store(out_row + column, x, mask=column < columns)
+
+
+class SortedTokens(NamedTuple):
+    """Tokens, made ready to be copied to where their sorted pairs are."""
+
+    values: TensorSpec
+    launcher: Launcher
+
+    def __call__(
+        self,
+        x: torch.Tensor,
+        sorted_token_ids: torch.Tensor | None,
+        num_tokens_post_padded: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """A row of ``x`` for each of the sorted pairs; those of padding are not written."""
+        out = x.new_empty(self.values.shape)
+        self.launcher(x, out, sorted_token_ids, num_tokens_post_padded)
+        return out
+
+
+@kept
+def sorted_tokens(x: TensorSpec, number: int, top_k: int) -> SortedTokens:
+    """For the tokens ``x`` [M, H]; ``number``: of rows, as many as sorted_token_ids."""
+    values = contiguous_spec((number, x.shape[1]), x.dtype, x.device)
+    launcher = Launcher(
+        _sort_tokens_kernel,
+        (min(number, _MOST_PROGRAMS),),
+        (x.shape[0] * top_k, top_k, x.shape[1], *x.strides),
+        {"PROGRAMMATIC": is_programmatic(x.device), "BLOCK": 2048},
+        **launch_attributes(x.device),
+    )
+    return SortedTokens(values, launcher)

@@ -20,7 +20,7 @@ _FEW_ROWS_PAIRS = {"int4": MAX_UNSORTED_PAIRS, "uint8": MAX_UNSORTED_PAIRS, "mxf
 _FEW_ROWS_BYTES = 64 << 20
 """Of FP8 experts, which are read in so short a time that what comes before counts as much."""
 
-_SPECIALIZED_FROM = {torch.float8_e4m3fn: 96, torch.bfloat16: 1024, torch.float16: 1024}
+_SPECIALIZED_FROM = {torch.float8_e4m3fn: 96, torch.bfloat16: 256, torch.float16: 256}
 """By what is multiplied, from how many pairs per expert on warpgroups that share it are faster."""
 
 
@@ -62,10 +62,14 @@ def rules_of_thumb(
 def _specialized(load: float, weight: TensorSpec, block_shape: tuple[int, int] | None) -> bool:
     """Whether warpgroups share the work of the GEMM with ``weight`` [E, N, K].
 
-    Its blocks of 128 rows must be full enough, for 16 bits so that their last ones do not count.
+    Its blocks of 128 rows must be full enough, for 16 bits so that their last ones do not count;
+    less full where FP8 experts are so large that there are many tiles in any case.
     """
+    least = _SPECIALIZED_FROM.get(weight.dtype, math.inf)
+    if weight.dtype == torch.float8_e4m3fn and _expert_bytes(weight) > _CACHE_BYTES:
+        least /= 2
     return (
-        load >= _SPECIALIZED_FROM.get(weight.dtype, math.inf)
+        load >= least
         and specializes_warps(weight.device)
         and block_shape in (None, (128, 128))
         and weight.shape[2] % 16 == weight.strides[1] % 16 == 0
@@ -91,6 +95,10 @@ def _block_m(load: float, dtype: torch.dtype, scaled: bool) -> int:
     return 128
 
 
+def _expert_bytes(weight: TensorSpec) -> int:
+    return weight.shape[1] * weight.shape[2] * weight.dtype.itemsize
+
+
 def _group_m(load: float, block_m: int, weight: TensorSpec) -> int:
     """``group_m`` for ``load`` pairs per expert.
 
@@ -98,8 +106,7 @@ def _group_m(load: float, block_m: int, weight: TensorSpec) -> int:
     weight that no cache holds is read anew for every group that has blocks of its expert, so
     there groups are large.
     """
-    expert_bytes = weight.shape[1] * weight.shape[2] * weight.dtype.itemsize
-    if load > block_m and expert_bytes > _CACHE_BYTES:
+    if load > block_m and _expert_bytes(weight) > _CACHE_BYTES:
         return 8
     return max(1, min(8, round(load / block_m)))
 
