@@ -48,6 +48,9 @@ class SortedRows(NamedTuple):
 @triton.jit
 def _stored(x, scale, largest, dtype: tl.constexpr):
     """``x`` over its scale as ``dtype``; to integers, rounded to nearest even."""
+    # The quotient may be off by two units in the last place, so that what lies in the middle of
+    # two numbers can become either. tl.div_rn, which is not, takes 12 % of a layer (FP8 by channel,
+    # Qwen3-30B-A3B, 4,096 tokens, H200), and in programs for few rows as much as all else.
     value = tl.minimum(tl.maximum(x / scale, -largest), largest)
     if dtype == tl.int8:
         # At 1.5 * 2^23 the lowest bit of a float32 counts ones.
