@@ -96,7 +96,10 @@ def in_words(parts: Iterable[Part]) -> str:
         if part[0] == "oracles":
             oracles.setdefault(part[1], []).extend(part[2:])
     kernels = sorted(part[1] for part in parts if part[0] == "kernels")
-    files = sorted(part[0] for part in parts if len(part) == 1)
+    files: dict[str, list[str]] = {}
+    for part in sorted(parts):
+        if part[0] not in ("oracles", "kernels"):
+            files.setdefault(part[0], []).extend(part[2:])
     words = [f"oracle {n} ({', '.join(s)})" if s else f"oracle {n}" for n, s in oracles.items()]
     if len(words) > MOST:
         words = [f"{len(words)} oracles ({_some(list(oracles))})"]
@@ -104,7 +107,8 @@ def in_words(parts: Iterable[Part]) -> str:
         words.append(f"kernel {kernels[0]}")
     elif kernels:
         words.append(f"{len(kernels)} kernels ({_some(kernels)})")
-    return ", ".join([*words, *files])
+    words += [f"{file} ({_some(rows)})" if rows else file for file, rows in files.items()]
+    return ", ".join(words)
 
 
 def _order(parts: frozenset[Part]) -> tuple[bool, int, str]:

@@ -36,6 +36,16 @@ class KernelSources(Table):
     asked: list[str] = Field(description="The methods by which they are asked; * for any text.")
 
 
+class CallerSources(Table):
+    """Whoever calls some functions."""
+
+    of: list[str] = Field(description="Functions; * for any text.")
+    rows: str | None = Field(None, description="The table of the file that has a row for each.")
+    registry: str | None = Field(
+        None, description="The module whose mappings of names of rows to (module, name) say which."
+    )
+
+
 class SourcesFile(Table):
     """What of an engine's source the tables say again."""
 
@@ -43,7 +53,7 @@ class SourcesFile(Table):
     oracles: dict[OracleName, OracleSources] = Field(description="Functions by oracle.")
     kernels: KernelSources = Field(description="Methods of the kernels' classes.")
     files: dict[str, list[str]] = Field({}, description="Definitions by the file of tables.")
-    callers: dict[str, list[str]] = Field(
+    callers: dict[str, CallerSources] = Field(
         {}, description="By the file of tables: functions, any caller of which is said again there."
     )
     overriding: list[str] = Field(

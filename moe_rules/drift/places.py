@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moe_rules.drift.release import Part
 from moe_rules.files.problems import Location
-from moe_rules.files.yaml_source import YamlSource, read_yaml
+from moe_rules.files.yaml_source import KEY, YamlSource, read_yaml
 from moe_rules.language.ruleset import PLATFORMS, platform_files
 
 
@@ -19,14 +19,18 @@ class Places:
         self._rules = rules
         self._sources = [read_yaml(f) for name in PLATFORMS for f in platform_files(name, rules)]
         self._of = cache(self._places)
+        self._file = cache(read_yaml)
 
     def of(self, parts: Iterable[Part]) -> list[Location]:
         """The places of several parts, each once, in their order."""
         return list(dict.fromkeys(place for part in sorted(parts) for place in self._of(part)))
 
     def _places(self, part: Part) -> list[Location]:
-        if len(part) == 1:
-            return [Location(str(self._rules / part[0]))]
+        file, *path = part
+        if file not in ("oracles", "kernels"):
+            whole = self._rules / file
+            row = self._file(whole).places.get((*path, KEY)) if path else None
+            return [row or Location(str(whole))]
         return [source.key_at(path) for source in self._sources for path in _paths(source, part)]
 
 

@@ -6,7 +6,7 @@ import ast
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 
-from moe_rules.drift.citations import SECTIONS, SourcesFile
+from moe_rules.drift.citations import SECTIONS, CallerSources, SourcesFile
 from moe_rules.drift.definitions import Class, Definition, Definitions
 from moe_rules.drift.release import Part, Print, Release
 from moe_rules.drift.scopes import Function
@@ -38,9 +38,14 @@ class _Reader:
             parts.setdefault(("kernels", kernel.node.name), []).extend(self._asked(kernel))
         for one in [one for part, roots in parts.items() if part[0] == "kernels" for one in roots]:
             self._follow(one)
-        for file, patterns in self.cited.callers.items():
-            callers = self._callers(patterns)
-            parts[(file,)] = [*parts.get((file,), ()), *callers]
+        for file, callers in self.cited.callers.items():
+            rows = self._rows(callers)
+            for one in self._callers(callers.of):
+                names = [name for name, module in rows.items() if _is_in(one.module.name, module)]
+                for name in names:
+                    parts.setdefault((file, str(callers.rows), name), []).append(one)
+                if not names:
+                    parts.setdefault((file,), []).append(one)
         cited = (one for roots in parts.values() for one in roots)
         prints = {one.name: self._print(one) for one in (*self.used, *cited)}
         return Release(
@@ -93,6 +98,18 @@ class _Reader:
         found = (next(self.definitions.methods(kernel, name), None) for name in names)
         return [kernel.itself, *(one for one in found if one is not None)]
 
+    def _rows(self, callers: CallerSources) -> dict[str, str]:
+        """The modules of the rows, as a registry has them; relative ones are beside it."""
+        registry = self.source.module(callers.registry) if callers.registry else None
+        found: dict[str, str] = {}
+        for statements in registry.scope.values.values() if registry else ():
+            for mapping in (one.value for one in statements if isinstance(one, ast.Assign)):
+                for key, value in _pairs(mapping):
+                    inside = value.startswith(f"{self.cited.package}.")
+                    beside = str(callers.registry).rpartition(".")[0]
+                    found[key] = value if inside else f"{beside}.{value}"
+        return found
+
     def _callers(self, patterns: list[str]) -> Iterator[Definition]:
         """The functions that call any of these, and those of such a name that nothing cites."""
         words = [max(pattern.split("*"), key=len) for pattern in patterns]
@@ -108,6 +125,20 @@ class _Reader:
 
 def _names(definitions: Iterable[Definition]) -> list[str]:
     return sorted({one.name for one in definitions})
+
+
+def _pairs(mapping: ast.expr) -> Iterator[tuple[str, str]]:
+    """The texts of a mapping, and the first text of each one's tuple."""
+    if not isinstance(mapping, ast.Dict):
+        return
+    for key, value in zip(mapping.keys, mapping.values, strict=True):
+        match key, value:
+            case ast.Constant(value=str(name)), ast.Tuple(elts=[ast.Constant(value=str(text)), *_]):
+                yield name, text
+
+
+def _is_in(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
 
 
 def _functions(module: Module) -> Iterator[tuple[str, Function]]:

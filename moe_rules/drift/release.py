@@ -9,7 +9,8 @@ from typing import NamedTuple
 from moe_rules.files.problems import Location
 
 Part = tuple[str, ...]
-"""A part of the tables: ("oracles", "fp8", "priority"), ("kernels", "TritonExperts"), (file,)."""
+"""A part of the tables: ("oracles", "fp8", "priority"), ("kernels", "TritonExperts"), (file,), or a
+row of a file: ("models/architectures.yaml", "architectures", "MixtralForCausalLM")."""
 
 
 class Print(NamedTuple):

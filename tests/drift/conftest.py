@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_rules.drift.citations import KernelSources, OracleSources, SourcesFile
+from moe_rules.drift.citations import CallerSources, KernelSources, OracleSources, SourcesFile
 from moe_rules.drift.reading import read_release
 from moe_rules.drift.release import Release
 from moe_rules.drift.source import Source
@@ -94,7 +94,7 @@ CITED = SourcesFile(
         )
     },
     kernels=KernelSources(base="engine_package.engine.kernels:Base", asked=["supported", "_takes"]),
-    callers={"models.yaml": ["select_*"]},
+    callers={"models.yaml": CallerSources(of=["select_*"])},
     aside=["engine_package.envs:switches"],
 )
 

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from moe_rules.drift.citations import CallerSources
+from moe_rules.drift.reading import read_release
 from moe_rules.drift.source import Source, SourceError
 from moe_rules.drift.stored import as_text, releases
 from moe_rules.drift.stored import read as stored
 from moe_rules.drift.stored import write as store
-from tests.drift.conftest import Read, Write
+from tests.drift.conftest import CITED, Read, Write
 
 PACKAGE = "engine_package"
 ORDER = ("oracles", "fp8", "priority")
@@ -32,6 +34,16 @@ def test_what_is_cited_and_what_it_uses(read: Read) -> None:
     unused = {"OTHER", "Backend.UNUSED", "Config.unused", "convert", "Fast.apply", "Method.apply"}
     assert not unused & set(parts)
     assert "switches" not in parts
+
+
+def test_callers_belong_to_the_rows_that_a_registry_names(write: Write) -> None:
+    registry = 'LIST = {"Model": ("models", "Method"), "Other": ("oracle", "convert")}'
+    folder = write()
+    (folder / PACKAGE / "engine" / "registry.py").write_text(registry)
+    callers = CallerSources(of=["select_*"], rows="rows", registry=f"{PACKAGE}.engine.registry")
+    cited = CITED.model_copy(update={"callers": {"models.yaml": callers}})
+    parts = read_release(Source(folder, PACKAGE), cited).parts()
+    assert parts[f"{PACKAGE}.engine.models:Method.__init__"] == {("models.yaml", "rows", "Model")}
 
 
 def test_where_it_is(read: Read) -> None:
