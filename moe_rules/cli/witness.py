@@ -21,7 +21,7 @@ def explain_command(
     platform: str, oracle: str, witness: Mapping[str, FactValue], rules: Sequence[str] = ()
 ) -> str:
     """The command that shows what happens to a deployment; ``rules`` are its options for rules."""
-    machine = _machine_like(platform, witness)
+    machine = machine_like(platform, witness)
     words = ["moe-rules", "explain", "--oracle", oracle]
     known: Mapping[str, FactValue] = {}
     if machine is not None:
@@ -45,7 +45,7 @@ def _said_without_words(layer: Mapping[str, Any]) -> dict[str, FactValue]:
     return {**facts, **REQUEST_DEFAULTS, "weight_key": None, "activation_key": None}
 
 
-def _machine_like(platform: str, witness: Mapping[str, FactValue]) -> Machine | None:
+def machine_like(platform: str, witness: Mapping[str, FactValue]) -> Machine | None:
     """The named machine with the most facts of a deployment."""
     machines = [m.machine() for m in named_machines().values()]
     alike = [machine for machine in machines if machine.device == platform]

@@ -85,12 +85,23 @@ def made_possible(facts: Mapping[str, FactValue]) -> dict[str, FactValue]:
 
 def says(one: Difference, facts: Mapping[str, FactValue], folder: Path) -> bool:
     """Whether a deployment fulfils one of a difference's conditions."""
+    return fulfils(conditions_of(one, folder), facts)
+
+
+def conditions_of(one: Difference, folder: Path) -> list[tuple[Condition, set[str]]]:
+    """The conditions of a difference, each with the facts that must not be known."""
+    found = []
     for when in one.when:
         known = {name: form for name, form in when.items() if form != UNKNOWN}
-        unknown = when.keys() - known.keys()
-        if unknown.isdisjoint(facts) and condition(known, folder).holds(facts) is True:
-            return True
-    return False
+        found.append((condition(known, folder), when.keys() - known.keys()))
+    return found
+
+
+def fulfils(conditions: list[tuple[Condition, set[str]]], facts: Mapping[str, FactValue]) -> bool:
+    """Whether a deployment fulfils one of several conditions."""
+    return any(
+        unknown.isdisjoint(facts) and one.holds(facts) is True for one, unknown in conditions
+    )
 
 
 changes = st.sampled_from(["adjust", "switches", "shortcuts", "requests", "backends", "kernels"])
