@@ -19,11 +19,10 @@ from moe_rules.language.examples import ExamplesFile
 from moe_rules.language.files import (
     KernelChoice,
     PlatformFile,
-    ReleasesFile,
     RequestCase,
-    VocabularyFile,
 )
 from moe_rules.language.reading import vocabulary
+from moe_rules.language.word_files import ReleasesFile, VocabularyFile
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.quantization_schema import QuantizationFile
 from moe_rules.models.schema import ArchitecturesFile, MistralFile, RegistryFile, part_of

@@ -33,8 +33,6 @@ from moe_rules.language.examples import ExamplesFile, examples_of
 from moe_rules.language.files import (
     PlatformFile,
     PlatformName,
-    ReleasesFile,
-    VocabularyFile,
 )
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
@@ -47,6 +45,7 @@ from moe_rules.language.ruleset import (
     vocabulary_files,
 )
 from moe_rules.language.validate import validate
+from moe_rules.language.word_files import ReleasesFile, VocabularyFile
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.errors import TableError

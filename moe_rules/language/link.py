@@ -17,8 +17,9 @@ from moe_rules.language.conditions import ALWAYS, All, Clause, Condition, Implie
 from moe_rules.language.fact_tests import Anything
 from moe_rules.language.link_oracle import OracleLinker
 from moe_rules.language.parse import Parser
-from moe_rules.language.parts import Part, nothing_to_withdraw
+from moe_rules.language.parts import Part, withdraw
 from moe_rules.language.requested import Requests, request
+from moe_rules.language.word_files import DerivedCase
 from moe_rules.language.words import Document, Words
 from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean
 from moe_rules.vocabulary.switches import SWITCHES
@@ -107,11 +108,10 @@ class _Linker:
         found: dict[str, list[tuple[Part, Any]]] = {}
         gone: set[str] = set()
         for part in self.parts:
-            for name in getattr(part.file.withdrawn, section, ()):
-                if found.pop(name, None) is None:
-                    place = part.source.key_at(("withdrawn", section, name))
-                    self._problems.append(nothing_to_withdraw(section, name, found, place))
-                gone.add(name)
+            names = getattr(part.file.withdrawn, section, {})
+            reasons, problems = withdraw(part.source, ("withdrawn", section), names, found)
+            self._problems += problems
+            gone |= reasons.keys()
             for name, entry in getattr(part.file, section).items():
                 if name in found or name not in gone or getattr(entry, "replace", True):
                     found.setdefault(name, []).append((part, entry))
@@ -286,7 +286,7 @@ class _Linker:
         )
 
     def _derived_case(
-        self, name: str, i: int, case: raw.DerivedCase
+        self, name: str, i: int, case: DerivedCase
     ) -> tuple[Condition, FactValue | rules.ValueOf]:
         path: KeyPath = ("derived", name, "cases", i)
         parser = self._word_parser("derived", name)

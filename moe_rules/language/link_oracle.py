@@ -11,7 +11,7 @@ from moe_rules.language import rules
 from moe_rules.language.conditions import ALWAYS, all_of
 from moe_rules.language.contradictions import contradictions
 from moe_rules.language.parse import Parser
-from moe_rules.language.parts import Part, nothing_to_withdraw
+from moe_rules.language.parts import Part, withdraw
 from moe_rules.language.rules import AUTO
 from moe_rules.vocabulary.fact_values import Fact, FactError, FactValue, did_you_mean, parse_value
 
@@ -117,13 +117,10 @@ class OracleLinker:
         self, part: Part, table: raw.OracleTable, section: str, entries: dict[str, Any]
     ) -> dict[str, rules.Reason]:
         """Take away the entries of a section that a file withdraws; why, by name."""
-        reasons = {}
-        for name, why in getattr(table.withdrawn, section).items():
-            place = part.source.key_at(self._path("withdrawn", section, name))
-            if entries.pop(name, None) is None:
-                problem = nothing_to_withdraw(section, name, entries, place)
-                self.parser(part).problems.append(problem)
-            reasons[name] = rules.Reason(why, place)
+        names = getattr(table.withdrawn, section)
+        path = self._path("withdrawn", section)
+        reasons, problems = withdraw(part.source, path, names, entries)
+        self.parser(part).problems += problems
         return reasons
 
     def _standing(self, names: list[str]) -> list[str]:

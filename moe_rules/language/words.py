@@ -10,8 +10,8 @@ from typing import Any
 
 from moe_rules.files.problems import Problem
 from moe_rules.files.yaml_source import YamlSource
-from moe_rules.language import files as raw
-from moe_rules.language.parts import nothing_to_withdraw
+from moe_rules.language import word_files as raw
+from moe_rules.language.parts import withdraw
 from moe_rules.language.rules import Reason
 from moe_rules.vocabulary.fact_values import Fact
 from moe_rules.vocabulary.facts import FACTS
@@ -58,12 +58,10 @@ class Words:
         }
         for source, file in documents:
             for kind, words in kinds.items():
-                for name, why in getattr(file.withdrawn, kind).items():
-                    place = source.key_at(("withdrawn", kind, name))
-                    if words.pop(name, None) is None:
-                        self.problems.append(nothing_to_withdraw(kind, name, words, place))
-                    elif kind == "facts":
-                        self.withdrawn[name] = Reason(why, place)
+                names = getattr(file.withdrawn, kind)
+                reasons, problems = withdraw(source, ("withdrawn", kind), names, words)
+                self.problems += problems
+                self.withdrawn |= reasons if kind == "facts" else {}
                 said = getattr(file, kind, {})
                 words.update(said)
                 self.home.update({(kind, name): source for name in said})

@@ -8,11 +8,11 @@ from collections.abc import Callable
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.fact_tests import Anything
-from moe_rules.language.files import Feature
 from moe_rules.language.reading import vocabulary
 from moe_rules.language.rules import Kernel
 from moe_rules.language.ruleset import VOCABULARY
 from moe_rules.language.schemes import Schemes
+from moe_rules.language.word_files import Feature
 from moe_rules.vocabulary.fact_values import in_words
 from moe_rules.vocabulary.quant_keys import CHANNEL, NAMED_KEYS, TENSOR, TOKEN, QuantKey, Scale
 from tools.site.conditions import fact, lacking, parts
