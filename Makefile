@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types unit avx2 test-vllm test-transformers record schemas docs docs-site clean
+.PHONY: demo test lint types unit avx2 test-vllm test-transformers test-browser picture record schemas docs docs-site clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed, this is " + sys.version'
@@ -65,6 +65,21 @@ record: $(VENV)/.installed  ## Record VERSION: make record VERSION=0.33.0 PLATFO
 	$(BIN)/python -m tools.record $(VERSION) $(PLATFORM:%=--platform %) $(CASES:%=--cases %) \
 		$(RECORD_PYTHON:%=--python %) $(RECORD_OPTIONS)
 
+# What the report looks like goes to PICTURES; docs/report.png is one of them.
+PICTURES ?= out/browser
+
+test-browser: $(VENV)-browser/.installed  ## The report in headless Chromium.
+	$(VENV)-browser/bin/python tests/browser/chromium.py
+	MOE_RULES_PICTURES=$(PICTURES) $(VENV)-browser/bin/python -m pytest tests/browser
+
+picture: test-browser  ## docs/report.png anew, as the browser test saw it.
+	cp $(PICTURES)/readme.png docs/report.png
+
+$(VENV)-browser/.installed: pyproject.toml
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[browser]'
+	touch $@
+
 schemas: $(VENV)/.installed  ## Write schemas/ anew from the models.
 	$(BIN)/moe-rules schema --write schemas
 
@@ -86,4 +101,4 @@ $(VENV)-docs/.installed: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(VENV)-docs $(VENV)-transformers $(VENV)-vllm $(VENV)-vllm-simulated $(DOCS_SITE) .record dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-browser $(VENV)-docs $(VENV)-transformers $(VENV)-vllm $(VENV)-vllm-simulated $(DOCS_SITE) .record dist .mypy_cache .pytest_cache .ruff_cache

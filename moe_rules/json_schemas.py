@@ -26,6 +26,7 @@ from moe_rules.language.word_files import ReleasesFile, VocabularyFile
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.quantization_schema import QuantizationFile
 from moe_rules.models.schema import ArchitecturesFile, MistralFile, RegistryFile, part_of
+from moe_rules.reporting.report.schema import ReportData
 from moe_rules.vocabulary.fact_values import Fact, did_you_mean
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
@@ -65,6 +66,7 @@ def schemas() -> dict[str, Schema]:
             "moe_rules policies",
             {**conditions, **_facts_definition(), **_outcome_definitions()},
         ),
+        "report.schema.json": _schema(ReportData, "moe_rules data of a report", {}),
         "examples.schema.json": _schema(ExamplesFile, "moe_rules examples", _facts_definition()),
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from moe_rules.analysis.classes import Variable
@@ -67,6 +67,70 @@ def nearest(
     """
     compiled = compile_oracle([rules], oracle, deployment=facts)
     return _Search(compiled, {**REQUEST_DEFAULTS, **facts}).solutions(wanted, most)
+
+
+class Neighbours:
+    """The least changes of many deployments, of which those of the same classes share them.
+
+    ``wanted`` says which results are to come out. Raises KeyError for an oracle that the rules do
+    not have.
+    """
+
+    def __init__(
+        self,
+        rules: PlatformRules,
+        oracle: str,
+        wanted: Callable[[Result], bool],
+        *,
+        most: int = 3,
+    ) -> None:
+        self._rules = rules
+        self._oracle = oracle
+        self._wanted = wanted
+        self._most = most
+        self._known: list[_Known] = []
+
+    def nearest(self, facts: Mapping[str, FactValue]) -> list[tuple[Change, ...]]:
+        """See :func:`nearest`."""
+        for known in self._known:
+            if known.holds(facts):
+                return known.ways
+        compiled = compile_oracle([self._rules], self._oracle, deployment=facts)
+        search = _Search(compiled, {**REQUEST_DEFAULTS, **facts})
+        ways = search.solutions(self._wanted, self._most)
+        self._known.append(_Known(compiled.space.variables, dict(facts), ways))
+        return ways
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The least changes of one deployment."""
+
+    variables: Sequence[Variable]
+    deployment: Mapping[str, FactValue]
+    ways: list[tuple[Change, ...]]
+
+    def holds(self, facts: Mapping[str, FactValue]) -> bool:
+        """Whether they are those of another deployment as well.
+
+        It has to be of the same classes, and to have the same values of all that is changed.
+        """
+        if facts.keys() != self.deployment.keys():
+            return False
+        changed = {change.fact for changes in self.ways for change in changes}
+        for variable in self.variables:
+            one, other = (
+                {
+                    name: given.get(name, REQUEST_DEFAULTS.get(name, MISSING))
+                    for name in variable.facts
+                }
+                for given in (self.deployment, facts)
+            )
+            if one == other:
+                continue
+            if not changed.isdisjoint(variable.facts) or variable.find(one) != variable.find(other):
+                return False
+        return True
 
 
 class _Search:

@@ -28,6 +28,7 @@ COMMANDS = (
     "tune",
     "bench",
     "matrix",
+    "report",
     "detect",
     "facts",
     "list",

@@ -7,7 +7,8 @@ no request of this process takes part.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from moe_kernels.benchmark.report import Pick, Results
     from moe_kernels.benchmark.shapes import Scheme, Shape
 
+    from moe_rules.cli.deployment import Question
     from moe_rules.cli.measured_rules import MeasuredLayer
     from moe_rules.engine.decision import Decision
     from moe_rules.engine.explanation import Candidate
@@ -168,3 +170,39 @@ def measured_layers(folder: Path) -> Iterator[MeasuredLayer]:
                 by_tokens.setdefault(m.num_tokens, {})[backends[kernel]] = m.us
                 used[m.kernel] = abouts.get(m.kernel, m.kernel)
         yield MeasuredLayer(decision, by_tokens, {**versions, "kernels": "; ".join(used.values())})
+
+
+def shape_of(question: Question) -> Shape:
+    """The layer's sizes on one rank."""
+    from moe_kernels.benchmark.shapes import Shape
+
+    moe = question.moe
+    return Shape(
+        moe.num_experts,
+        moe.experts_per_token,
+        moe.hidden_dim,
+        moe.intermediate_size_per_partition,
+        ep_size=moe.moe_parallel_config.ep_size,
+        activation=moe.activation,
+        bias=moe.has_bias,
+    )
+
+
+def scheme_of(facts: Mapping[str, object], in_dtype: str) -> tuple[str, Scheme]:
+    """The benchmark's scheme with the keys that a kernel is asked with. Raises UserError."""
+    from moe_kernels.benchmark.shapes import SCHEMES
+
+    keys = facts.get("weight_key"), facts.get("activation_key")
+    size = facts.get("group_size")
+    for name, scheme in SCHEMES.items():
+        if (scheme.weight_key, scheme.activation_key) != keys:
+            continue
+        if scheme.weight_key is None and scheme.in_dtype != in_dtype:
+            continue
+        if scheme.group_size is not None and isinstance(size, int) and size > 0:
+            scheme = scheme.in_groups_of(size)
+        return name, replace(scheme, in_dtype=in_dtype)
+    raise UserError(
+        f"no scheme of the benchmark has weights {keys[0]} with activations {keys[1]} in "
+        f"{in_dtype} (known: {', '.join(SCHEMES)})"
+    )

@@ -18,6 +18,7 @@ from moe_rules.cli.stated import Stated
 from moe_rules.vocabulary.record import Record
 
 if TYPE_CHECKING:
+    from moe_rules.cli.model_files import ModelFiles
     from moe_rules.engine.decision import Decision
     from moe_rules.machines.machine import Machine
     from moe_rules.models import Deployment, LoadRefusal, ModelLayer, Tables
@@ -31,8 +32,8 @@ REQUIRED_FACTS = ("num_experts", "experts_per_token", "hidden_dim", "intermediat
 """What a layer without a model has to state."""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say what is asked about."""
+def add_options(parser: argparse.ArgumentParser, *, scheme: bool = True) -> None:
+    """Options that say what is asked about; ``scheme``: --scheme is that of a model."""
     machine = parser.add_argument_group("machine and rules")
     add_platform(machine)
     add_software(machine)
@@ -40,6 +41,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     model = parser.add_argument_group("model and deployment")
     add_model(model)
     add_quantization(model)
+    if scheme:
+        model.add_argument(
+            "--scheme",
+            dest="model_scheme",
+            metavar="NAME",
+            help="the model as a checkpoint in this format, whatever its own (those of matrix)",
+        )
     layer = parser.add_argument_group("layer")
     layer.add_argument("--oracle", help="ask this oracle, whatever the model says")
     layer.add_argument("--weight", metavar="KEY", help="quantization key of the weights, or none")
@@ -104,6 +112,11 @@ def add_model(parser: Options, *, required: bool = False, several: bool = False)
 def add_stated(parser: Options) -> None:
     """Facts that are stated, whatever model and machine say."""
     parser.add_argument("--moe-backend", metavar="NAME", help='a backend by name; default: "auto"')
+    add_set(parser)
+
+
+def add_set(parser: Options) -> None:
+    """``--set``: facts by name."""
     parser.add_argument(
         "--set",
         action="append",
@@ -218,9 +231,10 @@ def ask(args: argparse.Namespace) -> Asked:
         tables = load_tables(overlays=overlays)
         model = read_model(args.model, tables)
         name = model.name
-        questions = questions_of(
-            args, machine, stated, model.config, model.hf_quant_config, tables=tables
-        )
+        scheme = getattr(args, "model_scheme", None)
+        if scheme is not None:
+            model = model.in_scheme(scheme)
+        questions = questions_of(args, machine.facts(), stated, model, tables=tables)
     else:
         name = None
         questions = (_stated_question(args, stated),)
@@ -266,10 +280,9 @@ def machine_of(name: str | None, preset: str | None, stated: Stated) -> Machine:
 
 def questions_of(
     args: argparse.Namespace,
-    machine: Machine,
+    machine_facts: Mapping[str, Any],
     stated: Stated,
-    config: Mapping[str, Any],
-    hf_quant_config: Mapping[str, Any] | None,
+    model: ModelFiles,
     *,
     tables: Tables | None = None,
 ) -> tuple[Question, ...]:
@@ -282,10 +295,10 @@ def questions_of(
 
     try:
         layers = derive_layers(
-            config,
-            machine.facts(),
+            model.config,
+            machine_facts,
             _deployment_of(args, stated),
-            hf_quant_config=hf_quant_config,
+            hf_quant_config=model.hf_quant_config,
             overrides=_overrides(args, stated),
             tables=tables,
         )
@@ -327,11 +340,17 @@ def _deployment_of(args: argparse.Namespace, stated: Stated) -> Deployment:
         all2all_backend=_all2all(args),
         enable_eplb=args.eplb,
         enable_lora=bool(stated.groups["layer"].get("is_lora_enabled")),
-        moe_backend=str(stated.groups["request"].get("moe_backend", "auto")),
+        moe_backend=_requested(stated),
         quantization=args.quantization,
         quantization_config=getattr(args, "quantization_config", None),
         env=stated.environ(),
     )
+
+
+def _requested(stated: Stated) -> str:
+    name = stated.groups["request"].get("moe_backend", "auto")
+    assert isinstance(name, str)
+    return name
 
 
 def _overrides(args: argparse.Namespace, stated: Stated) -> dict[str, Any]:
@@ -352,10 +371,14 @@ def _overrides(args: argparse.Namespace, stated: Stated) -> dict[str, Any]:
 
 
 def _all2all(args: argparse.Namespace) -> str:
+    return all2all_called(args.all2all or "allgather_reducescatter")
+
+
+def all2all_called(name: str) -> str:
+    """The name of an exchange of tokens. Raises UserError for one that does not exist."""
     from moe_rules.vocabulary.fact_values import did_you_mean
     from moe_rules.vocabulary.facts import ALL2ALL_BACKENDS
 
-    name: str = args.all2all or "allgather_reducescatter"
     if name not in ALL2ALL_BACKENDS:
         raise UserError(
             f"--all2all {name}: there is no such backend{did_you_mean(name, ALL2ALL_BACKENDS)} "
@@ -376,9 +399,10 @@ def _stated_question(args: argparse.Namespace, stated: Stated) -> Question:
         raise UserError(
             f"without --model the layer has to be stated; missing: {', '.join(missing)}"
         )
-    for option in ("layer", "quantization", "quantization_config"):
+    for option in ("layer", "quantization", "quantization_config", "model_scheme"):
         if getattr(args, option, None) is not None:
-            raise UserError(f"--{option.replace('_', '-')} goes with --model")
+            word = option.removeprefix("model_").replace("_", "-")
+            raise UserError(f"--{word} goes with --model")
     if "moe_backend" in stated.groups["request"]:
         layer["moe_backend"] = stated.groups["request"]["moe_backend"]
     try:

@@ -1,8 +1,7 @@
-"""The table of platforms and checkpoint formats that ``matrix`` prints, in four forms."""
+"""The table of platforms and checkpoint formats that ``matrix`` prints, in three forms."""
 
 from __future__ import annotations
 
-import html
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -118,42 +117,9 @@ def as_json(matrix: Matrix) -> str:
     return json.dumps(data, indent=2)
 
 
-def as_html(matrix: Matrix) -> str:
-    """A page of its own; pointing at a cell shows why."""
-    head = "".join(f"<th>{html.escape(platform)}</th>" for platform in matrix.platforms)
-    body = "\n".join(
-        f"<tr><th>{html.escape(scheme)}</th>{''.join(map(_html_cell, cells))}</tr>"
-        for scheme, cells in matrix.rows()
-    )
-    title = html.escape(matrix.title)
-    return f"""<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>{title}</title>
-<style>
-body {{ font-family: sans-serif; color-scheme: light dark; }}
-table {{ border-collapse: collapse; }}
-th, td {{ border: 1px solid #8888; padding: 0.3em 0.6em; text-align: left; vertical-align: top; }}
-.none, .no_oracle, .refused {{ opacity: 0.6; }}
-</style>
-<h1>{title}</h1>
-<table>
-<tr><th></th>{head}</tr>
-{body}
-</table>
-</html>"""
-
-
-def _html_cell(cell: Cell) -> str:
-    first, *rest = (html.escape(line) for line in cell.lines)
-    kernel = "".join(f"<br/><code>{line}</code>" for line in rest)
-    return f'<td class="{cell.outcome}" title="{html.escape(cell.because)}">{first}{kernel}</td>'
-
-
 FORMATS: dict[str, Callable[[Matrix], str]] = {
     "text": as_text,
     "markdown": as_markdown,
     "json": as_json,
-    "html": as_html,
 }
 """How a matrix is written, by the name that ``--format`` takes."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
+from moe_rules.cli.schemes import in_scheme
 from moe_rules.vocabulary.record import Record
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ class ModelFiles(Record):
     name: str
     config: dict[str, Any]
     hf_quant_config: dict[str, Any] | None
+
+    def in_scheme(self, name: str) -> ModelFiles:
+        """The model as a checkpoint in a format of that name would be. Raises UserError."""
+        return self.replaced(config=in_scheme(self.config, name), hf_quant_config=None)
 
 
 def read_model(given: str, tables: Tables | None = None) -> ModelFiles:

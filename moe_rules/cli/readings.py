@@ -82,9 +82,7 @@ def _read(args: argparse.Namespace, stated: Stated, machine: Machine, rules: Rul
     tables = rules.tables()
     model = read_model(args.model, tables)
     try:
-        questions = deployment.questions_of(
-            args, machine, stated, model.config, model.hf_quant_config, tables=tables
-        )
+        questions = deployment.questions_of(args, machine.facts(), stated, model, tables=tables)
     except (CheckpointRefusedError, NoMoELayersError, UnknownModelError) as error:
         return error
     return {index: question for question in questions for index in question.layers}

@@ -36,6 +36,13 @@ class RuleSet(Record):
     overlays: tuple[Path, ...] = ()
     options: tuple[str, ...] = ()
 
+    @property
+    def arguments(self) -> list[str] | None:
+        """How a command is told to read them; None where it cannot be."""
+        if self.folder != packaged_rules():
+            return None
+        return list(self.options)
+
     def load(self, platform: str) -> PlatformRules:
         """The rules of one platform. Raises RuleFileError."""
         return load_platform(platform, self.overlays, packaged=self.folder)

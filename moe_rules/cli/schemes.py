@@ -1,13 +1,48 @@
-"""Checkpoint formats that ``matrix`` compares: a quantization_config of each kind, by name.
+"""What tables compare: machines, and checkpoint formats, a quantization_config of each kind.
 
 The blocks are what the tools of each format write, without the layers they leave out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from moe_rules.cli.errors import UserError
+
 Block = dict[str, Any]
+
+PLATFORMS = ("a100", "l40s", "h100", "b200", "rtx5090", "mi300x", "mi350x", "xpu", "x86-amx", "arm")
+"""Machines that are compared if none is named."""
+
+_OWN = ("quantization_config", "compression_config")
+"""Where a configuration says its own format."""
+
+
+def scheme_called(name: str) -> Block | None:
+    """The block of a format. Raises UserError for one that does not exist."""
+    from moe_rules.vocabulary.fact_values import did_you_mean
+
+    if name not in SCHEMES:
+        raise UserError(
+            f"--scheme {name}: there is no such checkpoint format"
+            f"{did_you_mean(name, SCHEMES)} (known: {', '.join(SCHEMES)})"
+        )
+    return SCHEMES[name]
+
+
+def in_scheme(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A model's configuration as a checkpoint in another format would have it. Raises UserError."""
+    block = scheme_called(name)
+
+    def without(fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            name: without(value) if isinstance(value, Mapping) else value
+            for name, value in fields.items()
+            if name not in _OWN
+        }
+
+    return {**without(config), **({} if block is None else {"quantization_config": block})}
 
 
 def _compressed_tensors(form: str, weights: Block, activations: Block | None) -> Block:

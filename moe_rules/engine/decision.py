@@ -38,6 +38,7 @@ class Decision(Explanation):
             else {"text": reason.text, "at": str(reason.location), "quirk": reason.quirk},
             "requested": None if self.requested is None else self.requested.to_dict(),
             "error": self.error,
+            "priority": list(self.priority),
             "order": list(self.order),
             "adjusted": [
                 {
@@ -45,6 +46,7 @@ class Decision(Explanation):
                     "backends": list(change.names),
                     "anchor": change.anchor,
                     "because": change.reason.text,
+                    "quirk": change.reason.quirk,
                     "at": str(change.reason.location),
                 }
                 for change in self.adjustments

@@ -10,7 +10,7 @@ from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, with_assumed
 from moe_rules.engine.selection import How, Outcome, Result
 from moe_rules.files.problems import Location
 from moe_rules.language.conditions import Failure
-from moe_rules.language.rules import Adjustment, Backend, PlatformRules, Reason, Requested
+from moe_rules.language.rules import Adjustment, Backend, Kernel, PlatformRules, Reason, Requested
 from moe_rules.vocabulary.fact_values import FactValue, plain
 from moe_rules.vocabulary.record import Record
 
@@ -53,6 +53,17 @@ class Candidate(Record):
         }
 
 
+class Weighing(Record):
+    """What speaks against each kernel of a backend that is offered: failed clauses, unknown facts.
+
+    ``against`` are the backend's own requirements that fail.
+    """
+
+    backend: Backend
+    against: tuple[Failure, ...]
+    kernels: tuple[tuple[Kernel, tuple[Failure, ...], tuple[str, ...]], ...]
+
+
 class Removed(Record):
     """A backend that a rule took out of the order, and that rule's reason."""
 
@@ -69,7 +80,9 @@ class Explanation:
     for this oracle, of a rule file or the environment, that stood in for the layer's own.
     """
 
-    __slots__ = ("__dict__", "_asked", "_explain", "_rules", "oracle", "requested", "result")
+    __slots__ = (
+        "__dict__", "_asked", "_explain", "_rules", "_weighed", "oracle", "requested", "result",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -86,6 +99,7 @@ class Explanation:
         self._explain = explain
         self._asked = asked
         self.requested = requested
+        self._weighed: dict[Any, Weighing] = {}
 
     @functools.cached_property
     def _ran(self) -> Run:
@@ -152,14 +166,28 @@ class Explanation:
                 return self._assumed(plan)
         return self.facts
 
+    def sharing(self, weighed: dict[Any, Weighing]) -> None:
+        """Take from ``weighed`` what speaks against backends, and add to it what is not there.
+
+        For decisions of one deployment that differ only in the backend asked for by name, which
+        no clause of a kernel tests.
+        """
+        self._weighed = weighed
+
     @functools.cached_property
-    def candidates(self) -> tuple[Candidate, ...]:
-        """Every kernel that was asked, in that order, then those of the rest of the order."""
+    def weighed(self) -> tuple[tuple[Weighing, ...], tuple[Weighing, ...]]:
+        """The backends that were asked, in that order, and those of the rest of the order."""
         asked = self._outcome.attempts
         names = {plan.backend.name for plan in asked}
         rest = [self._plan.backends[name] for name in self.order if name not in names]
-        found = [c for plan in asked for c in self._explained(plan, reached=True)]
-        return tuple(found + [c for plan in rest for c in self._explained(plan, reached=False)])
+        return tuple(map(self._weigh, asked)), tuple(map(self._weigh, rest))
+
+    @functools.cached_property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Every kernel that was asked, in that order, then those of the rest of the order."""
+        asked, rest = self.weighed
+        found = [c for one in asked for c in self._explained(one, reached=True)]
+        return tuple(found + [c for one in rest for c in self._explained(one, reached=False)])
 
     def explain_backend(self, name: str) -> tuple[Candidate, ...]:
         """What speaks for and against the kernels of any backend that the oracle declares.
@@ -167,30 +195,42 @@ class Explanation:
         Raises KeyError for one that it does not declare.
         """
         reached = any(plan.backend.name == name for plan in self._outcome.attempts)
-        return tuple(self._explained(self._plan.backends[name], reached=reached))
+        return tuple(self._explained(self._weigh(self._plan.backends[name]), reached=reached))
 
-    def _explained(self, plan: BackendPlan, *, reached: bool) -> Iterator[Candidate]:
-        backend, facts = plan.backend, self._assumed(plan)
-        against = tuple(backend.requires.failures(facts))
+    def _weigh(self, plan: BackendPlan) -> Weighing:
+        key = (id(plan.backend), plan.assumed)
+        found = self._weighed.get(key)
+        if found is None:
+            backend, facts = plan.backend, self._assumed(plan)
+            kernels = []
+            for choice in backend.choices:
+                if choice.when.holds(facts) is True:
+                    condition = choice.kernel.condition
+                    unknown = dict.fromkeys(n for n in condition.fact_names() if n not in facts)
+                    kernels.append(
+                        (choice.kernel, tuple(condition.failures(facts)), tuple(unknown))
+                    )
+            against = tuple(backend.requires.failures(facts))
+            found = self._weighed[key] = Weighing(backend, against, tuple(kernels))
+        return found
+
+    def _explained(self, weighing: Weighing, *, reached: bool) -> Iterator[Candidate]:
+        backend, against = weighing.backend, weighing.against
         selected = self._outcome.kernel
         is_selected_backend = reached and backend.name == self._outcome.backend
         done = False
-        for choice in backend.choices:
-            if choice.when.holds(facts) is not True:
-                continue
-            condition = choice.kernel.condition
-            failures = tuple(condition.failures(facts))
-            chosen = is_selected_backend and choice.kernel is selected and not done
+        for kernel, failures, unknown in weighing.kernels:
+            chosen = is_selected_backend and kernel is selected and not done
             verdict: Verdict = "rejected" if against or failures else "eligible"
             yield Candidate(
                 backend=backend.name,
-                kernel=choice.kernel.class_name,
+                kernel=kernel.class_name,
                 verdict="selected" if chosen else verdict,
                 reached=reached and not done,
                 backend_failures=against,
                 kernel_failures=failures,
-                unknown=tuple(dict.fromkeys(n for n in condition.fact_names() if n not in facts)),
-                location=choice.kernel.location,
+                unknown=unknown,
+                location=kernel.location,
             )
             done = done or chosen
 

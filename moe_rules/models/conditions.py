@@ -149,7 +149,13 @@ def _satisfies(value: Any, op: str, bound: Any, where: str) -> bool:
 
 def holds(conditions: Conditions, context: Context) -> bool:
     """Whether every condition holds in the context (an empty mapping always does)."""
-    return all(
-        passes(context[name], expected, context.where(name))
-        for name, expected in conditions.items()
-    )
+    for name, expected in conditions.items():
+        value = context[name]
+        if not isinstance(expected, Mapping):
+            if not any_of(value, expected):
+                return False
+        else:  # where a value stands is asked for only where it has to be a number
+            compared = not COMPARISONS.keys().isdisjoint(expected)
+            if not passes(value, expected, context.where(name) if compared else name):
+                return False
+    return True

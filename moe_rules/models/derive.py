@@ -121,7 +121,7 @@ def _derive(
         text,
         config=HfConfig(config, classes),
         text=text,
-        platform={**machine_facts, "capability": capability_of(machine_facts)},
+        platform=_Platform(machine_facts),
         deployment=deployment.facts(),
         model={"architecture": find(architectures_of(config, text, tables), tables)},
     )
@@ -176,6 +176,17 @@ def _derive(
     predicting = prediction_layers(row, context) if layers else ()
     drafts = kinds({**row, "experts": row["mtp"]["experts"]}, predicting) if predicting else []
     return [*layers, *(_as_draft(one) for one in drafts if not _like_any(one, layers))]
+
+
+class _Platform:
+    """The facts of a machine, with ``capability``, which is found out when a table asks for it."""
+
+    def __init__(self, facts: Mapping[str, Any]) -> None:
+        self._facts = facts
+
+    def get(self, name: str, absent: Any = None) -> Any:
+        """The fact, or ``absent`` where the machine does not say it."""
+        return capability_of(self._facts) if name == "capability" else self._facts.get(name, absent)
 
 
 def _like_any(layer: ModelLayer, others: list[ModelLayer]) -> bool:

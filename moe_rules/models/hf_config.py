@@ -46,7 +46,7 @@ FIELDS = Shape(
 class HfConfig:
     """One level of a configuration: its own fields, then its class's aliases and defaults."""
 
-    __slots__ = ("aliases", "defaults", "fields", "floats", "model_type", "place")
+    __slots__ = ("_names", "aliases", "defaults", "fields", "floats", "model_type", "place")
 
     def __init__(
         self,
@@ -63,6 +63,7 @@ class HfConfig:
         self.aliases: Mapping[str, str] = described.get("aliases", {})
         self.defaults: Mapping[str, Any] = described.get("defaults", {})
         self.floats: Sequence[str] = described.get("floats", ())
+        self._names: dict[str, str | None] = {}
 
     def get(self, name: str, absent: Any = None) -> Any:
         """The field's value, by whichever of its names the file uses, else the class's default.
@@ -92,6 +93,11 @@ class HfConfig:
 
     def _used(self, name: str) -> str | None:
         """By which of its names the file has a field."""
+        if name not in self._names:
+            self._names[name] = self._find(name)
+        return self._names[name]
+
+    def _find(self, name: str) -> str | None:
         canonical = self.aliases.get(name, name)
         names = (name, canonical, *(a for a, c in self.aliases.items() if c == canonical))
         return next((one for one in names if one in self.fields), None)

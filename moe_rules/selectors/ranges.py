@@ -7,6 +7,7 @@ one decision serves each. A bound kernel dispatches on the range without asking 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from moe_rules.engine.decision import Decision
 from moe_rules.language.fact_tests import Compare
@@ -26,6 +27,15 @@ class TokenRange(Record):
     last: int | None
     decision: Decision
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain form."""
+        return {
+            "first": self.first,
+            "last": self.last,
+            "backend": self.decision.backend,
+            "kernel": self.decision.kernel,
+        }
+
     def __contains__(self, num_tokens: int) -> bool:
         return self.first <= num_tokens and (self.last is None or num_tokens <= self.last)
 
@@ -38,7 +48,7 @@ def decide_by_num_tokens(
     Raises FactError as :meth:`Selector.decide`.
     """
     rules = selector.rules.oracles.get(oracle)
-    starts = sorted({1, *(() if rules is None else _boundaries(rules, fact))})
+    starts = sorted({1, *(() if rules is None else boundaries(rules, fact))})
     ranges: list[TokenRange] = []
     for i, first in enumerate(starts):
         last = starts[i + 1] - 1 if i + 1 < len(starts) else None
@@ -55,7 +65,7 @@ def _same(one: Decision, other: Decision) -> bool:
     return (one.backend, one.kernel, one.failed) == (other.backend, other.kernel, other.failed)
 
 
-def _boundaries(oracle: Oracle, fact: str) -> Iterator[int]:
+def boundaries(oracle: Oracle, fact: str = "num_tokens") -> Iterator[int]:
     """Numbers of tokens at which some clause of the oracle changes its mind."""
     for condition in oracle.conditions():
         for clause in condition.clauses():

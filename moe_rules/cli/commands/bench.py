@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
-from moe_rules.cli.benchmarked import measured_plan, picks, read_results
+from moe_rules.cli.benchmarked import measured_plan, picks, read_results, scheme_of, shape_of
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.options import Subparsers, command, refuse_others
 
 if TYPE_CHECKING:
     from moe_kernels.benchmark.plan import Plan
-    from moe_kernels.benchmark.shapes import Scheme, Shape
-
-    from moe_rules.cli.deployment import Question
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -109,47 +105,11 @@ def _plan_of(args: argparse.Namespace) -> Plan:
     question = asked.questions[0]
     if question.oracle is None:
         raise UserError(f"{asked.model}: no oracle is asked: {'; '.join(question.notes)}")
-    scheme_name, scheme = _scheme_of(asked.decide(question).kernel_facts, question.moe.in_dtype)
-    shape = _shape_of(question)
+    scheme_name, scheme = scheme_of(asked.decide(question).kernel_facts, question.moe.in_dtype)
+    shape = shape_of(question)
     if not scheme.takes(shape):
         raise UserError(
             f"{asked.model}: groups of {scheme.group_size} do not divide its sizes on a rank, "
             f"{shape.hidden} and {shape.intermediate}"
         )
     return replace(plan, shapes={str(asked.model): shape}, schemes={scheme_name: scheme})
-
-
-def _shape_of(question: Question) -> Shape:
-    """The layer's sizes on one rank."""
-    from moe_kernels.benchmark.shapes import Shape
-
-    moe = question.moe
-    return Shape(
-        moe.num_experts,
-        moe.experts_per_token,
-        moe.hidden_dim,
-        moe.intermediate_size_per_partition,
-        ep_size=moe.moe_parallel_config.ep_size,
-        activation=moe.activation,
-        bias=moe.has_bias,
-    )
-
-
-def _scheme_of(facts: Mapping[str, object], in_dtype: str) -> tuple[str, Scheme]:
-    """The benchmark's scheme with the keys that a kernel is asked with. Raises UserError."""
-    from moe_kernels.benchmark.shapes import SCHEMES
-
-    keys = facts.get("weight_key"), facts.get("activation_key")
-    size = facts.get("group_size")
-    for name, scheme in SCHEMES.items():
-        if (scheme.weight_key, scheme.activation_key) != keys:
-            continue
-        if scheme.weight_key is None and scheme.in_dtype != in_dtype:
-            continue
-        if scheme.group_size is not None and isinstance(size, int) and size > 0:
-            scheme = scheme.in_groups_of(size)
-        return name, replace(scheme, in_dtype=in_dtype)
-    raise UserError(
-        f"no scheme of the benchmark has weights {keys[0]} with activations {keys[1]} in "
-        f"{in_dtype} (known: {', '.join(SCHEMES)})"
-    )

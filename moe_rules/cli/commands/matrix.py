@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
-from moe_rules.cli.errors import UserError
 from moe_rules.cli.options import Subparsers, add_format, add_rules, command
+from moe_rules.cli.schemes import PLATFORMS, SCHEMES
 
 if TYPE_CHECKING:
     from moe_rules.cli.matrix import Cell
+    from moe_rules.cli.model_files import ModelFiles
     from moe_rules.cli.stated import Stated
     from moe_rules.machines.machine import Machine
     from moe_rules.models.tables import Tables
     from moe_rules.selectors.selector import Selector
-
-PLATFORMS = ("a100", "l40s", "h100", "b200", "rtx5090", "mi300x", "mi350x", "xpu", "x86-amx", "arm")
-"""Machines that are compared if none is named."""
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -45,7 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
     add_rules(parser)
     deployment.add_model(parser, required=True)
     deployment.add_stated(parser)
-    add_format(parser, "text", "markdown", "json", "html")
+    add_format(parser, "text", "markdown", "json")
     parser.set_defaults(run=run, oracle=None, weight=None, activation_key=None, quantization=None)
 
 
@@ -70,11 +67,10 @@ def run(args: argparse.Namespace) -> int:
     }
     for selector in selectors.values():
         stated.refuse_withdrawn(selector.rules)
-    schemes = _schemes(args.scheme)
+    schemes = {name: model.in_scheme(name) for name in args.scheme or SCHEMES}
     cells = [
-        _cell(args, stated, config, scheme, name, machines[name], selector, tables)
-        for scheme, block in schemes.items()
-        for config in [_in_scheme(model.config, block)]
+        _cell(args, stated, in_scheme, scheme, name, machines[name], selector, tables)
+        for scheme, in_scheme in schemes.items()
         for name, selector in selectors.items()
     ]
     title = f"{model.name}{deployment.parallelism_in_words(args)}"
@@ -83,37 +79,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _schemes(names: list[str] | None) -> dict[str, dict[str, Any] | None]:
-    from moe_rules.cli.schemes import SCHEMES
-    from moe_rules.vocabulary.fact_values import did_you_mean
-
-    for name in names or ():
-        if name not in SCHEMES:
-            raise UserError(
-                f"--scheme {name}: there is no such checkpoint format"
-                f"{did_you_mean(name, SCHEMES)} (known: {', '.join(SCHEMES)})"
-            )
-    return {name: SCHEMES[name] for name in names or SCHEMES}
-
-
-def _in_scheme(config: Mapping[str, Any], block: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The model's configuration as a checkpoint in another format would have it."""
-    own = ("quantization_config", "compression_config")
-
-    def without(fields: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            name: without(value) if isinstance(value, Mapping) else value
-            for name, value in fields.items()
-            if name not in own
-        }
-
-    return {**without(config), **({} if block is None else {"quantization_config": block})}
-
-
 def _cell(
     args: argparse.Namespace,
     stated: Stated,
-    config: Mapping[str, Any],
+    model: ModelFiles,
     scheme: str,
     name: str,
     machine: Machine,
@@ -129,7 +98,7 @@ def _cell(
         return Cell(scheme, name, outcome, oracle, None, None, None, why)
 
     try:
-        questions = deployment.questions_of(args, machine, stated, config, None, tables=tables)
+        questions = deployment.questions_of(args, machine.facts(), stated, model, tables=tables)
         # Several kinds of layers differ in what no checkpoint format changes; the first stands.
         question = questions[0]
     except CheckpointRefusedError as error:

@@ -83,16 +83,7 @@ def _plain(asked: Asked, question: Question, decision: Decision | None) -> dict[
 def _ranges(asked: Asked, question: Question) -> list[dict[str, Any]]:
     """What serves calls of each size, where the rules tell calls apart."""
     ranges = asked.ranges(question)
-    return [
-        {
-            "first": part.first,
-            "last": part.last,
-            "backend": part.decision.backend,
-            "kernel": part.decision.kernel,
-        }
-        for part in ranges
-        if len(ranges) > 1
-    ]
+    return [part.to_dict() for part in ranges] if len(ranges) > 1 else []
 
 
 def range_lines(asked: Asked, question: Question) -> list[str]:

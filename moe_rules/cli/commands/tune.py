@@ -41,7 +41,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "differs from that of the rules. Needs torch. Exit code 1: nothing can be measured here.",
         "moe-rules tune --model config.json --tp 4 --seconds 120 --out tuned",
     )
-    deployment.add_options(parser)
+    deployment.add_options(parser, scheme=False)
     shapes = parser.add_argument_group("named layers, instead of a model")
     shapes.add_argument(
         "--shape", nargs="+", choices=SHAPES, metavar="NAME", help=", ".join(SHAPES)
