@@ -148,6 +148,8 @@ def write(folder: Path) -> None:
         file = target / page.path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(page.text, encoding="utf-8")
+    for picture in linker.pictures:
+        shutil.copyfile(root / picture, target / picture)
     shutil.copytree(ASSETS, target / "assets")
     configuration = {**CONFIGURATION, "nav": navigation(linked, sources)}
     # JSON is YAML.

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tools.site.markdown import Page, code, document, heading
 
+PICTURE = ".png"
 WRITTEN = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/*.md", "benchmarks/**/*.md")
 """The pages that are written by hand, or made by other commands and kept."""
 _LINK = re.compile(r"\]\((?P<target>[^()\s]+)\)")
@@ -52,13 +53,15 @@ def _page_of(path: str) -> str:
 class Linker:
     """Turns links to files of the repository into links to pages.
 
-    ``sources`` collects the files that no page is of, but that pages link to.
+    ``sources`` collects the files that no page is of, but that pages link to, ``pictures`` those
+    that they show.
     """
 
     def __init__(self, root: Path, pages: Iterable[Page]) -> None:
         self.root = root
         self.known = {page.path for page in pages}
         self.sources: set[str] = set()
+        self.pictures: set[str] = set()
 
     def linked(self, page: Page) -> Page:
         """The page with links that hold in the site. Raises BrokenLinkError."""
@@ -83,7 +86,10 @@ class Linker:
         if wanted not in self.known:
             if not (self.root / wanted).is_file():
                 raise BrokenLinkError(f"{page.path} links to {target}, and there is no {wanted}")
-            self.sources.add(wanted)
-            wanted = _page_of(wanted)
-            fragment = re.sub(r"^L(\d+)$", r"__span-0-\1", fragment)
+            if wanted.endswith(PICTURE):
+                self.pictures.add(wanted)
+            else:
+                self.sources.add(wanted)
+                wanted = _page_of(wanted)
+                fragment = re.sub(r"^L(\d+)$", r"__span-0-\1", fragment)
         return posixpath.relpath(wanted, folder or ".") + mark + fragment
