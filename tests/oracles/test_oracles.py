@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from moe_rules.files.releases import releases
 from moe_rules.language.ruleset import PLATFORMS, load_platform
 from moe_rules.machines.machine import load_machine
 from moe_rules.oracles import (
@@ -29,6 +31,7 @@ from moe_rules.oracles.base import MoEKernelOracle
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
+RELEASES = [release.name for release in releases()]
 ORACLES: list[type[MoEKernelOracle[Any]]] = [
     unquantized.UnquantizedMoEKernelOracle,
     fp8.Fp8MoEKernelOracle,
@@ -56,8 +59,8 @@ def test_every_backend_of_the_tables_is_a_member_of_the_enum(
     oracle: type[MoEKernelOracle[Any]],
 ) -> None:
     members = oracle("h100").backend_enum_cls().__members__
-    for platform in PLATFORMS:
-        table = load_platform(platform).oracles[oracle.name]
+    for platform, release in product(PLATFORMS, RELEASES):
+        table = load_platform(platform, release=release).oracles[oracle.name]
         named = {*table.backends, *(s.backend.name for s in table.shortcuts if s.backend)}
         named |= {table.otherwise.backend} - {None}
         assert named <= set(members)
@@ -69,8 +72,8 @@ def test_every_kernel_name_of_the_tables_is_known_to_the_registry(
 ) -> None:
     from moe_kernels.registry import names
 
-    for platform in PLATFORMS:
-        table = load_platform(platform).oracles[oracle.name]
+    for platform, release in product(PLATFORMS, RELEASES):
+        table = load_platform(platform, release=release).oracles[oracle.name]
         kernels = {c.kernel.class_name for b in table.backends.values() for c in b.choices}
         assert kernels <= set(names())
 
@@ -292,3 +295,16 @@ def test_a_backend_of_an_overlay_is_no_member_of_the_enum(tmp_path: Path) -> Non
         oracle.select_backend(LAYER)
     with pytest.raises(ValueError, match=r"'MINE'.* no such member"):
         oracle.get_priority_backends(LAYER)
+
+
+def test_an_oracle_of_an_older_release() -> None:
+    layer = FusedMoEConfig(
+        num_experts=8, experts_per_token=2, hidden_dim=1024, intermediate_size=512
+    )
+    kernels = {
+        release: unquantized.UnquantizedMoEKernelOracle("mi300x", release=release)
+        .decide(layer, VLLM_ROCM_USE_AITER=True)
+        .kernel
+        for release in (None, "0.32")
+    }
+    assert kernels == {None: "AiterUnquantizedExperts", "0.32": "AiterExperts"}

@@ -113,6 +113,7 @@ _VLLM_MODULES: dict[str, tuple[str, ...]] = {
     "experts.ocp_mx_emulation_moe": ("OCP_MXQuantizationEmulationTritonExperts",),
     "experts.rdna3_moe": ("Rdna3WNA16Experts",),
     "experts.rocm_aiter_moe": (
+        "AiterExperts",
         "AiterFp8BlockExperts",
         "AiterFp8ChannelExperts",
         "AiterFp8TensorExperts",
