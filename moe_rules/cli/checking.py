@@ -27,7 +27,7 @@ from moe_rules.cli.rule_paths import (
 from moe_rules.drift.citations import SourcesFile
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location, Problem, RuleFileError
-from moe_rules.files.releases import MODELS
+from moe_rules.files.releases import MODELS, release_of
 from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.examples import ExamplesFile, examples_of
 from moe_rules.language.files import (
@@ -93,12 +93,15 @@ _KEYS = {
 }
 
 
-def check(paths: Iterable[Path]) -> Report:
+def check(paths: Iterable[Path], release: str | None = None) -> Report:
     """Check files, folders and packaged overlays by name; the packaged rules if there are none.
 
-    Raises UserError for a path that does not exist or has no YAML file.
+    Overlays are checked over the latest release, or another one. Raises UserError for a path that
+    does not exist or has no YAML file, RuleFileError for a release that there is not.
     """
-    checker = _Checker()
+    if release is not None:
+        release_of(release)
+    checker = _Checker(release)
     for path in [existing(path) for path in paths] or [packaged_rules()]:
         checker.check(path)
     checker.against_schemas()
@@ -125,7 +128,8 @@ def _keys(data: Mapping[Any, Any]) -> list[Any]:
 
 
 class _Checker:
-    def __init__(self) -> None:
+    def __init__(self, release: str | None) -> None:
+        self.release = release
         self.problems: list[Problem] = []
         self.documents: dict[str, tuple[YamlSource, Any] | None] = {}
 
@@ -150,7 +154,8 @@ class _Checker:
             self.platform(platform, base, [], [])
         for overlay, overlay_files in overlays.items():
             try:
-                self.overlay(base, [*below(overlay, base), overlay], overlay_files)
+                lower = below(overlay, base, self.release)
+                self.overlay(base, [*lower, overlay], overlay_files)
             except RuleFileError as error:
                 self.problems.extend(error.problems)  # of the list of releases
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moe_rules.cli.errors import UserError
 from moe_rules.files.problems import RuleFileError
-from moe_rules.files.releases import FOLDER, releases
+from moe_rules.files.releases import FOLDER, release_of, releases
 from moe_rules.language.ruleset import VOCABULARY, is_hidden, overlay_path
 
 OVERLAYS = "overlays"
@@ -49,10 +49,14 @@ def overlay_of(file: Path, asked: Path, root: Path | None) -> Path | None:
     return root.joinpath(*inside[:2]) if inside[0] in INSIDE and len(inside) > 1 else None
 
 
-def below(overlay: Path, root: Path | None) -> tuple[Path, ...]:
-    """What lies between a rule set and an overlay of it: the later releases, for a release's."""
+def below(overlay: Path, root: Path | None, release: str | None = None) -> tuple[Path, ...]:
+    """What lies between a rule set and an overlay on it: a release, if it is to lie on one.
+
+    For a release itself, the later ones. Raises RuleFileError for a release that there is not.
+    """
+    asked = () if release is None else release_of(release, root).folders
     found = (one.folders[:-1] for one in releases(root) if one.folders[-1:] == (overlay,))
-    return next(found, ())
+    return next(found, asked)
 
 
 def rule_options(overlays: Sequence[Path]) -> list[str]:

@@ -52,6 +52,14 @@ class RuleSet(Record):
         own = self.folder / MODELS
         return load_tables(own if own.is_dir() else None, self.overlays)
 
+    def over(self, release: Release | None) -> RuleSet:
+        """The same over a release, unless it names one itself or is another rule set."""
+        if release is None or "--release" in self.options or self.folder != packaged_rules():
+            return self
+        overlays = (*release.folders, *self.overlays)
+        options = ("--release", release.name, *self.options)
+        return self.replaced(overlays=overlays, options=options)
+
 
 def rule_sets(before: str, after: str | None, stack: ExitStack) -> tuple[RuleSet, RuleSet]:
     """What two words name; temporary folders last as long as ``stack``.

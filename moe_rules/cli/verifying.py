@@ -38,15 +38,16 @@ ACCEPTED = "accepted"
 PROCESSES = 2
 
 
-def verify(paths: Iterable[Path]) -> Report:
+def verify(paths: Iterable[Path], release: str | None = None) -> Report:
     """Verify files, folders and packaged overlays by name; the packaged rules if there are none.
 
-    Raises UserError for a path that does not exist, RuleFileError for rules that cannot be used.
+    Overlays are verified over the latest release, or another one. Raises UserError for a path that
+    does not exist, RuleFileError for rules that cannot be used.
     """
     tasks = [
         task
         for path in [existing(path) for path in paths] or [packaged_rules()]
-        for task in _tasks(path)
+        for task in _tasks(path, release)
     ]
     if len(tasks) > 1:
         with ProcessPoolExecutor(min(len(tasks), PROCESSES)) as pool:
@@ -58,7 +59,7 @@ def verify(paths: Iterable[Path]) -> Report:
 
 
 class Task(Record):
-    """The rules of one platform: an overlay on a rule set, or a rule set.
+    """The rules of one platform: an overlay on a rule set or a release of it, or a rule set.
 
     ``files`` are those of them that are asked about.
     """
@@ -66,6 +67,7 @@ class Task(Record):
     platform: str
     overlay: Path | None
     root: Path | None
+    release: str | None
     files: tuple[str, ...]
 
     def rules(self) -> PlatformRules:
@@ -75,17 +77,19 @@ class Task(Record):
     @property
     def overlays(self) -> tuple[Path, ...]:
         """The overlay, after what lies below it."""
-        return () if self.overlay is None else (*below(self.overlay, self.root), self.overlay)
+        if self.overlay is None:
+            return ()
+        return (*below(self.overlay, self.root, self.release), self.overlay)
 
 
-def _tasks(path: Path) -> Iterator[Task]:
+def _tasks(path: Path, release: str | None) -> Iterator[Task]:
     root = rule_set_of(path)
     asked: dict[Path | None, set[Path]] = {}
     for file in yaml_files(path):
         asked.setdefault(overlay_of(file, path, root), set()).add(file.resolve())
     for overlay, its_files in asked.items():
         for platform in PLATFORMS:
-            task = Task(platform, overlay, root, ())
+            task = Task(platform, overlay, root, release, ())
             files = [file for file in task.rules().files if Path(file).resolve() in its_files]
             if files:
                 yield task.replaced(files=tuple(files))

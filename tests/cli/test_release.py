@@ -40,6 +40,9 @@ def test_select(cli: Command, release: list[str], kernel: str) -> None:
         ["matrix", "--model", ROOT / "examples/models/Qwen3-30B-A3B.json"],
         ["test", ROOT / "rules/cuda"],
         ["prove"],
+        ["check"],
+        ["verify", ROOT / "rules/overlays/corrected/xpu.yaml"],
+        ["diff", "packaged", "corrected"],
     ],
 )
 def test_an_unknown_release_is_named_with_the_nearest(cli: Command, words: list[object]) -> None:
@@ -118,6 +121,29 @@ def test_releases_are_compared(cli: Command) -> None:
     assert "AITER / AiterExperts -> AITER / AiterUnquantizedExperts" in answer.out
     assert "--release 0.33" in answer.out
     assert cli("diff", "0.33", "packaged", "--platform", "rocm").code == 0
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """An overlay that can lie on 0.32 alone."""
+    path = tmp_path / "mine" / "rocm.yaml"
+    path.parent.mkdir()
+    path.write_text("platform: rocm\nkernels: {AiterExperts: {requires: {hidden_dim: '>=4096'}}}\n")
+    return path.parent
+
+
+def test_an_overlay_is_checked_over_a_release(cli: Command, mine: Path) -> None:
+    assert "no backend uses 'AiterExperts'" in cli("check", mine).out
+    assert "no findings" in cli("check", mine, *OLDER).out
+    assert cli("verify", mine, *OLDER).code == 0
+
+
+def test_an_overlay_is_compared_over_a_release(cli: Command, mine: Path) -> None:
+    about = ["--platform", "rocm", "--oracle", "unquantized", *OLDER]
+    answer = cli("diff", "packaged", mine, *about)
+    assert answer.code == 1
+    assert "AITER / AiterExperts -> TRITON / TritonExperts" in answer.out
+    assert f"--release 0.32 --rules {mine}" in answer.out
 
 
 @pytest.mark.parametrize("command", ["check", "verify"])

@@ -6,6 +6,7 @@ import argparse
 
 from moe_rules.cli.options import (
     Subparsers,
+    add_release,
     add_report,
     add_warnings_as_errors,
     command,
@@ -24,6 +25,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "moe-rules check my-rules/ --format github",
     )
     add_report(parser, "files, folders, or names of packaged overlays")
+    add_release(parser)
     add_warnings_as_errors(parser)
     parser.set_defaults(run=run)
 
@@ -32,4 +34,4 @@ def run(args: argparse.Namespace) -> int:
     """Check and report."""
     from moe_rules.cli.checking import check
 
-    return print_report(args, check(args.paths))
+    return print_report(args, check(args.paths, args.release))

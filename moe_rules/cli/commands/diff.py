@@ -6,7 +6,14 @@ import argparse
 from contextlib import ExitStack
 
 from moe_rules.cli import deployment
-from moe_rules.cli.options import Subparsers, add_format, add_narrowing, add_show, command
+from moe_rules.cli.options import (
+    Subparsers,
+    add_format,
+    add_narrowing,
+    add_release,
+    add_show,
+    command,
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -18,14 +25,16 @@ def add_parser(subparsers: Subparsers) -> None:
         "Of all deployments that can be, every region in which another backend, kernel or error\n"
         "comes out: its conditions, what it got before and gets now, and a deployment in it. What\n"
         "is not listed is decided alike, which is proven and not sampled.\n"
-        'Each of BEFORE and AFTER is a folder of rules, an overlay, a file, "packaged", or a git\n'
-        "revision (REVISION or REVISION:PATH; the rules are in rules/ if PATH does not say so).\n"
+        'Each of BEFORE and AFTER is a folder of rules, an overlay, a file, "packaged", a release\n'
+        "(0.32), or a git revision (REVISION or REVISION:PATH; the rules are in rules/ if PATH\n"
+        "does not say so). --release is what overlays lie on.\n"
         "One alone is compared with the packaged rules, a revision with the working tree, and\n"
         "A..B are two revisions. Exit code 0: alike; 1: different; 2: cannot compare.",
         "moe-rules diff packaged mine/ --machine h100 --model config.json",
     )
     parser.add_argument("before", metavar="BEFORE", help="rules, as above")
     parser.add_argument("after", metavar="AFTER", nargs="?", help="rules, as above")
+    add_release(parser)
     narrow = parser.add_argument_group("to ask about some deployments alone")
     add_narrowing(narrow)
     deployment.add_software(narrow)
@@ -47,10 +56,13 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print."""
     from moe_rules.cli.differing import FORMATS, Comparison, check_narrowing, compare
     from moe_rules.cli.rule_sets import rule_sets
+    from moe_rules.files.releases import release_of
 
     check_narrowing(args)
+    release = None if args.release is None else release_of(args.release)
     with ExitStack() as stack:
-        before, after = rule_sets(args.before, args.after, stack)
+        named = rule_sets(args.before, args.after, stack)
+        before, after = (one.over(release) for one in named)
         found: Comparison = compare(args, before, after)
     print(FORMATS[args.format](found, args.show))
     return int(not found.equal and not args.exit_zero)

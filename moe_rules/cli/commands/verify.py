@@ -6,6 +6,7 @@ import argparse
 
 from moe_rules.cli.options import (
     Subparsers,
+    add_release,
     add_report,
     add_warnings_as_errors,
     command,
@@ -26,6 +27,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "moe-rules verify my-rules/ --format github",
     )
     add_report(parser, "files, folders, or names of packaged overlays")
+    add_release(parser)
     add_warnings_as_errors(parser)
     parser.set_defaults(run=run)
 
@@ -34,4 +36,4 @@ def run(args: argparse.Namespace) -> int:
     """Verify and report."""
     from moe_rules.cli.verifying import verify
 
-    return print_report(args, verify(args.paths))
+    return print_report(args, verify(args.paths, args.release))
