@@ -129,18 +129,19 @@ def _summarize(reports: Mapping[str, Mapping[str, Any]], out: Path, console: Con
     for why, number in left_out.most_common():
         console.print(f"left out {number}: {why}", markup=False, highlight=False)
     if asked:
-        _write_executed(asked[0], out, console)
+        _write_executed(asked, out, console)
 
 
-def _write_executed(report: Mapping[str, Any], out: Path, console: Console) -> None:
+def _write_executed(reports: Sequence[Mapping[str, Any]], out: Path, console: Console) -> None:
     files = sorted((out / KEPT / "executed").glob("*.json"))
     lines = executed.merged(json.loads(path.read_text()) for path in files)
-    package = Path(report["package"])
+    package = Path(reports[0]["package"])
     if not package.exists():
         console.print(f"{package} is gone: which lines were executed is not reported")
         return
     functions = executed.selection(executed.measured_sources(package))
-    data = executed.report(functions, lines, report["release"])
+    kernels = [report["kernels"] for report in reports]
+    data = executed.report(functions, lines, reports[0]["release"], kernels)
     (out / "executed.md").write_text(executed.markdown(data))
     (out / KEPT / "executed.json").write_text(json.dumps(data, indent=1) + "\n")
     console.print(executed.summary(data), highlight=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,17 +135,32 @@ def merged(executed: Iterable[Mapping[str, Iterable[int]]]) -> dict[str, frozens
     return {file: frozenset(numbers) for file, numbers in lines.items()}
 
 
+Kernels = Mapping[str, Mapping[str, int]]
+"""How often each kernel class "supports" or "refuses" what it was asked."""
+
+
 def report(
-    functions: Iterable[Function], executed: Mapping[str, frozenset[int]], release: str
+    functions: Iterable[Function],
+    executed: Mapping[str, frozenset[int]],
+    release: str,
+    kernels: Iterable[Kernels] = (),
 ) -> dict[str, Any]:
-    """How much of each function was executed, and the lines that were not."""
+    """How much of each function was executed, the lines that were not, and what kernels answered.
+
+    ``kernels`` are the answers on each platform, which are added up.
+    """
     rows: list[dict[str, Any]] = []
     nowhere: frozenset[int] = frozenset()
     for function in functions:
         place = {"file": function.file, "function": function.name, "line": function.line}
         missed = function.missed(executed.get(function.file, nowhere))
         rows.append({**place, "statements": len(function.statements), "missed": missed})
-    return {"release": release, "functions": rows}
+    answers: dict[str, Counter[str]] = defaultdict(Counter)
+    for one in kernels:
+        for name, counts in one.items():
+            answers[name].update(counts)
+    said = {name: dict(counts) for name, counts in sorted(answers.items())}
+    return {"release": release, "functions": rows, "kernels": said}
 
 
 def summary(data: Mapping[str, Any]) -> str:
@@ -160,7 +175,7 @@ def summary(data: Mapping[str, Any]) -> str:
 
 
 def markdown(data: Mapping[str, Any]) -> str:
-    """The report for people: every file, every kind of question to kernels, every line missed."""
+    """The report for people: every file, question and kernel, and every line missed."""
     rows = data["functions"]
     lines = [f"# vLLM {data['release']}: what a recording executed", "", summary(data), ""]
     for title, key in (("file", "file"), ("method or function", "function")):
@@ -168,7 +183,10 @@ def markdown(data: Mapping[str, Any]) -> str:
         for name, (all_, not_) in _sums(rows, key).items():
             lines.append(f"| {name} | {all_} | {_percent(not_, all_)} | {not_} |")
         lines.append("")
-    lines += ["## Lines that were not executed", ""]
+    lines += ["| kernel | supports | refuses |", "| --- | --- | --- |"]
+    for name, said in data["kernels"].items():
+        lines.append(f"| {name} | {said.get('supports', 0)} | {said.get('refuses', 0)} |")
+    lines += ["", "## Lines that were not executed", ""]
     for row in rows:
         if row["missed"]:
             numbers = ", ".join(map(str, row["missed"]))

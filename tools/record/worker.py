@@ -13,7 +13,7 @@ import gzip
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,12 +89,24 @@ def main() -> None:
         "package": str(_package()),
         "cases": len(done),
         "left_out": dict(left_out.most_common()),
+        "kernels": _kernels(done),
         "missing": places.missing(),
         "oracles": list(observer.oracles),
         "import_seconds": round(imported - started, 1),
         "seconds": round(time.perf_counter() - started, 1),
     }
     print(json.dumps(report), flush=True)
+
+
+def _kernels(cases: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
+    """How often each kernel class said that it supports what was asked, and how often not."""
+    counts: dict[str, Counter[str]] = {}
+    for case in cases:
+        for answer in (*case["expect"]["tried"], *case["expect"]["not_reached"]):
+            if answer["kernel"] is not None:
+                count = counts.setdefault(answer["kernel"], Counter())
+                count["supports" if answer["supported"] else "refuses"] += 1
+    return {name: dict(count) for name, count in sorted(counts.items())}
 
 
 def _coverage() -> Any:

@@ -91,10 +91,13 @@ def test_platforms_add_up() -> None:
 
 
 def test_the_report_names_files_methods_and_lines() -> None:
-    data = report(selection(SOURCES), merged([{"oracle.py": [4, 5], "kernel.py": [4, 9]}]), "0.0.1")
+    lines = merged([{"oracle.py": [4, 5], "kernel.py": [4, 9]}])
+    kernels = [{"Kernel": {"supports": 2}}, {"Kernel": {"supports": 1, "refuses": 5}}]
+    data = report(selection(SOURCES), lines, "0.0.1", kernels)
     assert summary(data) == ("executed 4 of 13 statements of selection (30.77 %), in 6 functions")
     text = markdown(data)
     assert "| oracle.py | 8 | 25.00 % | 6 |" in text
     assert "| _supports_shape | 1 | 100.00 % | 0 |" in text
+    assert "| Kernel | 3 | 5 |" in text
     assert "- `oracle.py` select_fp8_moe_backend: 8, 9, 10, 11, 12" in text
     assert "Kernel._supports_shape:" not in text

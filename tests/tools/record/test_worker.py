@@ -134,6 +134,7 @@ def test_what_the_release_does_not_have_is_left_out_and_said(recorded: dict[str,
         "LacksError: FusedMoEConfig has no require_decomposed_backend": 1,
         "ValueError: fewer experts than a token is routed to": 1,
     }
+    assert report["kernels"]["DeepExperts"] == {"supports": 3, "refuses": 4}
     assert "vllm.utils.flashinfer:has_flashinfer" in report["missing"]
     assert "vllm.utils.import_utils:has_deep_gemm" not in report["missing"]
 
