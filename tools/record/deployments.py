@@ -70,13 +70,19 @@ class Deployments:
     # Where rules apply ---------------------------------------------------------------------------
 
     def regions(self) -> dict[str, Node]:
-        """Where each result comes out, each rule applies, and each kernel serves, by a name."""
+        """Where each result comes out, each rule applies, each kernel serves, and rule sets differ.
+
+        By a name; all are somewhere, and no two are the same.
+        """
         found: dict[str, Node] = {}
-        for selection in self._compiled.selections:
-            for name, region in self._regions(selection):
-                within = self.space.diagrams.both(self._compiled.possible, region)
-                if True in self.space.diagrams.values(within) and within not in found.values():
-                    found[name if name not in found else f"{name} ({len(found)})"] = within
+        diagrams, selections = self.space.diagrams, self._compiled.selections
+        named = [pair for selection in selections for pair in self._regions(selection)]
+        for before, after in itertools.pairwise(selection.results for selection in selections):
+            named.append(("rule sets differ", diagrams.apply(operator.ne, before, after)))
+        for name, region in named:
+            within = diagrams.both(self._compiled.possible, region)
+            if True in diagrams.values(within) and within not in found.values():
+                found[name if name not in found else f"{name} ({len(found)})"] = within
         return found
 
     def _regions(self, selection: Selection) -> Iterator[tuple[str, Node]]:

@@ -2,8 +2,9 @@
 
 Three kinds, of which each oracle gets about a third each:
 
-* ``grid``: the most usual deployment for every result, rule and kernel of the tables, and the
-  layers of the example models, spread over devices in ordinary ways, with the schemes of those.
+* ``grid``: the most usual deployment for every result, rule and kernel of the tables, and where
+  releases differ; the layers of the example models, spread over devices in ordinary ways, with the
+  schemes of those.
 * ``random``: a random deployment of one of these, with some random facts changed.
 * ``flip``: a usual deployment with one fact changed; as far as there are such, every second one
   is decided otherwise by the rules.
@@ -19,6 +20,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from moe_rules.conformance.writing import question_of
+from moe_rules.files.releases import releases
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import Machine, facts_of
@@ -47,8 +49,11 @@ def cases_of(
 
 
 def rule_sets(device: str) -> list[PlatformRules]:
-    """The tables of a kind of device."""
-    return [load_platform(device)]
+    """The tables of a kind of device, of every release that there are tables of.
+
+    So all releases are asked the same, and what one decides otherwise than another is among it.
+    """
+    return [load_platform(device, release=one.name) for one in releases()]
 
 
 def oracle_cases(

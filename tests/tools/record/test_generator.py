@@ -93,7 +93,15 @@ def test_a_flip_differs_from_a_base_in_what_it_names() -> None:
 
 def test_facts_that_no_rule_asks_differ_as_well() -> None:
     machine = platforms()["cuda-sm90"]
-    asked = {*Deployments("w4a8", machine, rule_sets("cuda")).space.level}
-    assert "swiglu_limit" not in asked
-    cases = made("cuda-sm90", 0, "w4a8", count=200)
-    assert len({case["moe"]["swiglu_limit"] for case in cases}) > 1
+    asked = Deployments("w4a8", machine, rule_sets("cuda")).space.level
+    layers = [case["moe"] for case in made("cuda-sm90", 0, "w4a8", count=200)]
+    differing = {name for name in layers[0] if len({str(layer[name]) for layer in layers}) > 1}
+    assert len(differing - asked.keys() - {"parallel"}) > 3
+
+
+def test_where_releases_differ_is_asked() -> None:
+    machine = platforms()["cpu-x86-amx"]
+    deployments = Deployments("int8", machine, rule_sets("cpu"))
+    cases = map(parsed, made("cpu-x86-amx", 0, "int8", count=60))
+    results = [deployments.result({**one.constants, **one.request}) for one in cases]
+    assert sum(len(set(one)) > 1 for one in results) > 5
