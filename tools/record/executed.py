@@ -15,7 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tools.record.places import LAYER_CLASSES, MEASURED, SELECTS
+from tools.record.places import LAYER_CLASSES, MEASURED, PROBES, SELECTS
+
+_SIMULATED = frozenset(place.partition(":")[2] for one in PROBES.values() for place in one)
+"""Functions in place of which the simulation answers."""
 
 _ONLY_NAMES = frozenset(dir(dict)) | frozenset(dir(list)) | frozenset(dir(str))
 """Methods of Python's own types, which are called everywhere."""
@@ -65,8 +68,17 @@ def selection(sources: Mapping[str, str]) -> list[Function]:
         Function(file, name, node.lineno, tuple(_statements(node.body)))
         for known_as in reached
         for file, name, node in defined[known_as]
+        if node.name not in _SIMULATED and not _is_abstract(node)
     }
     return sorted((f for f in found if f.statements), key=lambda f: (f.file, f.line))
+
+
+def _is_abstract(node: ast.FunctionDef) -> bool:
+    """All that the function does is to say that it is not implemented."""
+    match [n for n in node.body if not isinstance(n, ast.Expr)]:
+        case [ast.Raise(exc=ast.Name(id=name) | ast.Call(func=ast.Name(id=name)))]:
+            return name == "NotImplementedError"
+    return False
 
 
 def _as_property(name: str) -> list[str]:
