@@ -70,7 +70,7 @@ def _answers(paths: Iterable[Path]) -> Iterator[tuple[Case, Hashable, Any]]:
     for path in case_files(paths):
         for number, line in read_lines(path):
             case = Case.parse(line, f"{path}:{number}")
-            yield case, _facts(case, line), _without_texts(case.expect)
+            yield case, _facts(case, line), _without_texts(line["expect"])
 
 
 def _facts(case: Case, line: Mapping[str, Any]) -> Hashable:
