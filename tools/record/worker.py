@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -47,8 +48,8 @@ def answered(
         world.set(case["software"], case["env"], objects.engine(case))
         args, options = objects.arguments(case)
     except Exception as error:  # whatever refuses it, no oracle is asked
-        text = str(error).partition("\n")[0][:80]
-        return None, f"{type(error).__name__}: {text}"
+        text = re.sub(r"\d+", "N", str(error).partition("\n")[0])
+        return None, f"{type(error).__name__}: {text[:80]}"
     return {**case, "expect": observer.run(case["oracle"], args, options)}, None
 
 
