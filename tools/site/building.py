@@ -12,6 +12,7 @@ from typing import Any
 from moe_rules.cli.verifying import judged
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.language.ruleset import PLATFORMS
+from tools.site import example_report
 from tools.site.commands import command_pages
 from tools.site.facts import fact_pages, switch_page
 from tools.site.findings import findings_page
@@ -88,6 +89,7 @@ def generated_pages() -> list[Page]:
         request_page(),
         switch_page(),
         index_page(),
+        example_report.report_page(),
         *command_pages(),
     ]
 
@@ -120,6 +122,7 @@ def navigation(pages: Sequence[Page], sources: Sequence[Page]) -> list[dict[str,
         {"Home": HOME},
         {"Guide": listed(guide)},
         {"Platforms": platforms},
+        {"Report": "report.md"},
         {"Facts": listed(below("facts"))},
         {"Requests and switches": listed(["requests.md", "switches.md"])},
         {"Quirks, releases, findings": listed([*TABLES, "findings.md"])},
@@ -139,7 +142,7 @@ def write(folder: Path) -> None:
     """Write pages and configuration anew. Raises BrokenLinkError."""
     root = packaged_rules().parent
     pages = [*written_pages(root), *generated_pages(), found_in_tables()]
-    linker = Linker(root, pages)
+    linker = Linker(root, pages, [example_report.FILE])
     linked = [linker.linked(page) for page in pages]
     sources = [source_page(root, path) for path in sorted(linker.sources)]
     target = folder / CONFIGURATION["docs_dir"]
@@ -151,6 +154,7 @@ def write(folder: Path) -> None:
     for picture in linker.pictures:
         shutil.copyfile(root / picture, target / picture)
     shutil.copytree(ASSETS, target / "assets")
+    example_report.write_report(root, target / example_report.FILE)
     configuration = {**CONFIGURATION, "nav": navigation(linked, sources)}
     # JSON is YAML.
     (folder / "mkdocs.yml").write_text(json.dumps(configuration, indent=1), encoding="utf-8")

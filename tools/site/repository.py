@@ -54,12 +54,12 @@ class Linker:
     """Turns links to files of the repository into links to pages.
 
     ``sources`` collects the files that no page is of, but that pages link to, ``pictures`` those
-    that they show.
+    that they show. ``made`` are files that the site has besides pages.
     """
 
-    def __init__(self, root: Path, pages: Iterable[Page]) -> None:
+    def __init__(self, root: Path, pages: Iterable[Page], made: Iterable[str] = ()) -> None:
         self.root = root
-        self.known = {page.path for page in pages}
+        self.known = {*(page.path for page in pages), *made}
         self.sources: set[str] = set()
         self.pictures: set[str] = set()
 

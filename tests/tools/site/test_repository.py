@@ -35,6 +35,14 @@ def test_a_link_to_a_page_stays_and_one_to_a_file_leads_to_its_line(root: Path) 
     assert linker.sources == {"rules/a.yaml"}
 
 
+def test_a_picture_is_shown_as_it_is(root: Path) -> None:
+    (root / "docs" / "a.png").write_bytes(b"\x89PNG")
+    page = Page("README.md", "Home", "![what it shows](docs/a.png)\n")
+    linker = Linker(root, [page])
+    assert linker.linked(page).text == page.text
+    assert (linker.pictures, linker.sources) == ({"docs/a.png"}, set())
+
+
 def test_links_from_the_root_hold_wherever_the_page_is(root: Path) -> None:
     page = Page("facts/layer.md", "Layer", "[a](/README.md) [b](/rules/a.yaml#L1)")
     linked = Linker(root, [page, *written_pages(root)]).linked(page)
