@@ -13,9 +13,15 @@ from moe_rules.language.schemes import Schemes
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 from tools.site.conditions import lacking, listed, parts, sentence, wanted
 from tools.site.markdown import anchor, code, document, heading, link, place, table
-from tools.site.tables import odd, to_backend, users_of
+from tools.site.tables import kinds, odd, to_backend, users_of
 
 _PROVIDERS: tuple[tuple[Provider, str], ...] = (("moe_kernels", "here"), ("vllm", "in vLLM"))
+
+KINDS = {
+    "modular": "modular: gets tokens that are routed already",
+    "monolithic": "monolithic: routes tokens itself, from the router's logits",
+}
+"""What a kernel of each kind does."""
 
 
 def kernels_page(rules: PlatformRules) -> str:
@@ -39,6 +45,7 @@ def _kernel(rules: PlatformRules, kernel: Kernel) -> str:
         f"- declared in {place(kernel.location)}",
         f"- offered by {', '.join(users)}" if users else "",
         f"- class {_classes(kernel)}",
+        f"- {KINDS[kinds(rules.platform)[kernel.name]]}",
         _features(kernel),
     ]
     return document(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from typing import Any
 
+from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.conditions import Condition
 from moe_rules.language.rules import Backend, Kernel, Oracle, PlatformRules, RequestCase
 from moe_rules.language.ruleset import PLATFORMS, load_platform
@@ -57,6 +59,20 @@ def to_backend(platform: str, oracle: str, backend: str) -> str:
 def to_kernel(platform: str, kernel: str) -> str:
     """A kernel's name, linked."""
     return link(code(kernel), f"{page_of_kernels(platform)}#{anchor(kernel)}")
+
+
+@functools.cache
+def kinds(platform: str) -> dict[str, str]:
+    """Whether each kernel of a platform is modular or monolithic."""
+    tables: dict[str, dict[str, Any]] = {}
+    for file in platforms()[platform].files:
+        tables |= read_yaml(file).data.get("kernels", {})
+
+    def kind(table: dict[str, Any]) -> str:
+        inherited = kind(tables[table["extends"]]) if "extends" in table else "modular"
+        return str(table.get("kind", inherited))
+
+    return {name: kind(table) for name, table in tables.items()}
 
 
 def users_of(rules: PlatformRules, kernel: Kernel) -> list[tuple[Oracle, Backend]]:

@@ -17,7 +17,7 @@ from moe_rules.vocabulary.fact_values import in_words
 from moe_rules.vocabulary.quant_keys import CHANNEL, NAMED_KEYS, TENSOR, TOKEN, QuantKey, Scale
 from tools.site.conditions import fact, lacking, parts
 from tools.site.markdown import code, document, heading, place, section, table
-from tools.site.tables import platforms, to_kernel
+from tools.site.tables import kinds, platforms, to_kernel
 
 NO_KERNEL = "No kernel takes weights with it."
 
@@ -50,26 +50,27 @@ def _feature(name: str, feature: Feature) -> str:
     without = " and ".join(
         f"{fact(other)} is {code(in_words(value))}" for other, value in feature.without.items()
     )
-    # Kernels of the other kind are not asked, so that what they support is not known.
-    by = "" if feature.kind else _kernels(lambda kernel: _supports(kernel, feature))
     return document(
         heading(3, name),
         f"{feature.meaning} A kernel that does not list it is for layers where {without} "
         f"({place(words().key_at(('features', name)))})."
-        + (f" Only {feature.kind} kernels are asked." if feature.kind else " Supported by:"),
-        by,
+        + (f" Only {feature.kind} kernels are asked." if feature.kind else "")
+        + " Supported by:",
+        _kernels(lambda platform, kernel: _supports(platform, kernel, feature)) or "- no kernel",
     ).rstrip()
 
 
-def _supports(kernel: Kernel, feature: Feature) -> bool:
-    return all(clause.fact not in feature.without for clause in lacking(kernel.condition))
+def _supports(platform: str, kernel: Kernel, feature: Feature) -> bool:
+    return feature.kind in (None, kinds(platform)[kernel.name]) and all(
+        clause.fact not in feature.without for clause in lacking(kernel.condition)
+    )
 
 
-def _kernels(serves: Callable[[Kernel], bool]) -> str:
+def _kernels(serves: Callable[[str, Kernel], bool]) -> str:
     """Some kernels as a list, by platform."""
     lines = []
     for platform, rules in platforms().items():
-        names = sorted(name for name, kernel in rules.kernels.items() if serves(kernel))
+        names = sorted(name for name, kernel in rules.kernels.items() if serves(platform, kernel))
         if names:
             lines.append(f"- {platform}: {', '.join(to_kernel(platform, n) for n in names)}")
     return "\n".join(lines)
@@ -107,9 +108,9 @@ def _extent(scale: Scale) -> str:
     return scale.shape_name if named else f"{scale.shape_name} values"
 
 
-def _taking(key: QuantKey | None) -> Callable[[Kernel], bool]:
+def _taking(key: QuantKey | None) -> Callable[[str, Kernel], bool]:
     """Whether one of a kernel's schemes is for weights with this key."""
-    return lambda kernel: any(
+    return lambda _, kernel: any(
         not isinstance(scheme.weight, Anything) and scheme.weight.holds(key, {})
         for part in parts(kernel.condition)
         if isinstance(part, Schemes)

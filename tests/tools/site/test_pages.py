@@ -173,3 +173,13 @@ def test_features_and_keys_list_the_kernels_that_have_them(pages: dict[str, Page
     assert "(/platforms/cuda/kernels.md#tritonexperts)" not in nvfp4
     dynamic = keys.split("### `kNvfp4Dynamic`")[1].split("\n###")[0]
     assert "No kernel takes weights with it." in dynamic
+
+
+def test_kernels_are_told_by_kind(pages: dict[str, Page]) -> None:
+    kernels = pages["platforms/cuda/kernels.md"].text
+    own = kernels.split("## OAITritonMxfp4ExpertsMonolithic\n")[1].split("\n## ")[0]
+    assert "- monolithic" in own
+    assert "- modular" in kernels.split("## TritonWNA16Experts\n")[1].split("\n## ")[0]
+    hashed = pages["facts/sets.md"].text.split("### hash_routing")[1].split("\n###")[0]
+    assert "Only monolithic kernels are asked. Supported by:" in hashed
+    assert "tritonexperts" not in hashed
