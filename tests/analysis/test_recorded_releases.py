@@ -4,21 +4,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from moe_rules.analysis.difference import Answer, Difference, differences
-from moe_rules.conformance.cases import (
-    REFUSALS,
-    case_files,
-    platform_facts,
-    read_lines,
-    request_facts,
-)
+from moe_rules.conformance.cases import REFUSALS, Case, Selected, case_files, read_cases
 from moe_rules.language.conditions import Condition
 from moe_rules.language.ruleset import load_platform
-from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
 from tests.analysis.test_difference import conditions_of, fulfils, possible
 
@@ -29,19 +20,16 @@ RECORDED = os.environ.get("MOE_RULES_RECORDED", f"{SAMPLES / '0.32'}:{SAMPLES / 
 ERRORS = dict(zip(REFUSALS, ("invalid_request", "not_supported"), strict=True))
 
 
-def cases(folder: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for file in case_files([Path(folder)]):
-        for _, case in read_lines(file):
-            yield case["id"], case
+def cases(folder: str) -> dict[str, Case]:
+    files = case_files([Path(folder)])
+    return {case.id: case for file in files for case in read_cases(file)}
 
 
-def answer(case: Mapping[str, Any]) -> Answer | None:
+def answer(case: Case) -> Answer | None:
     """What was recorded; None for a crash of the reference."""
-    expect = case["expect"]
-    if expect["outcome"] == "selected":
-        return Answer(expect["backend"], expect["kernel"])
-    error = ERRORS.get(expect["error_type"])
-    return None if error is None else Answer(error=error)
+    if isinstance(case.expect, Selected):
+        return Answer(case.expect.backend, case.expect.kernel)
+    return None if case.reference_crashed else Answer(error=ERRORS[case.expect.error_type])
 
 
 @functools.cache
@@ -51,19 +39,15 @@ def regions(platform: str, oracle: str, folder: Path) -> list[tuple[Difference, 
 
 
 def test_every_recorded_change_is_in_its_region_and_no_other_is(tmp_path: Path) -> None:
-    old, new = (dict(cases(folder)) for folder in RECORDED.split(":"))
+    old, new = (cases(folder) for folder in RECORDED.split(":"))
     joint = sorted(old.keys() & new.keys())
     confirmed: set[tuple[str, str, Answer, Answer]] = set()
     for name in joint:
         pair = answer(old[name]), answer(new[name])
-        facts: dict[str, FactValue] = {
-            **REQUEST_DEFAULTS,
-            **platform_facts(new[name]["platform"]),
-            **request_facts(new[name]),
-        }
+        facts = {**REQUEST_DEFAULTS, **new[name].facts}
         if None in pair or not possible(facts):
             continue
-        found = regions(str(facts["device"]), new[name]["oracle"], tmp_path)
+        found = regions(str(facts["device"]), new[name].oracle, tmp_path)
         for one, conditions in found:
             came = (one.before, one.after)
             given = pair[0] == one.before if one.of == "before" else pair[1] == one.after
