@@ -86,6 +86,8 @@ class Definitions:
         """``overriding`` are modules whose classes may stand for those that they derive from."""
         self.source, self._overriding = source, overriding
         self._known: dict[tuple[str, str], Class | Definition] = {}
+        self._lineages: dict[Class, list[Class]] = {}
+        self._declaring: set[str] = set()
 
     def named(self, name: str) -> Class | Definition | None:
         """What "module:name" or "module:Class.method" is."""
@@ -112,7 +114,7 @@ class Definitions:
 
     def methods(self, of: Class, name: str, *, above: bool = False) -> Iterator[Definition]:
         """The method of that name of the nearest class; ``above``: that of a base class."""
-        for one in list(self.lineage(of))[above:]:
+        for one in self.lineage(of)[above:]:
             if name in one.scope.functions:
                 yield self._method(one, name)
                 return
@@ -136,20 +138,20 @@ class Definitions:
                 if name in one.scope.functions and any(of is base for base in self.lineage(one)):
                     yield self._method(one, name)
 
-    def lineage(self, of: Class) -> Iterator[Class]:
+    def lineage(self, of: Class) -> list[Class]:
         """A class and those it derives from, the nearest first."""
-        seen: list[Class] = []
-        waiting = [of]
-        while waiting:
-            one = waiting.pop(0)
-            if one in seen:
-                continue
-            seen.append(one)
-            yield one
-            for base in one.node.bases:
-                found = self.expression(one.module, base)
-                if isinstance(found, Class):
-                    waiting.append(found)
+        if of not in self._lineages:
+            self._lineages[of] = [of]  # for bases that lead back to it
+            found: list[Class] = []
+            waiting = [of]
+            while waiting:
+                one = waiting.pop(0)
+                if one not in found:
+                    found.append(one)
+                    bases = (self.expression(one.module, base) for base in one.node.bases)
+                    waiting += [base for base in bases if isinstance(base, Class)]
+            self._lineages[of] = found
+        return self._lineages[of]
 
     def expression(self, module: Module, node: ast.expr) -> Found | None:
         """What a name with attributes stands for at the top of a module."""
@@ -203,8 +205,10 @@ class Definitions:
             return self._definition(module, name, scope.values[name])
         if name in scope.imported:
             return self.imported(scope.imported[name], (*seen, key))
-        if name in scope.declared:
+        if name in scope.declared and key not in self._declaring:
+            self._declaring.add(key)
             found = self.annotated(module, scope.declared[name])
+            self._declaring.discard(key)
             return None if found is None else Instance(found)
         return self.source.module(key.replace(":", "."))
 

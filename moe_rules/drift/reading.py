@@ -85,7 +85,7 @@ class _Reader:
         """The classes of kernels that the oracles name."""
         base = self.definitions.named(self.cited.kernels.base)
         owners = [one.owner for one in self.used if one.owner and one is one.owner.itself]
-        return [one for one in owners if base in list(self.definitions.lineage(one))[1:]]
+        return [one for one in owners if base in self.definitions.lineage(one)[1:]]
 
     def _asked(self, kernel: Class) -> list[Definition]:
         """The methods by which a kernel is asked, its own or those of the nearest base."""

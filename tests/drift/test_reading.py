@@ -46,6 +46,15 @@ def test_callers_belong_to_the_rows_that_a_registry_names(write: Write) -> None:
     assert parts[f"{PACKAGE}.engine.models:Method.__init__"] == {("models.yaml", "rows", "Model")}
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["class Base(Base.Inner):", "itself: 'itself'\nclass Base(itself):", "class Base(Slow):"],
+)
+def test_what_leads_back_to_itself_ends_there(read: Read, text: str) -> None:
+    parts = read(kernels=("class Base:", text)).parts()
+    assert any(name.endswith(":select_backend") for name in parts)
+
+
 def test_where_it_is(read: Read) -> None:
     place = read().definitions[f"{PACKAGE}.engine.oracle:order"].place
     assert str(place) == f"{PACKAGE}/engine/oracle.py:8"
