@@ -102,11 +102,12 @@ def test_overlays_lie_over_the_release(cli: Command, tmp_path: Path) -> None:
 
 
 def test_conformance_takes_folders_and_files_of_both_kinds(cli: Command) -> None:
-    answer = cli("conformance", SAMPLES / "0.32", *OLDER, "--format", "json")
+    both = [SAMPLES / "0.32", SAMPLES / "dev/tpu.jsonl.gz", "--oracle", "fp8"]
+    answer = cli("conformance", *both, *OLDER, "--format", "json")
     assert answer.code == 0
-    few = cli("conformance", SAMPLES / "0.32", SAMPLES / "dev/tpu.jsonl.gz", "--oracle", "fp8")
-    assert few.code == 1
-    assert "fp8" in few.out
+    alone = cli("conformance", *both[:1], *both[2:], *OLDER, "--format", "json")
+    counts = [a.json["oracles"]["fp8"]["decision"]["total"] for a in (answer, alone)]
+    assert counts[0] > counts[1] > 0
 
 
 def test_releases_are_listed(cli: Command) -> None:
@@ -146,9 +147,8 @@ def test_an_overlay_is_compared_over_a_release(cli: Command, mine: Path) -> None
     assert f"--release 0.32 --rules {mine}" in answer.out
 
 
-@pytest.mark.parametrize("command", ["check", "verify"])
-def test_a_release_is_checked_over_what_it_lies_on(cli: Command, command: str) -> None:
-    answer = cli(command, ROOT / "rules" / "releases" / "0.32")
+def test_a_release_is_checked_over_what_it_lies_on(cli: Command) -> None:
+    answer = cli("check", ROOT / "rules" / "releases" / "0.32")
     assert answer.code == 0, answer.out
 
 

@@ -68,6 +68,7 @@ def test_the_command_of_every_witness_can_be_run(cli: Command, write: Write, tex
         packaged_rules() / "out_of_tree.yaml",
         packaged_rules() / "unspecified.yaml",
         *sorted((packaged_rules() / "overlays").iterdir()),
+        *sorted((packaged_rules() / "releases").iterdir()),
     ],
     ids=lambda path: path.stem,
 )
