@@ -16,6 +16,7 @@ from tools.record.places import (
     CACHES,
     COMPILED_IN,
     OPERATORS,
+    PATCHED_HUMMING,
     PROBES,
     SEES_THE_SYSTEM,
     SEES_TORCH,
@@ -119,9 +120,15 @@ def _fake_aiter(software: Mapping[str, bool]) -> None:
 
 
 def fake_humming() -> None:
-    """The one Enum of Humming that vLLM reads while it selects (humming-kernels 0.1.19)."""
+    """The one Enum of Humming that vLLM reads while it selects (humming-kernels 0.1.19).
+
+    Nothing else of it is there, so a release that changes more of it is told that it has.
+    """
     kinds = ("dense", "indexed", "grouped_contiguous", "grouped_masked")
     put_module("humming")
+    changes_it = owner(PATCHED_HUMMING, needed=False)
+    if changes_it is not None:
+        changes_it._patched = True
     put_module("humming.config", GemmType=enum.Enum("GemmType", {k.upper(): k for k in kinds}))
 
 

@@ -151,6 +151,9 @@ CACHES: tuple[tuple[str, ...], ...] = (
 )
 """Functions that remember what they found."""
 
+PATCHED_HUMMING = ("vllm.utils.humming:_patched",)
+"""Where a release remembers that it has changed Humming, which it does when it first asks it."""
+
 SEES_THE_SYSTEM = (f"{FUSED_MOE}.experts.cpu_moe:sys",)
 """Where a kernel asks for the operating system."""
 SEES_TORCH = (f"{FUSED_MOE}.experts.cpu_int4_moe:torch",)
@@ -209,10 +212,11 @@ def find(places: tuple[str, ...]) -> Any:
     return next(getattr(module, name) for name in names if hasattr(module, name))
 
 
-def owner(places: tuple[str, ...]) -> Any:
-    """The module of the first place that the release has, or None, which :func:`missing` knows.
+def owner(places: tuple[str, ...], *, needed: bool = True) -> Any:
+    """The module of the first place that the release has, or None.
 
-    Raises what importing it raises, but for a module that vLLM does not have.
+    What is ``needed`` and is not there, :func:`missing` knows. Raises what importing a module
+    raises, but for one that vLLM does not have.
     """
     for place in places:
         module, _, attribute = place.partition(":")
@@ -224,7 +228,8 @@ def owner(places: tuple[str, ...]) -> Any:
             continue
         if hasattr(found, attribute):
             return found
-    _missing[places[0]] = None
+    if needed:
+        _missing[places[0]] = None
     return None
 
 
