@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from moe_rules.conformance.cases import case_files, read_lines
+from moe_rules.conformance.cases import Case, case_files, read_lines
 from tools.record.generator import cases_of
 from tools.record.platforms import platforms
 
@@ -127,8 +127,8 @@ def _given(paths: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
     """Recorded cases by their platform. Raises CaseError."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in case_files(map(Path, paths)) if paths else ():
-        for _, case in read_lines(path):
-            found[case["platform"]["name"]].append(case)
+        for number, case in read_lines(path):
+            found[Case.parse(case, f"{path}:{number}").platform_name].append(case)
     return found
 
 

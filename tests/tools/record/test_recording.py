@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,6 @@ Record = Callable[..., int]
 @pytest.fixture
 def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
     """Runs the command with the stand-in for vLLM."""
-    import sys
-
     monkeypatch.setenv("PYTHONPATH", str(STAND_IN))
 
     def run(*words: object, python: str = sys.executable, release: str = RELEASE) -> int:
@@ -135,6 +134,15 @@ def test_what_cannot_be_recorded_is_said(
 ) -> None:
     assert record(*words) == 2
     assert text in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_is_no_case_is_not_asked_again(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "odd.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"id": "1"}\n'))
+    assert record("--inputs", path) == 2
+    assert "odd.jsonl.gz:1: not a case" in "".join(capsys.readouterr().err.split("\n"))
 
 
 def test_a_process_that_fails_is_said_with_its_log(
