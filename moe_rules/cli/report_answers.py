@@ -85,19 +85,21 @@ class Side:
                 if question.oracle is not None:
                     yield from self.selector.rules.oracles[question.oracle].requests
 
-    def answer(self, derived: Derived, request: str) -> Answer:
-        """What comes of some layers."""
+    def answer(self, derived: Derived, request: str, *, nearest: bool) -> Answer:
+        """What comes of some layers; ``nearest``: with the least changes where nothing serves."""
         outcomes = self._tables.tables["outcomes"]
         if isinstance(derived, CheckpointRefusedError):
             return Answer(outcomes.add({"refused": self._tables.string(str(derived))}))
         if isinstance(derived, UserError):
             return Answer(outcomes.add({"invalid": self._tables.string(str(derived))}))
         layers, decisions, facts = zip(
-            *(self._layer(question, request) for question in derived), strict=True
+            *(self._layer(question, request, nearest) for question in derived), strict=True
         )
         return Answer(outcomes.add({"layers": list(layers)}), decisions, facts)
 
-    def _layer(self, question: Question, request: str) -> tuple[dict[str, Any], int | None, Groups]:
+    def _layer(
+        self, question: Question, request: str, nearest: bool
+    ) -> tuple[dict[str, Any], int | None, Groups]:
         strings = self._tables.strings
         found: dict[str, Any] = {"layers": _runs(question.layers)}
         if question.notes:
@@ -107,7 +109,7 @@ class Side:
         if question.oracle is None:
             refusals = question.load_refusals(None)
         else:
-            known = self._known_of(question)
+            known = self._known_of(question, nearest)
             made = known.shared.get(request) or self._make(question, request, known.shared)
             found["oracle"] = self._tables.string(question.oracle)
             concerning = [one for one in question.loading if one.concerns(made.backend)]
@@ -118,7 +120,7 @@ class Side:
             found["load_refusals"] = strings(refusals)
         return found, position, groups
 
-    def _known_of(self, question: Question) -> Known:
+    def _known_of(self, question: Question, nearest: bool) -> Known:
         """What is known of a question, whatever is requested."""
         assert question.oracle is not None
         found = self._known.get(id(question))
@@ -133,10 +135,9 @@ class Side:
                 frozenset(facts.keys() & set(asked)),
             )
             shared = self._shared.setdefault(key, {})
-            if AUTO not in shared:
-                weighed = self._weighed[id(shared)] = {}
-                decision.sharing(weighed)
-                shared[AUTO] = self._made(decision, facts, {})
+            if AUTO not in shared or (nearest and shared[AUTO].failed):
+                decision.sharing(self._weighed.setdefault(id(shared), {}))
+                shared[AUTO] = self._made(decision, facts, {}, nearest=nearest)
             known = Known(shared, self._tables.facts(decision.facts))
             found = self._known[id(question)] = (question, known)
         return found[1]
@@ -163,10 +164,10 @@ class Side:
         decision: Decision,
         facts: Mapping[str, FactValue],
         changes: Mapping[str, FactValue],
+        *,
+        nearest: bool = False,
     ) -> Made:
-        # With a request, the least change is to ask for another backend.
-        by_itself = decision.failed and facts["moe_backend"] == AUTO
-        ways = self._least_changes(decision, facts) if by_itself else []
+        ways = self._least_changes(decision, facts) if nearest and decision.failed else []
         ranges: tuple[TokenRange, ...] = ()
         if self._tells_calls_apart(decision.oracle):
             ranges = decide_by_num_tokens(self.selector, decision.oracle, facts)

@@ -64,7 +64,12 @@ class Survey:
         ]
 
     def _answers(self, side: Side, layers: Sequence[Derived], request: str) -> int:
-        answers = [side.answer(one, request) for one in layers]
+        # The least change is found for the first deployment alone, as it takes its time; of a
+        # request, it is to ask for another backend.
+        answers = [
+            side.answer(one, request, nearest=request == AUTO and number == 0)
+            for number, one in enumerate(layers)
+        ]
         return self.tables.answers(
             [one.outcome for one in answers],
             [one.decisions for one in answers],

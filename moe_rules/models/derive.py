@@ -262,6 +262,9 @@ def _kinds(
     facts: dict[tuple[Any, ...], FusedMoEConfig] = {}
     groups: list[tuple[FusedMoEConfig, Question, list[int]]] = []
     paths: dict[int, str] = {}
+    loading: dict[tuple[Any, ...], tuple[Question, Question]] = {}
+    checks = (*tables.architectures["loading"], *row["loading"])
+    by_index = "layer.index" in repr(checks)
     for number, index in enumerate(indices):
         path = row["experts"].format(layer=index, index=number)
         place = Place(path, tuple(row["projections"]))
@@ -280,7 +283,11 @@ def _kinds(
             own_class = bool(said(row, "own_experts_class", here))
             refuse_substituted(moe, question, own_class=own_class)
         moe = question.layer or moe
-        question = _with_loading(question, row, tables, here, moe)
+        alike_to = (id(moe), id(question), own, index if by_index else None)
+        if alike_to not in loading:
+            # With what is asked itself, whose identity stands in the key.
+            loading[alike_to] = question, _with_loading(question, row, checks, here, moe)
+        _, question = loading[alike_to]
         for known_moe, known_question, alike in groups:
             if known_question == question and known_moe == moe:
                 alike.append(index)
@@ -323,7 +330,11 @@ def _hint(
 
 
 def _with_loading(
-    question: Question, row: Mapping[str, Any], tables: Tables, here: Context, moe: FusedMoEConfig
+    question: Question,
+    row: Mapping[str, Any],
+    checks: Sequence[Mapping[str, Any]],
+    here: Context,
+    moe: FusedMoEConfig,
 ) -> Question:
     """What is asked, with what vLLM's layer and the model's class check after the selection."""
     context = here.extended(
@@ -332,7 +343,6 @@ def _with_loading(
         row={"balances_experts": row["balances_experts"]},
         question={"oracle": question.oracle},
     )
-    checks = (*tables.architectures["loading"], *row["loading"])
     return replace(question, loading=(*question.loading, *load_refusals(checks, context)))
 
 

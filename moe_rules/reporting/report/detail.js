@@ -42,10 +42,17 @@ const HOW = {
   fallback: "for nothing else serves",
 };
 
+// As a sentence; names in it stay as they are.
+function sentence(text) {
+  const first = /^[a-z]+[ ,]/.test(text) ? text[0].toUpperCase() + text.slice(1) : text;
+  return /[.!?]$/.test(first) ? first : `${first}.`;
+}
+
 function answerParts(found, layer) {
   const parts = [];
   if (found.backend === null) {
-    parts.push(h("p", { class: "answer none" }, "✕ nothing serves"));
+    const text = found.how === "requested" ? "what was asked for cannot serve" : "nothing serves";
+    parts.push(h("p", { class: "answer none" }, `✕ ${text}`));
   } else if (found.kernel === null && found.how === "fallback") {
     parts.push(h("p", { class: "answer none" }, `✕ no kernel (backend ${found.backend}): the layer is loaded, and nothing runs it`));
   } else {
@@ -54,8 +61,8 @@ function answerParts(found, layer) {
   }
   const why = found.why ?? found.because;
   const how = HOW[found.how] ?? found.how;
-  const text = why?.text ? `${why.text}` : how;
-  parts.push(h("p", { class: "why" }, text[0].toUpperCase(), text.slice(1), ". ", placeLink(why?.at)));
+  const text = found.error ? found.error.split("\n")[0] : (why?.text ?? how);
+  parts.push(h("p", { class: "why" }, sentence(text), " ", placeLink(why?.at)));
   parts.push(h("p", { class: "how" }, `Oracle ${layer.oracle}, ${how}.`));
   if (found.requested) {
     const { key, backend, at } = found.requested;
@@ -82,6 +89,8 @@ function adjustmentInWords(change) {
 }
 
 function orderSection(found) {
+  const gone = new Set([...found.order, ...found.removed.map((one) => one.backend)]);
+  const others = found.priority.filter((name) => !gone.has(name));
   const changes = [
     ...found.adjusted.map((change) =>
       h(
@@ -96,6 +105,7 @@ function orderSection(found) {
     ...found.removed.map((one) =>
       h("li", {}, h("b", {}, `without ${one.backend}`), one.because ? `: ${one.because} ` : " ", placeLink(one.at)),
     ),
+    ...others.map((name) => h("li", {}, h("b", {}, `without ${name}`), ": another variant is asked for")),
   ];
   const same = found.priority.join() === found.order.join();
   return section(
@@ -308,6 +318,15 @@ function kindsOfLayers(outcome, state, onChange) {
   );
 }
 
+// Of a request that fails, the least change is to ask for another backend.
+function nearestSection(found) {
+  if (found.backend !== null || found.how === "requested") return null;
+  return section(
+    "Nearest: the least change after which a backend serves",
+    lines(found.nearest, { class: "changes" }) ?? h("p", {}, "The command below says it for this deployment."),
+  );
+}
+
 function body(report, cell, state, deployment, outcome, layer) {
   if (outcome.refused) {
     return [h("p", { class: "answer none" }, "⊘ vLLM refuses the checkpoint here"), h("p", {}, outcome.refused)];
@@ -335,9 +354,7 @@ function body(report, cell, state, deployment, outcome, layer) {
     found.error
       ? h("details", { class: "block" }, h("summary", {}, "The error in full"), h("pre", { tabindex: "0" }, found.error))
       : null,
-    found.nearest.length
-      ? section("Nearest: the least change after which a backend serves", lines(found.nearest))
-      : null,
+    nearestSection(found),
     orderSection(found),
     candidatesSection(found),
     found.byNumTokens.length ? section("By number of tokens", tokenRanges(found.byNumTokens)) : null,
