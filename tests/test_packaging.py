@@ -59,6 +59,7 @@ def test_wheel_holds_packages_rules_and_schemas(unpacked: Path) -> None:
         "moe_rules/rules/vocabulary.yaml",
         "moe_rules/rules/cuda/fp8.yaml",
         "moe_rules/schemas/platform.schema.json",
+        "moe_rules/reporting/report/index.html",
     ):
         assert (unpacked / name).is_file(), name
     assert not (unpacked / "kernels").exists()
@@ -76,6 +77,10 @@ def test_installed_wheel_checks_and_selects_without_torch(unpacked: Path, tmp_pa
     assert selected.returncode == 0, selected.stderr
     assert "TritonExperts" in json.dumps(json.loads(selected.stdout))
     assert str(unpacked) in selected.stdout, "rules are read from the wheel"
+    options = ("--scheme", "fp8-block", "--tp", "1", "--dp", "1", "--out", "report.html")
+    reported = run(unpacked, tmp_path, "report", *arguments[:4], *options)
+    assert reported.returncode == 0, reported.stderr
+    assert "TritonExperts" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("platform", ["h100", "mi300x", "x86"])

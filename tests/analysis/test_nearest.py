@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from moe_rules.analysis.compiled import compile_oracle
-from moe_rules.analysis.nearest import nearest
+from moe_rules.analysis.nearest import Neighbours, nearest
 from moe_rules.analysis.questions import MISSING, Missing
 from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.conformance.cases import read_cases
+from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import load_machine
@@ -191,3 +192,31 @@ def test_nothing_is_nearer_in_the_packaged_tables() -> None:
             assert found is None, (oracle, facts, backend, least)
             asked += 1
     assert asked > 40
+
+
+def test_deployments_that_share_changes_have_them_by_themselves() -> None:
+    machine = load_machine("arm").facts()
+    rules = load_platform("cpu")
+
+    def serves(result: Result) -> bool:
+        return result.error is None
+
+    shared = Neighbours(rules, "int_wna16", serves)
+    found = []
+    for size, experts, routing in itertools.product(
+        (512, 768, 1000), (8, 128), ("Renormalize", "DeepSeekV3")
+    ):
+        moe = FusedMoEConfig(
+            num_experts=experts,
+            experts_per_token=2,
+            hidden_dim=2048,
+            intermediate_size=size,
+            routing_method=routing,
+        )
+        keys: dict[str, FactValue] = {"weight_key": None, "activation_key": None, "group_size": 128}
+        facts = {**REQUEST_DEFAULTS, **machine, **layer_facts(moe), **keys}
+        ways = shared.nearest(facts)
+        assert ways == nearest(rules, "int_wna16", facts, serves)
+        found.append(ways)
+    assert len(shared._known) < len(found)
+    assert found[0] != found[1]
