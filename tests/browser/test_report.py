@@ -180,7 +180,7 @@ def test_before_and_after(
     assert before == explain(page, capsys)
     # What changed in deployments that are not shown is a link away.
     page.locator("#changes a", has_text="fp8-block on h100").first.click()
-    assert page.get_by_label("expert parallel").is_checked()
+    page.locator("input[name=ep]:checked").wait_for()
     assert cell(page, "fp8-block", "h100").get_attribute("aria-current") == "true"
 
 
