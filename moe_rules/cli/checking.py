@@ -8,7 +8,7 @@ platform. What kind of file it is, its top-level keys say.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, get_args
 
@@ -34,6 +34,7 @@ from moe_rules.language.files import (
     PlatformFile,
     PlatformName,
 )
+from moe_rules.language.kinds import kind_of, misplaced
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
 from moe_rules.language.requested import requested_problems
@@ -74,23 +75,6 @@ _MODELS: dict[str, type[BaseModel]] = {
     "policies": PoliciesFile,
     "sources": SourcesFile,
 }
-_KEYS = {
-    "package": "sources",
-    "releases": "releases",
-    "machines": "machines",
-    "latent_attention": "mistral",
-    "architectures": "architectures",
-    "methods": "quantization",
-    "without_moe_layers": "registry",
-    "draft_models": "registry",
-    "sets": "vocabulary",
-    "features": "vocabulary",
-    "derived": "vocabulary",
-    "impossible": "worlds",
-    "examples": "examples",
-    "policies": "policies",
-    "facts": "vocabulary",
-}
 
 
 def check(paths: Iterable[Path], release: str | None = None) -> Report:
@@ -106,25 +90,6 @@ def check(paths: Iterable[Path], release: str | None = None) -> Report:
         checker.check(path)
     checker.against_schemas()
     return Report.of(checker.problems, list(checker.documents))
-
-
-def kind_of(data: object) -> str:
-    """Which kind of file this is: a key of the schemas, or "machine" for a recorded one."""
-    if not isinstance(data, Mapping):
-        return "platform"
-    found = next((kind for key, kind in _KEYS.items() if key in _keys(data)), None)
-    if found is not None:
-        return found
-    is_record = isinstance(data.get("platform"), Mapping) or {"name", "software"} & set(data)
-    return "machine" if is_record else "platform"
-
-
-def _keys(data: Mapping[Any, Any]) -> list[Any]:
-    """The keys that tell kinds of files apart; of one that only withdraws, what it withdraws."""
-    withdrawn = data.get("withdrawn")
-    if set(data) == {"withdrawn"} and isinstance(withdrawn, Mapping):
-        return list(withdrawn)
-    return list(data)
 
 
 class _Checker:
@@ -192,6 +157,10 @@ class _Checker:
         asked = [*(file for other in others for file in rule_files(other)), *files]
         documents = [document for file in asked if (document := self.document(file)) is not None]
         parts = [Part(s, f, overlay=True) for s, f in documents if isinstance(f, PlatformFile)]
+        for file in rule_files(own) if own.is_dir() else []:
+            document = self.document(file)
+            if document is not None:
+                self.problems.extend(misplaced(document[0]))
         changed = [one for file in files if (one := self.document(file)) is not None]
         platforms = {file.platform for _, file in changed if isinstance(file, PlatformFile)}
         if any(isinstance(file, VocabularyFile) for _, file in changed):

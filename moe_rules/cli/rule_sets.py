@@ -16,7 +16,7 @@ from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import RuleFileError
 from moe_rules.files.releases import MODELS, Release, release_of, releases
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.ruleset import load_platform, overlay_path
+from moe_rules.language.ruleset import load_platform, overlay_path, with_rules
 from moe_rules.models.tables import Tables, load_tables
 from moe_rules.vocabulary.record import Record
 
@@ -110,7 +110,7 @@ def _at(name: str, path: Path) -> RuleSet:
     """The rule set that a path is or lies in, or an overlay on the packaged one."""
     root = rule_set_of(path)
     if root is None:
-        return RuleSet(name, packaged_rules(), (path,), ("--rules", name))
+        return RuleSet(name, packaged_rules(), (with_rules(path),), ("--rules", name))
     if path.absolute().relative_to(root).parts[:1] not in [(folder,) for folder in INSIDE]:
         return RuleSet(name, root)
     overlays = (*below(path.absolute(), root), path)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Problem, RuleFileError
 from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.files import PlatformFile
+from moe_rules.language.kinds import kind_of, misplaced
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
 from moe_rules.language.rules import PlatformRules
@@ -30,12 +31,17 @@ def vocabulary(files: Sequence[Path] = ()) -> Words:
 
 
 def linked(
-    platform: str, packaged: Sequence[Path], overlays: Sequence[Path], words: Sequence[Path]
+    platform: str,
+    packaged: Sequence[Path],
+    overlays: Sequence[Path],
+    words: Sequence[Path],
+    named: Collection[Path] = (),
 ) -> PlatformRules:
     """The rules of one platform from packaged files and files of overlays.
 
-    ``words`` are the files of the vocabulary. Files of overlays may be of other platforms. Raises
-    RuleFileError with every problem of every file.
+    ``words`` are the files of the vocabulary. Files of overlays may be of other platforms, and
+    recorded machines, but for those that were ``named``. Raises RuleFileError with every problem of
+    every file.
     """
     parts: list[Part] = []
     problems: list[Problem] = []
@@ -43,6 +49,11 @@ def linked(
     for path, is_overlay in [(p, False) for p in packaged] + [(p, True) for p in overlays]:
         try:
             source = read_yaml(path)
+            if is_overlay and path not in named:
+                found = list(misplaced(source))
+                problems += found
+                if found or kind_of(source.data) == "machine":
+                    continue
             file = validate(PlatformFile, source)
         except RuleFileError as error:
             problems.extend(error.problems)

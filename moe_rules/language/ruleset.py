@@ -40,11 +40,21 @@ def overlay_paths(extra: Sequence[str | Path] = (), release: str | None = None) 
     """Overlays in the order in which they apply: those of ``MOE_RULES_PATH``, then ``extra``.
 
     Those of ``release`` ("0.32") come before them. A word that is no path names a packaged overlay
-    (``rules/overlays/<name>``). Raises RuleFileError for one, or a release, that does not exist.
+    (``rules/overlays/<name>``). Raises RuleFileError for one, or a release, that does not exist,
+    and for a folder without rules.
     """
     words = [word for word in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if word]
     older = () if release is None else release_of(release).folders
-    return (*older, *(overlay_path(str(word)) for word in [*words, *extra]))
+    return (*older, *(with_rules(overlay_path(str(word))) for word in [*words, *extra]))
+
+
+def with_rules(path: Path) -> Path:
+    """The overlay itself. Raises RuleFileError for a folder without any rules."""
+    others = (path / WORDS, path / MODELS)
+    if path.is_dir() and not rule_files(path) and not any(other.exists() for other in others):
+        message = f"the folder {path} has no rules"
+        raise RuleFileError([Problem("no-rules", message, Location(str(path)))])
+    return path
 
 
 def overlay_path(word: str) -> Path:
@@ -127,7 +137,7 @@ def load_platform(
     def make() -> dict[str, Any]:
         from moe_rules.language.reading import linked
 
-        return to_plain(linked(platform, packaged_files, overlay_files, words), names)
+        return to_plain(linked(platform, packaged_files, overlay_files, words, overlays), names)
 
     what = f"rules of {platform}, {len(packaged_files)} packaged files, {len(words)} of words"
     return from_plain(stored(what, files, ROOMS, make), names)

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from moe_rules.cli.checking import check, kind_of
+from moe_rules.cli.checking import check
 from moe_rules.files.packaged import packaged_rules
+from moe_rules.language.kinds import kind_of
 from tests.cli.conftest import Command
 
 Write = Callable[[str, str | bytes], Path]

@@ -1,0 +1,62 @@
+"""What lies in the folder of an overlay: every command reads it alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Command
+
+Write = Callable[[str, str | bytes], Path]
+
+OVERLAY = "platform: xpu\noracles: {unquantized: {adjust: [{first: [TRITON]}]}}\n"
+MIXTRAL = Path(__file__).parents[2] / "examples" / "models" / "Mixtral-8x7B.json"
+SELECT = ["select", "--model", MIXTRAL, "--platform", "h100", "--rules"]
+EXAMPLES = "examples: [{name: a, oracle: fp8, expect: {how: auto}}]"
+MACHINE = 'name: x\nplatform: {device: cuda, compute_capability: "9.0"}\n'
+
+
+@pytest.mark.parametrize("command", ["check", "select", "diff", "verify"])
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.yaml", MACHINE, None),
+        (".hidden/x.yaml", "repos: []", None),
+        ("own.yaml", EXAMPLES, "in an overlay they are called *.test.yaml"),
+        ("own.yaml", "impossible: []\nusual: {}\n", "its keys are those of worlds"),
+        ("own.yaml", "platfrm: cuda", "did you mean 'platform'"),
+    ],
+)
+def test_every_command_reads_a_folder_alike(
+    cli: Command, write: Write, name: str, text: str, message: str | None, command: str
+) -> None:
+    folder = write("mine/xpu.yaml", OVERLAY).parent
+    write(f"mine/{name}", text)
+    words: dict[str, list[object]] = {
+        "check": ["check", folder],
+        "select": [*SELECT, folder],
+        "diff": ["diff", folder, "--oracle", "int8", "--machine", "h100"],
+        "verify": ["verify", folder],
+    }
+    answer = cli(*words[command])
+    if message is None:
+        assert answer.code == 0, answer.err
+    else:
+        assert message in answer.out + answer.err
+        assert answer.code in (1, 2)
+
+
+def test_a_machine_that_is_named_as_rules(cli: Command, write: Write) -> None:
+    answer = cli(*SELECT, write("x.yaml", MACHINE))
+    assert answer.code == 2
+    assert "x.yaml" in answer.err
+
+
+def test_a_folder_without_rules(cli: Command, write: Write) -> None:
+    folder = write("mine/notes.txt", "nothing").parent
+    for words in (["diff", folder], [*SELECT, folder]):
+        answer = cli(*words)
+        assert answer.code == 2
+        assert f"the folder {folder} has no rules" in answer.err
