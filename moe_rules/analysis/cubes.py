@@ -8,7 +8,7 @@ becomes a condition as a rule file has it.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Container, Mapping
+from collections.abc import Collection, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from moe_rules.analysis.classes import Space
 from moe_rules.analysis.diagram import Node, Point
 from moe_rules.analysis.questions import MISSING
 from moe_rules.analysis.written import opposite, word, written
+from moe_rules.language.fact_tests import COMPARISON
 from moe_rules.vocabulary.fact_values import Fact
 from moe_rules.vocabulary.facts import FACTS
 
@@ -42,11 +43,23 @@ class Cube:
 
 
 class Covering:
-    """Covers regions of a space by cubes, which say something of ``asked`` facts alone."""
+    """Covers regions of a space by cubes, which say something of ``asked`` facts alone.
 
-    def __init__(self, space: Space, asked: Container[str]) -> None:
+    Of ``told`` facts a cube says what holds in it, even if that goes without saying; but not what
+    does so of all that is ``possible``.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        asked: Container[str],
+        possible: Node,
+        told: Collection[str] = (),
+    ) -> None:
         self.space = space
         self.asked = asked
+        self.possible = possible
+        self._told = sorted({space.level[name] for name in told if name in space.level})
         self._literals: dict[int, list[Literal]] = {}
 
     def cubes(self, region: Node, within: Node, most: int) -> tuple[list[Cube], Node]:
@@ -61,14 +74,30 @@ class Covering:
         found: list[Cube] = []
         while rest is not diagrams.false and len(found) < most:
             cube = self._grown(diagrams.point(rest), allowed)
+            cube = self._telling(cube, diagrams.both(region, self.region(cube)))
             found.append(cube)
             rest = diagrams.without(rest, self.region(cube))
         return found, rest
 
-    def around(self, region: Node, within: Node) -> Cube:
+    def _telling(self, cube: Cube, region: Node) -> Cube:
+        """The cube with all that is to be told of the region in it."""
+        classes = dict(cube.classes)
+        for level in self._told:
+            met = self._met(level, region)
+            some = self._smallest(level, met)
+            if some is not None and met != self._met(level, self.possible):
+                classes[level] = some & classes.get(level, some)
+        return Cube(dict(sorted(classes.items())), cube.point)
+
+    def _smallest(self, level: int, met: Classes) -> Classes | None:
+        """The smallest set of classes that tests can say with some in it."""
+        sets = [one.classes for one in self.literals(level) if met <= one.classes]
+        return frozenset.intersection(*sets) if sets else None
+
+    def around(self, region: Node) -> Cube:
         """The smallest cube that tests can say with all of a region in it.
 
-        It does not say what holds everywhere ``within`` a larger region.
+        It does not say what holds of all that is possible.
         """
         diagrams = self.space.diagrams
         classes: dict[int, Classes] = {}
@@ -76,9 +105,9 @@ class Covering:
             if not self._is_asked(level):
                 continue
             met = self._met(level, region)
-            sets = [one.classes for one in self.literals(level) if met <= one.classes]
-            if sets and met != self._met(level, within):
-                classes[level] = frozenset.intersection(*sets)
+            some = self._smallest(level, met)
+            if some is not None and met != self._met(level, self.possible):
+                classes[level] = some
         return Cube(classes, diagrams.point(region))
 
     def _is_asked(self, level: int) -> bool:
@@ -136,6 +165,8 @@ class Covering:
                     more.append({"not": {one.fact: one.written["not"]}})
                 elif known is None:
                     condition[one.fact] = one.written
+                elif _is_comparison(known) and _is_comparison(one.written):
+                    condition[one.fact] = " ".join(sorted((known, one.written), reverse=True))
                 elif _excluded(known) and _excluded(one.written):
                     condition[one.fact] = {"not": [*_excluded(known), *_excluded(one.written)]}
                 else:
@@ -213,6 +244,10 @@ class Covering:
 
 def _length(literal: Literal) -> int:
     return len(str(literal.written))
+
+
+def _is_comparison(form: Any) -> bool:
+    return isinstance(form, str) and COMPARISON.match(form) is not None
 
 
 def _excluded(form: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +16,7 @@ from moe_rules.analysis.questions import MISSING
 from moe_rules.analysis.symbolic import Selection
 from moe_rules.analysis.worlds import ImpossibleError
 from moe_rules.engine.selection import Result
-from moe_rules.language.rules import PlatformRules
+from moe_rules.language.rules import Oracle, PlatformRules
 from moe_rules.machines.machine import Machine
 from moe_rules.vocabulary.fact_values import FactValue
 
@@ -45,8 +46,9 @@ class Difference:
     Of all deployments that get ``before`` (or, as ``of`` says, that get ``after``) it is those that
     fulfil one of ``when``, conditions as a rule file has them. Where that would take more than a
     few, the last of them holds for all the rest, but for other deployments as well, and ``exact``
-    is false. ``witness`` are the facts of a deployment in it; ``share`` is how much of the
-    oracle's possible deployments it is, counted in classes.
+    is false. What changed clauses ask is said even where the answer implies it. ``witness`` are the
+    facts of a deployment in it; ``share`` is how much of the oracle's possible deployments it is,
+    counted in classes.
     """
 
     oracle: str
@@ -99,14 +101,15 @@ def regions(compiled: Compiled) -> Iterator[Difference]:
     pairs = diagrams.apply(_pair, one.results, other.results)
     met = diagrams.choose(possible, pairs, diagrams.open)
     whole = diagrams.share(possible)
-    covering = Covering(compiled.space, compiled.asked)
+    told = changed_facts(one.oracle, other.oracle)
+    covering = Covering(compiled.space, compiled.asked, possible, told)
     for pair in diagrams.values(met):
         if not isinstance(pair, tuple):
             continue
         region = diagrams.both(diagrams.map(partial(_is, pair), pairs), possible)
         side, cubes, exact = min(
             (
-                (name, *_said(covering, region, _where(of, answer), possible))
+                (name, *_said(covering, region, _where(of, answer)))
                 for name, of, answer in zip(SIDES, (one, other), pair, strict=True)
             ),
             # Errors have many causes, so that what is said of a backend's deployments says more.
@@ -135,13 +138,22 @@ def _facts_of(space: Space, cubes: list[Cube]) -> set[str]:
     return {name for level in levels for name in space.variables[level].facts}
 
 
-def _said(covering: Covering, region: Node, given: Node, possible: Node) -> tuple[list[Cube], bool]:
+def changed_facts(one: Oracle, other: Oracle) -> set[str]:
+    """The facts of clauses that only one of two oracles has, or has more often."""
+    before, after = (
+        Counter((c.fact, c.test) for condition in oracle.conditions() for c in condition.clauses())
+        for oracle in (one, other)
+    )
+    return {fact for fact, _ in (before - after) + (after - before)}
+
+
+def _said(covering: Covering, region: Node, given: Node) -> tuple[list[Cube], bool]:
     """A region of a larger one in a few cubes, and whether they are all of it and no more."""
     diagrams = covering.space.diagrams
-    cubes, rest = covering.cubes(region, diagrams.both(given, possible), MOST)
+    cubes, rest = covering.cubes(region, diagrams.both(given, covering.possible), MOST)
     if rest is diagrams.false:
         return cubes, True
-    return [*cubes, covering.around(rest, possible)], False
+    return [*cubes, covering.around(rest)], False
 
 
 def _where(selection: Selection, wanted: Answer) -> Node:

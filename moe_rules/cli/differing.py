@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, get_args
 
@@ -24,6 +25,10 @@ from moe_rules.vocabulary.record import Record
 
 NARROWING = ("platform", "machine", "oracle", "model", "set")
 """The options that may leave no deployment."""
+
+
+LEAST_PERCENT = 0.001
+"""Below that no figure is said."""
 
 
 class Scope(Record):
@@ -326,8 +331,17 @@ FORMATS: dict[str, Callable[[Comparison, int], str]] = {
 
 
 def _change(one: Difference, arrow: str) -> str:
-    share = f"{100 * one.share:.2g} % of its deployments, counted in classes"
+    share = f"{percent(one.share)} of its deployments, counted in classes"
     return f"{one.before} {arrow} {one.after}  ({share})"
+
+
+def percent(share: float) -> str:
+    """A share in percent: two digits, or that it is next to nothing."""
+    value = 100 * share
+    if 0 < value < LEAST_PERCENT:
+        return f"less than {LEAST_PERCENT} %"
+    digits = 0 if value >= 10 or not value else 1 - math.floor(math.log10(value))
+    return f"{value:.{digits}f} %"
 
 
 def _conditions(one: Difference) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import tarfile
 from contextlib import ExitStack
@@ -23,6 +24,8 @@ from moe_rules.vocabulary.record import Record
 PACKAGED = "packaged"
 FOLDER = "rules"
 """Where a repository has its rule set, unless a revision says another place (REVISION:PATH)."""
+_RANGE = re.compile(r"(?<![:/])\.\.(?!/)")
+"""What stands between two revisions, and is no part of a path."""
 
 
 class RuleSet(Record):
@@ -71,8 +74,9 @@ def rule_sets(before: str, after: str | None, stack: ExitStack) -> tuple[RuleSet
         return rule_set(before, stack), rule_set(after, stack)
     if Path(before).exists():
         return RuleSet(PACKAGED, packaged_rules()), rule_set(before, stack)
-    first, dots, second = before.partition("..")
-    if dots:
+    several = _RANGE.split(before, maxsplit=1)
+    if len(several) > 1:
+        first, second = several
         path = _path_of(first)
         return rule_set(first, stack), rule_set(second, stack) if second else _working_tree(path)
     found = rule_set(before, stack)

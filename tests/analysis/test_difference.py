@@ -178,7 +178,7 @@ def test_a_bound_that_moves(tmp_path: Path) -> None:
         for one in differences(before, after, "unquantized")
     }
     one = found["SLOW", "FAST"]
-    assert one.when == ({"moe_backend": {"not": "fast"}, "num_experts": ">64"},)
+    assert one.when == ({"moe_backend": {"not": "fast"}, "num_experts": ">64 <=128"},)
     assert 64 < one.witness["num_experts"] <= 128
     assert found[None, "FAST"].before.error == "invalid_request"
 
@@ -218,3 +218,18 @@ def test_on_one_machine_a_condition_on_devices_is_no_difference(tmp_path: Path) 
 def test_a_mutant_of_the_packaged_tables(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MOE_RULES_CACHE", "off")
     assert check(seed, deployments=300)[0] in ("different", "alike", "refused")
+
+
+def test_what_a_changed_rule_asks_is_said_even_where_the_answer_implies_it(tmp_path: Path) -> None:
+    asks = {"compute_capability": "10.0", "flashinfer_trtllm_fused_moe": True}
+    change = {"when": asks, "first": ["TRITON"]}
+    overlay = {"platform": "cuda", "oracles": {"unquantized": {"adjust": [change]}}}
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(overlay))
+    before, after = load_platform("cuda"), load_platform("cuda", [path])
+    found = list(differences(before, after, "unquantized"))
+    assert found
+    for difference in found:
+        for when in difference.when:
+            assert asks.items() <= when.items()
+            assert not {"weight_key", "activation_key"} & when.keys()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from moe_rules.cli.differing import percent
 from moe_rules.files.packaged import packaged_rules
 from tests.cli.conftest import MODELS, Command
 
@@ -112,7 +113,7 @@ def test_revisions(cli: Command, repository: Path) -> None:
         answer = cli("diff", *words)
         assert answer.code == 1
         assert "B / BExperts -> A / AExperts" in answer.out
-        assert 'num_experts: ">8"' in answer.out
+        assert 'num_experts: ">8' in answer.out
     assert cli("diff", "HEAD").code == 0
     assert cli("diff", "HEAD~1:rules/cuda.yaml", "HEAD:rules").code == 1
     (repository / "mine.yaml").write_text("platform: cuda\n")
@@ -126,6 +127,7 @@ def test_revisions(cli: Command, repository: Path) -> None:
         (["HEAD~1:tables"], "HEAD~1 has no tables; write REVISION:PATH"),
         (["HEAD:/"], "/ lies outside of the repository"),
         (["HEAD:../..", "packaged"], "../.. lies outside of the repository"),
+        (["HEAD:../.."], "../.. lies outside of the repository"),
         (["nothing"], "there is no such file, folder or git revision"),
         (["correctd"], "did you mean 'corrected'"),
         (["packaged", "--platform", "cudda"], "did you mean 'cuda'"),
@@ -214,3 +216,18 @@ def test_formats(cli: Command, mine: Path) -> None:
         True,
         False,
     ]
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (1.0, "100 %"),
+        (0.5, "50 %"),
+        (0.0456, "4.6 %"),
+        (0.00123, "0.12 %"),
+        (2.34e-5, "0.0023 %"),
+        (4.4e-7, "less than 0.001 %"),
+    ],
+)
+def test_shares_are_said_in_figures_that_one_reads(share: float, said: str) -> None:
+    assert percent(share) == said
