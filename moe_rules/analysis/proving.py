@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from moe_rules.analysis.compiled import Compiled, compile_oracle
@@ -12,9 +12,9 @@ from moe_rules.analysis.difference import Answer, answer_of
 from moe_rules.analysis.policies import Policy
 from moe_rules.analysis.questions import clauses
 from moe_rules.engine.selection import Result
-from moe_rules.files.problems import Problem
+from moe_rules.files.problems import Location, Problem
 from moe_rules.language.fact_tests import AnyTest, FactTest, NotTest, OneOf, Prefix
-from moe_rules.language.rules import PlatformRules
+from moe_rules.language.rules import Oracle, PlatformRules
 from moe_rules.vocabulary.fact_values import FactValue, did_you_mean
 
 
@@ -86,26 +86,35 @@ def _is_as(policy: Policy, result: Value) -> bool:
     return policy.outcome.holds(facts) is True
 
 
-def name_problems(policy: Policy, rules: Mapping[str, PlatformRules]) -> Iterator[Problem]:
-    """Backends and kernels that no rules know of which a policy speaks: it would say nothing."""
-    if policy.outcome is None:
-        return
-    oracles = [o for one in rules.values() for n, o in one.oracles.items() if n in policy.oracles]
+def outcome_names(oracles: Iterable[Oracle]) -> dict[str, set[str]]:
+    """The backends and kernels that may come out of some oracles."""
     known: dict[str, set[str]] = {"backend": set(), "kernel": set()}
     for oracle in oracles:
-        known["backend"] |= {*oracle.backends, *([oracle.otherwise.backend or ""])}
+        known["backend"] |= {*oracle.backends, *filter(None, [oracle.otherwise.backend])}
         own = [step.backend for step in (*oracle.shortcuts, *oracle.switches) if step.backend]
         for backend in (*oracle.backends.values(), *own):
             known["backend"].add(backend.name)
             known["kernel"] |= {choice.kernel.class_name for choice in backend.choices}
+    return known
+
+
+def name_problems(policy: Policy, rules: Mapping[str, PlatformRules]) -> Iterator[Problem]:
+    """Backends and kernels that no rules know of which a policy speaks: it would say nothing."""
+    if policy.outcome is None:
+        return
+    known = outcome_names(
+        o for one in rules.values() for n, o in one.oracles.items() if n in policy.oracles
+    )
     for clause in clauses(policy.outcome):
-        names = known.get(clause.fact)
-        if names is None:
-            continue
-        for word, met in _words(clause.test, names):
-            if not met:
-                message = f"no {clause.fact} is called {word!r}{did_you_mean(word, names)}"
-                yield Problem(f"unknown-{clause.fact}", message, clause.location)
+        for word, met in _words(clause.test, known.get(clause.fact, set())):
+            if clause.fact in known and not met:
+                yield unknown_name(clause.fact, word, known[clause.fact], clause.location)
+
+
+def unknown_name(kind: str, word: str, known: Collection[str], place: Location) -> Problem:
+    """The finding of a backend or kernel that there is not."""
+    message = f"no {kind} is called {word!r}{did_you_mean(word, known)}"
+    return Problem(f"unknown-{kind}", message, place)
 
 
 def _words(test: FactTest, names: set[str]) -> Iterator[tuple[str, bool]]:

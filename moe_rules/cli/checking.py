@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from moe_rules.analysis.policies import PoliciesFile, policies_of
 from moe_rules.analysis.worlds import WorldsFile, worlds_of
+from moe_rules.cli.named import names_in_examples, names_in_policies
 from moe_rules.cli.rule_paths import (
     below,
     existing,
@@ -41,6 +42,7 @@ from moe_rules.language.requested import requested_problems
 from moe_rules.language.ruleset import (
     PLATFORMS,
     VOCABULARY,
+    load_platform,
     platform_files,
     rule_files,
     vocabulary_files,
@@ -76,6 +78,9 @@ _MODELS: dict[str, type[BaseModel]] = {
     "sources": SourcesFile,
 }
 
+_NAMES_IN = {ExamplesFile: names_in_examples, PoliciesFile: names_in_policies}
+"""What finds wrong names in a kind of file beside rules."""
+
 
 def check(paths: Iterable[Path], release: str | None = None) -> Report:
     """Check files, folders and packaged overlays by name; the packaged rules if there are none.
@@ -103,8 +108,12 @@ class _Checker:
         root = rule_set_of(path)
         overlays: dict[Path, list[Path]] = {}
         platforms: set[str] = set()
+        asked = path if path.is_dir() else path.parent
+        beside: dict[Path | None, list[YamlSource]] = {}
         for file in files:
             document = self.document(file)
+            if document is not None and isinstance(document[1], tuple(_NAMES_IN)):
+                beside.setdefault(overlay_of(file, asked, root), []).append(document[0])
             overlay = overlay_of(file, path, root)
             if overlay is not None:
                 overlays.setdefault(overlay, []).append(file)
@@ -123,6 +132,8 @@ class _Checker:
                 self.overlay(base, [*lower, overlay], overlay_files)
             except RuleFileError as error:
                 self.problems.extend(error.problems)  # of the list of releases
+        for own, sources in beside.items():
+            self.names(base, () if own is None else (*below(own, base), own), sources)
 
     # One document ------------------------------------------------------------------------------
 
@@ -170,6 +181,16 @@ class _Checker:
             self.platform(platform, base, own_parts, overlays)
         if (own / MODELS).is_dir():
             self.model_tables(base / MODELS, tuple(overlays))
+
+    def names(self, base: Path, overlays: tuple[Path, ...], sources: list[YamlSource]) -> None:
+        """The names in files beside rules; left alone where the rules are wrong in themselves."""
+        try:
+            rules = {name: load_platform(name, overlays, packaged=base) for name in PLATFORMS}
+        except RuleFileError:
+            return
+        for source in sources:
+            names_in = _NAMES_IN[_MODELS[kind_of(source.data)]]
+            self.problems.extend(names_in(source, rules))
 
     def platform(
         self, platform: str, base: Path, overlay: list[Part], overlays: list[Path]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -114,6 +114,10 @@ def add_warnings_as_errors(parser: Options) -> None:
     )
 
 
+CANNOT_RUN = 2
+"""The exit code of a command that ends before it can answer."""
+
+
 def print_report(args: argparse.Namespace, report: Report) -> int:
     """Print a report in the format asked for. Returns the exit code: 1 where there are errors."""
     from moe_rules.reporting import REPORTERS
@@ -121,6 +125,24 @@ def print_report(args: argparse.Namespace, report: Report) -> int:
     print(REPORTERS[args.format].report(report))
     strict = getattr(args, "warnings_as_errors", False)
     return int(len(report.problems) > 0 if strict else report.count("error") > 0)
+
+
+def run_report(args: argparse.Namespace, make: Callable[[], Report]) -> int:
+    """Make a report and print it. Returns the exit code.
+
+    Rules that cannot be used end a command; formats for programs have what is wrong with them.
+    """
+    from moe_rules.files.problems import RuleFileError
+    from moe_rules.reporting import REPORTERS, Report
+
+    try:
+        return print_report(args, make())
+    except RuleFileError as error:
+        if args.format == "text":
+            raise
+        wrong = Report.of(error.problems, (), command=args.command)
+        print(REPORTERS[args.format].report(wrong))
+        return CANNOT_RUN
 
 
 def add_backend(parser: Options) -> None:

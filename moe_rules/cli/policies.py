@@ -19,7 +19,7 @@ from moe_rules.cli.rule_paths import (
 )
 from moe_rules.cli.witness import explain_command
 from moe_rules.files.packaged import packaged_rules
-from moe_rules.files.problems import Problem
+from moe_rules.files.problems import Problem, RuleFileError
 from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import PLATFORMS, POLICIES, load_platform, rule_files
@@ -33,11 +33,12 @@ def prove_files(paths: Iterable[Path], overlays: Sequence[Path]) -> Report:
     """Prove the policies at ``paths``, the packaged ones if there are none.
 
     ``overlays`` come before the rules beside a file. Raises UserError where there is no policy,
-    RuleFileError where a file is wrong.
+    RuleFileError where the rules themselves are wrong.
     """
     known: dict[tuple[Path | None, tuple[Path, ...]], dict[str, PlatformRules]] = {}
     files: list[str] = []
     cases: list[Case] = []
+    wrong: list[Problem] = []
     proofs = 0
     for path in [existing(path) for path in paths] or [packaged_rules() / FOLDER]:
         for file in _policy_files(path):
@@ -49,7 +50,12 @@ def prove_files(paths: Iterable[Path], overlays: Sequence[Path]) -> Report:
                     name: load_platform(name, applied, packaged=root) for name in PLATFORMS
                 }
             rules = known[root, applied]
-            for policy in policies_of(read_yaml(file, display=name)):
+            try:
+                policies = policies_of(read_yaml(file, display=name))
+            except RuleFileError as error:
+                wrong += error.problems
+                continue
+            for policy in policies:
                 problems = list(name_problems(policy, rules))
                 if not problems:
                     verdicts = [
@@ -62,15 +68,15 @@ def prove_files(paths: Iterable[Path], overlays: Sequence[Path]) -> Report:
                     proofs += sum(verdict.met and verdict.proven for _, _, verdict in verdicts)
                 cases.append(Case(policy.name, name, tuple(problems)))
     proven = sum(not case.problems for case in cases)
-    remark = f"{proven} proven, by {proofs} proofs for an oracle each"
-    found = [problem for case in cases for problem in case.problems]
+    counted = f"{proven} proven, in {proofs} proofs, one for each oracle of a platform"
+    found = [*wrong, *(problem for case in cases for problem in case.problems)]
     return Report.of(
         found,
         files,
         command="prove",
         examples=tuple(cases),
         called=("policy", "policies"),
-        remark=remark,
+        remark=counted if cases else "",
     )
 
 

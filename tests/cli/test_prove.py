@@ -18,6 +18,14 @@ policies:
 """
 
 
+EXAMPLE = """
+oracle: unquantized
+machine: b200
+facts: {num_experts: 8, experts_per_token: 2, hidden_dim: 64, intermediate_size: 64}
+examples: [{name: one, expect: {how: auto}}]
+"""
+
+
 @pytest.fixture
 def ours(tmp_path: Path) -> Path:
     path = tmp_path / "ours.policy.yaml"
@@ -70,9 +78,30 @@ def test_what_is_wrong(cli: Command, ours: Path, tmp_path: Path) -> None:
     assert answer.code == 1
     assert "no backend is called 'FLASHINFER_TRT'; did you mean 'FLASHINFER_TRTLLM'?" in answer.out
     ours.write_text(OURS.replace("always", "alwys"))
-    assert cli("prove", ours).code == 2
+    assert cli("prove", ours).code == 1
+    assert "alwys" in cli("prove", ours).out
     assert "alwys" in cli("check", ours).out
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "cuda.yaml").write_text("platform: cuda\n")
     assert "no file of policies" in cli("prove", tmp_path / "empty").err
     assert cli("prove", tmp_path / "nothing").code == 2
+
+
+@pytest.mark.parametrize("kind", ["json", "github", "sarif", "junit"])
+@pytest.mark.parametrize("command", ["prove", "test", "verify"])
+def test_what_is_wrong_is_said_in_every_format(
+    cli: Command, ours: Path, tmp_path: Path, command: str, kind: str
+) -> None:
+    ours.write_text(OURS.replace("compute_capability", "compute_capabilty"))
+    if command == "prove":
+        answer = cli(command, ours, "--format", kind)
+        assert (answer.code, answer.err) == (1, "")
+        assert "ours.policy.yaml" in answer.out
+        assert "there is no fact" in answer.out
+    (tmp_path / "cuda.yaml").write_text("platform: cuda\noracle: {}\n")
+    (tmp_path / "a.test.yaml").write_text(EXAMPLE)
+    ours.write_text(OURS)
+    answer = cli(command, tmp_path, "--format", kind)
+    assert (answer.code, answer.err) == (2, "")
+    assert "cuda.yaml" in answer.out
+    assert "unknown-key" in answer.out

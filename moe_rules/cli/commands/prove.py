@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from moe_rules.cli.options import Subparsers, add_report, add_rules, command, print_report
+from moe_rules.cli.options import Subparsers, add_report, add_rules, command, run_report
+
+if TYPE_CHECKING:
+    from moe_rules.reporting import Report
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -30,5 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.cli.policies import prove_files
     from moe_rules.language.ruleset import overlay_paths
 
-    report = prove_files(args.paths, overlay_paths(args.rules, args.release))
-    return print_report(args, report)
+    def make() -> Report:
+        return prove_files(args.paths, overlay_paths(args.rules, args.release))
+
+    return run_report(args, make)

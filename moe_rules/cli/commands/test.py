@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
-from moe_rules.cli.options import Subparsers, add_report, add_rules, command, print_report
+from moe_rules.cli.options import Subparsers, add_report, add_rules, command, run_report
+
+if TYPE_CHECKING:
+    from moe_rules.reporting import Report
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -49,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.cli.examples import run_examples
     from moe_rules.language.ruleset import overlay_paths
 
-    overlays = overlay_paths(args.rules, args.release)
-    report = run_examples(args.paths, overlays, coverage=args.coverage, at_least=args.fail_under)
-    return print_report(args, report)
+    def make() -> Report:
+        overlays = overlay_paths(args.rules, args.release)
+        return run_examples(args.paths, overlays, coverage=args.coverage, at_least=args.fail_under)
+
+    return run_report(args, make)

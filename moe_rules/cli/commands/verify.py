@@ -10,7 +10,7 @@ from moe_rules.cli.options import (
     add_report,
     add_warnings_as_errors,
     command,
-    print_report,
+    run_report,
 )
 
 
@@ -36,4 +36,4 @@ def run(args: argparse.Namespace) -> int:
     """Verify and report."""
     from moe_rules.cli.verifying import verify
 
-    return print_report(args, verify(args.paths, args.release))
+    return run_report(args, lambda: verify(args.paths, args.release))
