@@ -144,20 +144,19 @@ class Selector:
         SwitchError (a ValueError) for a switch that is asked for and unreadable, or FactError for
         an oracle or a fact that does not exist.
         """
-        key: tuple[Any, ...]
+        key: tuple[Any, ...] = (oracle, id(config), id(weight_key), id(activation_key))
         if others:
-            key = (oracle, id(config), id(weight_key), id(activation_key), *others.items())
-        else:
-            key = (oracle, id(config), id(weight_key), id(activation_key))
+            key = (*key, tuple(others), tuple(others.values()))
         decision = self._remembered.get(key)
-        if decision is None:
-            # The decision keeps the layer and the keys, and so their ids; they cannot change.
-            decision = self._decide_layer(oracle, (config, weight_key, activation_key, others))
-            if len(self._remembered) >= MAX_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = decision
-        if decision.result.error is not None:
+        if decision is not None:
+            return decision
+        # The decision keeps the layer and the keys, and so their ids; they cannot change.
+        decision = self._decide_layer(oracle, (config, weight_key, activation_key, others))
+        if decision.failed:
             raise refusal(decision)
+        if len(self._remembered) >= MAX_REMEMBERED:
+            self._remembered.clear()
+        self._remembered[key] = decision
         return decision
 
     def _decide_layer(self, oracle: str, asked: Layer) -> Decision:
