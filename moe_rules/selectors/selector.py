@@ -144,9 +144,11 @@ class Selector:
         SwitchError (a ValueError) for a switch that is asked for and unreadable, or FactError for
         an oracle or a fact that does not exist.
         """
-        key: tuple[Any, ...] = (oracle, id(config), id(weight_key), id(activation_key))
+        key: tuple[Any, ...]
         if others:
-            key = (*key, tuple(others), tuple(others.values()))
+            key = (oracle, id(config), id(weight_key), id(activation_key), *others.items())
+        else:
+            key = (oracle, id(config), id(weight_key), id(activation_key))
         decision = self._remembered.get(key)
         if decision is not None:
             return decision
