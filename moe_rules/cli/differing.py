@@ -81,6 +81,11 @@ def check_narrowing(args: argparse.Namespace) -> None:
     ):
         for name in given or ():
             if name not in known:
+                if option == "--platform" and name in named_machines():
+                    raise UserError(
+                        f"--platform {name}: that is a machine; --machine {name} asks for it, "
+                        f"--platform for a kind of device ({', '.join(known)})"
+                    )
                 raise UserError(
                     f"{option} {name}: there is none of that name{did_you_mean(name, known)} "
                     f"(one of {', '.join(known)})"

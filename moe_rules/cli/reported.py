@@ -21,6 +21,7 @@ from moe_rules.cli.schemes import PLATFORMS, SCHEMES
 from moe_rules.cli.stated import Stated
 from moe_rules.engine.decision import FORMAT_VERSION
 from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.releases import release_of, releases
 from moe_rules.language.requested import requests_from_environ
 from moe_rules.language.rules import AUTO
 from moe_rules.language.ruleset import overlay_paths
@@ -196,7 +197,8 @@ def _given(args: argparse.Namespace) -> RuleSet:
     options = [] if args.release is None else ["--release", args.release]
     options += [word for given in args.rules for word in ("--rules", given)]
     overlays = overlay_paths(args.rules, args.release)
-    name = PACKAGED if args.release is None else f"vLLM {args.release}"
+    latest = f"{PACKAGED} (vLLM {releases()[0].name})"
+    name = latest if args.release is None else f"vLLM {release_of(args.release).name}"
     names = ", ".join(path.name for path in overlay_paths(args.rules))
     name = f"{name} with {names}" if names else name
     return RuleSet(name, packaged_rules(), overlays, tuple(options))

@@ -104,8 +104,10 @@ def rule_set(word: str, stack: ExitStack) -> RuleSet:
         (problem,) = error.problems
     revision, _, _ = word.partition(":")
     if not _has(revision):
+        names = ", ".join(one.name for one in releases())
         raise UserError(
-            f"{word}: there is no such file, folder or git revision, and {problem.message}"
+            f"{word}: there is no such file, folder, git revision or release ({names}), "
+            f"and {problem.message}"
         )
     return _revision(word, revision, _path_of(word), stack)
 

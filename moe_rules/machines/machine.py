@@ -340,6 +340,12 @@ def _no_such_name(text: str) -> str:
     import difflib
 
     normalized = normalized_name(text)
+    devices = [name for name, one in _table()[0].items() if one.platform["device"] == normalized]
+    if devices:
+        return (
+            f"no machine is named {text!r}, which is a kind of device; "
+            f"machines of it: {', '.join(devices)}"
+        )
     scores = {
         known: difflib.SequenceMatcher(None, normalized, known).ratio() for known in _by_name()
     }

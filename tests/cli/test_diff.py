@@ -123,14 +123,15 @@ def test_revisions(cli: Command, repository: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["HEAD~7"], "there is no such file, folder or git revision"),
+        (["HEAD~7"], "there is no such file, folder, git revision or release (0.33, 0.32)"),
         (["HEAD~1:tables"], "HEAD~1 has no tables; write REVISION:PATH"),
         (["HEAD:/"], "/ lies outside of the repository"),
         (["HEAD:../..", "packaged"], "../.. lies outside of the repository"),
         (["HEAD:../.."], "../.. lies outside of the repository"),
-        (["nothing"], "there is no such file, folder or git revision"),
+        (["nothing"], "there is no such file, folder, git revision or release (0.33, 0.32)"),
         (["correctd"], "did you mean 'corrected'"),
         (["packaged", "--platform", "cudda"], "did you mean 'cuda'"),
+        (["packaged", "--platform", "h100"], "--machine h100 asks for it"),
         (["packaged", "--oracle", "fp9"], "did you mean 'fp8'"),
         (["packaged", "--set", "num_expert=1"], "did you mean 'num_experts'"),
         (["packaged", "--software", "bare"], "--software goes with --machine or --model"),

@@ -167,11 +167,26 @@ def test_dense_models_and_folders_that_are_not_there(cli: Command, tmp_path: Pat
     dense.write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))
     answer = cli("report", "--model", dense, "--out", tmp_path / "r.html")
     assert "no MoE layers" in answer.out
-    missing = tmp_path / "missing" / "r.html"
     words = ["--platform", "h100", "--scheme", "unquantized", "--tp", 1, "--dp", 1]
-    answer = cli("report", "--model", MODELS / "toy-moe.json", *words, "--out", missing)
-    assert answer.code == 2
-    assert "No such file" in answer.err
+    for out, said in (
+        (tmp_path / "missing" / "r.html", "there is no folder"),
+        (tmp_path, "that is a folder"),
+    ):
+        # Said before a model is read: what takes long is not done in vain.
+        answer = cli("report", "--model", "nothing.json", *words, "--out", out)
+        assert answer.code == 2
+        assert said in answer.err
+
+
+def test_it_says_what_it_wrote_and_of_which_release(
+    cli: Command, tmp_path: Path, model: Path
+) -> None:
+    page = tmp_path / "r.html"
+    words = ["--model", model, "--platform", "h100", "--scheme", "unquantized", "--tp", 1]
+    words += ["--dp", 1, "--out", page]
+    for options, name in (([], "packaged (vLLM 0.33)"), (["--release", "0.32.0"], "vLLM 0.32")):
+        assert cli("report", *words, *options).out == f"wrote {page}\n"
+        assert data_of(page)["after"]["name"] == name
 
 
 def test_switches_are_every_combination_that_can_be(

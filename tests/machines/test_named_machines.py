@@ -135,6 +135,15 @@ def test_unknown_name_lists_the_nearest(name, nearest):
     assert nearest in str(caught.value).split("nearest: ")[1].split(", ")
 
 
+def test_a_kind_of_device_lists_its_machines():
+    with pytest.raises(MachineError) as caught:
+        load_machine("ROCm")
+    message = str(caught.value)
+    assert "no machine is named 'ROCm', which is a kind of device" in message
+    names = message.split("machines of it: ")[1].split(", ")
+    assert names == [n for n, one in named_machines().items() if one.platform["device"] == "rocm"]
+
+
 def test_unlike_any_name_lists_all():
     with pytest.raises(MachineError) as caught:
         load_machine("?!")

@@ -102,6 +102,11 @@ def run(args: argparse.Namespace) -> int:
 
     if args.repository and urlsplit(args.repository).scheme not in ("http", "https"):
         raise UserError(f"--repository {args.repository}: an address begins with https:// here")
+    # Before anything is decided, which may take a minute.
+    if not args.out.parent.is_dir():
+        raise UserError(f"--out {args.out}: there is no folder {args.out.parent}")
+    if args.out.is_dir():
+        raise UserError(f"--out {args.out}: that is a folder; a file is written")
     exchanges = [deployment.all2all_called(name) for name in dict.fromkeys(args.all2all or ALL2ALL)]
     deployments = [
         {"tp": tp, "dp": dp, "ep": ep, "all2all": all2all}
@@ -120,4 +125,5 @@ def run(args: argparse.Namespace) -> int:
         args.out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"--out {args.out}: {error.strerror}") from None
+    print(f"wrote {args.out}")
     return 0
