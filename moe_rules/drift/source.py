@@ -44,6 +44,8 @@ class Source:
         """Raises SourceError where there is none."""
         self.path, self.package = path, package
         self._modules: dict[str, Module | None] = {}
+        if not path.exists():
+            raise SourceError(f"{path}: there is no such file or folder")
         if path.is_file():
             try:
                 self._wheel: zipfile.ZipFile | None = zipfile.ZipFile(path)

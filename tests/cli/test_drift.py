@@ -117,8 +117,10 @@ def test_fingerprints_are_written_beside_the_rules(
 
 
 def test_what_is_wrong_is_said(cli: Command, one: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
     for words, message in (
-        ([tmp_path / "nothing.whl"], "there is no package vllm"),
+        ([tmp_path / "nothing.whl"], "there is no such file or folder"),
+        ([tmp_path / "empty"], "there is no package vllm"),
         ([Path(__file__)], "a wheel was expected"),
         ([one, "--from", "0.1"], "there are no fingerprints of 0.1 (of 0."),
     ):
