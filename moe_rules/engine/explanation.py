@@ -10,7 +10,15 @@ from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, with_assumed
 from moe_rules.engine.selection import How, Outcome, Result
 from moe_rules.files.problems import Location
 from moe_rules.language.conditions import Failure
-from moe_rules.language.rules import Adjustment, Backend, Kernel, PlatformRules, Reason, Requested
+from moe_rules.language.rules import (
+    AUTO,
+    Adjustment,
+    Backend,
+    Kernel,
+    PlatformRules,
+    Reason,
+    Requested,
+)
 from moe_rules.vocabulary.fact_values import FactValue, plain
 from moe_rules.vocabulary.record import Record
 
@@ -279,6 +287,12 @@ class Explanation:
             f"({reason.location.short}{f': {reason.text}' if reason.text else ''})"
             for name, reason in self._outcome.fell_through
         ]
+        if self.how in ("switch", "auto", "fallback"):  # later than what was asked for
+            name = str(self.facts["moe_backend"])
+            meanings = (m.case for m in self._plan.requests.get(name, ()) if m.applies(self.facts))
+            if (case := next(meanings, None)) is not None and name != AUTO:
+                place = case.reason.location.short
+                found.append(f"{name} was asked for and means {AUTO} here ({place})")
         fact, backend = self.variants_by, self.backend
         if fact is not None and backend is not None and backend in self._plan.backends:
             wanted = self.facts.get(fact)

@@ -104,7 +104,11 @@ def test_request_with_cases(small: MakeRules) -> None:
     )
     assert select(selector, moe_backend="fast").backend == "FAST"
     assert select(selector, moe_backend="fast", moe_parallel_config=batched).backend == "SLOW"
-    assert select(selector, moe_backend="whatever").how == "auto"
+    whatever = select(selector, moe_backend="whatever")
+    assert whatever.how == "auto"
+    (warning,) = whatever.warnings
+    assert warning.startswith("whatever was asked for and means auto here (")
+    assert select(selector).warnings == ()
     with pytest.raises(ValueError, match="has_bias: false"):
         select(selector, moe_backend="fast", has_bias=True)
 

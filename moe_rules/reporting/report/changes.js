@@ -34,6 +34,13 @@ function addressOf(report, cell, { request, deployment }, initial) {
   return `#${toHash({ ...initial, model: cell.model, tp, dp, ep, all2all: exchange, request, open }, initial)}`;
 }
 
+// The cell, and what was asked for by name in it, where that is what differs.
+function nameOf(report, cell, { request }) {
+  const model = report.raw.models[cell.model].name;
+  const name = `${model} ${report.schemeName(cell.scheme)} on ${report.raw.platforms[cell.platform].name}`;
+  return request === "auto" ? name : `${name}, asked for ${request}`;
+}
+
 const SHOWN = 12;
 
 export function changesSection(report, initial) {
@@ -55,12 +62,8 @@ export function changesSection(report, initial) {
       h("b", {}, change.after),
       h("small", {}, ` ${change.count} deployment${change.count > 1 ? "s" : ""}: `),
       [...change.cells].slice(0, 6).map(([cell, where], i) => [
-        i ? ", " : "",
-        h(
-          "a",
-          { href: addressOf(report, cell, where, initial) },
-          `${report.raw.models[cell.model].name} ${report.schemeName(cell.scheme)} on ${report.raw.platforms[cell.platform].name}`,
-        ),
+        i ? "; " : "",
+        h("a", { href: addressOf(report, cell, where, initial) }, nameOf(report, cell, where)),
       ]),
       change.cells.size > 6 ? h("small", {}, ` and ${change.cells.size - 6} more cells`) : null,
     );
