@@ -135,7 +135,7 @@ function measuredSection() {
 function about() {
   const { after, before, moe_rules } = report.raw;
   const rules = before ? `${after.name}, compared with ${before.name}` : after.name;
-  return `Which kernel serves each layer, and why, by these rules: ${rules} (moe-rules ${moe_rules}). Choose a cell for its whole explanation; the address keeps what is shown.`;
+  return `Which kernel serves each layer, and why, by moe-rules ${moe_rules} with these rules: ${rules}. Choose a cell for its whole explanation; the address keeps what is shown.`;
 }
 
 byId("about").textContent = about();
