@@ -88,8 +88,12 @@ class Upgrade(Record):
 
     @property
     def equal(self) -> bool:
-        """Whether nothing differs."""
-        return not self.names and all(one.equal for one in self.asked)
+        """Whether all is decided alike and no name appears or vanishes.
+
+        That a fact matters where it did not changes nothing unless a deployment differs by it.
+        """
+        names = all(name.kind == "fact" for name in self.names)
+        return names and all(one.equal for one in self.asked)
 
 
 def upgrade(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Upgrade:

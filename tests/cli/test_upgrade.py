@@ -49,6 +49,12 @@ def test_layers_of_a_model_and_what_users_may_ask_for(cli: Command) -> None:
     assert "0 of 2 kinds of layers changed; 1 region of deployments that differ; " in answer.out
 
 
+def test_a_fact_that_matters_now_alone_is_no_change(cli: Command) -> None:
+    answer = cli("upgrade", *FROM_TO, "--model", FP8, "--machine", "h100")
+    assert answer.code == 0
+    assert "fact model_type matters now (fp8 on cuda)" in answer.out
+
+
 def test_switches_of_the_environment_count_for_what_layers_get(
     cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
