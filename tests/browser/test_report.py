@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from moe_rules.cli import main
-from tests.browser.conftest import Open
+from tests.browser.conftest import MODELS, Open
 
 AXE = Path(__file__).parent / "axe-core" / "axe.min.js"
 Picture = Callable[[Any, str], None]
@@ -182,6 +182,17 @@ def test_before_and_after(
     page.locator("#changes a", has_text="fp8-block on h100").first.click()
     page.locator("input[name=ep]:checked").wait_for()
     assert cell(page, "fp8-block", "h100").get_attribute("aria-current") == "true"
+
+
+def test_changes_of_a_request_name_it(tmp_path: Path, pages: Open) -> None:
+    out = tmp_path / "releases.html"
+    words = ["--platform", "h100", "--scheme", "unquantized", "--tp", "1", "--dp", "1"]
+    words += ["--against", "0.32", "--model", str(MODELS / "DeepSeek-V3.json"), "--out", str(out)]
+    assert main(["report", *words]) == 0
+    page = pages(out.as_uri())
+    assert "(vLLM 0.33) decides 1 deployment otherwise" in page.locator("#changes").inner_text()
+    page.locator("#changes a", has_text="on h100, asked for marlin").click()
+    assert "marlin was asked for and means auto here" in detail(page).inner_text()
 
 
 def test_measured_times(reports: Path, pages: Open, picture: Picture) -> None:

@@ -49,7 +49,7 @@ export function changesSection(report, initial) {
   const { before, after } = report.raw;
   const states = changes.reduce((sum, one) => sum + one.count, 0);
   const title = changes.length
-    ? `${after.name} decides ${states} deployments otherwise than ${before.name}`
+    ? `${after.name} decides ${states} deployment${states > 1 ? "s" : ""} otherwise than ${before.name}`
     : `${after.name} and ${before.name} decide all deployments of this report alike`;
   if (!changes.length) return h("p", { class: "changes" }, title);
   const item = (change) =>
