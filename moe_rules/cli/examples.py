@@ -20,6 +20,7 @@ from moe_rules.reporting import Case, Report
 def run_examples(
     paths: Iterable[Path],
     overlays: Sequence[Path] = (),
+    release: str | None = None,
     *,
     coverage: bool = False,
     at_least: float | None = None,
@@ -27,10 +28,11 @@ def run_examples(
     """Run the examples at ``paths``, those of the packaged rules if there are none.
 
     ``coverage`` warns of every line of the rules there that no example covers; fewer than
-    ``at_least`` percent of them covered are an error. Raises UserError where there is no example,
+    ``at_least`` percent of them covered are an error. Examples of a release are run on it, all
+    others on ``release`` (None: the latest). Raises UserError where there is no example,
     RuleFileError where the rules themselves are wrong.
     """
-    runner = _Runner(tuple(overlays))
+    runner = _Runner(tuple(overlays), release)
     for path in [existing(path) for path in paths] or [packaged_rules()]:
         runner.run(path)
     covered = _covered(runner) if coverage or at_least is not None else ""
@@ -51,8 +53,8 @@ def _covered(runner: _Runner) -> str:
 
 
 class _Runner:
-    def __init__(self, overlays: tuple[Path, ...]) -> None:
-        self.overlays = overlays
+    def __init__(self, overlays: tuple[Path, ...], release: str | None) -> None:
+        self.overlays, self.release = overlays, release
         self.files: list[str] = []
         self.problems: list[Problem] = []
         self.cases: list[Case] = []
@@ -70,8 +72,9 @@ class _Runner:
         for file in found:
             overlay = overlay_of(file, asked, root)
             if overlay not in known:
-                own = () if overlay is None else (*below(overlay, root), overlay)
-                known[overlay] = Rules((*self.overlays, *own), root)
+                own = () if overlay is None else (overlay,)
+                under = below(overlay, root, self.release)
+                known[overlay] = Rules((*under, *self.overlays, *own), root)
             self.run_file(file, known[overlay])
         inside = {file.resolve() for file in yaml_files(asked)}
         for rules in known.values():

@@ -49,8 +49,8 @@ def overlay_of(file: Path, asked: Path, root: Path | None) -> Path | None:
     return root.joinpath(*inside[:2]) if inside[0] in INSIDE and len(inside) > 1 else None
 
 
-def below(overlay: Path, root: Path | None, release: str | None = None) -> tuple[Path, ...]:
-    """What lies between a rule set and an overlay on it: a release, if it is to lie on one.
+def below(overlay: Path | None, root: Path | None, release: str | None = None) -> tuple[Path, ...]:
+    """What lies between a rule set and an overlay on it (None: none): a release, if asked for.
 
     For a release itself, the later ones. Raises RuleFileError for a release that there is not.
     """

@@ -15,7 +15,7 @@ from moe_rules.cli.errors import UserError
 from moe_rules.cli.rule_paths import INSIDE, below, rule_set_of
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import RuleFileError
-from moe_rules.files.releases import MODELS, Release, release_of, releases
+from moe_rules.files.releases import MODELS, Release, called, release_of, releases
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform, overlay_path, with_rules
 from moe_rules.models.tables import Tables, load_tables
@@ -95,7 +95,7 @@ def rule_set(word: str, stack: ExitStack) -> RuleSet:
     path = Path(word)
     if path.exists():
         return _at(word, path)
-    release = next((one for one in releases() if word in (one.name, one.version)), None)
+    release = called(word, releases())
     if release is not None:
         return RuleSet(word, packaged_rules(), release.folders, ("--release", release.name))
     try:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import gzip
 import lzma
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import zlib
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
@@ -15,8 +16,8 @@ import msgspec
 
 from moe_rules.models.options import option_facts
 from moe_rules.selectors.selector import layer_facts
-from moe_rules.vocabulary.fact_values import FactValue
-from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
+from moe_rules.vocabulary.fact_values import FactValue, parse_value
+from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
 from moe_rules.vocabulary.readings import Unreadable
@@ -137,12 +138,12 @@ def _decoded(path: Path, decoder: msgspec.json.Decoder[LineT]) -> Iterator[tuple
         with opened(path) as lines:
             for number, line in enumerate(lines, start=1):
                 yield number, decoder.decode(line)
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
         kind = "an xz" if path.suffix == ".xz" else "a gzip"
         raise CaseError(f"{path}:{number + 1}: not {kind} file of JSON lines: {error}") from None
     except msgspec.ValidationError as error:
         raise CaseError(f"{path}:{number}: not a case: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CaseError(f"{path}:{number}: not JSON: {error}") from None
 
 
@@ -168,8 +169,29 @@ def recorded_key(data: Mapping[str, Any] | None) -> QuantKey | None:
     return None if data is None else QuantKey.from_dict(dict(data))
 
 
+def _of_vocabulary(facts: Facts) -> dict[str, FactValue]:
+    """Facts with values that they may have. Raises FactError for any other.
+
+    What the vocabulary does not know is left as it is: no rule asks for it.
+    """
+    return {
+        name: (_value_once if isinstance(value, Hashable) else _value)(name, value)
+        for name, value in facts.items()
+    }
+
+
+def _value(name: str, value: FactValue) -> FactValue:
+    fact = FACTS.get(name)
+    return value if fact is None else parse_value(fact, value)
+
+
+_value_once = functools.lru_cache(maxsize=1 << 14, typed=True)(_value)
+
+
 def _platform(platform: Mapping[str, Any]) -> tuple[str, dict[str, FactValue]]:
-    return platform["name"], platform_facts(platform)
+    facts = platform_facts(platform)
+    device = facts.pop("device")  # a new kind is a case, on which the rules have no answer
+    return platform["name"], {"device": device, **_of_vocabulary(facts)}
 
 
 def _switches(environ: Mapping[str, str]) -> tuple[Facts, Facts]:
@@ -180,17 +202,26 @@ def _switches(environ: Mapping[str, str]) -> tuple[Facts, Facts]:
 
 
 def _runtime(runtime: Mapping[str, Any]) -> dict[str, FactValue]:
-    return {
+    facts = {
         "model_type": None if runtime.get("no_model_config") else runtime.get("model_type"),
         "moe_activation_override": recorded_key(runtime.get("moe_activation_override")),
         "enable_dbo": runtime.get("enable_dbo", False),
         "engine_enable_eplb": runtime.get("enable_eplb", False),
         "weight_transfer": runtime.get("weight_transfer", False),
     }
+    return _of_vocabulary(facts)
 
 
 def _layer(moe: dict[str, Any]) -> dict[str, FactValue]:
-    return layer_facts(FusedMoEConfig.from_dict(moe))
+    return _of_vocabulary(layer_facts(FusedMoEConfig.from_dict(moe)))
+
+
+def _software(software: Mapping[str, Any]) -> Facts:
+    return _of_vocabulary(dict(software))
+
+
+def _options(options: Mapping[str, Any]) -> Facts:
+    return _of_vocabulary(option_facts(options))
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -234,13 +265,13 @@ class Case:
             switches, unreadable = _read_once(_switches, bytes(line.env))
             parts = Parts(
                 platform,
-                _read_once(dict, bytes(line.software)),
+                _read_once(_software, bytes(line.software)),
                 switches,
                 _read_once(_runtime, bytes(line.runtime)),
                 _read_once(_layer, bytes(line.moe)),
                 _read_once(recorded_key, bytes(line.weight)),
                 _read_once(recorded_key, bytes(line.activation)),
-                _read_once(option_facts, bytes(line.options)),
+                _read_once(_options, bytes(line.options)),
             )
         except KeyError as error:
             raise CaseError(f"{where}: not a case: {error} is missing or unknown") from None

@@ -10,7 +10,7 @@ from moe_rules.drift.citations import SECTIONS, CallerSources, SourcesFile
 from moe_rules.drift.definitions import Class, Definition, Definitions
 from moe_rules.drift.release import Part, Print, Release
 from moe_rules.drift.scopes import Function
-from moe_rules.drift.source import Module, Source
+from moe_rules.drift.source import Module, Source, SourceError
 from moe_rules.drift.uses import uses
 from moe_rules.files.problems import Location
 
@@ -48,6 +48,8 @@ class _Reader:
                     parts.setdefault((file,), []).append(one)
         cited = (one for roots in parts.values() for one in roots)
         prints = {one.name: self._print(one) for one in (*self.used, *cited)}
+        if not prints:
+            raise SourceError(f"{self.source.path}: nothing is there of what the tables say again")
         return Release(
             self.cited.package,
             self.source.release,

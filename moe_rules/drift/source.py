@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import ast
+import lzma
 import re
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
 from moe_rules.drift.scopes import Scope
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,  # text that is no UTF-8
+    RuntimeError,  # encrypted, or compressed in a way that Python does not know
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What files and members of wheels raise that cannot be read."""
 
 
 class SourceError(ValueError):
@@ -23,8 +36,9 @@ class Module:
         self.name, self.file = name, file
         try:
             self.tree = ast.parse(text)
-        except (SyntaxError, ValueError) as error:
-            raise SourceError(f"{file}: Python cannot read it: {error}") from None
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            why = str(error) or "too deeply nested"  # which Python says in no words
+            raise SourceError(f"{file}: Python cannot read it: {why}") from None
         self.is_package = file.endswith("/__init__.py")
 
     @cached_property
@@ -49,7 +63,7 @@ class Source:
         if path.is_file():
             try:
                 self._wheel: zipfile.ZipFile | None = zipfile.ZipFile(path)
-            except (zipfile.BadZipFile, OSError) as error:
+            except UNREADABLE as error:
                 raise SourceError(f"{path}: a wheel was expected: {error}") from None
             self._names = frozenset(self._wheel.namelist())
             self._folder = path
@@ -65,8 +79,8 @@ class Source:
     def release(self) -> str:
         """Which release it is, without what a build adds ("0.33.0"). Raises SourceError."""
         for name, pattern in (
-            (f"{self.package}/_version.py", r"^(?:__version__ = )?version = '([^']+)'"),
-            (f"{self.package}/version.py", r"^__version__ = ['\"]([^'\"]+)"),
+            (f"{self.package}/_version.py", r"^(?:__version__ = )?version = '(\w[\w.!+-]*)'"),
+            (f"{self.package}/version.py", r"^__version__ = ['\"](\w[\w.!+-]*)['\"]"),
         ):
             found = re.search(pattern, self._text(name), re.M) if self._has(name) else None
             if found is not None:
@@ -108,5 +122,5 @@ class Source:
             if self._wheel is not None:
                 return self._wheel.read(name).decode()
             return (self._folder / name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError, zipfile.BadZipFile) as error:
+        except UNREADABLE as error:
             raise SourceError(f"{self.path}: {name}: {error}") from None

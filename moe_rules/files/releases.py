@@ -48,9 +48,9 @@ def releases(rules: Path | None = None) -> tuple[Release, ...]:
 def release_of(word: str, rules: Path | None = None) -> Release:
     """The release that a user calls "0.32" or "0.32.0". Raises RuleFileError, with the nearest."""
     known = releases(rules)
-    for one in known:
-        if word.removeprefix("v") in (one.name, one.version):
-            return one
+    found = called(word, known)
+    if found is not None:
+        return found
     file = (rules or packaged_rules()) / LIST
     message = f"there are no tables of release {word!r}"
     if not known:
@@ -63,10 +63,20 @@ def release_of(word: str, rules: Path | None = None) -> Release:
     raise RuleFileError([Problem("unknown-release", message, read_yaml(file).at(("releases",)))])
 
 
+def called(word: str, known: tuple[Release, ...]) -> Release | None:
+    """Of several releases, the one that is called "0.32", "0.32.0" or "v0.32"."""
+    name = word.removeprefix("v")
+    return next((one for one in known if name in (one.name, one.version)), None)
+
+
 def nearest(version: str, known: tuple[Release, ...]) -> Release:
     """Of several releases, the one that is nearest to a version; the latest if it is none."""
     asked = _numbers(version)
     return min(known, key=lambda one: abs(_place(asked) - _place(_numbers(one.version))))
+
+
+_DIGITS = 9
+"""What has more of them is no number of a version."""
 
 
 def _place(numbers: tuple[int, ...]) -> int:
@@ -80,7 +90,7 @@ def _numbers(version: str) -> tuple[int, ...]:
     numbers: list[int] = []
     for part in version.removeprefix("v").split("."):
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
-        if not digits:
+        if not 0 < len(digits) <= _DIGITS:
             break
         numbers.append(int(digits))
         if digits != part:

@@ -177,3 +177,16 @@ def test_a_list_of_releases_that_is_wrong_is_found(cli: Command, tmp_path: Path)
     answer = cli("check", rules)
     assert answer.code == 1
     assert "releases.yaml:1:" in answer.out
+
+
+def test_examples_of_the_tables_are_asked_of_the_release(cli: Command) -> None:
+    """Once, also where they are the release's own."""
+    own = cli("test", ROOT / "rules/releases/0.32", *OLDER)
+    assert (own.code, own.err) == (0, "")
+    answer = cli("test", ROOT / "rules/cuda", *OLDER)
+    assert (answer.code, answer.err) == (0, "")
+
+
+def test_a_release_is_called_the_same_wherever_it_is_named(cli: Command) -> None:
+    answer = cli("diff", "v0.32", "0.32.0", "--platform", "tpu")
+    assert (answer.code, answer.err) == (0, "")

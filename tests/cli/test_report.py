@@ -150,6 +150,8 @@ def test_names_of_users_cannot_become_markup(cli: Command, tmp_path: Path, model
         (["--platform", "h10"], "h100"),
         (["--scheme", "fp8-blok"], "did you mean 'fp8-block'?"),
         (["--repository", "javascript:alert(1)"], "https://"),
+        (["--repository", "https://[::1"], "https://"),
+        (["--repository", "https://"], "https://"),
         (["--against", "nowhere"], "nowhere"),
         (["--all2all", "deepep"], "deepep"),
     ],

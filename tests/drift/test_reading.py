@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -90,6 +91,47 @@ def test_what_is_no_source_is_said_to_be_none(write: Write, tmp_path: Path) -> N
     without = write("two", _version=("version", "number"))
     with pytest.raises(SourceError, match="which release"):
         assert Source(without, PACKAGE).release
+    elsewhere = write("three", _version=("1.0.0", "../1.0.0"))
+    with pytest.raises(SourceError, match="which release"):
+        assert Source(elsewhere, PACKAGE).release
+    deep = write("four", oracle=("def order", f"deep = {'-' * 10**5}1\ndef order"))
+    with pytest.raises(SourceError, match=r"oracle\.py: Python cannot read it"):
+        Source(deep, PACKAGE).module(f"{PACKAGE}.engine.oracle")
+
+
+@pytest.mark.parametrize(
+    ("compression", "at", "byte"),
+    [
+        (zipfile.ZIP_DEFLATED, 6, 1),  # encrypted
+        (zipfile.ZIP_DEFLATED, 8, 99),  # compressed in a way that there is not
+        (zipfile.ZIP_DEFLATED, 4, 255),  # of a version that there is not
+        (zipfile.ZIP_DEFLATED, None, 255),
+        (zipfile.ZIP_BZIP2, None, 255),
+        (zipfile.ZIP_LZMA, None, 255),
+    ],
+)
+def test_damaged_wheels(tmp_path: Path, compression: int, at: int | None, byte: int) -> None:
+    """``at`` is where the byte is in the header of a member (None: in its data)."""
+    wheel, inside = tmp_path / "engine.whl", f"{PACKAGE}/__init__.py"
+    with zipfile.ZipFile(wheel, "w", compression) as archive:
+        archive.writestr(inside, "".join(f"value_{i} = {i}\n" for i in range(999)))
+    data = bytearray(wheel.read_bytes())
+    central = data.index(b"PK\1\2")
+    if at is None:
+        data[len(inside) + 50 : len(inside) + 90] = bytes([byte]) * 40
+    else:
+        data[at] = data[central + at + 2] = byte
+    wheel.write_bytes(data)
+    with pytest.raises(SourceError):
+        Source(wheel, PACKAGE).module(PACKAGE)
+
+
+def test_a_source_without_anything_that_is_cited(tmp_path: Path) -> None:
+    (tmp_path / PACKAGE).mkdir()
+    (tmp_path / PACKAGE / "__init__.py").touch()
+    (tmp_path / PACKAGE / "version.py").write_text("__version__ = '1.0'\n")
+    with pytest.raises(SourceError, match="nothing is there of what the tables say again"):
+        read_release(Source(tmp_path, PACKAGE), CITED)
 
 
 def test_what_is_stored_comes_back(read: Read, tmp_path: Path) -> None:

@@ -55,6 +55,8 @@ def test_another_release_is_an_error_that_names_the_nearest(
         ("0.31.9.dev3", "0.32"),
         ("dev", "0.33"),
         ("", "0.33"),
+        ("9" * 5000, "0.33"),
+        ("0." + "9" * 5000, "0.32"),
     ],
 )
 def test_the_nearest_release_of_a_version(version: str, near: str) -> None:

@@ -100,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.cli.reported import report_data
     from moe_rules.reporting.report.page import page
 
-    if args.repository and urlsplit(args.repository).scheme not in ("http", "https"):
+    if args.repository and not _is_address(args.repository):
         raise UserError(f"--repository {args.repository}: an address begins with https:// here")
     # Before anything is decided, which may take a minute.
     if not args.out.parent.is_dir():
@@ -127,3 +127,12 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--out {args.out}: {error.strerror}") from None
     print(f"wrote {args.out}")
     return 0
+
+
+def _is_address(text: str) -> bool:
+    """Whether it is an address on the web, with a host."""
+    try:
+        address = urlsplit(text)
+    except ValueError:
+        return False
+    return address.scheme in ("http", "https") and bool(address.netloc)

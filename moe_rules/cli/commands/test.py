@@ -54,7 +54,12 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.language.ruleset import overlay_paths
 
     def make() -> Report:
-        overlays = overlay_paths(args.rules, args.release)
-        return run_examples(args.paths, overlays, coverage=args.coverage, at_least=args.fail_under)
+        return run_examples(
+            args.paths,
+            overlay_paths(args.rules),
+            args.release,
+            coverage=args.coverage,
+            at_least=args.fail_under,
+        )
 
     return run_report(args, make)
