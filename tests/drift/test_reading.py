@@ -81,7 +81,7 @@ def test_what_is_no_source_is_said_to_be_none(write: Write, tmp_path: Path) -> N
     for path, message in (
         (tmp_path / "file", "a wheel was expected"),
         (tmp_path, "there is no package engine_package"),
-        (tmp_path / "nothing", "there is no package engine_package"),
+        (tmp_path / "nothing", "there is no such file or folder"),
     ):
         with pytest.raises(SourceError, match=message):
             Source(path, PACKAGE)
