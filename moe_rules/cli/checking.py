@@ -126,14 +126,15 @@ class _Checker:
         base = root or packaged_rules()
         for platform in sorted(platforms):
             self.platform(platform, base, [], [])
+        try:
+            lower = {one: below(one, base, self.release) for one in (*overlays, *beside) if one}
+        except RuleFileError as error:  # of the list of releases
+            self.problems.extend(error.problems)
+            return
         for overlay, overlay_files in overlays.items():
-            try:
-                lower = below(overlay, base, self.release)
-                self.overlay(base, [*lower, overlay], overlay_files)
-            except RuleFileError as error:
-                self.problems.extend(error.problems)  # of the list of releases
+            self.overlay(base, [*lower[overlay], overlay], overlay_files)
         for own, sources in beside.items():
-            self.names(base, () if own is None else (*below(own, base), own), sources)
+            self.names(base, () if own is None else (*lower[own], own), sources)
 
     # One document ------------------------------------------------------------------------------
 
