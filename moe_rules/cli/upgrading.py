@@ -13,6 +13,7 @@ from moe_rules.cli.errors import NoMoELayersError, UserError
 from moe_rules.cli.model_files import read_model
 from moe_rules.cli.names import NameChange, Where, name_changes
 from moe_rules.cli.readings import Reading, readings
+from moe_rules.cli.render import will_not_load
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.stated import Stated
 from moe_rules.machines.machine import Machine
@@ -140,13 +141,16 @@ def _served(reading: Reading, stated: Stated, before: RuleSet, after: RuleSet) -
 
 
 def _answer(rules: RuleSet, machine: Machine, stated: Stated, question: Question | str) -> Answer:
-    """What a layer gets; an error in words where it is not asked for."""
+    """What a layer gets; an error in words where it is not asked for, or would not be loaded."""
     if isinstance(question, str):
         return Answer(error=question)
-    if question.oracle is None:
-        return Answer(error="no oracle is asked")
-    selector = Selector(rules.load(machine.device), {**machine.facts(), **stated.switches})
-    return answer_of(selector.decide(question.oracle, question.facts).result)
+    decision = None
+    if question.oracle is not None:
+        selector = Selector(rules.load(machine.device), {**machine.facts(), **stated.switches})
+        decision = selector.decide(question.oracle, question.facts)
+    if refusals := question.load_refusals(decision):
+        return Answer(error=will_not_load("; ".join(refusals)))
+    return Answer(error="no oracle is asked") if decision is None else answer_of(decision.result)
 
 
 def _where(served: Sequence[Served]) -> list[Where]:

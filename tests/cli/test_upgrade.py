@@ -55,6 +55,16 @@ def test_a_fact_that_matters_now_alone_is_no_change(cli: Command) -> None:
     assert "fact model_type matters now (fp8 on cuda)" in answer.out
 
 
+def test_a_layer_that_would_not_be_loaded_is_not_served(cli: Command, tmp_path: Path) -> None:
+    config = json.loads(FP8.read_text(encoding="utf-8"))
+    (tmp_path / "config.json").write_text(json.dumps({**config, "moe_intermediate_size": 640}))
+    words = ("--model", tmp_path / "config.json", "--machine", "h100", "--tp", "8")
+    answer = cli("upgrade", *FROM_TO, *words, "--format", "json")
+    (layers,) = answer.json["asked"][0]["layers"]
+    assert layers["before"] == layers["after"]
+    assert "80 is not a multiple of 128" in layers["after"]["error"]
+
+
 def test_switches_of_the_environment_count_for_what_layers_get(
     cli: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
