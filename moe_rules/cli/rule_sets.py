@@ -92,6 +92,8 @@ def rule_set(word: str, stack: ExitStack) -> RuleSet:
     """
     if word == PACKAGED:
         return RuleSet(word, packaged_rules())
+    if not word:  # it would be the current folder
+        raise UserError("an empty word names no rules")
     path = Path(word)
     if path.exists():
         return _at(word, path)

@@ -123,6 +123,7 @@ def test_revisions(cli: Command, repository: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["", "packaged"], "an empty word names no rules"),
         (["HEAD~7"], "there is no such file, folder, git revision or release (0.33, 0.32)"),
         (["HEAD~1:tables"], "HEAD~1 has no tables; write REVISION:PATH"),
         (["HEAD:/"], "/ lies outside of the repository"),

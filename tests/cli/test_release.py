@@ -35,6 +35,7 @@ def test_select(cli: Command, release: list[str], kernel: str) -> None:
     [
         ["select", *AITER, *LAYER],
         ["list", "backends"],
+        ["list", "machines"],
         ["facts"],
         ["conformance", SAMPLES / "0.32"],
         ["matrix", "--model", ROOT / "examples/models/Qwen3-30B-A3B.json"],

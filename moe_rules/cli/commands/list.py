@@ -47,6 +47,9 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List."""
+    from moe_rules.language.ruleset import overlay_paths
+
+    overlay_paths(args.rules, args.release)  # refuses those that there are not, whatever is listed
     rows = list(_LISTS[args.what](args))
     if args.format == "json":
         print(json.dumps(rows, indent=2))
