@@ -48,6 +48,8 @@ def candidates(
         case "version":
             values += _versions(atoms, values)
         case "int":
+            # A fact that another one is compared with may have values that this one cannot.
+            values = [v for v in values if not _is_too_small(v, fact.least)]
             values += _integers(atoms, values, divisors, fact.least)
         case "float":
             values += _floats(atoms, values)
@@ -57,6 +59,10 @@ def candidates(
         values.append(None)
     unique = {(type(value), value): value for value in values}
     return [v for v in unique.values() if v is not None or fact.nullable or fact.type == "switch"]
+
+
+def _is_too_small(value: FactValue, least: int | None) -> bool:
+    return least is not None and isinstance(value, int) and value < least
 
 
 def _atoms(test: FactTest) -> Iterator[FactTest]:
