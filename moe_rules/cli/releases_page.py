@@ -9,15 +9,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 from moe_rules.cli import build_parser
 from moe_rules.cli.differing import Found, cells_of
 from moe_rules.cli.rule_sets import release_pair
 from moe_rules.cli.upgrade_formats import name_lines, title
 from moe_rules.cli.upgrading import KINDS, Upgrade, kind_of, upgrade
-from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.releases import releases
+from moe_rules.reporting.generated import write_page
 
 INTRODUCTION = """\
 # What releases of vLLM changed
@@ -65,26 +64,10 @@ def _table(regions: list[Found], found: Upgrade) -> Iterator[str]:
             yield f"| {' | '.join([KINDS[kind], *cells_of(one, found.after)])} |"
 
 
-def path_of_document() -> Path:
-    """Where a checkout has the document."""
-    return packaged_rules().parent / "docs" / "releases.md"
-
-
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Print the document, or write it to ``docs/releases.md`` with ``--write``."""
-    if arguments not in ([], ["--write"]):
-        print("usage: python -m moe_rules.cli.releases_page [--write]", file=sys.stderr)
-        return 2
-    if arguments:
-        path = path_of_document()
-        if not path.parent.is_dir():
-            print(f"there is no folder {path.parent}; --write needs a checkout", file=sys.stderr)
-            return 2
-        path.write_text(document(), encoding="utf-8")
-    else:
-        print(document(), end="")
-    return 0
+    return write_page("moe_rules.cli.releases_page", "releases.md", document, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from moe_rules.files.packaged import packaged_rules
 from moe_rules.models.tables import Tables, load_tables
+from moe_rules.reporting.generated import write_page
 
 INTRODUCTION = """\
 # Architectures
@@ -64,26 +63,10 @@ def document() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def path_of_document() -> Path:
-    """Where a checkout has the document."""
-    return packaged_rules().parent / "docs" / "coverage.md"
-
-
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Print the document, or write it to ``docs/coverage.md`` with ``--write``."""
-    if arguments not in ([], ["--write"]):
-        print("usage: python -m moe_rules.reporting.coverage [--write]", file=sys.stderr)
-        return 2
-    if arguments:
-        path = path_of_document()
-        if not path.parent.is_dir():
-            print(f"there is no folder {path.parent}; --write needs a checkout", file=sys.stderr)
-            return 2
-        path.write_text(document(), encoding="utf-8")
-    else:
-        print(document(), end="")
-    return 0
+    return write_page("moe_rules.reporting.coverage", "coverage.md", document, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

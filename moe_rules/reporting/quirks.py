@@ -21,6 +21,7 @@ from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import KeyPath, Location
 from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.ruleset import PLATFORMS, platform_files
+from moe_rules.reporting.generated import write_page
 
 OVERLAY = "corrected"
 _TEXT = re.compile(r"(?P<happens>.+?) Meant: (?P<meant>.+?)( Not corrected: (?P<why>.+))?")
@@ -192,21 +193,10 @@ def _link(location: Location) -> str:
     return f"[{name}:{location.line}](../rules/{name}#L{location.line})"
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Print the document, or write it to ``docs/quirks.md`` with ``--write``."""
-    if arguments not in ([], ["--write"]):
-        print("usage: python -m moe_rules.reporting.quirks [--write]", file=sys.stderr)
-        return 2
-    if arguments:
-        path = packaged_rules().parent / "docs" / "quirks.md"
-        if not path.parent.is_dir():
-            print(f"there is no folder {path.parent}; --write needs a checkout", file=sys.stderr)
-            return 2
-        path.write_text(document(), encoding="utf-8")
-    else:
-        print(document(), end="")
-    return 0
+    return write_page("moe_rules.reporting.quirks", "quirks.md", document, arguments)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -12,6 +12,7 @@ import pytest
 from moe_rules.analysis.difference import Answer
 from moe_rules.cli import releases_page
 from moe_rules.cli.upgrading import kind_of
+from moe_rules.reporting.generated import page
 from tests.cli.conftest import MODELS, Command
 
 FP8 = MODELS / "Qwen3-30B-A3B-FP8.json"
@@ -177,7 +178,7 @@ def test_kinds_of_changes(before: Answer, after: Answer, kind: str | None) -> No
 
 
 def test_the_page_of_releases_is_in_step(capsys: pytest.CaptureFixture[str]) -> None:
-    committed = releases_page.path_of_document().read_text(encoding="utf-8")
+    committed = page("releases.md").read_text(encoding="utf-8")
     assert releases_page.main([]) == 0
     assert capsys.readouterr().out == committed, (
         "run `python -m moe_rules.cli.releases_page --write`"

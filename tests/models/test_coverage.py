@@ -14,6 +14,7 @@ import pytest
 
 from moe_rules.models import load_tables
 from moe_rules.reporting import coverage
+from moe_rules.reporting.generated import page
 
 DATA = Path(__file__).parent / "coverage"
 REGISTRY: dict[str, Any] = json.loads((DATA / "vllm_registry.json").read_bytes())
@@ -76,5 +77,5 @@ def test_no_name_is_in_two_tables() -> None:
 
 
 def test_the_counts_are_those_of_the_document() -> None:
-    document = (coverage.path_of_document()).read_text(encoding="utf-8")
+    document = page("coverage.md").read_text(encoding="utf-8")
     assert document == coverage.document()

@@ -16,6 +16,7 @@ from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.ruleset import PLATFORMS, load_platform, overlay_paths
 from moe_rules.machines.machine import facts_of
 from moe_rules.reporting import quirks
+from moe_rules.reporting.generated import page
 from moe_rules.selectors.selector import InvalidRequestError, NotSupportedError, Selector
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
@@ -29,7 +30,7 @@ ONLY_BIAS = {"has_bias": False}
 
 
 def test_document_is_in_step() -> None:
-    committed = (packaged_rules().parent / "docs" / "quirks.md").read_text(encoding="utf-8")
+    committed = page("quirks.md").read_text(encoding="utf-8")
     assert committed == quirks.document(), "run `python -m moe_rules.reporting.quirks --write`"
 
 
