@@ -84,6 +84,11 @@ def add_narrowing(parser: Options) -> None:
     parser.add_argument("--oracle", action="append", metavar="NAME", help="an oracle; repeatable")
 
 
+def add_exit_zero(parser: Options, where: str) -> None:
+    """``--exit-zero``: exit code 0 ``where`` what is compared differs, in words."""
+    parser.add_argument("--exit-zero", action="store_true", help=f"exit with 0 where {where}")
+
+
 def add_show(parser: Options) -> None:
     """``--show``: how many regions are written."""
     parser.add_argument(

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from moe_rules.cli import deployment
 from moe_rules.cli.options import (
     Subparsers,
+    add_exit_zero,
     add_format,
     add_narrowing,
     add_release,
@@ -41,11 +42,7 @@ def add_parser(subparsers: Subparsers) -> None:
     deployment.add_model(narrow)
     deployment.add_stated(narrow)
     add_show(parser)
-    parser.add_argument(
-        "--exit-zero",
-        action="store_true",
-        help="exit with 0 where regions differ as well, for what only shows them",
-    )
+    add_exit_zero(parser, "regions differ as well, for what only shows them")
     add_format(parser, "text", "markdown", "json", "github")
     parser.set_defaults(
         run=run, weight=None, activation_key=None, quantization=None, quantization_config=None

@@ -5,7 +5,14 @@ from __future__ import annotations
 import argparse
 
 from moe_rules.cli import deployment
-from moe_rules.cli.options import Subparsers, add_format, add_narrowing, add_show, command
+from moe_rules.cli.options import (
+    Subparsers,
+    add_exit_zero,
+    add_format,
+    add_narrowing,
+    add_show,
+    command,
+)
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -37,11 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
     deployment.add_quantization(narrow)
     deployment.add_stated(narrow)
     add_show(parser)
-    parser.add_argument(
-        "--exit-zero",
-        action="store_true",
-        help="exit with 0 where something changes as well, for what only shows it",
-    )
+    add_exit_zero(parser, "something changes as well, for what only shows it")
     add_format(parser, "text", "markdown", "json")
     parser.set_defaults(run=run, weight=None, activation_key=None)
 
