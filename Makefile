@@ -61,8 +61,8 @@ $(VENV)-transformers/.installed: pyproject.toml constraints.txt
 
 # What a release of vLLM decides, without a GPU; RECORD_PYTHON is that of an environment with it, which
 # is made otherwise (docs/recording.md).
-record: $(VENV)/.installed  ## Record VERSION: make record VERSION=0.33.0 PLATFORM="cuda-sm90 xpu" CASES=600
-	$(BIN)/python -m tools.record $(VERSION) $(PLATFORM:%=--platform %) $(CASES:%=--cases %) \
+record: $(VENV)/.installed  ## Record VERSION: make record VERSION=0.33.0 MACHINE="cuda-sm90 xpu" CASES=600
+	$(BIN)/python -m tools.record $(VERSION) $(MACHINE:%=--machine %) $(PLATFORM:%=--platform %) $(CASES:%=--cases %) \
 		$(RECORD_PYTHON:%=--python %) $(RECORD_OPTIONS)
 
 # What the report looks like goes to PICTURES; docs/report.png is one of them.

@@ -27,7 +27,7 @@ select_backend("unquantized", layer, machine="h100", environ={})
 MODEL = Path(__file__).parents[1] / "examples/models/Qwen3-30B-A3B-FP8.json"
 PROCESSES = {
     "the first decision": ["-c", FIRST],
-    "moe-rules select --model": f"-m moe_rules select --model {MODEL} --platform h100".split(),
+    "moe-rules select --model": f"-m moe_rules select --model {MODEL} --machine h100".split(),
 }
 SCHEMES: dict[str, tuple[str, str | None, str | None]] = {
     "unquantized": ("unquantized", None, None),

@@ -17,10 +17,10 @@ MODEL = Path(__file__).parent / "models" / "Qwen3-30B-A3B.json"
 
 STEPS = (
     ("Which kernel serves this model's MoE layers here, and why?", "explain", ""),
-    ("What would an H100 take for the same layer?", "select", "--platform h100"),
-    ("A B200?", "select", "--platform b200"),
-    ("Eight MI300X with expert parallelism?", "select", "--platform mi300x --tp 8 --ep"),
-    ("Why not FlashInfer on the H100?", "why-not FLASHINFER_CUTLASS", "--platform h100"),
+    ("What would an H100 take for the same layer?", "select", "--machine h100"),
+    ("A B200?", "select", "--machine b200"),
+    ("Eight MI300X with expert parallelism?", "select", "--machine mi300x --tp 8 --ep"),
+    ("Why not FlashInfer on the H100?", "why-not FLASHINFER_CUTLASS", "--machine h100"),
     ("Run the layer on the kernel that was selected here.", "run", "--num-tokens 16"),
 )
 

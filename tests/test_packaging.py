@@ -72,7 +72,7 @@ def test_installed_wheel_checks_and_selects_without_torch(unpacked: Path, tmp_pa
     (tmp_path / "config.json").write_text(
         (ROOT / "examples/models/Qwen3-30B-A3B-FP8.json").read_text()
     )
-    arguments = ("--model", "config.json", "--platform", "h100", "--format", "json")
+    arguments = ("--model", "config.json", "--machine", "h100", "--format", "json")
     selected = run(unpacked, tmp_path, "select", *arguments)
     assert selected.returncode == 0, selected.stderr
     assert "TritonExperts" in json.dumps(json.loads(selected.stdout))
@@ -88,7 +88,7 @@ def test_installed_wheel_selects_without_yaml_and_pydantic(
     unpacked: Path, tmp_path: Path, platform: str
 ) -> None:
     model = str(ROOT / "examples/models/Mixtral-8x7B.json")
-    arguments = ("select", "--model", model, "--platform", platform)
+    arguments = ("select", "--model", model, "--machine", platform)
     selected = run(unpacked, tmp_path, *arguments, program=WITHOUT_READERS)
     assert selected.returncode == 0, selected.stderr
 
@@ -98,6 +98,6 @@ def test_an_edited_table_of_the_wheel_is_read_anew(unpacked: Path, tmp_path: Pat
     table = tmp_path / "site/moe_rules/rules/cuda/unquantized.yaml"
     table.write_text(table.read_text().replace("priority:", "prioritie:"))
     arguments = ("select", "--model", str(ROOT / "examples/models/Mixtral-8x7B.json"))
-    selected = run(tmp_path / "site", tmp_path, *arguments, "--platform", "h100")
+    selected = run(tmp_path / "site", tmp_path, *arguments, "--machine", "h100")
     assert selected.returncode == 2
     assert "unknown key 'prioritie'" in selected.stderr

@@ -54,7 +54,7 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="moe-rules",
         description="Which Mixture-of-Experts kernel serves a layer on a machine, and why.",
-        epilog="example: moe-rules explain --model config.json --platform h100 --tp 8",
+        epilog="example: moe-rules explain --model config.json --machine h100 --tp 8",
     )
     parser.add_argument("--version", action="version", version=f"moe-rules {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
@@ -71,7 +71,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal may lack the signs that we draw with
     try:
         words = sys.argv[1:] if argv is None else argv
-        args = build_parser(words).parse_args(words)
+        parser = build_parser(words)
+        args, unrecognized = parser.parse_known_args(words)
+        if unrecognized:
+            from moe_rules.cli.unrecognized import unrecognized_error
+
+            raise unrecognized_error(words, unrecognized, build_parser())
         code: int = args.run(args)
         sys.stdout.flush()
     except SystemExit as stop:

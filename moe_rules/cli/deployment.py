@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import NoMoELayersError, UserError
-from moe_rules.cli.options import Options, add_platform, add_rules, json_mapping, positive
+from moe_rules.cli.options import Options, add_machine, add_rules, json_mapping, positive
 from moe_rules.cli.stated import Stated
 from moe_rules.vocabulary.record import Record
 
@@ -35,7 +35,7 @@ REQUIRED_FACTS = ("num_experts", "experts_per_token", "hidden_dim", "intermediat
 def add_options(parser: argparse.ArgumentParser, *, scheme: bool = True) -> None:
     """Options that say what is asked about; ``scheme``: --scheme is that of a model."""
     machine = parser.add_argument_group("machine and rules")
-    add_platform(machine)
+    add_machine(machine, "this machine")
     add_software(machine)
     add_rules(machine)
     model = parser.add_argument_group("model and deployment")
@@ -222,7 +222,7 @@ def ask(args: argparse.Namespace) -> Asked:
     from moe_rules.selectors.selector import Selector
 
     stated = Stated.read(args)
-    machine = machine_of(args.platform, args.software, stated)
+    machine = machine_of(args.machine, args.software, stated)
     overlays = overlay_paths(args.rules, args.release)
     if args.model:
         from moe_rules.cli.model_files import read_model

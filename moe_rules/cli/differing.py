@@ -6,20 +6,19 @@ import argparse
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, get_args
+from typing import Any
 
 from moe_rules.analysis.difference import Answer, Difference, differences
 from moe_rules.analysis.worlds import ImpossibleError
 from moe_rules.cli.errors import UserError
+from moe_rules.cli.narrowing import machines_of, platforms_of
 from moe_rules.cli.readings import Reading, readings
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.stated import Stated
 from moe_rules.cli.witness import explain_command
-from moe_rules.language.files import OracleName
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.ruleset import PLATFORMS
-from moe_rules.machines.machine import Machine, foreign_facts, load_machine, named_machines
-from moe_rules.vocabulary.fact_values import FactValue, did_you_mean, in_words, plain
+from moe_rules.machines.machine import Machine, foreign_facts
+from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.record import Record
 
@@ -71,25 +70,6 @@ class Comparison(Record):
 
 class NothingComparedError(UserError):
     """No deployment is what the options say."""
-
-
-def check_narrowing(args: argparse.Namespace) -> None:
-    """Raise UserError for a kind of device, or an oracle, that there is not."""
-    for option, given, known in (
-        ("--platform", args.platform, PLATFORMS),
-        ("--oracle", args.oracle, get_args(OracleName)),
-    ):
-        for name in given or ():
-            if name not in known:
-                if option == "--platform" and name in named_machines():
-                    raise UserError(
-                        f"--platform {name}: that is a machine; --machine {name} asks for it, "
-                        f"--platform for a kind of device ({', '.join(known)})"
-                    )
-                raise UserError(
-                    f"{option} {name}: there is none of that name{did_you_mean(name, known)} "
-                    f"(one of {', '.join(known)})"
-                )
 
 
 def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Comparison:
@@ -151,7 +131,7 @@ def _scopes(
     """What is compared. The layers of a model are added to ``read``."""
     stated = Stated.read(args)
     machines = machines_of(args)
-    wanted = args.platform or list(dict.fromkeys(one.device for one in machines)) or PLATFORMS
+    wanted = platforms_of(args, machines)
     fixed = {n: v for group in stated.groups.values() for n, v in group.items()}
     fixed |= {name: value for name, value in stated.switches.items() if name in _set(args)}
     wanted = [platform for platform in wanted if _may_have(platform, fixed)]
@@ -170,14 +150,6 @@ def _scopes(
             found = readings(args, stated, machine, before, after)
             read += found
             yield from _of_model(found, fixed)
-
-
-def machines_of(args: argparse.Namespace) -> list[Machine]:
-    """The machines that the options name; for a model all named ones if they name none."""
-    if args.machine or args.model is None:
-        return [load_machine(name, args.software) for name in args.machine or ()]
-    every = [one.machine(args.software or "full") for one in named_machines().values()]
-    return [one for one in every if not args.platform or one.device in args.platform]
 
 
 def _may_have(platform: str, fixed: Mapping[str, FactValue]) -> bool:

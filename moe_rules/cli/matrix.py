@@ -1,4 +1,4 @@
-"""The table of platforms and checkpoint formats that ``matrix`` prints, in three forms."""
+"""The table of machines and checkpoint formats that ``matrix`` prints, in three forms."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Outcome = str
 
 @dataclass(frozen=True)
 class Cell:
-    """What one platform takes for one checkpoint format; ``because`` says why, or why not."""
+    """What one machine takes for one checkpoint format; ``because`` says why, or why not."""
 
     scheme: str
-    platform: str
+    machine: str
     outcome: Outcome
     oracle: str | None
     backend: str | None
@@ -37,18 +37,18 @@ class Cell:
 
 @dataclass(frozen=True)
 class Matrix:
-    """Cells by checkpoint format (rows) and platform (columns)."""
+    """Cells by checkpoint format (rows) and machine (columns)."""
 
     title: str
-    platforms: tuple[str, ...]
+    machines: tuple[str, ...]
     schemes: tuple[str, ...]
     cells: tuple[Cell, ...]
 
     def rows(self) -> list[tuple[str, list[Cell]]]:
-        """Each checkpoint format with its cells in the order of the platforms."""
-        found = {(cell.scheme, cell.platform): cell for cell in self.cells}
+        """Each checkpoint format with its cells in the order of the machines."""
+        found = {(cell.scheme, cell.machine): cell for cell in self.cells}
         return [
-            (scheme, [found[scheme, platform] for platform in self.platforms])
+            (scheme, [found[scheme, machine] for machine in self.machines])
             for scheme in self.schemes
         ]
 
@@ -67,13 +67,13 @@ WIDEST = 160
 
 
 def as_text(matrix: Matrix) -> str:
-    """Two lines a row: backend, and kernel below it. Platforms that do not fit go below."""
+    """Two lines a row: backend, and kernel below it. Machines that do not fit go below."""
     rows = matrix.rows()
     titles = max(map(len, matrix.schemes), default=0)
     blocks: list[list[int]] = []
     room = 0
-    for index, platform in enumerate(matrix.platforms):
-        words = [platform, *(line for _, cells in rows for line in cells[index].lines)]
+    for index, machine in enumerate(matrix.machines):
+        words = [machine, *(line for _, cells in rows for line in cells[index].lines)]
         width = 2 + max(map(len, words))
         if width > room:
             blocks.append([])
@@ -87,8 +87,8 @@ def as_text(matrix: Matrix) -> str:
 
 
 def _lines(matrix: Matrix, chosen: Sequence[int]) -> list[list[str]]:
-    """The table of some of the platforms, without lines that are empty throughout."""
-    table = [["", *(matrix.platforms[index] for index in chosen)]]
+    """The table of some of the machines, without lines that are empty throughout."""
+    table = [["", *(matrix.machines[index] for index in chosen)]]
     for scheme, cells in matrix.rows():
         lines = [cells[index].lines for index in chosen]
         table.append([scheme, *(line[0] for line in lines)])
@@ -102,8 +102,8 @@ def as_markdown(matrix: Matrix) -> str:
     lines = [
         f"**{matrix.title}**",
         "",
-        f"| | {' | '.join(matrix.platforms)} |",
-        f"|{'---|' * (len(matrix.platforms) + 1)}",
+        f"| | {' | '.join(matrix.machines)} |",
+        f"|{'---|' * (len(matrix.machines) + 1)}",
     ]
     for scheme, cells in matrix.rows():
         words = [" ".join((c.lines[0], *(f"`{line}`" for line in c.lines[1:]))) for c in cells]

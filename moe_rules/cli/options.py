@@ -61,26 +61,32 @@ def add_rules(parser: Options) -> None:
     )
 
 
-def add_platform(parser: Options, default: str = "this machine") -> None:
-    """``--platform``: a machine by name or file."""
+def add_machine(parser: Options, default: str = "", *, several: bool = False) -> None:
+    """``--machine``: by name or file; ``several``: it may be given repeatedly."""
+    parser.add_argument(
+        "--machine",
+        metavar="NAME_OR_FILE",
+        action="append" if several else "store",
+        help="a named machine (moe-rules list machines) or a recorded file"
+        + ("; repeatable" if several else "")
+        + (f"; default: {default}" if default else ""),
+    )
+
+
+def add_platform(parser: Options, *, several: bool = False) -> None:
+    """``--platform``: a kind of device; ``several``: it may be given repeatedly."""
     parser.add_argument(
         "--platform",
-        metavar="NAME_OR_FILE",
-        help=f"a named machine (moe-rules list machines) or a recorded file; default: {default}",
+        metavar="KIND",
+        action="append" if several else "store",
+        help="a kind of device (cuda, rocm, ...)" + ("; repeatable" if several else ""),
     )
 
 
 def add_narrowing(parser: Options) -> None:
-    """``--platform``, ``--machine`` and ``--oracle`` of what compares rules of all deployments."""
-    parser.add_argument(
-        "--platform", action="append", metavar="KIND", help="a kind of device (cuda); repeatable"
-    )
-    parser.add_argument(
-        "--machine",
-        action="append",
-        metavar="NAME_OR_FILE",
-        help="a named machine (moe-rules list machines) or a recorded file; repeatable",
-    )
+    """``--platform``, ``--machine`` and ``--oracle``: what alone is asked about."""
+    add_platform(parser, several=True)
+    add_machine(parser, several=True)
     parser.add_argument("--oracle", action="append", metavar="NAME", help="an oracle; repeatable")
 
 

@@ -1,4 +1,4 @@
-"""The answers of one set of rules on one platform: decided and explained once for all alike.
+"""The answers of one set of rules on one machine: decided and explained once for all alike.
 
 Deployments that no rule of an oracle tells apart share a decision: all that have the same values of
 the facts that the oracle asks.
@@ -59,9 +59,9 @@ class Known(Record):
 
 
 class Side:
-    """The answers of one set of rules on one platform.
+    """The answers of one set of rules on one machine.
 
-    ``neighbours`` are compiled oracles by the fingerprint of their rules, which platforms share.
+    ``neighbours`` are compiled oracles by the fingerprint of their rules, which machines share.
     """
 
     def __init__(

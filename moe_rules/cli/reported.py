@@ -1,4 +1,4 @@
-"""What a report shows: every model on every platform in every format, in every deployment."""
+"""What a report shows: every model on every machine in every format, in every deployment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from moe_rules.cli.model_files import ModelFiles, read_model
 from moe_rules.cli.report_answers import Side
 from moe_rules.cli.report_measured import State, measured_layers
 from moe_rules.cli.rule_sets import PACKAGED, RuleSet, rule_set
-from moe_rules.cli.schemes import PLATFORMS, SCHEMES
+from moe_rules.cli.schemes import MACHINES, SCHEMES
 from moe_rules.cli.stated import Stated
 from moe_rules.engine.decision import FORMAT_VERSION
 from moe_rules.files.packaged import packaged_rules
@@ -87,7 +87,7 @@ def report_data(
     libraries for wrong input.
     """
     stated = Stated.read(args)
-    names = list(dict.fromkeys(args.platform or PLATFORMS))
+    names = list(dict.fromkeys(args.machine or MACHINES))
     machines = [machine_of(name, args.software, stated) for name in names]
     survey = Survey(deployments)
     after = _Rules(_given(args), machines, stated, survey)
@@ -103,7 +103,7 @@ def report_data(
         earlier = None if before is None else before.derivations(options, scheme)
         for p, machine in enumerate(machines):
             facts = machine.facts()
-            cell: dict[str, Any] = {"model": m, "scheme": s, "platform": p}
+            cell: dict[str, Any] = {"model": m, "scheme": s, "machine": p}
             cell["after"] = survey.answers(derivations, facts, after.sides[p])
             if before is not None and earlier is not None:
                 alike = before.tables is after.tables and (
@@ -137,8 +137,8 @@ def report_data(
             {"name": model.name, "argument": given, "format": _format_of(model)}
             for model, given in zip(models, args.model, strict=True)
         ],
-        "platforms": [
-            {"name": name, "machine": machine.to_dict()}
+        "machines": [
+            {"name": name, "record": machine.to_dict()}
             for name, machine in zip(names, machines, strict=True)
         ],
         "schemes": schemes,

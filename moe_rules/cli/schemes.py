@@ -12,7 +12,7 @@ from moe_rules.cli.errors import UserError
 
 Block = dict[str, Any]
 
-PLATFORMS = ("a100", "l40s", "h100", "b200", "rtx5090", "mi300x", "mi350x", "xpu", "x86-amx", "arm")
+MACHINES = ("a100", "l40s", "h100", "b200", "rtx5090", "mi300x", "mi350x", "xpu", "x86-amx", "arm")
 """Machines that are compared if none is named."""
 
 _OWN = ("quantization_config", "compression_config")

@@ -8,10 +8,11 @@ from typing import Literal
 
 from moe_rules.analysis.difference import Answer, answer_of
 from moe_rules.cli.deployment import Question
-from moe_rules.cli.differing import Comparison, Found, NothingComparedError, compare, machines_of
+from moe_rules.cli.differing import Comparison, Found, NothingComparedError, compare
 from moe_rules.cli.errors import NoMoELayersError, UserError
 from moe_rules.cli.model_files import read_model
 from moe_rules.cli.names import NameChange, Where, name_changes
+from moe_rules.cli.narrowing import machines_of
 from moe_rules.cli.readings import Reading, readings
 from moe_rules.cli.render import will_not_load
 from moe_rules.cli.rule_sets import RuleSet

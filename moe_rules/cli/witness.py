@@ -25,7 +25,7 @@ def explain_command(
     words = ["moe-rules", "explain", "--oracle", oracle]
     known: Mapping[str, FactValue] = {}
     if machine is not None:
-        words += ["--platform", machine.name]
+        words += ["--machine", machine.name]
         known = machine.facts()
     else:
         witness = {"device": platform, **witness}

@@ -17,8 +17,8 @@ AXE = Path(__file__).parent / "axe-core" / "axe.min.js"
 Picture = Callable[[Any, str], None]
 
 
-def cell(page: Any, scheme: str, platform: str) -> Any:
-    return page.locator(f'[data-cell="{scheme}@{platform}"]')
+def cell(page: Any, scheme: str, machine: str) -> Any:
+    return page.locator(f'[data-cell="{scheme}@{machine}"]')
 
 
 def detail(page: Any) -> Any:
@@ -70,7 +70,7 @@ def test_a_cell_opens_and_says_what_explain_says(
 
 
 @pytest.mark.parametrize(
-    ("model", "tp", "dp", "request_", "scheme", "platform"),
+    ("model", "tp", "dp", "request_", "scheme", "machine"),
     [
         ("0", "1", "1", "auto", "as published", "b200"),
         ("1", "8", "8", "auto", "nvfp4", "b200"),
@@ -89,7 +89,7 @@ def test_switches_lead_to_what_explain_says(
     dp: str,
     request_: str,
     scheme: str,
-    platform: str,
+    machine: str,
 ) -> None:
     page = pages((reports / "report.html").as_uri())
     for name, value in {"model": model, "tp": tp, "dp": dp, "request": request_}.items():
@@ -97,7 +97,7 @@ def test_switches_lead_to_what_explain_says(
     if dp != "1":
         page.get_by_label("expert parallel").check()
         page.get_by_label("exchange of tokens").select_option("deepep_low_latency")
-    cell(page, scheme, platform).click()
+    cell(page, scheme, machine).click()
     assert shown_json(page) == explain(page, capsys)
 
 
@@ -114,7 +114,7 @@ def test_filters_leave_what_they_ask_for(reports: Path, pages: Open) -> None:
     assert 0 < cells.count() < everything
     assert all("✕" in text for text in cells.all_text_contents())
     page.get_by_role("button", name="Reset").click()
-    page.locator("select[name=platform]").select_option("h100")
+    page.locator("select[name=machine]").select_option("h100")
     page.locator("select[name=scheme]").select_option("nvfp4")
     assert cells.count() == 1
     page.get_by_label("search").fill("no such thing")
@@ -186,7 +186,7 @@ def test_before_and_after(
 
 def test_changes_of_a_request_name_it(tmp_path: Path, pages: Open) -> None:
     out = tmp_path / "releases.html"
-    words = ["--platform", "h100", "--scheme", "unquantized", "--tp", "1", "--dp", "1"]
+    words = ["--machine", "h100", "--scheme", "unquantized", "--tp", "1", "--dp", "1"]
     words += ["--against", "0.32", "--model", str(MODELS / "DeepSeek-V3.json"), "--out", str(out)]
     assert main(["report", *words]) == 0
     page = pages(out.as_uri())

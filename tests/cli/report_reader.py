@@ -49,7 +49,7 @@ class Reader:
         groups: list[int],
         side: str,
     ) -> dict[str, Any]:
-        machine = self.data["platforms"][cell["platform"]]["machine"]
+        machine = self.data["machines"][cell["machine"]]["record"]
         runs = layer["layers"]
         about = {
             "model": self.data["models"][cell["model"]]["name"],
@@ -99,7 +99,7 @@ class Reader:
             "unknown_facts": self._texts(more, "unknown_facts"),
             "by_num_tokens": more.get("by_num_tokens", []),
             "facts": dict(sorted(facts.items())),
-            "rules": self.data[side]["fingerprints"][cell["platform"]],
+            "rules": self.data[side]["fingerprints"][cell["machine"]],
         }
 
     def _candidates(

@@ -15,8 +15,8 @@ from tests.cli.conftest import MODELS, Command
 
 
 def test_explain_shows_the_whole_trace(cli: Command, model: Path) -> None:
-    answer = cli("explain", "--model", model, "--platform", "h100")
-    decision = cli("explain", "--model", model, "--platform", "h100", "--format", "json").json
+    answer = cli("explain", "--model", model, "--machine", "h100")
+    decision = cli("explain", "--model", model, "--machine", "h100", "--format", "json").json
     assert answer.code == 0
     for candidate in decision["candidates"]:
         assert candidate["kernel"] in answer.out
@@ -38,7 +38,7 @@ def test_nothing_is_cut_off_a_terminal(
 ) -> None:
     if columns is not None:
         monkeypatch.setenv("COLUMNS", columns)
-    words = ["--model", MODELS / "Qwen3-30B-A3B-FP8.json", "--platform", "h100", "--tp", "4"]
+    words = ["--model", MODELS / "Qwen3-30B-A3B-FP8.json", "--machine", "h100", "--tp", "4"]
     lines = cli(*command, *words).out.splitlines()
     clauses = [line for line in lines if "quantization_scheme: " in line]
     assert clauses
@@ -47,7 +47,7 @@ def test_nothing_is_cut_off_a_terminal(
 
 
 def test_lines_wrap_on_a_terminal(cli: Command) -> None:
-    words = ["--model", MODELS / "Qwen3-30B-A3B-FP8.json", "--platform", "h100", "--tp", "4"]
+    words = ["--model", MODELS / "Qwen3-30B-A3B-FP8.json", "--machine", "h100", "--tp", "4"]
     asked = deployment.ask(build_parser().parse_args(["explain", *map(str, words)]))
     decision = asked.decide(asked.questions[0])
     terminal = Console(file=io.StringIO(), width=60)
@@ -63,20 +63,20 @@ def test_lines_wrap_on_a_terminal(cli: Command) -> None:
 
 
 def test_explain_says_what_is_not_in_the_order_and_nests_alternatives(cli: Command) -> None:
-    out = cli("explain", "--model", MODELS / "gpt-oss-120b.json", "--platform", "h100").out
+    out = cli("explain", "--model", MODELS / "gpt-oss-120b.json", "--machine", "h100").out
     assert "without CUTLASS_MXFP4_MXFP4: its activation_key is kMxfp4Dynamic, wanted none" in out
     either = out.index("none of these holds")
     assert out.index("    ├── request: VLLM_HUMMING_MOE_GEMM_TYPE is none", either) > either
 
 
 def test_the_subject_names_the_deployment(cli: Command, model: Path) -> None:
-    words = ["--model", model, "--platform", "h100"]
+    words = ["--model", model, "--machine", "h100"]
     assert ", on h100, tp 2, dp 4, ep:\n" in cli("select", *words, "--tp=2", "--dp=4", "--ep").out
     assert ", on h100:\n" in cli("select", *words).out
 
 
 def test_explain_a_refusal_says_what_is_nearest(cli: Command, model: Path) -> None:
-    answer = cli("explain", "--model", model, "--platform", "a100",
+    answer = cli("explain", "--model", model, "--machine", "a100",
                  "--moe-backend", "flashinfer_cutlass")  # fmt: skip
     assert answer.code == 1
     assert "no backend serves" in answer.out
@@ -86,6 +86,6 @@ def test_explain_a_refusal_says_what_is_nearest(cli: Command, model: Path) -> No
 def test_explain_lists_unknown_facts(cli: Command, model: Path, tmp_path: Path) -> None:
     machine = tmp_path / "machine.yaml"
     machine.write_text('name: x\nplatform: {device: cuda, compute_capability: "10.0"}\n')
-    answer = cli("explain", "--model", model, "--platform", machine)
+    answer = cli("explain", "--model", model, "--machine", machine)
     assert "Unknown facts" in answer.out
     assert "flashinfer_trtllm_fused_moe" in answer.out

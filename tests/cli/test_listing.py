@@ -29,7 +29,7 @@ def test_a_recorded_machine_decides_the_same(cli: Command, model: Path, tmp_path
     assert str(file) in cli("detect", "--output", file).err
     assert load_machine(file).platform["device"]
     words = ["select", "--model", model, "--format", "json"]
-    here, recorded = cli(*words), cli(*words, "--platform", file)
+    here, recorded = cli(*words), cli(*words, "--machine", file)
     assert here.code == recorded.code
     assert here.json["kernel"] == recorded.json["kernel"]
     assert here.json["facts"] == recorded.json["facts"]
@@ -67,9 +67,9 @@ def test_list_oracles_of_every_platform(cli: Command) -> None:
     assert cuda == {name: list(oracle.priority) for name, oracle in rules.oracles.items()}
 
 
-@pytest.mark.parametrize("platform", ["cuda", "h100"])
-def test_list_takes_a_platform_or_a_machine(cli: Command, platform: str) -> None:
-    words = ["--platform", platform, "--oracle", "unquantized", "--format", "json"]
+@pytest.mark.parametrize("where", [("--platform", "cuda"), ("--machine", "h100")])
+def test_list_takes_a_platform_or_a_machine(cli: Command, where: tuple[str, str]) -> None:
+    words = [*where, "--oracle", "unquantized", "--format", "json"]
     rows = cli("list", "backends", *words).json
     assert {row["platform"] for row in rows} == {"cuda"}
     assert {"TRITON", "MOONEP"} <= {row["backend"] for row in rows}
@@ -91,9 +91,9 @@ def test_list_machines(cli: Command) -> None:
     rocm = cli("list", "machines", "--platform", "rocm").out
     assert "mi300x" in rocm
     assert "h100" not in rocm
-    one = cli("list", "machines", "--platform", "Hopper", "--format", "json").json
+    one = cli("list", "machines", "--machine", "Hopper", "--format", "json").json
     assert [row["machine"] for row in one] == ["h100"]
-    assert cli("list", "machines", "--platform", "h10").code == 2
+    assert cli("list", "machines", "--machine", "h10").code == 2
 
 
 def test_list_wrong_words(cli: Command) -> None:

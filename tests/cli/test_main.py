@@ -50,6 +50,42 @@ def test_wrong_command_lines_end_with_2(cli: Command, words: list[str]) -> None:
     assert "usage: moe-rules" in answer.err
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["select", "--platform", "h100"],
+            "select has no option --platform; h100 is a machine: --machine h100",
+        ),
+        (["explain", "--platform=Hopper"], "Hopper is a machine: --machine Hopper"),
+        (
+            ["matrix", "--model", "x", "--platform", "rocm"],
+            "and --machine takes a machine (machines of it: ",
+        ),
+        (["upgrade", "--device", "rocm"], "rocm is a kind of device: --platform rocm"),
+        (
+            ["diff", "packaged", "--platform", "h100"],
+            "that is a machine; --machine h100 asks for it",
+        ),
+        (["list", "--machine", "cuda"], "which is a kind of device; machines of it: v100"),
+        (["select", "h100"], "select takes no 'h100'; h100 is a machine: --machine h100"),
+        (["select", "--modell", "x"], "select has no option --modell; did you mean --model?"),
+        (
+            ["check", "--platform="],
+            "check has no option --platform, which is one of list, diff, upgrade",
+        ),
+        (["select", "--xyz"], "select has no option --xyz; moe-rules select --help lists them"),
+        (["diff", "a", "b", "c"], "diff takes no 'c'; moe-rules diff --help has what it takes"),
+    ],
+)
+def test_words_that_a_command_does_not_take_lead_to_those_it_does(
+    cli: Command, words: list[str], said: str
+) -> None:
+    answer = cli(*words)
+    assert (answer.code, answer.out) == (2, "")
+    assert said in answer.err
+
+
 def test_interrupt_is_quiet(cli: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(args: object) -> int:
         raise KeyboardInterrupt
@@ -75,7 +111,7 @@ def test_broken_pipe_is_quiet() -> None:
 
 
 def test_no_colour_codes_without_a_terminal() -> None:
-    result = process("explain", "--model", MODEL, "--platform", "h100")
+    result = process("explain", "--model", MODEL, "--machine", "h100")
     assert result.returncode == 0
     assert "\x1b" not in result.stdout + result.stderr
 
@@ -85,7 +121,7 @@ def test_colours_on_a_terminal_unless_no_color(no_color: bool) -> None:
     pty = pytest.importorskip("pty")
     environ = {**os.environ, "TERM": "xterm-256color", **({"NO_COLOR": "1"} if no_color else {})}
     leader, follower = pty.openpty()
-    command = [sys.executable, "-m", "moe_rules", "explain", "--model", MODEL, "--platform", "t4"]
+    command = [sys.executable, "-m", "moe_rules", "explain", "--model", MODEL, "--machine", "t4"]
     child = subprocess.Popen(command, stdout=follower, stderr=follower, env=environ)
     os.close(follower)
     shown = b""
@@ -102,7 +138,7 @@ def test_colours_on_a_terminal_unless_no_color(no_color: bool) -> None:
 
 def test_output_survives_a_terminal_without_unicode() -> None:
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    result = process("explain", "--model", MODEL, "--platform", "h100", env=environ)
+    result = process("explain", "--model", MODEL, "--machine", "h100", env=environ)
     assert result.returncode == 0
     assert result.stderr == ""
 
@@ -116,9 +152,9 @@ HEAVY = {"torch", "triton", "numpy", "vllm"}
         (["--help"], {"pydantic", "rich", "yaml", "jsonschema"}),
         (["--version"], {"pydantic", "rich", "yaml", "jsonschema"}),
         (["select", "--help"], {"pydantic", "rich", "yaml", "jsonschema"}),
-        (["select", "--model", MODEL, "--platform", "h100"], {"rich", "jsonschema"}),
-        (["explain", "--model", MODEL, "--platform", "h100"], {"jsonschema"}),
-        (["why-not", "TRITON", "--model", MODEL, "--platform", "h100"], {"rich", "jsonschema"}),
+        (["select", "--model", MODEL, "--machine", "h100"], {"rich", "jsonschema"}),
+        (["explain", "--model", MODEL, "--machine", "h100"], {"jsonschema"}),
+        (["why-not", "TRITON", "--model", MODEL, "--machine", "h100"], {"rich", "jsonschema"}),
         (["detect"], {"rich", "jsonschema"}),
         (["facts"], {"rich", "jsonschema"}),
         (["list", "kernels"], {"rich", "jsonschema"}),
@@ -145,6 +181,6 @@ def test_the_rules_engine_is_a_module_that_runs() -> None:
 
 
 def test_works_from_any_folder(tmp_path: Path) -> None:
-    result = process("select", "--model", MODEL, "--platform", "b200", cwd=tmp_path)
+    result = process("select", "--model", MODEL, "--machine", "b200", cwd=tmp_path)
     assert result.returncode == 0
     assert "Qwen3-30B-A3B" in result.stdout

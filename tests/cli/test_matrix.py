@@ -7,19 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from moe_rules.cli.commands.matrix import PLATFORMS
+from moe_rules.cli.commands.matrix import MACHINES
 from moe_rules.cli.matrix import WIDEST
 from moe_rules.cli.schemes import SCHEMES
 from moe_rules.machines.machine import load_machine
 from tests.cli.conftest import MODELS, Command
 
 
-def test_a_cell_for_every_platform_and_scheme(cli: Command, model: Path) -> None:
+def test_a_cell_for_every_machine_and_scheme(cli: Command, model: Path) -> None:
     answer = cli("matrix", "--model", model, "--format", "json")
     assert answer.code == 0
-    assert answer.json["platforms"] == list(PLATFORMS)
-    cells = {(cell["scheme"], cell["platform"]): cell for cell in answer.json["cells"]}
-    assert set(cells) == {(scheme, platform) for scheme in SCHEMES for platform in PLATFORMS}
+    assert answer.json["machines"] == list(MACHINES)
+    cells = {(cell["scheme"], cell["machine"]): cell for cell in answer.json["cells"]}
+    assert set(cells) == {(scheme, machine) for scheme in SCHEMES for machine in MACHINES}
     for cell in cells.values():
         assert cell["because"]
         assert (cell["backend"] is not None) == (cell["outcome"] == "selected")
@@ -27,7 +27,7 @@ def test_a_cell_for_every_platform_and_scheme(cli: Command, model: Path) -> None
     assert asked >= {"unquantized", "fp8", "int8", "int_wna16", "mxfp8", "nvfp4", "w4a8"}
 
 
-@pytest.mark.parametrize("platform", ["h100", "mi300x", "x86-amx"])
+@pytest.mark.parametrize("machine", ["h100", "mi300x", "x86-amx"])
 @pytest.mark.parametrize(
     ("scheme", "file"),
     [
@@ -37,9 +37,9 @@ def test_a_cell_for_every_platform_and_scheme(cli: Command, model: Path) -> None
     ],
 )
 def test_a_cell_is_what_select_says_of_such_a_checkpoint(
-    cli: Command, platform: str, scheme: str, file: str
+    cli: Command, machine: str, scheme: str, file: str
 ) -> None:
-    words = ["--platform", platform, "--tp", "2", "--format", "json"]
+    words = ["--machine", machine, "--tp", "2", "--format", "json"]
     # The own format of the checkpoint does not matter.
     for published in ("Qwen3-30B-A3B.json", "Qwen3-30B-A3B-FP8.json"):
         matrix = cli("matrix", "--model", MODELS / published, "--scheme", scheme, *words).json
@@ -50,7 +50,7 @@ def test_a_cell_is_what_select_says_of_such_a_checkpoint(
 
 
 def test_options_reach_every_cell(cli: Command, model: Path) -> None:
-    words = ["matrix", "--model", model, "--platform", "b200", "--scheme", "unquantized"]
+    words = ["matrix", "--model", model, "--machine", "b200", "--scheme", "unquantized"]
     assert "FLASHINFER_TRTLLM" in cli(*words).out
     assert "FLASHINFER_TRTLLM" not in cli(*words, "--software", "bare").out
     assert "FLASHINFER_CUTLASS" in cli(*words, "--moe-backend", "flashinfer_cutlass").out
@@ -60,11 +60,11 @@ def test_options_reach_every_cell(cli: Command, model: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["text", "markdown"])
-def test_every_form_has_platforms_schemes_and_kernels(cli: Command, model: Path, form: str) -> None:
+def test_every_form_has_machines_schemes_and_kernels(cli: Command, model: Path, form: str) -> None:
     words = [
-        "--platform",
+        "--machine",
         "h100",
-        "--platform",
+        "--machine",
         "tpu",
         "--scheme",
         "unquantized",
@@ -80,31 +80,31 @@ def test_text_fits_the_page_and_says_what_is_no_kernel(cli: Command, model: Path
     out = cli("matrix", "--model", model).out
     assert max(map(len, out.splitlines())) <= WIDEST
     headings = [line.split() for line in out.splitlines() if line.startswith("  ")]
-    assert [word for line in headings for word in line if word in PLATFORMS] == list(PLATFORMS)
+    assert [word for line in headings for word in line if word in MACHINES] == list(MACHINES)
     assert out.count("\nnvfp4 ") > 1
     assert "none serves: no backend" in out
     assert "no oracle:" not in out
 
 
-def test_markdown_rows_have_a_cell_for_every_platform(cli: Command, model: Path) -> None:
+def test_markdown_rows_have_a_cell_for_every_machine(cli: Command, model: Path) -> None:
     out = cli("matrix", "--model", model, "--format", "markdown").out
     rows = [line for line in out.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(SCHEMES)
-    assert {row.count("|") for row in rows} == {len(PLATFORMS) + 2}
+    assert {row.count("|") for row in rows} == {len(MACHINES) + 2}
 
 
 def test_refusals_and_wrong_words(cli: Command, model: Path) -> None:
     words = ["matrix", "--model", model]
-    refused = cli(*words, "--platform", "xpu", "--scheme", "nvfp4", "--format", "json").json
+    refused = cli(*words, "--machine", "xpu", "--scheme", "nvfp4", "--format", "json").json
     assert refused["cells"][0]["outcome"] == "refused"
     assert "not supported on xpu" in refused["cells"][0]["because"]
     scheme = cli(*words, "--scheme", "fp8-blok")
     assert scheme.code == 2
     assert "did you mean 'fp8-block'?" in scheme.err
-    assert cli(*words, "--platform", "h10").code == 2
+    assert cli(*words, "--machine", "h10").code == 2
     assert cli("matrix").code == 2
 
 
 def test_schemes_are_plain_json() -> None:
     assert json.loads(json.dumps(SCHEMES)) == SCHEMES
-    assert all(load_machine(name) for name in PLATFORMS)
+    assert all(load_machine(name) for name in MACHINES)

@@ -20,7 +20,7 @@ from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 from tests.cli.conftest import Command
 
 FP8 = [
-    "--platform", "h200", "--oracle", "fp8",
+    "--machine", "h200", "--oracle", "fp8",
     "--weight", "kFp8Static128BlockSym", "--activation-key", "kFp8Dynamic128Sym",
     "--set", "num_experts=128", "--set", "experts_per_token=8",
     "--set", "hidden_dim=2048", "--set", "intermediate_size=768",

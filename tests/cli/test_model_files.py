@@ -40,7 +40,7 @@ def test_a_name_is_found_in_the_cache(cli: Command, cache: Path, model: Path) ->
     found = read_model(REPOSITORY)
     assert found.config == json.loads(model.read_bytes())
     assert (found.name, found.hf_quant_config) == ("Some-Model-0.6B", None)
-    answer = cli("select", "--model", REPOSITORY, "--platform", "h100")
+    answer = cli("select", "--model", REPOSITORY, "--machine", "h100")
     assert answer.out.startswith("Some-Model-0.6B, layers 0-47, on h100:")
 
 
@@ -169,7 +169,7 @@ def test_what_a_model_is_called(
 )  # fmt: skip
 def test_wrong_model_files(cli: Command, tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "config.json").write_bytes(content)
-    answer = cli("select", "--model", tmp_path, "--platform", "h100")
+    answer = cli("select", "--model", tmp_path, "--machine", "h100")
     assert answer.code == 2
     assert message in answer.err
 
@@ -191,7 +191,7 @@ def test_a_spoilt_file_is_answered_or_refused(
     path = data.draw(st.sampled_from(list(paths_of(configuration))))
     file = tmp_path / "config.json"
     file.write_text(json.dumps(spoilt(configuration, path, junk)))
-    answer = cli(*command, "--model", file, "--platform", "h100", "--tp", 2)
+    answer = cli(*command, "--model", file, "--machine", "h100", "--tp", 2)
     assert answer.code in (0, 1, 2)
     assert answer.err.startswith("moe-rules: error: ") is (answer.code == 2 or not answer.out)
 
@@ -216,7 +216,7 @@ def test_a_checkpoint_in_mistral_format(cli: Command, tmp_path: Path) -> None:
     (tmp_path / "params.json").write_text(json.dumps(params))
     assert read_model(str(tmp_path)).config["architectures"] == ["MistralForCausalLM"]
     assert read_model(str(tmp_path / "params.json")).name == tmp_path.name
-    answer = cli("select", "--model", tmp_path, "--platform", "h100")
+    answer = cli("select", "--model", tmp_path, "--machine", "h100")
     assert (answer.code, "no MoE layers" in answer.out) == (0, True)
 
 

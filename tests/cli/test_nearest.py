@@ -8,7 +8,7 @@ from tests.cli.conftest import Command
 
 
 def test_nearest_says_what_to_change_and_what_nobody_can(cli: Command, model: Path) -> None:
-    words = ["--model", model, "--platform", "h100"]
+    words = ["--model", model, "--machine", "h100"]
     requested = cli("nearest", "BATCHED_TRITON", *words)
     assert requested.code == 0
     assert "moe_backend: batched_triton instead of auto" in requested.out
@@ -17,7 +17,7 @@ def test_nearest_says_what_to_change_and_what_nobody_can(cli: Command, model: Pa
 
 
 def test_nearest_as_json(cli: Command, model: Path) -> None:
-    words = ["--model", model, "--platform", "h100", "--format", "json"]
+    words = ["--model", model, "--machine", "h100", "--format", "json"]
     answer = cli("nearest", "BATCHED_TRITON", *words).json
     assert answer["nearest"][0] == [
         {"fact": "moe_backend", "before": "auto", "value": "batched_triton", "fixed": False}
@@ -31,7 +31,7 @@ def test_nearest_says_where_nothing_selects_it(cli: Command, model: Path, tmp_pa
         "platform: cuda\n"
         "oracles: {unquantized: {adjust: [{withdraw: [BATCHED_TRITON], because: test}]}}\n"
     )
-    words = ["--model", model, "--platform", "h100", "--rules", overlay]
+    words = ["--model", model, "--machine", "h100", "--rules", overlay]
     answer = cli("nearest", "BATCHED_TRITON", *words)
     assert answer.code == 1
     assert "nothing on cuda selects BATCHED_TRITON" in answer.out

@@ -13,7 +13,7 @@ Write = Callable[[str, str | bytes], Path]
 
 OVERLAY = "platform: xpu\noracles: {unquantized: {adjust: [{first: [TRITON]}]}}\n"
 MIXTRAL = Path(__file__).parents[2] / "examples" / "models" / "Mixtral-8x7B.json"
-SELECT = ["select", "--model", MIXTRAL, "--platform", "h100", "--rules"]
+SELECT = ["select", "--model", MIXTRAL, "--machine", "h100", "--rules"]
 EXAMPLES = "examples: [{name: a, oracle: fp8, expect: {how: auto}}]"
 MACHINE = 'name: x\nplatform: {device: cuda, compute_capability: "9.0"}\n'
 

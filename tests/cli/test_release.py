@@ -12,8 +12,8 @@ from tests.cli.conftest import LAYER, ROOT, Command
 
 SAMPLES = ROOT / "tests" / "samples"
 OLDER = ["--release", "0.32"]
-AITER = ["--oracle", "unquantized", "--platform", "mi300x", "--set", "VLLM_ROCM_USE_AITER=1"]
-MARLIN = ["--oracle", "unquantized", "--platform", "h100", "--moe-backend", "marlin"]
+AITER = ["--oracle", "unquantized", "--machine", "mi300x", "--set", "VLLM_ROCM_USE_AITER=1"]
+MARLIN = ["--oracle", "unquantized", "--machine", "h100", "--moe-backend", "marlin"]
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_a_request_that_the_release_does_not_have(cli: Command) -> None:
 
 
 def test_a_backend_that_the_release_does_not_have(cli: Command) -> None:
-    about = ["--oracle", "mxfp4", "--platform", "mi350x", *LAYER, *OLDER]
+    about = ["--oracle", "mxfp4", "--machine", "mi350x", *LAYER, *OLDER]
     answer = cli("why-not", "AITER_TRITON_MXFP4_MXFP4", *about)
     assert answer.code == 2
     assert "releases/0.32/rocm.yaml:" in answer.err
@@ -87,7 +87,7 @@ def test_a_model_that_the_release_does_not_have(cli: Command, tmp_path: Path) ->
     }  # fmt: skip
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
-    about = ["select", "--model", path, "--platform", "h100"]
+    about = ["select", "--model", path, "--machine", "h100"]
     assert cli(*about).code == 0
     answer = cli(*about, *OLDER)
     assert answer.code == 2

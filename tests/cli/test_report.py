@@ -25,7 +25,7 @@ def explained(
     switches = data["deployments"][deployment]
     scheme = data["schemes"][cell["scheme"]]
     words = ["--model", data["models"][cell["model"]]["argument"]]
-    words += ["--platform", data["platforms"][cell["platform"]]["name"]]
+    words += ["--machine", data["machines"][cell["machine"]]["name"]]
     words += [] if scheme is None else ["--scheme", scheme]
     words += ["--tp", switches["tp"], "--dp", switches["dp"]]
     words += ["--ep"] if switches["ep"] else []
@@ -58,7 +58,7 @@ def check(cli: Command, data: dict[str, Any], every: int = 1) -> int:
 def test_every_state_of_every_cell_is_what_explain_says(cli: Command, tmp_path: Path) -> None:
     page = tmp_path / "report.html"
     words = ["--model", MODELS / "Qwen3-30B-A3B-FP8.json", "--model", MODELS / "gpt-oss-120b.json"]
-    words += [*SWITCHES, *(w for n in ("h100", "mi350x", "arm") for w in ("--platform", n))]
+    words += [*SWITCHES, *(w for n in ("h100", "mi350x", "arm") for w in ("--machine", n))]
     words += [w for name in ("fp8-block", "nvfp4") for w in ("--scheme", name)]
     assert cli("report", *words, "--out", page).code == 0
     assert check(cli, data_of(page), every=3) > 150
@@ -71,7 +71,7 @@ def test_the_own_format_and_kinds_of_layers(cli: Command, tmp_path: Path) -> Non
     model = tmp_path / "mixed.json"
     model.write_text(json.dumps(config))
     page = tmp_path / "report.html"
-    words = ["--model", model, "--platform", "b200", "--tp", "2", "--out", page]
+    words = ["--model", model, "--machine", "b200", "--tp", "2", "--out", page]
     assert cli("report", *words).code == 0
     data = data_of(page)
     own = next(cell for cell in data["cells"] if data["schemes"][cell["scheme"]] is None)
@@ -91,7 +91,7 @@ def test_facts_stated_and_rules_of_ones_own(cli: Command, tmp_path: Path, model:
         "      - {first: [TRITON], because: ours}\n"
     )
     page = tmp_path / "report.html"
-    words = ["--model", model, "--platform", "b200", "--scheme", "unquantized", "--dp", 1]
+    words = ["--model", model, "--machine", "b200", "--scheme", "unquantized", "--dp", 1]
     words += ["--set", "is_lora_enabled=true", "--rules", rules, "--out", page]
     assert cli("report", *words, "--against", "packaged").code == 0
     data = data_of(page)
@@ -101,21 +101,21 @@ def test_facts_stated_and_rules_of_ones_own(cli: Command, tmp_path: Path, model:
     before = Reader(data).outcome(cell, 0, "auto", "before")
     assert before["backend"] != "TRITON"
     assert before == cli(
-        "explain", "--model", model, "--platform", "b200", "--scheme", "unquantized",
+        "explain", "--model", model, "--machine", "b200", "--scheme", "unquantized",
         "--set", "is_lora_enabled=true", "--format", "json",
     ).json  # fmt: skip
 
 
 def test_rules_that_decide_alike_are_said_to(cli: Command, tmp_path: Path, model: Path) -> None:
     page = tmp_path / "report.html"
-    words = ["--model", model, "--platform", "h100", "--scheme", "unquantized", "--out", page]
+    words = ["--model", model, "--machine", "h100", "--scheme", "unquantized", "--out", page]
     assert cli("report", *words, "--against", "packaged").code == 0
     assert all(cell["before"] == cell["after"] for cell in data_of(page)["cells"])
 
 
 def test_least_changes_where_nothing_serves(cli: Command, tmp_path: Path, model: Path) -> None:
     page = tmp_path / "report.html"
-    words = ["--model", model, "--platform", "arm", "--scheme", "int4-gptq", "--tp", 1, "--dp", 1]
+    words = ["--model", model, "--machine", "arm", "--scheme", "int4-gptq", "--tp", 1, "--dp", 1]
     assert cli("report", *words, "--out", page).code == 0
     data = data_of(page)
     _, _, _, more = data["decisions"][0]
@@ -127,7 +127,7 @@ def test_least_changes_where_nothing_serves(cli: Command, tmp_path: Path, model:
 
 def test_data_is_what_its_schema_says(cli: Command, tmp_path: Path, model: Path) -> None:
     page = tmp_path / "report.html"
-    words = ["--model", model, "--platform", "b200", "--platform", "xpu", "--out", page]
+    words = ["--model", model, "--machine", "b200", "--machine", "xpu", "--out", page]
     assert cli("report", *words, *SWITCHES).code == 0
     jsonschema.validate(data_of(page), schema_for("report"))
 
@@ -136,7 +136,7 @@ def test_names_of_users_cannot_become_markup(cli: Command, tmp_path: Path, model
     evil = tmp_path / "a<b>&'\"<!--<script>alert(1)<\u2044script>.json"
     evil.write_text(model.read_text())
     page = tmp_path / "report.html"
-    words = ["--platform", "h100", "--scheme", "unquantized", "--tp", 1, "--dp", 1, "--out", page]
+    words = ["--machine", "h100", "--scheme", "unquantized", "--tp", 1, "--dp", 1, "--out", page]
     assert cli("report", "--model", evil, *words).code == 0
     text = page.read_text("utf-8")
     assert "a<b>" not in text
@@ -147,7 +147,7 @@ def test_names_of_users_cannot_become_markup(cli: Command, tmp_path: Path, model
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--platform", "h10"], "h100"),
+        (["--machine", "h10"], "h100"),
         (["--scheme", "fp8-blok"], "did you mean 'fp8-block'?"),
         (["--repository", "javascript:alert(1)"], "https://"),
         (["--repository", "https://[::1"], "https://"),
@@ -169,7 +169,7 @@ def test_dense_models_and_folders_that_are_not_there(cli: Command, tmp_path: Pat
     dense.write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))
     answer = cli("report", "--model", dense, "--out", tmp_path / "r.html")
     assert "no MoE layers" in answer.out
-    words = ["--platform", "h100", "--scheme", "unquantized", "--tp", 1, "--dp", 1]
+    words = ["--machine", "h100", "--scheme", "unquantized", "--tp", 1, "--dp", 1]
     for out, said in (
         (tmp_path / "missing" / "r.html", "there is no folder"),
         (tmp_path, "that is a folder"),
@@ -184,7 +184,7 @@ def test_it_says_what_it_wrote_and_of_which_release(
     cli: Command, tmp_path: Path, model: Path
 ) -> None:
     page = tmp_path / "r.html"
-    words = ["--model", model, "--platform", "h100", "--scheme", "unquantized", "--tp", 1]
+    words = ["--model", model, "--machine", "h100", "--scheme", "unquantized", "--tp", 1]
     words += ["--dp", 1, "--out", page]
     for options, name in (([], "packaged (vLLM 0.33)"), (["--release", "0.32.0"], "vLLM 0.32")):
         assert cli("report", *words, *options).out == f"wrote {page}\n"
@@ -195,7 +195,7 @@ def test_switches_are_every_combination_that_can_be(
     cli: Command, tmp_path: Path, model: Path
 ) -> None:
     page = tmp_path / "report.html"
-    words = ["--model", model, "--platform", "h100", "--scheme", "unquantized", "--out", page]
+    words = ["--model", model, "--machine", "h100", "--scheme", "unquantized", "--out", page]
     assert cli("report", *words, *SWITCHES).code == 0
     deployments = data_of(page)["deployments"]
     assert len(deployments) == len({json.dumps(one) for one in deployments})

@@ -9,7 +9,7 @@ import pytest
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 from tests.cli.conftest import LAYER, MODELS, Command
 
-CPU = ["run", "--platform", "x86", "--oracle", "unquantized", *LAYER]
+CPU = ["run", "--machine", "x86", "--oracle", "unquantized", *LAYER]
 BLOCK_FP8 = ["--weight", "kFp8Static128BlockSym", "--activation-key", "kFp8Dynamic128Sym"]
 
 pytest.importorskip("torch")
@@ -47,7 +47,7 @@ def test_text_says_error_time_and_versions(cli: Command) -> None:
 
 
 def test_runs_block_fp8_on_the_cpu(cli: Command) -> None:
-    answer = cli("run", "--platform", "x86-amx-fp8", "--oracle", "fp8", *LAYER, *BLOCK_FP8)
+    answer = cli("run", "--machine", "x86-amx-fp8", "--oracle", "fp8", *LAYER, *BLOCK_FP8)
     assert answer.code == 0, answer.err
     assert "CPUExpertsFp8W8A8" in answer.out
     assert "kFp8Static128BlockSym" in NAMED_KEYS
@@ -86,7 +86,7 @@ def test_a_large_layer_is_reduced_and_says_so(cli: Command) -> None:
 
 
 def test_a_kernel_of_a_package_that_is_not_installed(cli: Command, model: Path) -> None:
-    answer = cli("run", "--model", model, "--platform", "b200")
+    answer = cli("run", "--model", model, "--machine", "b200")
     assert answer.code == 1
     assert "TrtLlmBf16ExpertsMonolithic" in answer.err
     assert "pip install vllm" in answer.err
@@ -97,21 +97,19 @@ def test_a_kernel_for_another_device(cli: Command, model: Path) -> None:
 
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
-    answer = cli("run", "--model", model, "--platform", "h100")
+    answer = cli("run", "--model", model, "--machine", "h100")
     assert answer.code == 1
     assert "torch sees no GPU here" in answer.err
 
 
 def test_a_layer_that_nothing_serves(cli: Command, model: Path) -> None:
-    answer = cli(
-        "run", "--model", model, "--platform", "a100", "--moe-backend", "flashinfer_trtllm"
-    )
+    answer = cli("run", "--model", model, "--machine", "a100", "--moe-backend", "flashinfer_trtllm")
     assert answer.code == 1
     assert "compute_capability is 8.0" in answer.err
 
 
 def test_platforms_whose_own_code_takes_over(cli: Command) -> None:
-    answer = cli("run", "--model", MODELS / "Qwen3-30B-A3B.json", "--platform", "tpu")
+    answer = cli("run", "--model", MODELS / "Qwen3-30B-A3B.json", "--machine", "tpu")
     assert answer.code == 1
     assert "TPU was selected, which has no kernel to run: " in answer.err
 
@@ -122,7 +120,7 @@ def test_runs_triton_on_the_gpu(cli: Command, model: Path) -> None:
 
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    answer = cli("run", "--model", model, "--platform", "h100", "--format", "json")
+    answer = cli("run", "--model", model, "--machine", "h100", "--format", "json")
     assert answer.code == 0, answer.err
     run = answer.json["run"]
     assert (run["kernel"], run["device"]) == ("TritonExperts", "cuda")

@@ -16,7 +16,7 @@ from tests.cli.conftest import LAYER, MODELS, Command
 
 
 def test_text_says_backend_kernel_and_why(cli: Command, model: Path) -> None:
-    answer = cli("select", "--model", model, "--platform", "h100")
+    answer = cli("select", "--model", model, "--machine", "h100")
     assert answer.code == 0
     assert "TRITON / TritonExperts" in answer.out
     because = next(line for line in answer.out.splitlines() if "because:" in line)
@@ -26,7 +26,7 @@ def test_text_says_backend_kernel_and_why(cli: Command, model: Path) -> None:
 
 @pytest.mark.parametrize("platform", ["h100", "b200", "mi300x", "x86-amx", "xpu", "tpu"])
 def test_json_is_the_decision_of_the_library(cli: Command, model: Path, platform: str) -> None:
-    answer = cli("select", "--model", model, "--platform", platform, "--format", "json")
+    answer = cli("select", "--model", model, "--machine", platform, "--format", "json")
     config = FusedMoEConfig(
         num_experts=128, experts_per_token=8, hidden_dim=2048, intermediate_size=768,
         routing_method="RenormalizeNaive",
@@ -42,7 +42,7 @@ def test_what_will_not_load_is_said_beside_the_decision(cli: Command, tmp_path: 
     config = json.loads((MODELS / "Qwen3-30B-A3B-FP8.json").read_text(encoding="utf-8"))
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**config, "moe_intermediate_size": 640}), encoding="utf-8")
-    words = ["--model", tmp_path, "--platform", "h100", "--tp", "8"]
+    words = ["--model", tmp_path, "--machine", "h100", "--tp", "8"]
     reason = "intermediate_size_per_partition 80 is not a multiple of 128"
     for command in ("select", "explain"):
         answer = cli(command, *words)
@@ -55,14 +55,14 @@ def test_what_will_not_load_is_said_beside_the_decision(cli: Command, tmp_path: 
 
 
 def test_a_layer_can_be_stated(cli: Command) -> None:
-    answer = cli("select", "--platform", "h100", "--oracle", "unquantized", *LAYER, "--tp", "2",
+    answer = cli("select", "--machine", "h100", "--oracle", "unquantized", *LAYER, "--tp", "2",
                  "--format", "json")  # fmt: skip
     facts = answer.json["facts"]
     assert (facts["tp_size"], facts["intermediate_size_per_partition"]) == (2, 256)
 
 
 def test_a_stated_fact_overrides_model_and_machine(cli: Command, model: Path) -> None:
-    words = ["select", "--model", model, "--platform", "h100", "--format", "json"]
+    words = ["select", "--model", model, "--machine", "h100", "--format", "json"]
     plain = cli(*words).json
     stated = cli(*words, "--set", "hidden_dim=4096", "--set", "compute_capability=10.0",
                  "--set", "flashinfer_trtllm_fused_moe=false").json  # fmt: skip
@@ -77,7 +77,7 @@ def test_stated_switches_win_over_the_environment(
     cli: Command, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_BATCH_INVARIANT", "1")
-    words = ["select", "--model", model, "--platform", "h100", "--format", "json"]
+    words = ["select", "--model", model, "--machine", "h100", "--format", "json"]
     assert cli(*words).json["facts"]["VLLM_BATCH_INVARIANT"] is True
     stated = cli(*words, "--set", "VLLM_BATCH_INVARIANT=0").json
     assert stated["facts"]["VLLM_BATCH_INVARIANT"] is False
@@ -86,7 +86,7 @@ def test_stated_switches_win_over_the_environment(
 def test_an_unreadable_switch_is_an_error_where_it_is_asked_for(
     cli: Command, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["select", "--model", model, "--platform", "h100"]
+    words = ["select", "--model", model, "--machine", "h100"]
     monkeypatch.setenv("VLLM_CPU_INT4_W4A8", "")
     answer = cli(*words)
     assert answer.code == 0
@@ -100,7 +100,7 @@ def test_an_unreadable_switch_is_an_error_where_it_is_asked_for(
 
 
 def test_software_presets_differ(cli: Command, model: Path) -> None:
-    words = ["select", "--model", model, "--platform", "b200", "--format", "json"]
+    words = ["select", "--model", model, "--machine", "b200", "--format", "json"]
     assert cli(*words, "--software", "full").json["backend"] == "FLASHINFER_TRTLLM"
     assert cli(*words, "--software", "bare").json["backend"] == "TRITON"
 
@@ -116,14 +116,14 @@ def test_an_overlay_changes_the_order_and_is_named(
         "    adjust:\n"
         "      - {move: TRITON, before: FLASHINFER_TRTLLM, because: we measured it}\n"
     )
-    answer = cli("select", "--model", model, "--platform", "b200", "--rules", overlay)
+    answer = cli("select", "--model", model, "--machine", "b200", "--rules", overlay)
     assert "TRITON / TritonExperts" in answer.out
     assert "we measured it" in answer.out
     assert "mine.yaml:5" in answer.out
 
 
 def test_nothing_serves_is_1_with_reasons(cli: Command, model: Path) -> None:
-    words = ["--model", model, "--platform", "a100", "--moe-backend", "flashinfer_trtllm"]
+    words = ["--model", model, "--machine", "a100", "--moe-backend", "flashinfer_trtllm"]
     answer = cli("select", *words)
     assert answer.code == 1
     assert "no backend serves" in answer.out
@@ -145,7 +145,7 @@ def two_kinds(tmp_path: Path) -> Path:
 
 
 def test_each_kind_of_layer_gets_an_answer(cli: Command, two_kinds: Path) -> None:
-    words = ["select", "--model", two_kinds, "--platform", "h100"]
+    words = ["select", "--model", two_kinds, "--machine", "h100"]
     answer = cli(*words)
     assert "layers 0-46" in answer.out
     assert "layer 47" in answer.out
@@ -154,7 +154,7 @@ def test_each_kind_of_layer_gets_an_answer(cli: Command, two_kinds: Path) -> Non
 
 
 def test_layer_picks_a_kind(cli: Command, two_kinds: Path) -> None:
-    words = ["select", "--model", two_kinds, "--platform", "h100", "--format", "json"]
+    words = ["select", "--model", two_kinds, "--machine", "h100", "--format", "json"]
     assert cli(*words, "--layer", 47).json["oracle"] == "unquantized"
     answer = cli(*words, "--layer", 48)
     assert answer.code == 2
@@ -172,9 +172,9 @@ def test_layers_in_words_name_every_layer(indices: set[int]) -> None:
 
 
 WRONG = {
-    "no such machine": (["--platform", "h10"], "nearest: h100"),
-    "machine file is a folder": (["--platform", "/"], "is a directory"),
-    "unknown preset": (["--platform", "h100", "--software", "ful"], "did you mean 'full'?"),
+    "no such machine": (["--machine", "h10"], "nearest: h100"),
+    "machine file is a folder": (["--machine", "/"], "is a directory"),
+    "unknown preset": (["--machine", "h100", "--software", "ful"], "did you mean 'full'?"),
     "no such overlay": (["--rules", "nowhere"], "there is no overlay 'nowhere'"),
     "unknown fact": (["--set", "num_expert=3"], "did you mean 'num_experts'?"),
     "derived fact": (["--set", "all2all=none"], "follows from other facts"),
@@ -189,7 +189,7 @@ WRONG = {
     "malformed key": (["--weight", '{"dtype": 3}'], "malformed quantization key"),
     "unknown all2all": (["--all2all", "deepep"], "there is no such backend"),
     "unknown oracle": (["--oracle", "fp9"], "did you mean 'fp8'?"),
-    "foreign fact": (["--platform", "h100", "--set", "gfx=gfx942"], "rocm devices"),
+    "foreign fact": (["--machine", "h100", "--set", "gfx=gfx942"], "rocm devices"),
 }
 
 
@@ -198,7 +198,7 @@ WRONG = {
 def test_wrong_options(
     cli: Command, model: Path, command: str, words: list[str], message: str
 ) -> None:
-    platform = [] if "--platform" in words else ["--platform", "h100"]
+    platform = [] if "--machine" in words else ["--machine", "h100"]
     answer = cli(command, "--model", model, *platform, *words)
     assert answer.code == 2
     assert answer.err.startswith("moe-rules: error: ")
@@ -207,7 +207,7 @@ def test_wrong_options(
 
 
 def test_missing_facts_are_listed(cli: Command) -> None:
-    answer = cli("select", "--platform", "h100", "--set", "num_experts=8")
+    answer = cli("select", "--machine", "h100", "--set", "num_experts=8")
     assert answer.code == 2
     for word in ("--oracle", "experts_per_token", "hidden_dim", "intermediate_size"):
         assert word in answer.err
@@ -216,14 +216,14 @@ def test_missing_facts_are_listed(cli: Command) -> None:
 
 def test_an_unknown_model_can_be_stated(cli: Command, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"architectures": ["NopeForCausalLM"]}')
-    words = ["select", "--model", tmp_path, "--platform", "h100"]
+    words = ["select", "--model", tmp_path, "--machine", "h100"]
     answer = cli(*words)
     assert answer.code == 2
     assert "--set num_experts=..." in answer.err
 
 
 def test_tensor_parallel_size_that_does_not_divide(cli: Command, model: Path) -> None:
-    answer = cli("select", "--model", model, "--platform", "h100", "--tp", "5")
+    answer = cli("select", "--model", model, "--machine", "h100", "--tp", "5")
     assert answer.code == 2
     assert "5" in answer.err
 
@@ -236,7 +236,7 @@ def test_calls_that_are_served_differently_are_listed(
         "platform: cuda\noracles: {unquantized: {adjust: [\n"
         '  {when: {num_tokens: "<=64"}, first: [TRITON], because: faster at decode}]}}\n'
     )
-    asked = ("select", "--model", model, "--platform", "b200")
+    asked = ("select", "--model", model, "--machine", "b200")
     text = cli(*asked, "--rules", overlay).out
     assert "calls of 1 to 64 tokens: TRITON / TritonExperts" in text
     assert "calls of 65 or more tokens: FLASHINFER_TRTLLM" in text
@@ -257,7 +257,7 @@ def test_a_request_by_oracle_and_role_is_shown_with_its_place(
 ) -> None:
     overlay = tmp_path / "mine.yaml"
     overlay.write_text("platform: cuda\nrequested:\n  unquantized: flashinfer_cutlass\n")
-    words = ["select", "--model", model, "--platform", "h100", "--rules", overlay]
+    words = ["select", "--model", model, "--machine", "h100", "--rules", overlay]
     answer = cli(*words)
     assert "FLASHINFER_CUTLASS / FlashInferExperts" in answer.out
     assert "requested by: unquantized=flashinfer_cutlass" in answer.out
@@ -274,7 +274,7 @@ def test_a_request_by_oracle_and_role_is_shown_with_its_place(
 
 
 def test_the_option_of_the_command_line(cli: Command, model: Path) -> None:
-    select = ("select", "--model", model, "--platform", "b200")
+    select = ("select", "--model", model, "--machine", "b200")
     given = '{"moe": "mxfp8", "ignore": ["*layers.0.*"]}'
     answer = cli(*select, "--quantization", "online", "--quantization-config", given)
     assert "layer 0, on b200" in answer.out
@@ -289,10 +289,10 @@ def test_a_dense_model_has_no_moe_layers(cli: Command, tmp_path: Path, command: 
     config = tmp_path / "config.json"
     config.write_text('{"architectures": ["LlamaForCausalLM"], "model_type": "llama"}')
     backend = ["TRITON"] if command == "why-not" else []
-    answer = cli(command, *backend, "--model", config, "--platform", "h100")
+    answer = cli(command, *backend, "--model", config, "--machine", "h100")
     assert (answer.code, answer.err) == (0, "")
     assert answer.out == f"{config}: the model has no MoE layers\n"
-    answer = cli(command, *backend, "--model", config, "--platform", "h100", "--format", "json")
+    answer = cli(command, *backend, "--model", config, "--machine", "h100", "--format", "json")
     assert (answer.code, json.loads(answer.out)["layers"]) == (0, [])
 
 
@@ -309,7 +309,7 @@ def test_that_no_oracle_is_asked_is_an_answer(cli: Command, tmp_path: Path) -> N
         "torch_dtype": "bfloat16",
     }
     (tmp_path / "config.json").write_text(json.dumps(model))
-    asked = ("select", "--model", str(tmp_path), "--platform", "h100")
+    asked = ("select", "--model", str(tmp_path), "--machine", "h100")
     text = cli(*asked)
     assert text.code == 0
     assert "fused_experts" in text.out

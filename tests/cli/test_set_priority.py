@@ -26,7 +26,7 @@ def backend(machine: str, *overlays: str) -> str | None:
 
 
 TRITON_ON_BLACKWELL = (
-    "set-priority", "unquantized", "TRITON", "--first", "--platform", "b200",
+    "set-priority", "unquantized", "TRITON", "--first", "--machine", "b200",
     "--when", "compute_capability=10.0", "--because", "faster for our shapes",
 )  # fmt: skip
 
@@ -102,7 +102,7 @@ WRONG = {
     "other": (("unquantized", "TRITON", "--after", "MOON"), "did you mean 'MOONEP'?"),
     "itself": (("unquantized", "TRITON", "--after", "TRITON"), "cannot move by itself"),
     "platform": (("unquantized", "TRITON", "--last", "--platform", "cudda"), "mean 'cuda'?"),
-    "machine": (("unquantized", "TRITON", "--last", "--platform", "h101"), "nearest: h100"),
+    "machine": (("unquantized", "TRITON", "--last", "--machine", "h101"), "nearest: h100"),
     "fact": (("unquantized", "TRITON", "--last", "--when", "num_expert=1"), "'num_experts'?"),
     "value": (
         ("unquantized", "TRITON", "--last", "--when", "activation=sliu"),
@@ -121,7 +121,7 @@ WRONG = {
 def test_wrong_words_are_an_error_and_nothing_is_written(
     cli: Command, words: tuple[str, ...], message: str
 ) -> None:
-    platform = () if "--platform" in words else ("--platform", "cuda")
+    platform = () if {"--platform", "--machine"} & set(words) else ("--platform", "cuda")
     answer = cli("set-priority", *words, *platform, "--because", "x")
     assert answer.code == 2
     assert message in answer.err

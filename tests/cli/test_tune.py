@@ -29,7 +29,7 @@ from moe_rules.language.rules import Adjustment, Reason
 from tests.cli.conftest import LAYER, Command
 
 FP8 = [
-    "--platform", "x86-amx-fp8", "--oracle", "fp8", *LAYER,
+    "--machine", "x86-amx-fp8", "--oracle", "fp8", *LAYER,
     "--weight", "kFp8Static128BlockSym", "--activation-key", "kFp8Dynamic128Sym",
 ]  # fmt: skip
 """A layer that two kernels of the CPU serve: CPU_W8A8, then CPU."""
@@ -114,7 +114,7 @@ def test_real_kernels_are_measured(cli: Command, tmp_path: Path) -> None:
 
 
 def test_one_kernel_has_nothing_to_be_compared_with(cli: Command, tmp_path: Path) -> None:
-    layer = ["--platform", "x86", "--oracle", "unquantized", *LAYER]
+    layer = ["--machine", "x86", "--oracle", "unquantized", *LAYER]
     answer = cli("tune", *layer, "--out", tmp_path)
     assert answer.code == 1
     assert "only one to measure, CPUUnquantizedExperts; tilings are searched on GPUs" in answer.err
@@ -122,13 +122,13 @@ def test_one_kernel_has_nothing_to_be_compared_with(cli: Command, tmp_path: Path
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
 def test_tilings_need_a_gpu(cli: Command, tmp_path: Path) -> None:
-    answer = cli("tune", "--platform", "h100", "--shape", "qwen3-30b-a3b", "--out", tmp_path)
+    answer = cli("tune", "--machine", "h100", "--shape", "qwen3-30b-a3b", "--out", tmp_path)
     assert answer.code == 1
     assert "torch sees none here (--device cpu" in answer.err
 
 
 def test_a_layer_without_a_kernel_of_ours(cli: Command, tmp_path: Path) -> None:
-    answer = cli("tune", "--platform", "tpu", "--shape", "mixtral-8x7b", "--out", tmp_path)
+    answer = cli("tune", "--machine", "tpu", "--shape", "mixtral-8x7b", "--out", tmp_path)
     assert answer.code == 1
     assert "mixtral-8x7b-bf16 has no kernel to tune here" in answer.err
 
@@ -159,7 +159,7 @@ def _asked(*words: str) -> argparse.Namespace:
 def test_rules_let_our_kernel_of_a_scheme_serve_named_layers(scheme: str) -> None:
     assert set(ORACLES) == set(SCHEMES)
     shape = "gpt-oss-120b" if scheme == "mxfp4_w4a16" else "deepseek-v3-ep8"
-    (asked,) = ask(_asked("--platform", "h100", "--shape", shape, "--scheme", scheme))
+    (asked,) = ask(_asked("--machine", "h100", "--shape", shape, "--scheme", scheme))
     ((tuned,), _) = tuned_questions(asked)
     expected = SCHEMES[scheme]
     assert tuned.layer.config == SHAPES[shape].moe_config(expected.in_dtype)

@@ -15,9 +15,9 @@ SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
 CASES = Path(os.environ.get("MOE_RULES_CASES", SAMPLES))
 
 
-@pytest.mark.parametrize("platform", ["cuda-sm90", "rocm-gfx942", "xpu", "cpu-arm", "tpu"])
-def test_recorded_cases_come_back(platform: str, tmp_path: Path) -> None:
-    cases = CASES / f"{platform}.jsonl.gz"
-    options = ["--python", sys.executable, "--out", str(tmp_path), "--platform", platform]
+@pytest.mark.parametrize("machine", ["cuda-sm90", "rocm-gfx942", "xpu", "cpu-arm", "tpu"])
+def test_recorded_cases_come_back(machine: str, tmp_path: Path) -> None:
+    cases = CASES / f"{machine}.jsonl.gz"
+    options = ["--python", sys.executable, "--out", str(tmp_path), "--machine", machine]
     asked = ["--inputs", str(cases), "--compare", str(cases)]
     assert main([__version__, *options, *asked]) == 0

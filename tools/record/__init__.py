@@ -1,1 +1,1 @@
-"""Records what a release of vLLM decides on platforms that are not there: docs/recording.md."""
+"""Records what a release of vLLM decides on machines that are not there: docs/recording.md."""

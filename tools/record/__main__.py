@@ -20,7 +20,7 @@ from tools.record import executed
 from tools.record.comparing import compare
 from tools.record.environment import NoEnvironmentError, python_of
 from tools.record.places import ORACLES
-from tools.record.recording import KEPT, Plan, RecordingError, known_platforms, record
+from tools.record.recording import KEPT, Plan, RecordingError, known_machines, record
 
 CACHE = Path(".record")
 
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(f"error: {error}", markup=False, highlight=False, style="red")
         return 2
     except KeyboardInterrupt:
-        console.print("interrupted: the same command goes on with the platforms that are left")
+        console.print("interrupted: the same command goes on with the machines that are left")
         return 130
 
 
@@ -43,16 +43,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.record", description=__doc__)
     add = parser.add_argument
     add("version", help="a release of vLLM, as 0.33.0")
-    add("--platform", action="append", default=[], help="as cuda-sm90; all if absent")
+    add("--machine", action="append", default=[], help="as cuda-sm90 or h100; all if absent")
+    add("--platform", action="append", default=[], help="machines of a kind, as cuda")
     add("--oracle", action="append", default=[], help="as fp8; all if absent")
-    add("--cases", type=int, default=600, help="cases per oracle and platform (%(default)s)")
+    add("--cases", type=int, default=600, help="cases per oracle and machine (%(default)s)")
     add("--seed", type=int, default=0, help="other seeds make other cases (%(default)s)")
     add("--inputs", nargs="+", default=[], help="ask these recorded cases instead of new ones")
     add("--compare", nargs="+", default=[], type=Path, help="recorded cases to compare with")
     add("--python", type=Path, help="that of an environment with the release; else one is made")
     add("--cache", type=Path, default=CACHE, help="environments and recordings (%(default)s)")
     add("--out", type=Path, help="the recording's folder (CACHE/cases/VERSION if absent)")
-    add("--jobs", type=int, default=1, help="platforms at a time (%(default)s)")
+    add("--jobs", type=int, default=1, help="machines at a time (%(default)s)")
     return parser
 
 
@@ -62,7 +63,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             raise RecordingError(f"no oracle {oracle!r}{did_you_mean(oracle, ORACLES)}")
     if options.cases < 1 or options.jobs < 1:
         raise RecordingError("--cases and --jobs are at least 1")
-    names = known_platforms(options.platform)
+    names = known_machines(options.machine, options.platform)
     started = time.perf_counter()
     python = options.python or python_of(options.version, options.cache)
     if not python.exists():
@@ -92,7 +93,7 @@ def _run(options: argparse.Namespace, console: Console) -> int:
 
 
 class _Bars:
-    """A bar for every platform that is being recorded."""
+    """A bar for every machine that is being recorded."""
 
     def __init__(self, console: Console) -> None:
         columns = (TextColumn("{task.description:16}"), BarColumn(), MofNCompleteColumn())
@@ -106,17 +107,17 @@ class _Bars:
     def __exit__(self, *exception: object) -> None:
         self._progress.stop()
 
-    def show(self, platform: str, asked: int, of: int) -> None:
-        """Show how far a platform is."""
-        if platform not in self._tasks:
-            self._tasks[platform] = self._progress.add_task(platform, total=of)
-        self._progress.update(self._tasks[platform], completed=asked)
+    def show(self, machine: str, asked: int, of: int) -> None:
+        """Show how far a machine is."""
+        if machine not in self._tasks:
+            self._tasks[machine] = self._progress.add_task(machine, total=of)
+        self._progress.update(self._tasks[machine], completed=asked)
 
 
 def _summarize(reports: Mapping[str, Mapping[str, Any]], out: Path, console: Console) -> None:
     """Say what is recorded and what is not, and put down which lines of vLLM were executed."""
     cases = sum(report["cases"] for report in reports.values())
-    console.print(f"{cases} cases of {len(reports)} platforms")
+    console.print(f"{cases} cases of {len(reports)} machines")
     asked = [report for report in reports.values() if "oracles" in report]
     lacking = {oracle for report in asked for oracle in ORACLES.keys() - set(report["oracles"])}
     for oracle in sorted(lacking):

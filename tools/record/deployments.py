@@ -1,4 +1,4 @@
-"""Deployments that one oracle may be asked about on one platform.
+"""Deployments that one oracle may be asked about on one machine.
 
 What the rules of an oracle ask is compiled (:mod:`moe_rules.analysis.compiled`): the facts, the
 values of each that they tell apart, and where each of them applies. A release that has no tables
@@ -39,7 +39,7 @@ _FIXED = ("intermediate_size", "model_role", "num_tokens")
 
 
 class Deployments:
-    """The deployments of one oracle on one platform, as some rule sets tell them apart."""
+    """The deployments of one oracle on one machine, as some rule sets tell them apart."""
 
     def __init__(self, oracle: str, machine: Machine, rules: Sequence[PlatformRules]) -> None:
         self.oracle = oracle

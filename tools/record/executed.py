@@ -139,7 +139,7 @@ def _statements(body: Iterable[ast.stmt]) -> Iterator[tuple[int, int]]:
 
 
 def merged(executed: Iterable[Mapping[str, Iterable[int]]]) -> dict[str, frozenset[int]]:
-    """The lines that were executed on some platform, by file."""
+    """The lines that were executed on some machine, by file."""
     lines: dict[str, set[int]] = defaultdict(set)
     for one in executed:
         for file, numbers in one.items():
@@ -159,7 +159,7 @@ def report(
 ) -> dict[str, Any]:
     """How much of each function was executed, the lines that were not, and what kernels answered.
 
-    ``kernels`` are the answers on each platform, which are added up.
+    ``kernels`` are the answers on each machine, which are added up.
     """
     rows: list[dict[str, Any]] = []
     nowhere: frozenset[int] = frozenset()

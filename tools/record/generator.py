@@ -1,4 +1,4 @@
-"""Makes cases for one platform, from what the rules ask and what the vocabulary knows.
+"""Makes cases for one machine, from what the rules ask and what the vocabulary knows.
 
 Three kinds, of which each oracle gets about a third each:
 
@@ -39,7 +39,7 @@ def cases_of(
 ) -> Iterator[dict[str, Any]]:
     """About ``count`` cases for each oracle (all, if none are given), in lines without ``expect``.
 
-    ``name`` is the platform's. Cases are unique; there are fewer where an oracle asks little.
+    ``name`` is the machine's. Cases are unique; there are fewer where an oracle asks little.
     """
     rules = rule_sets(machine.device)
     wanted = set(oracles)

@@ -1,8 +1,8 @@
-"""Records a release: one process per platform, resumable, and a report of what it came to.
+"""Records a release: one process per machine, resumable, and a report of what it came to.
 
-The folder of a recording holds ``PLATFORM.jsonl.gz``, which ``moe-rules conformance`` reads, and
-beside them ``recording/``: what was planned, what each platform's process reported, which lines of
-vLLM it executed, and its log. A platform is done once its report is there; a recording that was
+The folder of a recording holds ``MACHINE.jsonl.gz``, which ``moe-rules conformance`` reads, and
+beside them ``recording/``: what was planned, what each machine's process reported, which lines of
+vLLM it executed, and its log. A machine is done once its report is there; a recording that was
 interrupted goes on with the others, and one with another plan needs another folder.
 """
 
@@ -21,9 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.narrowing import platform_called
 from moe_rules.conformance.cases import Case, case_files, read_lines
+from moe_rules.conformance.writing import platform_name
+from moe_rules.machines.machine import Machine, MachineError, load_machine
+from moe_rules.vocabulary.fact_values import did_you_mean
 from tools.record.generator import cases_of
-from tools.record.platforms import platforms
+from tools.record.machines import machines
 
 ROOT = Path(__file__).parents[2]
 WORKER = ("-m", "tools.record.worker")
@@ -37,21 +42,21 @@ class RecordingError(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What is recorded: the release, platforms and oracles, and how cases are made.
+    """What is recorded: the release, machines and oracles, and how cases are made.
 
     ``oracles`` are all if there are none. ``inputs`` are files of cases that are asked instead of
     generated ones.
     """
 
     release: str
-    platforms: tuple[str, ...]
+    machines: tuple[str, ...]
     oracles: tuple[str, ...] = ()
     cases: int = 600
     seed: int = 0
     inputs: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as the folder of a recording states it; the platforms may grow."""
+        """The plan as the folder of a recording states it; the machines may grow."""
         said: dict[str, Any] = {"release": self.release, "oracles": list(self.oracles)}
         if self.inputs:
             return {**said, "inputs": list(self.inputs)}
@@ -59,28 +64,54 @@ class Plan:
 
 
 class Progress(Protocol):
-    """Is told how far a platform is: cases that were asked, of how many."""
+    """Is told how far a machine is: cases that were asked, of how many."""
 
-    def __call__(self, platform: str, asked: int, of: int) -> None:
+    def __call__(self, machine: str, asked: int, of: int) -> None:
         """Show it."""
 
 
-def known_platforms(names: Iterable[str]) -> tuple[str, ...]:
-    """The platforms of these names, all if there are none. Raises RecordingError."""
-    known = platforms()
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        raise RecordingError(f"no platform {unknown[0]!r}: there are {', '.join(known)}")
-    return tuple(dict.fromkeys(names)) or tuple(known)
+def known_machines(names: Iterable[str], platforms: Iterable[str]) -> tuple[str, ...]:
+    """The machines of these names and kinds of device, all if there are none.
+
+    A name is that which cases give ("cuda-sm90"), or one of ``moe-rules list machines`` ("h100"),
+    which stands for the machine that is recorded in its place. Raises RecordingError.
+    """
+    known = machines()
+    try:
+        devices = {platform_called(name) for name in platforms}
+    except UserError as error:
+        raise RecordingError(str(error)) from None
+    wanted = {_called(name, known) for name in names}
+    found = [
+        name
+        for name, machine in known.items()
+        if (not wanted or name in wanted) and (not devices or machine.device in devices)
+    ]
+    if not found:
+        raise RecordingError("nothing is recorded: no machine is what --machine and --platform say")
+    return tuple(found)
+
+
+def _called(name: str, known: Mapping[str, Machine]) -> str:
+    try:
+        recorded = name if name in known else platform_name(load_machine(name))
+    except MachineError:
+        recorded = ""
+    if recorded not in known:
+        raise RecordingError(
+            f"--machine {name}: no such machine is recorded{did_you_mean(name, known)} "
+            f"(one of {', '.join(known)}, or of moe-rules list machines)"
+        )
+    return recorded
 
 
 def record(
     plan: Plan, python: Path, out: Path, progress: Progress, *, jobs: int = 1
 ) -> dict[str, dict[str, Any]]:
-    """Record what is not recorded yet, and return the reports of all platforms of the plan.
+    """Record what is not recorded yet, and return the reports of all machines of the plan.
 
     ``python`` is that of an environment with the release. Raises RecordingError where the folder
-    holds another recording, and where a platform fails, which ends the others as well.
+    holds another recording, and where a machine fails, which ends the others as well.
     """
     kept = out / KEPT
     for folder in ("inputs", "reports", "executed", "logs"):
@@ -90,8 +121,8 @@ def record(
     given = _given(plan.inputs)
     with ThreadPoolExecutor(jobs) as pool:
         waiting = [
-            pool.submit(_platform, plan, name, python, out, given, progress, stop)
-            for name in plan.platforms
+            pool.submit(_machine, plan, name, python, out, given, progress, stop)
+            for name in plan.machines
             if not _report(kept, name).exists()
         ]
         try:
@@ -101,11 +132,11 @@ def record(
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return {name: json.loads(_report(kept, name).read_text()) for name in plan.platforms}
+    return {name: json.loads(_report(kept, name).read_text()) for name in plan.machines}
 
 
-def _report(kept: Path, platform: str) -> Path:
-    return kept / "reports" / f"{platform}.json"
+def _report(kept: Path, machine: str) -> Path:
+    return kept / "reports" / f"{machine}.json"
 
 
 def _agree(plan: Plan, path: Path) -> None:
@@ -124,7 +155,7 @@ def _agree(plan: Plan, path: Path) -> None:
 
 
 def _given(paths: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
-    """Recorded cases by their platform. Raises CaseError."""
+    """Recorded cases by their machine. Raises CaseError."""
     found: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for path in case_files(map(Path, paths)) if paths else ():
         for number, case in read_lines(path):
@@ -132,7 +163,7 @@ def _given(paths: Iterable[str]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _platform(
+def _machine(
     plan: Plan,
     name: str,
     python: Path,
@@ -141,7 +172,7 @@ def _platform(
     progress: Progress,
     stop: threading.Event,
 ) -> None:
-    """Make the inputs of a platform, have them asked, and put down its report, last of all."""
+    """Make the inputs of a machine, have them asked, and put down its report, last of all."""
     if stop.is_set():
         return
     kept = out / KEPT
@@ -150,8 +181,7 @@ def _platform(
         wanted = set(plan.oracles)
         cases = [c for c in given.get(name, ()) if not wanted or c["oracle"] in wanted]
     else:
-        machine = platforms()[name]
-        cases = list(cases_of(machine, name, plan.cases, plan.seed, plan.oracles))
+        cases = list(cases_of(machines()[name], name, plan.cases, plan.seed, plan.oracles))
     made = time.perf_counter() - started
     report: dict[str, Any] = {"release": plan.release, "cases": 0}
     if cases:

@@ -29,7 +29,7 @@ from tools.site.words import keys_page, sets_page, words
 
 SOURCES = {
     "platform": "Found on this machine (`moe-rules detect`), or those of the machine that "
-    "`--platform` names or that a file has recorded.",
+    "`--machine` names or that a file has recorded.",
     "software": "Found on this machine (`moe-rules detect`), recorded, or those of a preset of a "
     "named machine (`--software`).",
     "layer": "Read from the model's `config.json`, as `rules/models` says for its architecture.",

@@ -99,14 +99,14 @@ def _machines(platform: str | None = None) -> str:
         for machine in named_machines().values()
         if platform in (None, machine.platform["device"])
     ]
-    return table(["`--platform`", "product", "facts", "also called"], rows)
+    return table(["`--machine`", "product", "facts", "also called"], rows)
 
 
 def _machines_page() -> str:
     return document(
         WIDE,
         heading(1, "Machines"),
-        "What `--platform` may name, besides a file that `moe-rules detect` recorded "
+        "What `--machine` may name, besides a file that `moe-rules detect` recorded "
         f"({link('rules/machines.yaml', '/rules/machines.yaml')}).",
         _machines(),
     )

@@ -44,7 +44,7 @@ def add_parser(subparsers: Subparsers) -> None:
     )
     parser.set_defaults(
         run=partial(run, parser),
-        platform=None,
+        machine=None,
         software=None,
         rules=[],
         release=None,

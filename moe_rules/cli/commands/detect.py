@@ -20,7 +20,7 @@ def add_parser(subparsers: Subparsers) -> None:
         subparsers,
         "detect",
         "print the facts of this machine, and how each is known",
-        "With --output the machine is recorded in a file that every --platform takes, here or\n"
+        "With --output the machine is recorded in a file that every --machine takes, here or\n"
         "on another machine. A fact that cannot be told is unknown, never false.",
         "moe-rules detect --output machine.yaml",
     )

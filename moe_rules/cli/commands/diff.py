@@ -51,7 +51,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
-    from moe_rules.cli.differing import FORMATS, Comparison, check_narrowing, compare
+    from moe_rules.cli.differing import FORMATS, Comparison, compare
+    from moe_rules.cli.narrowing import check_narrowing
     from moe_rules.cli.rule_sets import rule_sets
     from moe_rules.files.releases import release_of
 

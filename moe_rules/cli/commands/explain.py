@@ -18,7 +18,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "The facts that mattered, the order of backends with what moved it, and for every\n"
         "kernel all the clauses that failed: reason code, value seen, value wanted, file:line.\n"
         "Exit code as of select.",
-        "moe-rules explain --model config.json --platform b200 --moe-backend triton",
+        "moe-rules explain --model config.json --machine b200 --moe-backend triton",
     )
     deployment.add_options(parser)
     add_format(parser, "text", "json")

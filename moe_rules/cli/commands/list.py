@@ -7,8 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, add_format, add_rules, command
+from moe_rules.cli.options import Subparsers, add_format, add_narrowing, add_rules, command
 
 if TYPE_CHECKING:
     from moe_rules.language.rules import Oracle, PlatformRules
@@ -23,9 +22,9 @@ def add_parser(subparsers: Subparsers) -> None:
         "list",
         "list backends, kernels, oracles, machines, requests or releases",
         "backends: the kernels of each; kernels: where each is declared and who has its class;\n"
-        "oracles: the priority of each; machines: what --platform may name; requests: what\n"
+        "oracles: the priority of each; machines: what --machine may name; requests: what\n"
         "--moe-backend may name; releases: what --release may name.",
-        "moe-rules list backends --platform h100 --oracle fp8",
+        "moe-rules list backends --machine h100 --oracle fp8",
     )
     parser.add_argument(
         "what",
@@ -34,21 +33,18 @@ def add_parser(subparsers: Subparsers) -> None:
         default="oracles",
         help="default: oracles",
     )
-    parser.add_argument(
-        "--platform",
-        metavar="NAME",
-        help="a platform (cuda, rocm, ...), a named machine or a recorded file; default: all",
-    )
-    parser.add_argument("--oracle", help="only this oracle")
+    add_narrowing(parser)
     add_rules(parser)
     add_format(parser, "text", "json")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, model=None, software=None)
 
 
 def run(args: argparse.Namespace) -> int:
     """List."""
+    from moe_rules.cli.narrowing import check_narrowing
     from moe_rules.language.ruleset import overlay_paths
 
+    check_narrowing(args)
     overlay_paths(args.rules, args.release)  # refuses those that there are not, whatever is listed
     rows = list(_LISTS[args.what](args))
     if args.format == "json":
@@ -69,37 +65,17 @@ def _cell(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def _rules(args: argparse.Namespace) -> Iterator[PlatformRules]:
-    """The rules of the platform asked about, or of every one."""
-    from moe_rules.language.ruleset import PLATFORMS, load_platform, overlay_paths
-    from moe_rules.machines.machine import load_machine
+def _oracles_of(args: argparse.Namespace) -> Iterator[tuple[PlatformRules, Oracle]]:
+    """The oracles asked about, with the rules of their platforms."""
+    from moe_rules.cli.narrowing import machines_of, platforms_of
+    from moe_rules.language.ruleset import load_platform, overlay_paths
 
     overlays = overlay_paths(args.rules, args.release)
-    name = args.platform
-    if name is None or name in PLATFORMS:
-        platforms = [name] if name else list(PLATFORMS)
-    else:
-        platforms = [load_machine(name).device]
-    for platform in platforms:
-        yield load_platform(platform, overlays)
-
-
-def _oracles_of(args: argparse.Namespace) -> Iterator[tuple[PlatformRules, Oracle]]:
-    known: set[str] = set()
-    found = False
-    for rules in _rules(args):
-        known |= set(rules.oracles)
+    for platform in platforms_of(args, machines_of(args)):
+        rules = load_platform(platform, overlays)
         for oracle in rules.oracles.values():
-            if args.oracle in (None, oracle.name):
-                found = True
+            if not args.oracle or oracle.name in args.oracle:
                 yield rules, oracle
-    if not found:
-        from moe_rules.vocabulary.fact_values import did_you_mean
-
-        raise UserError(
-            f"there is no oracle {args.oracle!r}{did_you_mean(args.oracle or '', known)} "
-            f"(known: {', '.join(sorted(known))})"
-        )
 
 
 def _oracles(args: argparse.Namespace) -> Iterator[Row]:
@@ -164,16 +140,16 @@ def _kernels(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def _machines(args: argparse.Namespace) -> Iterator[Row]:
-    from moe_rules.language.ruleset import PLATFORMS
-    from moe_rules.machines.machine import load_machine, named_machines
+    from moe_rules.cli.narrowing import machines_of, platforms_of
+    from moe_rules.machines.machine import named_machines
     from moe_rules.vocabulary.fact_values import plain
 
-    wanted = args.platform
-    if wanted is not None and wanted not in PLATFORMS:
-        wanted = load_machine(wanted).name
+    asked = machines_of(args)
+    names = {one.name for one in asked} or named_machines()
+    devices = platforms_of(args, asked)
     for machine in named_machines().values():
         facts = machine.platform
-        if wanted not in (None, facts["device"], machine.name):
+        if machine.name not in names or facts["device"] not in devices:
             continue
         kind = facts.get("compute_capability") or facts.get("gfx") or facts.get("cpu_arch")
         yield {

@@ -1,4 +1,4 @@
-"""``moe-rules matrix``: what every platform takes for a model in every checkpoint format."""
+"""``moe-rules matrix``: what every machine takes for a model in every checkpoint format."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import argparse
 from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
-from moe_rules.cli.options import Subparsers, add_format, add_rules, command
-from moe_rules.cli.schemes import PLATFORMS, SCHEMES
+from moe_rules.cli.options import Subparsers, add_format, add_machine, add_rules, command
+from moe_rules.cli.schemes import MACHINES, SCHEMES
 
 if TYPE_CHECKING:
     from moe_rules.cli.matrix import Cell
@@ -23,18 +23,13 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = command(
         subparsers,
         "matrix",
-        "compare platforms and checkpoint formats for a model",
+        "compare machines and checkpoint formats for a model",
         "What each machine takes for the model's MoE layers in each checkpoint format, whatever\n"
         "the format of the checkpoint itself: backend and kernel, or that nothing serves, no\n"
         "oracle is asked, or vLLM refuses the checkpoint there.",
-        "moe-rules matrix --model config.json --platform h100 --platform mi300x --tp 8",
+        "moe-rules matrix --model config.json --machine h100 --machine mi300x --tp 8",
     )
-    parser.add_argument(
-        "--platform",
-        action="append",
-        metavar="NAME_OR_FILE",
-        help=f"a machine; repeatable; default: {', '.join(PLATFORMS)}",
-    )
+    add_machine(parser, ", ".join(MACHINES), several=True)
     parser.add_argument(
         "--scheme", action="append", metavar="NAME", help="a checkpoint format; repeatable"
     )
@@ -59,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     tables = load_tables(overlays=overlays)
     model = read_model(args.model, tables)
     stated = Stated.read(args)
-    names = list(dict.fromkeys(args.platform or PLATFORMS))
+    names = list(dict.fromkeys(args.machine or MACHINES))
     machines = {name: deployment.machine_of(name, args.software, stated) for name in names}
     selectors = {
         name: Selector(load_platform(machine.device, overlays), machine.facts())

@@ -22,7 +22,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "and parallelism are changed before the device and the checkpoint. The values named are\n"
         "some that will do. Exit code 0: there is a way, or it is selected already; 1: there is\n"
         "none.",
-        "moe-rules nearest FLASHINFER_TRTLLM --model config.json --platform h100",
+        "moe-rules nearest FLASHINFER_TRTLLM --model config.json --machine h100",
     )
     add_backend(parser)
     deployment.add_options(parser)

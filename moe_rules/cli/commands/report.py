@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, add_rules, command, positive
+from moe_rules.cli.options import Subparsers, add_machine, add_rules, command, positive
 
 TP = (1, 2, 4, 8)
 DP = (1, 8)
@@ -28,7 +28,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "and backend asked for by name; a cell opens the whole explanation. With --against, what\n"
         "the rules decide otherwise than those named (a folder, an overlay, a git revision, as\n"
         "diff reads them).",
-        "moe-rules report --model config.json --platform h100 --platform b200 --out report.html",
+        "moe-rules report --model config.json --machine h100 --machine b200 --out report.html",
     )
     parser.add_argument(
         "--model",
@@ -38,12 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
         help="config.json, the folder it is in, or ORG/NAME in the Hugging Face cache; repeatable",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="the page")
-    parser.add_argument(
-        "--platform",
-        action="append",
-        metavar="NAME_OR_FILE",
-        help="a machine; repeatable; default: those of matrix",
-    )
+    add_machine(parser, "those of matrix", several=True)
     parser.add_argument(
         "--scheme",
         action="append",

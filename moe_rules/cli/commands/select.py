@@ -26,7 +26,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "Exit code 1: no backend serves; the reasons are on standard error.\n"
         "--format json: the decision; a list of them where there are several kinds of layers.\n"
         "What vLLM would refuse when it loads the weights is named, and changes no decision.",
-        "moe-rules select --model config.json --platform h100 --tp 8",
+        "moe-rules select --model config.json --machine h100 --tp 8",
     )
     deployment.add_options(parser)
     add_format(parser, "text", "json")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, add_rules, command, count
+from moe_rules.cli.options import Subparsers, add_machine, add_platform, add_rules, command, count
 
 if TYPE_CHECKING:
     from moe_rules.cli.overlay_edit import Adjustment
@@ -53,11 +53,9 @@ def add_parser(subparsers: Subparsers) -> None:
         help='a measurement: "{device: H200, date: 2026-11-23, versions: triton 3.6, '
         'figure: 1.2x at 64 tokens}"; repeatable',
     )
-    parser.add_argument(
-        "--platform",
-        metavar="NAME",
-        help="whose order: a platform, or that of a named machine; default: this machine's",
-    )
+    whose = parser.add_mutually_exclusive_group()
+    add_platform(whose)
+    add_machine(whose, "this machine")
     parser.add_argument(
         "--into",
         metavar="PATH",
@@ -85,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from moe_rules.language.ruleset import overlay_paths
 
     overlays = overlay_paths(args.rules, args.release)
-    edit = Edit.of(args.into, overlays, _platform(args.platform), args.oracle)
+    edit = Edit.of(args.into, overlays, _platform(args), args.oracle)
     before = edit.rules()
     text = edit.text_with(_adjustment(args, before))
     found = sorted(differences(before, edit.rules(text), args.oracle), key=lambda d: -d.share)
@@ -111,18 +109,14 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _platform(name: str | None) -> str:
-    """A platform by its name, or that of a machine. Raises MachineError."""
-    from moe_rules.language.ruleset import PLATFORMS
+def _platform(args: argparse.Namespace) -> str:
+    """The kind of device that is named, or that of a machine. Raises UserError, MachineError."""
+    from moe_rules.cli.narrowing import platform_called
     from moe_rules.selectors.selector import as_machine
-    from moe_rules.vocabulary.fact_values import did_you_mean
 
-    if name in PLATFORMS:
-        return name
-    hint = did_you_mean(name, PLATFORMS) if name else ""
-    if hint:
-        raise UserError(f"there is no platform {name!r}{hint}")
-    return as_machine(name).device
+    return (
+        as_machine(args.machine).device if args.platform is None else platform_called(args.platform)
+    )
 
 
 def _adjustment(args: argparse.Namespace, rules: PlatformRules) -> Adjustment:

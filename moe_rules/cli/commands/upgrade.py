@@ -51,7 +51,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
-    from moe_rules.cli.differing import check_narrowing
+    from moe_rules.cli.narrowing import check_narrowing
     from moe_rules.cli.rule_sets import release_pair
     from moe_rules.cli.upgrade_formats import FORMATS
     from moe_rules.cli.upgrading import upgrade

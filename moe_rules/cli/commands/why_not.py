@@ -23,7 +23,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "say what keeps a backend from serving a layer",
         "Only this backend's kernels, with every clause that fails, or why it is out of the\n"
         "order or behind. Exit code 0: it is selected; 1: it is not.",
-        "moe-rules why-not FLASHINFER_TRTLLM --model config.json --platform h100",
+        "moe-rules why-not FLASHINFER_TRTLLM --model config.json --machine h100",
     )
     add_backend(parser)
     deployment.add_options(parser)

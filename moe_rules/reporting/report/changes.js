@@ -37,7 +37,7 @@ function addressOf(report, cell, { request, deployment }, initial) {
 // The cell, and what was asked for by name in it, where that is what differs.
 function nameOf(report, cell, { request }) {
   const model = report.raw.models[cell.model].name;
-  const name = `${model} ${report.schemeName(cell.scheme)} on ${report.raw.platforms[cell.platform].name}`;
+  const name = `${model} ${report.schemeName(cell.scheme)} on ${report.raw.machines[cell.machine].name}`;
   return request === "auto" ? name : `${name}, asked for ${request}`;
 }
 

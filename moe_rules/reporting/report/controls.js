@@ -20,7 +20,7 @@ function choice(name, options, state, onChange, parse = String) {
 const distinct = (values) => [...new Set(values)];
 
 export function controlsOf(report, state, onChange) {
-  const { deployments, models, platforms, requests } = report.raw;
+  const { deployments, models, machines, requests } = report.raw;
   const alike = deployments.filter((one) => one.tp === state.tp && one.dp === state.dp);
   const exchanges = distinct(deployments.map((one) => one.all2all)).filter((one) => one !== null);
   const number = (text) => Number.parseInt(text, 10);
@@ -50,7 +50,7 @@ export function controlsOf(report, state, onChange) {
     type: "search",
     name: "search",
     value: state.search,
-    placeholder: "kernel, platform, …",
+    placeholder: "kernel, machine, …",
     oninput: () => onChange({ search: search.value }),
   });
   const schemes = report.raw.schemes.map((_, i) => report.schemeName(i));
@@ -65,7 +65,7 @@ export function controlsOf(report, state, onChange) {
     {},
     h("legend", {}, "Show"),
     labelled("search", search),
-    labelled("platform", choice("platform", any(platforms.map((one) => one.name)), state, onChange)),
+    labelled("machine", choice("machine", any(machines.map((one) => one.name)), state, onChange)),
     labelled("format", choice("scheme", any(schemes), state, onChange)),
     labelled("backend", choice("backend", any(backends), state, onChange)),
     labelled("only", choice("only", only, state, onChange)),

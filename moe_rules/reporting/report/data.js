@@ -15,12 +15,12 @@ export class Report {
     this.raw = read(block);
     this.expanded = new Map();
     this.cellsByPlace = new Map(
-      this.raw.cells.map((cell) => [`${cell.model} ${cell.scheme} ${cell.platform}`, cell]),
+      this.raw.cells.map((cell) => [`${cell.model} ${cell.scheme} ${cell.machine}`, cell]),
     );
   }
 
-  cell(model, scheme, platform) {
-    return this.cellsByPlace.get(`${model} ${scheme} ${platform}`);
+  cell(model, scheme, machine) {
+    return this.cellsByPlace.get(`${model} ${scheme} ${machine}`);
   }
 
   schemeName(scheme) {
@@ -198,7 +198,7 @@ export class Report {
   }
 
   explainedLayer(cell, side, layer) {
-    const { machine } = this.raw.platforms[cell.platform];
+    const machine = this.raw.machines[cell.machine].record;
     const about = {
       model: this.raw.models[cell.model].name,
       layers: this.layerIndices(layer.indices),
@@ -241,7 +241,7 @@ export class Report {
       warnings: found.warnings,
       unknown_facts: found.unknownFacts,
       facts: this.facts(layer.groups),
-      rules: this.raw[side].fingerprints[cell.platform],
+      rules: this.raw[side].fingerprints[cell.machine],
       ...besides,
       by_num_tokens: found.byNumTokens,
     };

@@ -370,9 +370,9 @@ export function detailOf(report, cell, state, deployment, onChange) {
   const outcome = report.outcome(cell, side, deployment, state.request);
   const kind = Math.min(state.layer, Math.max(outcome.layers.length - 1, 0));
   const layer = outcome.layers[kind];
-  const platform = report.raw.platforms[cell.platform];
+  const machine = report.raw.machines[cell.machine];
   const layers = layer ? layersInWords(layer.indices) : "";
-  const title = `${report.schemeName(cell.scheme)} on ${platform.name}`;
+  const title = `${report.schemeName(cell.scheme)} on ${machine.name}`;
   const hasAnswer = !outcome.unknown && outcome.layers.length > 0;
   return [
     h(
@@ -381,7 +381,7 @@ export function detailOf(report, cell, state, deployment, onChange) {
       h("h2", { tabindex: "-1" }, title),
       h("button", { type: "button", class: "close", onclick: () => onChange({ open: "" }) }, "Close"),
       h("p", {}, [subjectOf(report, cell, deployment, state.request), layers].filter(Boolean).join(", ")),
-      h("p", { class: "machine" }, platform.machine.source ?? ""),
+      h("p", { class: "machine" }, machine.record.source ?? ""),
     ),
     comparison(report, cell, state, deployment, onChange),
     kindsOfLayers(outcome, { ...state, layer: kind }, onChange),

@@ -1,4 +1,4 @@
-// The table of platforms and checkpoint formats.
+// The table of machines and checkpoint formats.
 
 import { breakable, h } from "./dom.js";
 import { NOTHING, answerOf, answersOf, familyOf, statusOf, viewOf } from "./views.js";
@@ -9,7 +9,7 @@ export function familyClass(report, family) {
 }
 
 export function cellKey(report, cell) {
-  return `${report.schemeName(cell.scheme)}@${report.raw.platforms[cell.platform].name}`;
+  return `${report.schemeName(cell.scheme)}@${report.raw.machines[cell.machine].name}`;
 }
 
 // Every cell of the chosen model with its view, and whether the filters let it through.
@@ -24,16 +24,16 @@ export function cellsShown(report, state, deployment) {
         : null;
       const changed = before !== null && answersOf(before) !== answersOf(view);
       const scheme = report.schemeName(cell.scheme);
-      const platform = report.raw.platforms[cell.platform].name;
-      const words = `${scheme} ${platform} ${answersOf(view)} ${familyOf(report, view) ?? ""}`;
+      const machine = report.raw.machines[cell.machine].name;
+      const words = `${scheme} ${machine} ${answersOf(view)} ${familyOf(report, view) ?? ""}`;
       const shown =
         wanted.every((word) => words.toLowerCase().includes(word)) &&
-        (!state.platform || state.platform === platform) &&
+        (!state.machine || state.machine === machine) &&
         (!state.scheme || state.scheme === scheme) &&
         (!state.backend || view.layers.some((one) => one.backend === state.backend)) &&
         (state.only !== "none" || NOTHING.includes(view.kind)) &&
         (state.only !== "changed" || changed);
-      return { cell, view, before, changed, scheme, platform, shown, key: cellKey(report, cell) };
+      return { cell, view, before, changed, scheme, machine, shown, key: cellKey(report, cell) };
     });
 }
 
@@ -86,10 +86,10 @@ function onKey(event) {
 
 export function gridOf(report, state, shown, onOpen) {
   const visible = shown.filter((one) => one.shown);
-  const platforms = [...new Set(visible.map((one) => one.cell.platform))].sort((a, b) => a - b);
+  const machines = [...new Set(visible.map((one) => one.cell.machine))].sort((a, b) => a - b);
   const schemes = [...new Set(visible.map((one) => one.cell.scheme))].sort((a, b) => a - b);
   if (!visible.length) return h("p", { class: "nothing" }, "No cell is what the filters ask for.");
-  const byPlace = new Map(shown.map((one) => [`${one.cell.scheme} ${one.cell.platform}`, one]));
+  const byPlace = new Map(shown.map((one) => [`${one.cell.scheme} ${one.cell.machine}`, one]));
   const focused = visible.find((one) => one.key === state.open) ?? visible[0];
   const cellOf = (one) => {
     if (!one.shown) return h("td", { class: "filtered", "aria-label": "filtered out" });
@@ -104,25 +104,25 @@ export function gridOf(report, state, shown, onOpen) {
         "data-cell": one.key,
         onclick: () => onOpen(one.key),
       },
-      h("span", { class: "unseen" }, `${one.scheme} on ${one.platform}: `),
+      h("span", { class: "unseen" }, `${one.scheme} on ${one.machine}: `),
       content(one.view),
       badges(one),
     );
     return h("td", { class: classes.filter(Boolean).join(" ") }, button);
   };
   const format = report.raw.models[state.model].format;
-  const head = platforms.map((platform) =>
-    h("th", { scope: "col" }, report.raw.platforms[platform].name),
+  const head = machines.map((machine) =>
+    h("th", { scope: "col" }, report.raw.machines[machine].name),
   );
   const rows = schemes.map((scheme) => {
     const name = report.raw.schemes[scheme];
     const title = name ?? ["as published", h("small", {}, format)];
-    const cells = platforms.map((platform) => cellOf(byPlace.get(`${scheme} ${platform}`)));
+    const cells = machines.map((machine) => cellOf(byPlace.get(`${scheme} ${machine}`)));
     return h("tr", {}, h("th", { scope: "row" }, title), cells);
   });
   return h(
     "table",
-    { role: "grid", "aria-label": "Backends by checkpoint format and platform", onkeydown: onKey },
+    { role: "grid", "aria-label": "Backends by checkpoint format and machine", onkeydown: onKey },
     h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "format"), head)),
     h("tbody", {}, rows),
   );

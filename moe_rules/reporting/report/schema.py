@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSION = 1
+VERSION = 2
 """Version of the form; it grows when a key changes its meaning or goes."""
 
 
@@ -45,7 +45,7 @@ class Rules(Part):
     arguments: list[str] | None = Field(
         description="What a command is given to read them; null: it cannot be told."
     )
-    fingerprints: list[str] = Field(description="By position in `platforms`.")
+    fingerprints: list[str] = Field(description="By position in `machines`.")
 
 
 class Model(Part):
@@ -56,11 +56,11 @@ class Model(Part):
     format: str = Field(description="What its own format is called in its files.")
 
 
-class Platform(Part):
+class Machine(Part):
     """A machine: its name on the command line, and what explain says of it."""
 
     name: str
-    machine: dict[str, Any]
+    record: dict[str, Any]
 
 
 class Deployment(Part):
@@ -217,11 +217,11 @@ class Answers(Part):
 
 
 class Cell(Part):
-    """A model on a platform in a checkpoint format: its answers by request."""
+    """A model on a machine in a checkpoint format: its answers by request."""
 
     model: int
     scheme: int
-    platform: int
+    machine: int
     after: dict[str, AnswersId]
     before: dict[str, AnswersId] = Field(default={}, description="Given where rules are compared.")
 
@@ -253,7 +253,7 @@ class MeasuredLayer(Part):
 class ReportData(Part):
     """Everything that a report shows."""
 
-    version: Literal[1]
+    version: Literal[2]
     moe_rules: str = Field(description="The version that wrote it.")
     format_version: int = Field(description="That of what explain prints as JSON.")
     arguments: list[str] = Field(description="What every command of the report is given besides.")
@@ -263,7 +263,7 @@ class ReportData(Part):
     after: Rules
     before: Rules | None
     models: list[Model]
-    platforms: list[Platform]
+    machines: list[Machine]
     schemes: list[str | None] = Field(description="Checkpoint formats; null: the model's own.")
     deployments: list[Deployment]
     requests: list[str] = Field(description="Every request that some cell takes.")

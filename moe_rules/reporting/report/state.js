@@ -12,7 +12,7 @@ export function initialState(report) {
     all2all: deployments.find((one) => one.all2all !== null)?.all2all ?? "",
     request: "auto",
     search: "",
-    platform: "",
+    machine: "",
     scheme: "",
     backend: "",
     only: "",

@@ -62,14 +62,14 @@ function quoted(word) {
 
 // The command that explains the same, or null where these rules cannot be named to one.
 export function commandOf(report, cell, side, deployment, request) {
-  const { models, platforms, schemes, deployments } = report.raw;
+  const { models, machines, schemes, deployments } = report.raw;
   const rules = report.raw[side];
   if (rules.arguments === null) return null;
   const { tp, dp, ep, all2all } = deployments[deployment];
   const scheme = schemes[cell.scheme];
   const words = ["moe-rules", "explain", "--model", models[cell.model].argument];
   if (scheme !== null) words.push("--scheme", scheme);
-  words.push("--platform", platforms[cell.platform].name);
+  words.push("--machine", machines[cell.machine].name);
   if (tp !== 1) words.push("--tp", String(tp));
   if (dp !== 1) words.push("--dp", String(dp));
   if (ep) words.push("--ep");

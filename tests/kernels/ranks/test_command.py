@@ -13,7 +13,7 @@ from rank_pool import CONTEXT
 from moe_rules.cli import main
 from tests.cli.conftest import LAYER, MODELS
 
-CPU = ["run", "--platform", "x86", "--device", "cpu", "--oracle", "unquantized", *LAYER]
+CPU = ["run", "--machine", "x86", "--device", "cpu", "--oracle", "unquantized", *LAYER]
 
 
 def _command(pipe, words, environment):
@@ -81,7 +81,7 @@ def test_a_layer_runs_over_ranks(torchrun, backend):
 
 
 def test_text_says_error_phases_and_bandwidth(torchrun):
-    words = ["--model", str(MODELS / "toy-moe.json"), "--platform", "x86", "--ep"]
+    words = ["--model", str(MODELS / "toy-moe.json"), "--machine", "x86", "--ep"]
     (code, out, err), _ = torchrun(2, "run", *words)
     assert code == 0, err
     assert "toy-moe, layers 0-1, on x86, dp 2, ep:" in out

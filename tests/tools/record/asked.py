@@ -16,7 +16,7 @@ STAND_IN = Path(__file__).parent / "stand_in"
 """The folder with a package vllm that is no vLLM."""
 
 RELEASE = "0.0.1"
-PLATFORM = "cpu-x86"
+MACHINE = "cpu-x86"
 
 
 def case(

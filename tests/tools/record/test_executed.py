@@ -92,7 +92,7 @@ def test_the_parts_of_a_statement_are_statements_of_their_own() -> None:
     assert [first for first, _ in select.statements] == [4, 5, 8, 9, 10, 11, 12]
 
 
-def test_platforms_add_up() -> None:
+def test_machines_add_up() -> None:
     lines = merged([{"oracle.py": [4]}, {"oracle.py": [8], "kernel.py": [4]}])
     assert lines == {"oracle.py": {4, 8}, "kernel.py": {4}}
 

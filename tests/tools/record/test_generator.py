@@ -11,20 +11,20 @@ from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.conformance.cases import Case
 from tools.record.deployments import Deployments
 from tools.record.generator import cases_of, rule_sets
+from tools.record.machines import machines
 from tools.record.places import CHECKPOINTS, ORACLES
-from tools.record.platforms import platforms
 
-PLATFORMS = ("cuda-sm90", "rocm-gfx950", "cpu-arm", "tpu")
+MACHINES = ("cuda-sm90", "rocm-gfx950", "cpu-arm", "tpu")
 COUNT = 60
 
 
-def made(platform: str, seed: int = 0, *oracles: str, count: int = COUNT) -> list[dict[str, Any]]:
-    return list(cases_of(platforms()[platform], platform, count, seed, oracles))
+def made(machine: str, seed: int = 0, *oracles: str, count: int = COUNT) -> list[dict[str, Any]]:
+    return list(cases_of(machines()[machine], machine, count, seed, oracles))
 
 
 @pytest.fixture(scope="module")
 def cases() -> list[dict[str, Any]]:
-    return [case for platform in PLATFORMS for case in made(platform)]
+    return [case for machine in MACHINES for case in made(machine)]
 
 
 def parsed(case: dict[str, Any]) -> Case:
@@ -46,7 +46,7 @@ def test_every_oracle_gets_as_many_as_asked_for_and_none_twice(
 ) -> None:
     assert len({case["id"] for case in cases}) == len(cases)
     count = Counter((case["platform"]["name"], case["oracle"]) for case in cases)
-    assert count == {(p, o): COUNT for p in PLATFORMS for o in ORACLES}
+    assert count == {(p, o): COUNT for p in MACHINES for o in ORACLES}
     assert {case["origin"] for case in cases} == {"grid", "random", "flip"}
 
 
@@ -72,16 +72,16 @@ def test_an_oracle_is_given_what_it_takes(cases: list[dict[str, Any]]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("platform", "oracle"),
+    ("name", "oracle"),
     [("cuda-sm90", "fp8"), ("rocm-gfx942", "mxfp4"), ("cpu-x86", "unquantized")],
 )
-def test_every_result_of_the_rules_is_among_the_cases(platform: str, oracle: str) -> None:
-    machine = platforms()[platform]
+def test_every_result_of_the_rules_is_among_the_cases(name: str, oracle: str) -> None:
+    machine = machines()[name]
     deployments = Deployments(oracle, machine, rule_sets(machine.device))
     usual = (deployments.usual_in(region) for region in deployments.regions().values())
     results = {deployments.result(facts) for facts in usual}
     assert len(results) >= 5
-    cases = map(parsed, made(platform, 0, oracle, count=300))
+    cases = map(parsed, made(name, 0, oracle, count=300))
     assert results <= {deployments.result({**one.constants, **one.request}) for one in cases}
 
 
@@ -92,7 +92,7 @@ def test_a_flip_differs_from_a_base_in_what_it_names() -> None:
 
 
 def test_facts_that_no_rule_asks_differ_as_well() -> None:
-    machine = platforms()["cuda-sm90"]
+    machine = machines()["cuda-sm90"]
     asked = Deployments("w4a8", machine, rule_sets("cuda")).space.level
     layers = [case["moe"] for case in made("cuda-sm90", 0, "w4a8", count=200)]
     differing = {name for name in layers[0] if len({str(layer[name]) for layer in layers}) > 1}
@@ -100,7 +100,7 @@ def test_facts_that_no_rule_asks_differ_as_well() -> None:
 
 
 def test_where_releases_differ_is_asked() -> None:
-    machine = platforms()["cpu-x86-amx"]
+    machine = machines()["cpu-x86-amx"]
     deployments = Deployments("int8", machine, rule_sets("cpu"))
     cases = map(parsed, made("cpu-x86-amx", 0, "int8", count=60))
     results = [deployments.result({**one.constants, **one.request}) for one in cases]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.record.asked import PLATFORM, RELEASE, STAND_IN, case
+from tests.tools.record.asked import MACHINE, RELEASE, STAND_IN, case
 from tools.record.__main__ import main
 from tools.record.environment import (
     MADE,
@@ -30,7 +30,7 @@ def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Record:
     monkeypatch.setenv("PYTHONPATH", str(STAND_IN))
 
     def run(*words: object, python: str = sys.executable, release: str = RELEASE) -> int:
-        options = ["--python", python, "--out", str(tmp_path / "out"), "--platform", PLATFORM]
+        options = ["--python", python, "--out", str(tmp_path / "out"), "--machine", MACHINE]
         return main([release, *options, *map(str, words)])
 
     return run
@@ -62,7 +62,7 @@ def inputs(tmp_path: Path) -> Path:
 
 
 def recorded(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    with gzip.open(tmp_path / "out" / f"{PLATFORM}.jsonl.gz", "rt") as lines:
+    with gzip.open(tmp_path / "out" / f"{MACHINE}.jsonl.gz", "rt") as lines:
         yield from map(json.loads, lines)
 
 
@@ -75,7 +75,7 @@ def test_generated_cases_are_recorded_and_reported(
     assert all("expect" in answer for answer in answers)
     said = capsys.readouterr().err
     assert "vLLM 0.0.1 has no oracle nvfp4" in said
-    assert f"{len(answers)} cases of 1 platforms" in said
+    assert f"{len(answers)} cases of 1 machines" in said
     assert "oracle/fp8.py" in (tmp_path / "out" / "executed.md").read_text()
 
 
@@ -86,7 +86,7 @@ def test_what_is_recorded_is_not_recorded_again(record: Record, tmp_path: Path) 
     # Nothing is asked: this Python could not.
     assert record(*options, python="/bin/false") == 0
     assert list(recorded(tmp_path)) == before
-    (tmp_path / "out" / KEPT / "reports" / f"{PLATFORM}.json").unlink()
+    (tmp_path / "out" / KEPT / "reports" / f"{MACHINE}.json").unlink()
     assert record(*options) == 0
     assert list(recorded(tmp_path)) == before
 
@@ -123,7 +123,16 @@ def test_a_release_that_the_environment_does_not_have_is_not_recorded(
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (("--platform", "cuda-sm91"), "no platform 'cuda-sm91': there are cpu-arm, "),
+        (
+            ("--machine", "cuda-sm91"),
+            "cuda-sm91: no such machine is recorded; did you mean 'cuda-sm90'?",
+        ),
+        (
+            ("--platform", "cudda"),
+            "--platform cudda: there is none of that name; did you mean 'cuda'?",
+        ),
+        (("--platform", "h100"), "that is a machine; --machine h100 asks for it"),
+        (("--platform", "rocm"), "no machine is what --machine and --platform say"),
         (("--oracle", "fp9"), "no oracle 'fp9'; did you mean 'fp8'?"),
         (("--cases", "0"), "--cases and --jobs are at least 1"),
         (("--inputs", "/nowhere"), "there is no file or folder /nowhere"),
@@ -150,7 +159,7 @@ def test_a_process_that_fails_is_said_with_its_log(
 ) -> None:
     assert record("--oracle", "fp8", "--cases", 10, python="/bin/false") == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert f"{PLATFORM}: the process that asks vLLM failed" in said
+    assert f"{MACHINE}: the process that asks vLLM failed" in said
     assert record("--oracle", "fp8", "--cases", 10) == 0
 
 

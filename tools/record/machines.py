@@ -1,4 +1,4 @@
-"""The platforms that are recorded: every kind of device that the tables can tell apart.
+"""The machines that are simulated and recorded: every one that the tables can tell apart.
 
 They are the named machines of ``rules/machines.yaml``, one of those that have the same facts, and
 the values of the vocabulary that no named machine has.
@@ -16,8 +16,8 @@ _TELLS_NOTHING = "device_name"
 """A fact that no oracle asks for."""
 
 
-def platforms() -> dict[str, Machine]:
-    """A machine for each platform, by the platform's name, with all the software it may have."""
+def machines() -> dict[str, Machine]:
+    """Each with all the software it may have, by the name that cases give it (cuda-sm90)."""
     found: dict[str, Machine] = {}
     for machine in (*_named(), *_unnamed()):
         found.setdefault(platform_name(machine), machine)
