@@ -43,18 +43,13 @@ class KernelPlan:
 
 @dataclass(slots=True)
 class BackendPlan:
-    """A backend on this machine. ``viable`` is false where no layer could use it."""
+    """A backend on this machine; without kernels where no layer could use it."""
 
     backend: Backend
     assumed: Assumed
     assume: Assume | None
     requires: Predicate | None
     kernels: list[KernelPlan]
-
-    @property
-    def viable(self) -> bool:
-        """Some layer may be served."""
-        return bool(self.kernels)
 
     def serve(self, facts: FactMap) -> Kernel | None:
         """The first kernel that takes a layer with these facts."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from moe_rules.files.problems import KeyPath, Location, Problem, RuleFileError
 from moe_rules.language import files as raw
@@ -23,8 +23,6 @@ from moe_rules.language.word_files import DerivedCase
 from moe_rules.language.words import Document, Words
 from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean
 from moe_rules.vocabulary.switches import SWITCHES
-
-PartT = TypeVar("PartT")
 
 
 def link(
@@ -84,7 +82,6 @@ class _Linker:
                 feature.without, ("features", name, "without")))
             for name, feature in words.features.items()
         }  # fmt: skip
-        self._used_backends: set[tuple[str, str]] = set()
         self._used_kernels: set[str] = set()
 
     def problems(self) -> list[Problem]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 from moe_rules.vocabulary.fact_values import Fact
 
@@ -27,8 +27,6 @@ ReasonCode = Literal[
     "checkpoint",
     "request",
 ]
-
-REASON_CODES: tuple[str, ...] = get_args(ReasonCode)
 
 _BY_FACT: dict[str, ReasonCode] = {
     "is_act_and_mul": "act_and_mul",
