@@ -17,7 +17,8 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 LOAD_ALL = """
 from moe_rules.files.releases import releases
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
+from moe_rules.vocabulary.table_names import PLATFORMS
 from moe_rules.machines.machine import named_machines
 from moe_rules.models.tables import load_tables
 

@@ -20,8 +20,6 @@ from moe_rules.language.examples import RawFacts
 from moe_rules.language.files import (
     ErrorKind,
     OneOrMore,
-    OracleName,
-    PlatformName,
     RawCondition,
     Table,
 )
@@ -36,6 +34,7 @@ from moe_rules.vocabulary.fact_values import (
     parse_value,
 )
 from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.table_names import ORACLES, PLATFORMS
 
 RawOutcome = Annotated[dict[str, Any], WithJsonSchema({"x-definition": "Outcome"})]
 
@@ -125,8 +124,8 @@ def policies_of(source: YamlSource) -> list[Policy]:
             except FactError as error:
                 problems.append(Problem("bad-value", str(error), place))
         for kind, names, known in (
-            ("platform", table.on.platform, get_args(PlatformName)),
-            ("oracle", table.on.oracle, get_args(OracleName)),
+            ("platform", table.on.platform, PLATFORMS),
+            ("oracle", table.on.oracle, ORACLES),
         ):
             problems += [
                 Problem(
@@ -141,8 +140,8 @@ def policies_of(source: YamlSource) -> list[Policy]:
             Policy(
                 name=table.name,
                 because=table.because,
-                platforms=tuple(table.on.platform or get_args(PlatformName)),
-                oracles=tuple(table.on.oracle or get_args(OracleName)),
+                platforms=tuple(table.on.platform or PLATFORMS),
+                oracles=tuple(table.on.oracle or ORACLES),
                 when=ALWAYS if table.when is None else facts.condition(table.when, (*path, "when")),
                 outcome=None if outcome is None else outcomes.condition(outcome, (*path, key)),
                 never=table.never is not None,

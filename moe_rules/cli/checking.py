@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -31,16 +31,12 @@ from moe_rules.files.problems import Location, Problem, RuleFileError
 from moe_rules.files.releases import MODELS, release_of
 from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.examples import ExamplesFile, examples_of
-from moe_rules.language.files import (
-    PlatformFile,
-    PlatformName,
-)
+from moe_rules.language.files import PlatformFile
 from moe_rules.language.kinds import kind_of, misplaced
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
 from moe_rules.language.requested import requested_problems
 from moe_rules.language.ruleset import (
-    PLATFORMS,
     VOCABULARY,
     load_platform,
     platform_files,
@@ -62,6 +58,7 @@ from moe_rules.models.schema import (
 )
 from moe_rules.models.tables import load_tables
 from moe_rules.reporting import Report
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 _MODELS: dict[str, type[BaseModel]] = {
     "platform": PlatformFile,
@@ -174,9 +171,9 @@ class _Checker:
             if document is not None:
                 self.problems.extend(misplaced(document[0]))
         changed = [one for file in files if (one := self.document(file)) is not None]
-        platforms = {file.platform for _, file in changed if isinstance(file, PlatformFile)}
+        platforms: set[str] = {f.platform for _, f in changed if isinstance(f, PlatformFile)}
         if any(isinstance(file, VocabularyFile) for _, file in changed):
-            platforms = set(get_args(PlatformName))
+            platforms.update(PLATFORMS)
         for platform in sorted(platforms):
             own_parts = [part for part in parts if part.file.platform == platform]
             self.platform(platform, base, own_parts, overlays)

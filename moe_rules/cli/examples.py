@@ -13,8 +13,9 @@ from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location, Problem, RuleFileError
 from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.examples import examples_of
-from moe_rules.language.ruleset import PLATFORMS, holds_examples
+from moe_rules.language.ruleset import holds_examples
 from moe_rules.reporting import Case, Report
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 
 def run_examples(

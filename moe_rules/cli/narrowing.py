@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Collection
-from typing import get_args
 
 from moe_rules.cli.errors import UserError
-from moe_rules.language.files import OracleName
-from moe_rules.language.ruleset import PLATFORMS
 from moe_rules.machines.machine import Machine, MachineError, load_machine, named_machines
 from moe_rules.vocabulary.fact_values import did_you_mean
+from moe_rules.vocabulary.table_names import ORACLES, PLATFORMS
 
 
 def check_narrowing(args: argparse.Namespace) -> None:
@@ -18,7 +16,7 @@ def check_narrowing(args: argparse.Namespace) -> None:
     for name in args.platform or ():
         platform_called(name)
     for name in args.oracle or ():
-        _known("--oracle", name, get_args(OracleName))
+        _known("--oracle", name, ORACLES)
 
 
 def platform_called(name: str) -> str:

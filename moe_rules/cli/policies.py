@@ -22,8 +22,9 @@ from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Problem, RuleFileError
 from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.ruleset import PLATFORMS, POLICIES, load_platform, rule_files
+from moe_rules.language.ruleset import POLICIES, load_platform, rule_files
 from moe_rules.reporting import Case, Report
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 FOLDER = "policies"
 """Where a rule set has its policies."""

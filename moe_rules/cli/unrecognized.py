@@ -38,8 +38,8 @@ def _commands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.Argument
 def _by_value(value: str, known: Mapping[str, argparse.Action]) -> str:
     """The option that takes what was given, if it is a machine or a kind of device."""
     from moe_rules.cli.narrowing import is_machine
-    from moe_rules.language.ruleset import PLATFORMS
     from moe_rules.machines.machine import named_machines
+    from moe_rules.vocabulary.table_names import PLATFORMS
 
     if value in PLATFORMS and "--platform" in known:
         return f"; {value} is a kind of device: --platform {value}"

@@ -29,10 +29,11 @@ from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import KeyPath, Location, Problem
 from moe_rules.files.yaml_source import KEY, YamlSource, read_yaml
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
 from moe_rules.reporting import Report
 from moe_rules.vocabulary.fact_values import plain
 from moe_rules.vocabulary.record import Record
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 ACCEPTED = "accepted"
 PROCESSES = 2

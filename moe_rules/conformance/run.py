@@ -13,7 +13,8 @@ from typing import Any
 from moe_rules.conformance.cases import Case, read_cases
 from moe_rules.conformance.compare import Comparer, Verdict, reference_explanation
 from moe_rules.conformance.count import Count
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 MEASURES = ("decision", "candidates", "order")
 MAX_SHOWN = 20

@@ -9,7 +9,8 @@ from pathlib import Path
 from moe_rules.drift.release import Part
 from moe_rules.files.problems import Location
 from moe_rules.files.yaml_source import KEY, YamlSource, read_yaml
-from moe_rules.language.ruleset import PLATFORMS, platform_files
+from moe_rules.language.ruleset import platform_files
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 
 class Places:

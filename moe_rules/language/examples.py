@@ -13,11 +13,12 @@ from pydantic import Field, WithJsonSchema, model_validator
 
 from moe_rules.files.problems import KeyPath, Location, Problem, RuleFileError
 from moe_rules.files.yaml_source import YamlSource
-from moe_rules.language.files import ErrorKind, OracleName, Table
+from moe_rules.language.files import ErrorKind, Table
 from moe_rules.language.validate import validate
 from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean, parse_value
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.record import Record
+from moe_rules.vocabulary.table_names import OracleName
 
 RawFacts = Annotated[dict[str, Any], WithJsonSchema({"x-definition": "Facts"})]
 NONE = "none"

@@ -6,7 +6,7 @@ The JSON Schemas in ``schemas/`` are generated from these models (``moe-rules sc
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from moe_rules.language.requested import keys
+from moe_rules.vocabulary.table_names import ORACLES, OracleName, PlatformName
 
 RawCondition = Annotated[dict[str, Any], WithJsonSchema({"x-definition": "Condition"})]
 RawTest = Annotated[Any, WithJsonSchema({"x-definition": "Test"})]
@@ -52,21 +53,7 @@ OneOrMore = Annotated[
 ]
 """A word, or a list of words."""
 
-PlatformName = Literal["cuda", "rocm", "xpu", "cpu", "tpu", "out_of_tree", "unspecified"]
 ErrorKind = Literal["not_supported", "invalid_request"]
-OracleName = Literal[
-    "unquantized",
-    "fp8",
-    "int8",
-    "int_wna16",
-    "mxfp4",
-    "mxfp4_deepseek_v4",
-    "mxfp8",
-    "nvfp4",
-    "w4a8",
-    "w4a8_int8",
-]
-
 
 FindingCode = Literal[
     "unreachable-backend",
@@ -105,7 +92,7 @@ RequestedBackends = Annotated[
         {
             "type": "object",
             "additionalProperties": False,
-            "properties": {key: {"type": "string"} for key in keys(get_args(OracleName))},
+            "properties": {key: {"type": "string"} for key in keys(ORACLES)},
         }
     ),
 ]

@@ -22,9 +22,7 @@ from moe_rules.files.stored import stored
 from moe_rules.language.plain_form import from_plain, to_plain
 from moe_rules.language.rules import PlatformRules
 from moe_rules.vocabulary.fact_values import did_you_mean
-from moe_rules.vocabulary.facts import FACTS
 
-PLATFORMS = FACTS["device"].values
 PATH_VARIABLE = "MOE_RULES_PATH"
 EXAMPLES, POLICIES = ".test", ".policy"
 """How the name of a file that holds examples, or policies, ends before ``.yaml``."""

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchem
 from moe_rules.machines.machine import Machine, MachineError, facts_of, normalized_name
 from moe_rules.vocabulary.fact_values import Fact, did_you_mean
 from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.table_names import PlatformName
 
 
 def _schema_of(fact: Fact) -> dict[str, Any]:
@@ -37,18 +38,17 @@ def _check_platform(platform: dict[str, Any]) -> dict[str, Any]:
     return platform
 
 
-def _one_of(known: tuple[str, ...]) -> tuple[AfterValidator, WithJsonSchema]:
-    def check(name: str) -> str:
-        if name not in known:
-            raise ValueError(f"unknown {name!r}{did_you_mean(name, known)}")
-        return name
-
-    return AfterValidator(check), WithJsonSchema({"enum": list(known)})
+def _check_software(name: str) -> str:
+    known = facts_of("software")
+    if name not in known:
+        raise ValueError(f"unknown {name!r}{did_you_mean(name, known)}")
+    return name
 
 
 Text = Annotated[str, Field(min_length=1)]
-Device = Annotated[str, *_one_of(FACTS["device"].values)]
-SoftwareFact = Annotated[str, *_one_of(facts_of("software"))]
+SoftwareFact = Annotated[
+    str, AfterValidator(_check_software), WithJsonSchema({"enum": list(facts_of("software"))})
+]
 Platform = Annotated[
     dict[str, Any],
     AfterValidator(_check_platform),
@@ -83,7 +83,7 @@ class MachinesFile(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    software: dict[Text, dict[Device, list[SoftwareFact]]] = Field(
+    software: dict[Text, dict[PlatformName, list[SoftwareFact]]] = Field(
         description="Presets: the facts that are true on each kind of device; others are false."
     )
     machines: dict[Text, MachineEntry] = Field(description="Machines by name.")

@@ -14,7 +14,6 @@ from moe_rules.models.formats import FORMATS
 from moe_rules.models.schema import (
     Closed,
     Conditions,
-    Device,
     LoadCheck,
     Refusal,
     Scalar,
@@ -25,20 +24,9 @@ from moe_rules.models.schema import (
 )
 from moe_rules.models.shard_checks import COMPUTED_KEYS, LAYER_CHANGES
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.table_names import OracleName, PlatformName
 
 Dtype = Literal["bf16", "fp16", "fp32"]
-Oracle = Literal[
-    "unquantized",
-    "fp8",
-    "int8",
-    "int_wna16",
-    "mxfp4",
-    "mxfp4_deepseek_v4",
-    "mxfp8",
-    "nvfp4",
-    "w4a8",
-    "w4a8_int8",
-]
 
 
 class Detection(Closed):
@@ -73,7 +61,7 @@ class Scheme(Closed):
     """
 
     when: Conditions = {}
-    oracle: Oracle | None = None
+    oracle: OracleName | None = None
     weight: Key = None
     activation: Key = None
     options: dict[str, bool | str] = {}
@@ -116,7 +104,7 @@ class Method(Closed):
     format: str = "plain"
     minimum_capability: int = 0
     dtypes: list[Dtype] = ["bf16", "fp16", "fp32"]
-    unavailable_on: list[Device] = []
+    unavailable_on: list[PlatformName] = []
     deprecated: bool = False
     values: dict[str, Source] = {}
     named: dict[str, Skip] = {}

@@ -21,9 +21,9 @@ from pydantic import (
 
 from moe_rules.models.names import SKIP_RULES
 from moe_rules.models.suggest import unknown_name
+from moe_rules.vocabulary.table_names import PlatformName
 
 Scalar = bool | int | float | str | None
-Device = Literal["cuda", "rocm", "xpu", "cpu", "tpu", "out_of_tree", "unspecified"]
 Stage = Literal["engine_config", "model", "quant_method"]
 
 
@@ -328,7 +328,7 @@ class Architecture(Closed):
     quantization: list[QuantizationEdit] = []
     refuse: list[Refusal] = []
     loading: list[LoadCheck] = []
-    platforms: dict[Device, Architecture] = {}
+    platforms: dict[PlatformName, Architecture] = {}
     note: str | None = None
 
 

@@ -20,8 +20,9 @@ from typing import Any
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import KeyPath, Location
 from moe_rules.files.yaml_source import YamlSource, read_yaml
-from moe_rules.language.ruleset import PLATFORMS, platform_files
+from moe_rules.language.ruleset import platform_files
 from moe_rules.reporting.generated import write_page
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 OVERLAY = "corrected"
 _TEXT = re.compile(r"(?P<happens>.+?) Meant: (?P<meant>.+?)( Not corrected: (?P<why>.+))?")

@@ -12,6 +12,7 @@ from __future__ import annotations
 from moe_rules.vocabulary.fact_values import Fact, FactValue
 from moe_rules.vocabulary.layer import ACTIVATIONS, DTYPES, ROUTING_METHODS
 from moe_rules.vocabulary.switches import SWITCH_FACTS, SWITCHES
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 # vLLM's, and all_to_all_single and symmetric_memory, which are moe_kernels' own.
 ALL2ALL_BACKENDS = (
@@ -39,7 +40,7 @@ _PLATFORM = (
         "platform",
         "enum",
         "Kind of device; names the platform file that applies.",
-        ("cuda", "rocm", "xpu", "cpu", "tpu", "out_of_tree", "unspecified"),
+        PLATFORMS,
     ),
     Fact("device_name", "platform", "string", "Product name of the device.", nullable=True),
     Fact(

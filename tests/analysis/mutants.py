@@ -24,11 +24,12 @@ from moe_rules.conformance.cases import case_files, read_cases
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import RuleFileError
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.ruleset import PLATFORMS, load_platform, platform_files
+from moe_rules.language.ruleset import load_platform, platform_files
 from moe_rules.machines.machine import foreign_facts
 from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
 Facts = dict[str, FactValue]

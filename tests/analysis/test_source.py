@@ -19,8 +19,9 @@ from moe_rules.conformance.cases import case_files, read_cases
 from moe_rules.conformance.compare import agrees_with
 from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
 from moe_rules.vocabulary.facts import FACTS, PER_CALL, REQUEST_DEFAULTS
+from moe_rules.vocabulary.table_names import PLATFORMS
 from tests.analysis.comparing import decided
 from tests.analysis.random_rules import TESTS, deployments, load, rule_files
 

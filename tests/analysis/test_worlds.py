@@ -12,9 +12,10 @@ from moe_rules.analysis.worlds import packaged_worlds, usual_values, worlds_of
 from moe_rules.conformance.cases import case_files, read_cases
 from moe_rules.files.problems import RuleFileError
 from moe_rules.files.yaml_source import read_yaml
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import named_machines
 from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
 

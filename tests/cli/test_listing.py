@@ -9,9 +9,10 @@ import pytest
 
 from moe_rules.json_schemas import schemas
 from moe_rules.language.reading import vocabulary
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import load_machine, named_machines
 from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.table_names import PLATFORMS
 from tests.cli.conftest import Command
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -15,8 +14,8 @@ from moe_rules.drift.places import Places
 from moe_rules.drift.reading import read_release
 from moe_rules.drift.source import Source
 from moe_rules.files.packaged import packaged_rules
-from moe_rules.language.files import OracleName
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
+from moe_rules.vocabulary.table_names import ORACLES, PLATFORMS
 
 FOLDER = stored.folder_of()
 LATEST = stored.releases(FOLDER)[-1]
@@ -32,7 +31,7 @@ def sources() -> list[Path]:
 
 def test_every_oracle_is_cited() -> None:
     cited, _ = read_sources()
-    assert set(cited.oracles) == set(get_args(OracleName))
+    assert set(cited.oracles) == set(ORACLES)
 
 
 def test_kernels_of_the_latest_release_are_those_of_the_tables() -> None:

@@ -9,9 +9,10 @@ import pytest
 
 import moe_rules
 from moe_rules.language.reading import vocabulary
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 PACKAGE = Path(moe_rules.__file__).parent
 ROOMS = ("analysis", "engine", "language", "selectors")

@@ -17,7 +17,6 @@ from moe_rules.language.plain_form import to_plain
 from moe_rules.language.reading import linked
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import (
-    PLATFORMS,
     VOCABULARY,
     load_platform,
     overlay_path,
@@ -25,6 +24,7 @@ from moe_rules.language.ruleset import (
     platform_files,
     rule_files,
 )
+from moe_rules.vocabulary.table_names import PLATFORMS
 from tests.conftest import SMALL
 
 Write = Callable[[str, str], Path]

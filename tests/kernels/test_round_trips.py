@@ -18,9 +18,10 @@ from moe_kernels.registry import our_names
 from moe_kernels.testing import random_layer
 from read_back import values
 
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import TOKEN
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 CONFIG = FusedMoEConfig(2, 2, 128, 128)
 DTYPE = torch.bfloat16

@@ -169,7 +169,7 @@ def test_a_name_wins_over_a_file_of_that_name(tmp_path, monkeypatch):
         (("machines", "H-200"), {"product": "x", "platform": {"device": "tpu"}, "source": "x"},
          "names both"),
         (("software", "full", "cuda"), ["flashinfr"], "did you mean 'flashinfer'"),
-        (("software", "full", "gpu"), [], "unknown 'gpu'"),
+        (("software", "full", "gpu"), [], "should be 'cuda'"),
     ],
 )  # fmt: skip
 def test_schema_refuses(table, path, value, message):

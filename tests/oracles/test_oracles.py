@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from moe_rules.files.releases import releases
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import load_machine
 from moe_rules.oracles import (
     fp8,
@@ -30,6 +30,7 @@ from moe_rules.oracles.backends import (
 from moe_rules.oracles.base import MoEKernelOracle
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 RELEASES = [release.name for release in releases()]
 ORACLES: list[type[MoEKernelOracle[Any]]] = [

@@ -13,7 +13,7 @@ from moe_rules.conformance.cases import case_files, read_cases
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import KeyPath
 from moe_rules.files.yaml_source import read_yaml
-from moe_rules.language.ruleset import PLATFORMS, load_platform, overlay_paths
+from moe_rules.language.ruleset import load_platform, overlay_paths
 from moe_rules.machines.machine import facts_of
 from moe_rules.reporting import quirks
 from moe_rules.reporting.generated import page
@@ -21,6 +21,7 @@ from moe_rules.selectors.selector import InvalidRequestError, NotSupportedError,
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 SAMPLES = Path(__file__).parents[1] / "samples" / "dev"
 OVERLAY = packaged_rules() / "overlays" / quirks.OVERLAY

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
 from moe_rules.reporting.report.families import OTHER, families, family_of
 from moe_rules.reporting.report.page import FOLDER, MAIN, data_block, modules, page
 from moe_rules.reporting.report.tables import Table, Tables
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 SCRIPTS = sorted(FOLDER.glob("*.js"))
 

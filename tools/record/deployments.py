@@ -20,13 +20,14 @@ from moe_rules.analysis.symbolic import Selection
 from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import Machine, software_preset
 from moe_rules.selectors.selector import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
+from moe_rules.vocabulary.table_names import PLATFORMS
 from tools.record.places import CHECKPOINTS, ORACLES
 
 Facts = dict[str, FactValue]

@@ -11,7 +11,7 @@ from typing import Any
 
 from moe_rules.cli.verifying import judged
 from moe_rules.files.packaged import packaged_rules
-from moe_rules.language.ruleset import PLATFORMS
+from moe_rules.vocabulary.table_names import PLATFORMS
 from tools.site import example_report
 from tools.site.commands import command_pages
 from tools.site.facts import fact_pages, switch_page

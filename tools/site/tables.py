@@ -9,8 +9,9 @@ from typing import Any
 from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.conditions import Condition
 from moe_rules.language.rules import Backend, Kernel, Oracle, PlatformRules, RequestCase
-from moe_rules.language.ruleset import PLATFORMS, load_platform
+from moe_rules.language.ruleset import load_platform
 from moe_rules.reporting.quirks import Quirk, quirks
+from moe_rules.vocabulary.table_names import PLATFORMS
 from tools.site.markdown import anchor, code, link, note
 
 

@@ -77,15 +77,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_oracles(names: list[str]) -> None:
-    from typing import get_args
-
-    from moe_rules.language.files import OracleName
     from moe_rules.vocabulary.fact_values import did_you_mean
+    from moe_rules.vocabulary.table_names import ORACLES
 
-    known = get_args(OracleName)
     for name in names:
-        if name not in known:
-            raise UserError(f"there is no oracle {name!r}{did_you_mean(name, known)}")
+        if name not in ORACLES:
+            raise UserError(f"there is no oracle {name!r}{did_you_mean(name, ORACLES)}")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from moe_rules.cli.verifying import judged
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location
 from moe_rules.language.conditions import Implied
-from moe_rules.language.ruleset import PLATFORMS
+from moe_rules.vocabulary.table_names import PLATFORMS
 from tools.site import building, example_report
 from tools.site.findings import findings_page
 from tools.site.markdown import Page, anchor, place
