@@ -18,6 +18,7 @@ from pydantic import (
     model_validator,
 )
 
+from moe_rules.language.finding_codes import FindingCode
 from moe_rules.language.requested import keys
 from moe_rules.vocabulary.table_names import ORACLES, OracleName, PlatformName
 
@@ -54,35 +55,6 @@ OneOrMore = Annotated[
 """A word, or a list of words."""
 
 ErrorKind = Literal["not_supported", "invalid_request"]
-
-FindingCode = Literal[
-    "unreachable-backend",
-    "unreachable-kernel",
-    "unreachable-step",
-    "unreachable-request",
-    "unreachable-adjustment",
-    "unsatisfiable-kernel",
-    "kernel-without-machine",
-    "shadowed-kernel",
-    "never-automatic",
-    "without-request",
-    "needs-switch",
-    "assumption-without-effect",
-    "step-without-effect",
-    "request-without-effect",
-    "adjustment-without-effect",
-    "clause-without-effect",
-    "alternative-without-effect",
-    "scheme-without-effect",
-    "redundant-clause",
-    "redundant-alternative",
-    "redundant-scheme",
-    "failing-request",
-    "left-unserved",
-    "taken-unasked",
-    "irrelevant-fact",
-]
-"""What ``moe-rules verify`` may find; :mod:`moe_rules.analysis.findings` says what each is."""
 
 Accepted = dict[FindingCode, str]
 

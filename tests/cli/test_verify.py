@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from moe_rules.analysis.findings import CODES
 from moe_rules.cli.verifying import verify
 from moe_rules.files.packaged import packaged_rules
+from moe_rules.language.finding_codes import CODES
 from tests.cli.conftest import ROOT, Command
 
 Write = Callable[[str, str], Path]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from moe_rules.analysis.findings import CODES
 from moe_rules.cli.verifying import Judged
+from moe_rules.language.finding_codes import CODES
 from tools.site.markdown import Page, code, document, heading, place, section, table
 from tools.site.tables import to_oracle
 
