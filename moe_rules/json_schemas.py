@@ -24,8 +24,11 @@ from moe_rules.language.files import (
 from moe_rules.language.reading import vocabulary
 from moe_rules.language.word_files import ReleasesFile, VocabularyFile
 from moe_rules.machines.schema import MachinesFile
+from moe_rules.models.architectures_schema import ArchitecturesFile
+from moe_rules.models.mistral_schema import MistralFile
 from moe_rules.models.quantization_schema import QuantizationFile
-from moe_rules.models.schema import ArchitecturesFile, MistralFile, RegistryFile, part_of
+from moe_rules.models.registry_schema import RegistryFile
+from moe_rules.models.schema import part_of
 from moe_rules.reporting.report.schema import ReportData
 from moe_rules.vocabulary.fact_values import Fact, did_you_mean
 from moe_rules.vocabulary.facts import FACTS

@@ -47,15 +47,12 @@ from moe_rules.language.validate import validate
 from moe_rules.language.word_files import ReleasesFile, VocabularyFile
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile
+from moe_rules.models.architectures_schema import ArchitecturesFile
 from moe_rules.models.errors import TableError
+from moe_rules.models.mistral_schema import MistralFile
 from moe_rules.models.quantization_schema import QuantizationFile
-from moe_rules.models.schema import (
-    ArchitecturesFile,
-    MistralFile,
-    RegistryFile,
-    TableFile,
-    part_of,
-)
+from moe_rules.models.registry_schema import RegistryFile
+from moe_rules.models.schema import TableFile, part_of
 from moe_rules.models.tables import load_tables
 from moe_rules.reporting import Report
 from moe_rules.vocabulary.table_names import PLATFORMS

@@ -1,9 +1,9 @@
-"""The closed shape of the tables under ``rules/models`` (pydantic), from which schemas are made.
+"""What the tables under ``rules/models`` are made of (pydantic): conditions, sources, refusals.
 
-``ArchitecturesFile`` is ``architectures.yaml``: what a model architecture takes from config.json.
-``RegistryFile`` is ``registry.yaml``: names of architectures. ``MistralFile`` is ``mistral.yaml``:
-params.json. ``quantization.yaml`` is in :mod:`moe_rules.models.quantization_schema`. How conditions
-and sources are read is in :mod:`moe_rules.models.conditions` and :mod:`moe_rules.models.sources`.
+Each file has its closed shape in a module of its own, from which a schema is made
+(``architectures_schema``, ``quantization_schema``, ``registry_schema``, ``mistral_schema``). How
+conditions and sources are read is in :mod:`moe_rules.models.conditions` and
+:mod:`moe_rules.models.sources`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from pydantic import (
 
 from moe_rules.models.names import SKIP_RULES
 from moe_rules.models.suggest import unknown_name
-from moe_rules.vocabulary.table_names import PlatformName
 
 Scalar = bool | int | float | str | None
 Stage = Literal["engine_config", "model", "quant_method"]
@@ -155,82 +154,6 @@ class LoadCheck(Closed):
         return self
 
 
-# --- architectures.yaml ---------------------------------------------------------------------------
-
-
-class TextConfig(Closed):
-    """Where the language model's configuration lies inside a multimodal one.
-
-    ``class`` is the ``model_type`` whose class reads it, where it names none itself, or ``always``.
-    """
-
-    field: str
-    class_: str | None = Field(default=None, alias="class")
-    always: bool = False
-
-
-class ConfigClass(Closed):
-    """What the configuration class of a ``model_type`` adds to config.json, and what it refuses.
-
-    ``floats`` are fields that the class takes as a float only: neither 10 nor null, but 10.0.
-    """
-
-    defaults: dict[str, Any] = {}
-    aliases: dict[str, str] = {}
-    floats: list[str] = []
-    text: TextConfig | None = None
-
-
-class MoELayers(Closed):
-    """Which decoder layers are MoE layers. Everything that is given must hold.
-
-    ``without``: values of ``num_experts`` with which the model is dense. ``first``, ``last``:
-    bounds of the index. ``every``: index + ``offset`` is a multiple of it (0: no layer at all).
-    ``listed``: the indices (a list, or numbers in a text). ``dense``: indices that are not MoE.
-    ``types``: a list or a text with one entry for each layer, which must be one of ``type``.
-    ``count``: the number of decoder layers (null: as many as ``types`` has).
-    """
-
-    without: list[Scalar] = []
-    first: Source = 0
-    last: Source = None
-    every: Source = 1
-    offset: Source = 0
-    listed: Source = None
-    types: Source = None
-    type_: list[Scalar] = Field(default=[], alias="type")
-    dense: Source = None
-    count: Source = "num_hidden_layers"
-
-
-class Routing(Closed):
-    """How tokens are given to experts, as far as it decides the routing method.
-
-    ``custom`` names the routing method of a routing function of the model's own; it does not
-    count on CPU, where one router serves all.
-    """
-
-    scoring: Source = LiteralText(literal="softmax")
-    renormalize: Source = True
-    correction_bias: Source = False
-    groups: Source = None
-    custom: Source = None
-    zero_experts: bool = False
-
-
-class Rename(Closed):
-    """How the model renames the modules that a checkpoint's quantization block names.
-
-    In this order: regular expressions, substrings, prefixes, suffixes. Empty rules are not
-    the same as none: a model that has some, even empty ones, splits ModelOpt's ``path*`` in two.
-    """
-
-    regex: dict[str, str] = {}
-    substring: dict[str, str] = {}
-    prefix: dict[str, str] = {}
-    suffix: dict[str, str] = {}
-
-
 class Skip(Closed):
     """Which layers are left unquantized, by the first of these fields that is not empty."""
 
@@ -243,194 +166,8 @@ class Skip(Closed):
         return known_name("rule", rule, SKIP_RULES)
 
 
-class QuantizationEdit(Closed):
-    """How a model class changes a checkpoint's quantization for its routed experts.
-
-    ``when`` sees the block's fields and ``checkpoint.method``; every entry that holds applies, in
-    this order. ``set`` replaces fields of the block, ``skip`` the names that it leaves unquantized;
-    ``also_skip`` leaves out more of them. ``no_oracle``: the class runs quantized experts itself,
-    ``no_oracle_unquantized``: experts that are left out, or of a checkpoint without quantization.
-    """
-
-    when: Conditions = {}
-    set: dict[str, Source] = {}
-    skip: Skip | None = None
-    also_skip: Skip | None = None
-    no_oracle: str | None = None
-    no_oracle_unquantized: str | None = None
-    refuse: str | None = None
-    because: str | None = None
-
-
-class PredictionLayers(Closed):
-    """Layers of multi-token prediction: how many, and the module path of their experts.
-
-    In ``experts``, {layer} counts on from the decoder layers, {index} from 0.
-    """
-
-    count: Source
-    experts: str
-
-
-class Architecture(Closed):
-    """Where one architecture's MoE layer facts come from.
-
-    ``like`` takes everything that is not given from another architecture. ``experts`` is the
-    module path of the routed experts; ``projections`` are the checkpoint's names of gate, up and
-    down projection (null: there is none). ``platforms`` holds what differs on a platform.
-    ``tensor_parallel_at_most_experts``: more ranks than experts are refused. ``balances_experts``:
-    the class hands expert load balancing (EPLB) and redundant experts on to its layers.
-    ``needs_moe_layers``: vLLM's class refuses a configuration without any.
-    ``pads_experts_to_ranks``: it adds experts until every rank has as many.
-    ``quantization``: how the class changes the checkpoint's quantization. ``language_model`` is
-    where a vision model holds a language model of any architecture, the one its text configuration
-    names; the rest of the row is then that architecture's. ``reads`` are fields that the model
-    class reads without a default, so that a configuration without them is refused.
-    ``layer_fields`` names a list with one mapping for each decoder layer, whose fields count for
-    that layer before the configuration's own. ``mtp``: layers that a draft model makes of the same
-    checkpoint. ``own_experts_class``: the layers have a class of
-    routed experts, or transforms around them, with which constants cannot replace experts.
-    ``no_oracle``: why the model class asks no oracle.
-    """
-
-    like: str | None = None
-    language_model: str | None = None
-    experts: str = "model.layers.{layer}.mlp.experts"
-    projections: list[str | None] = ["gate_proj", "up_proj", "down_proj"]
-    rename: Rename | None = None
-    reads: list[str] = []
-    layers: MoELayers = MoELayers()
-    layer_fields: str | None = None
-    mtp: PredictionLayers | None = None
-    no_oracle: str | None = None
-    num_experts: Source = "num_experts"
-    experts_per_token: Source = "num_experts_per_tok"
-    hidden_dim: Source = "hidden_size"
-    intermediate_size: Source = "moe_intermediate_size"
-    activation: Source = LiteralText(literal="silu")
-    routing: Routing = Routing()
-    router_logits_dtype: Source = None
-    has_bias: Source = False
-    has_hash_routing: Source = False
-    swiglu_limit: Source = None
-    swiglu_alpha: Source = None
-    swiglu_beta: Source = None
-    activation_situ_beta: Source = None
-    activation_situ_linear_beta: Source = None
-    defers_all_reduce: Source = False
-    sequence_parallel: Source = False
-    minimum_intermediate_size_per_partition: Source = None
-    tensor_parallel_at_most_experts: bool = False
-    own_experts_class: Source = False
-    balances_experts: bool = False
-    needs_moe_layers: bool = False
-    pads_experts_to_ranks: bool = False
-    quantization: list[QuantizationEdit] = []
-    refuse: list[Refusal] = []
-    loading: list[LoadCheck] = []
-    platforms: dict[PlatformName, Architecture] = {}
-    note: str | None = None
-
-
-class LayerList(Closed):
-    """A list with an entry for each decoder layer, of the configurations of these model types.
-
-    ``types``: what an entry may be; absent for anything.
-    """
-
-    field: str
-    model_types: list[str]
-    types: list[str] | None = None
-
-
-class ArchitecturesFile(TableFile):
-    """``rules/models/architectures.yaml``.
-
-    ``substitutes_experts``: vLLM reads which experts of a checkpoint constants replace.
-    ``expert_counts``: where vLLM looks for the number of experts before it allows expert
-    parallelism. ``refuse_layers``: what it refuses in the layers of any model (``layer.*`` are the
-    layer's facts).
-    """
-
-    substitutes_experts: bool = True
-    expert_counts: list[str | FieldSource]
-    attention_heads: str
-    refuse_layers: list[Refusal] = []
-    refuse: list[Refusal] = []
-    layer_lists: list[LayerList] = []
-    loading: list[LoadCheck] = []
-    activation_aliases: dict[str, str]
-    config_classes: dict[str, ConfigClass]
-    architectures: dict[str, Architecture]
-    no_longer_supported: dict[str, str]
-
-    @model_validator(mode="after")
-    def _like_names_exist(self) -> ArchitecturesFile:
-        for name, row in self.architectures.items():
-            if row.like is not None:
-                known_name(f"architectures.{name}.like", row.like, self.architectures)
-        return self
-
-
-# --- registry.yaml --------------------------------------------------------------------------------
-
-
-class RegistryFile(TableFile):
-    """``rules/models/registry.yaml``.
-
-    ``endings`` are what vLLM exchanges in the name of an architecture that it does not have.
-    ``without_moe_layers`` are architectures, ``not_in_vllm`` others with the reason,
-    ``draft_models`` those of drafts, each with the architecture of its model; ``language_models``
-    has one for each model type.
-    """
-
-    endings: list[str]
-    without_moe_layers: list[str]
-    not_in_vllm: dict[str, str]
-    draft_models: dict[str, str]
-    language_models: dict[str, str]
-
-
-# --- mistral.yaml ---------------------------------------------------------------------------------
-
-
-class MistralArchitecture(Closed):
-    """A model that params.json describes: where its fields about experts go, and what it needs."""
-
-    when: Conditions = {}
-    architecture: str
-    moe: dict[str, str] = {}
-    required: list[str] = []
-    reads: list[str] = []
-    set: dict[str, Scalar] = {}
-    refuse: list[Refusal] = []
-
-
-class MistralQuantization(Closed):
-    """What params.json says of quantization, as a block of config.json; ``keep``: it is one."""
-
-    when: Conditions = {}
-    block: dict[str, str] = {}
-    keep: bool = False
-    refuse: str | None = None
-
-
-class MistralFile(TableFile):
-    """``rules/models/mistral.yaml``."""
-
-    fields: dict[str, str]
-    defaults: dict[str, Scalar]
-    architectures: list[MistralArchitecture]
-    latent_attention: str
-    quantization: list[MistralQuantization]
-    around: list[MistralArchitecture]
-
-
 def known_name(what: str, name: str, names: Any) -> str:
     """The name, if it is one of these. Raises ValueError with the nearest one."""
     if name not in names:
         raise ValueError(unknown_name(what, name, names))
     return name
-
-
-Architecture.model_rebuild()

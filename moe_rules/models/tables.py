@@ -91,19 +91,19 @@ def _stored(
 
 
 def _read_registry(files: list[Path]) -> dict[str, Any]:
-    from moe_rules.models.schema import RegistryFile
+    from moe_rules.models.registry_schema import RegistryFile
 
     return _validated(files, RegistryFile)
 
 
 def _read_mistral(files: list[Path]) -> dict[str, Any]:
-    from moe_rules.models.schema import MistralFile
+    from moe_rules.models.mistral_schema import MistralFile
 
     return _validated(files, MistralFile)
 
 
 def _read_architectures(files: list[Path]) -> dict[str, Any]:
-    from moe_rules.models.schema import Architecture, ArchitecturesFile
+    from moe_rules.models.architectures_schema import Architecture, ArchitecturesFile
 
     return _complete_architectures(_validated(files, ArchitecturesFile), _defaults(Architecture))
 
