@@ -18,7 +18,7 @@ from moe_rules.analysis.worlds import ImpossibleError
 from moe_rules.engine.selection import Result
 from moe_rules.language.rules import Oracle, PlatformRules
 from moe_rules.machines.machine import Machine
-from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.vocabulary.fact_values import FactValue, plain
 
 MOST = 4
 """Conditions by which a region is said exactly."""
@@ -37,6 +37,11 @@ class Answer:
 
     def __str__(self) -> str:
         return self.error or f"{self.backend} / {self.kernel or 'no kernel'}"
+
+    def to_dict(self) -> dict[str, str | None]:
+        """Plain, JSON-serialisable form; ``error`` only where it is one."""
+        said = {"backend": self.backend, "kernel": self.kernel}
+        return said if self.error is None else {**said, "error": self.error}
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,20 @@ class Difference:
     exact: bool
     witness: Mapping[str, FactValue]
     share: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-serialisable form."""
+        return {
+            "oracle": self.oracle,
+            "platform": self.platform,
+            "of": self.of,
+            "when": self.when[0] if len(self.when) == 1 else {"any": list(self.when)},
+            "exact": self.exact,
+            "share": self.share,
+            "witness": {name: plain(value) for name, value in self.witness.items()},
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+        }
 
 
 def differences(

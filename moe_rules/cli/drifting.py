@@ -12,6 +12,7 @@ from moe_rules.drift.changes import Change
 from moe_rules.drift.places import Places
 from moe_rules.drift.release import Part, Release
 from moe_rules.files.problems import Location
+from moe_rules.reporting.github import annotation
 from moe_rules.vocabulary.record import Record
 
 MOST = 4
@@ -75,10 +76,10 @@ def as_github(drift: Drift) -> str:
     lines = []
     for change in drift.changes:
         places = drift.places.of(change.parts)
-        at = f"file={shown(Path(places[0].file))},line={places[0].line or 1}," if places else ""
+        first = [Location(shown(Path(one.file)), one.line or 1) for one in places[:1]]
         more = f"; said again in {len(places)} places" if len(places) > 1 else ""
-        title = f"title={drift.after.package} {drift.after.name} differs from {drift.before.name}"
-        lines.append(f"::warning {at}{title}::{_in_line(change)}{more}")
+        title = f"{drift.after.package} {drift.after.name} differs from {drift.before.name}"
+        lines.append(annotation("warning", title, f"{_in_line(change)}{more}", *first))
     return "\n".join([*lines, drift.summary])
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from moe_rules.cli.render import columns, console, kernel_name
+from moe_rules.reporting.markdown import table
 
 Outcome = str
 """selected, none (no backend serves), no_oracle, or refused (the checkpoint, by vLLM)."""
@@ -99,16 +100,11 @@ def _lines(matrix: Matrix, chosen: Sequence[int]) -> list[list[str]]:
 
 def as_markdown(matrix: Matrix) -> str:
     """A table for a page; the title above it."""
-    lines = [
-        f"**{matrix.title}**",
-        "",
-        f"| | {' | '.join(matrix.machines)} |",
-        f"|{'---|' * (len(matrix.machines) + 1)}",
+    rows = [
+        [scheme, *(" ".join((c.lines[0], *(f"`{line}`" for line in c.lines[1:]))) for c in cells)]
+        for scheme, cells in matrix.rows()
     ]
-    for scheme, cells in matrix.rows():
-        words = [" ".join((c.lines[0], *(f"`{line}`" for line in c.lines[1:]))) for c in cells]
-        lines.append(f"| {scheme} | {' | '.join(words)} |")
-    return "\n".join(lines)
+    return f"**{matrix.title}**\n\n{table(['', *matrix.machines], rows)}"
 
 
 def as_json(matrix: Matrix) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from typing import Any
 
 from moe_rules.cli import deployment
 from moe_rules.cli.deployment import Question, layers_in_words
@@ -51,6 +52,15 @@ class Reading(Record):
         one, other = self.before.facts, self.after.facts
         names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
         return {name: (_in_words(one.get(name)), _in_words(other.get(name))) for name in names}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain, JSON-serialisable form."""
+        said: dict[str, Any] = {
+            side: {"why": question} if isinstance(question, str) else {"oracle": question.oracle}
+            for side, question in (("before", self.before), ("after", self.after))
+        }
+        facts = {name: {"before": a, "after": b} for name, (a, b) in self.facts.items()}
+        return {"subject": self.subject, **said, "facts": facts}
 
 
 def readings(

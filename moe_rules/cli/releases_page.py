@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from moe_rules.cli import build_parser
-from moe_rules.cli.differing import Found, cells_of
+from moe_rules.cli.difference_formats import cells_of
+from moe_rules.cli.differing import Found
 from moe_rules.cli.rule_sets import release_pair
 from moe_rules.cli.upgrade_formats import name_lines, title
 from moe_rules.cli.upgrading import KINDS, Upgrade, kind_of, upgrade

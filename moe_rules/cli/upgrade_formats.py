@@ -6,19 +6,16 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from moe_rules.analysis.difference import Answer
-from moe_rules.cli.differing import (
-    counted,
+from moe_rules.cli.difference_formats import (
     lines_of,
-    plain_answer,
-    plain_of,
-    plain_reading,
     read_otherwise,
     table_of,
 )
 from moe_rules.cli.names import NameChange, Where
 from moe_rules.cli.render import columns
 from moe_rules.cli.upgrading import KINDS, Asked, Served, Upgrade
+from moe_rules.reporting.base import counted
+from moe_rules.reporting.markdown import table
 
 
 def as_text(found: Upgrade, show: int) -> str:
@@ -42,11 +39,13 @@ def as_markdown(found: Upgrade, show: int) -> str:
         blocks += [["### Names"], name_lines(found.names, "- ")]
     for asked in found.asked:
         if asked.model is not None:
-            blocks += [[f"### {asked.model}"], _served_table(asked, found), _odd_lines(asked, "- ")]
+            served = _served_table(asked, found)
+            blocks += [[f"### {asked.model}"], [served], _odd_lines(asked, "- ")]
         for kind, regions in asked.regions().items():
-            blocks += [[f"#### {KINDS[kind]}"], table_of(regions[:show], found.after)]
+            blocks += [[f"#### {KINDS[kind]}"], [table_of(regions[:show], found.after)]]
             blocks.append(_rest(len(regions), show))
-    return "\n\n".join("\n".join(block) for block in [*blocks, [summary(found)]] if block)
+    texts = map("\n".join, [*blocks, [summary(found)]])
+    return "\n\n".join(text for text in texts if text)
 
 
 def as_json(found: Upgrade, show: int) -> str:
@@ -66,7 +65,7 @@ def as_json(found: Upgrade, show: int) -> str:
             "model": asked.model,
             "layers": [_plain_served(one) for one in asked.served],
             "differences": [
-                {"kind": kind, **plain_of(one.difference), "subjects": list(one.subjects)}
+                {"kind": kind, **one.difference.to_dict(), "subjects": list(one.subjects)}
                 for kind, regions in asked.regions().items()
                 for one in regions
             ],
@@ -123,31 +122,26 @@ def _odd_lines(asked: Asked, indent: str) -> list[str]:
     return [f"{indent}{read_otherwise(one)}" for one in odd]
 
 
-def _served_table(asked: Asked, found: Upgrade) -> list[str]:
-    if not asked.served:
-        return ["The model has no MoE layers."]
-    lines = [
-        f"| machine | layers | {found.before.name} | {found.after.name} |",
-        "| --- | --- | --- | --- |",
+def _served_table(asked: Asked, found: Upgrade) -> str:
+    rows = [
+        [one.reading.machine.name, one.reading.layers, str(one.before), _after(one)]
+        for one in asked.served
     ]
-    for one in asked.served:
-        cells = [one.reading.machine.name, one.reading.layers, *_cells(one.before, one.after)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    head = ["machine", "layers", found.before.name, found.after.name]
+    return table(head, rows) or "The model has no MoE layers."
 
 
-def _cells(before: Answer, after: Answer) -> list[str]:
-    texts = [str(before), "as before" if before == after else str(after)]
-    return [text.replace("|", "\\|").replace("\n", " ") for text in texts]
+def _after(one: Served) -> str:
+    return "as before" if one.before == one.after else str(one.after)
 
 
 def _plain_served(one: Served) -> dict[str, Any]:
     return {
         "machine": one.reading.machine.name,
         "kind": one.kind,
-        **plain_reading(one.reading),
-        "before": plain_answer(one.before),
-        "after": plain_answer(one.after),
+        **one.reading.to_dict(),
+        "before": one.before.to_dict(),
+        "after": one.after.to_dict(),
     }
 
 

@@ -68,11 +68,11 @@ class Report:
     def summary(self) -> str:
         """One line: how much was found in how many files."""
         parts = [
-            f"{count} {severity}{'s' if count > 1 else ''}"
+            counted(count, severity)
             for severity in ("error", "warning")
             if (count := self.count(severity))
         ]
-        where = _counted(len(self.files), "file")
+        where = counted(len(self.files), "file")
         if self.examples:
             where = f"{len(self.examples)} {self.called[len(self.examples) != 1]} of {where}"
         remark = f"; {self.remark}" if self.remark else ""
@@ -83,7 +83,8 @@ def _is_in(problem: Problem, file: str) -> bool:
     return problem.location.file == file
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """A number of things in words: "1 file", "2 files"."""
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 

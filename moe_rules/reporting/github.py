@@ -5,7 +5,7 @@ Source: https://docs.github.com/actions/reference/workflow-commands-for-github-a
 
 from __future__ import annotations
 
-from moe_rules.files.problems import Problem
+from moe_rules.files.problems import Location, Problem
 from moe_rules.reporting.base import Report, Reporter
 
 
@@ -17,12 +17,16 @@ class GithubReporter(Reporter):
         return "\n".join([*map(_command, report.problems), report.summary])
 
 
-def _command(problem: Problem) -> str:
-    place = problem.location
-    properties = {"file": place.file, "line": place.line, "col": place.column}
+def annotation(kind: str, title: str, message: str, place: Location | None = None) -> str:
+    """A workflow command of a kind ("error", "warning", "notice"), at a place if there is one."""
+    at = place or Location("")
+    properties = {"file": at.file, "line": at.line, "col": at.column, "title": title}
     given = [f"{name}={_property(str(value))}" for name, value in properties.items() if value]
-    given.append(f"title={_property(problem.code)}")
-    return f"::{problem.severity} {','.join(given)}::{_data(problem.message)}"
+    return f"::{kind} {','.join(given)}::{_data(message)}"
+
+
+def _command(problem: Problem) -> str:
+    return annotation(problem.severity, problem.code, problem.message, problem.location)
 
 
 def _data(text: str) -> str:

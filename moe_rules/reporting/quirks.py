@@ -21,6 +21,7 @@ from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import KeyPath, Location
 from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.ruleset import platform_files
+from moe_rules.reporting import markdown
 from moe_rules.reporting.generated import write_page
 from moe_rules.vocabulary.table_names import PLATFORMS
 
@@ -167,26 +168,22 @@ def document() -> str:
     """``docs/quirks.md``: a table per platform."""
     parts = [INTRODUCTION]
     for platform in PLATFORMS:
-        rows = [_row(quirk) for quirk in quirks(platform)]
-        head = (
-            "| where | what happens | what was meant | corrected by |\n| --- | --- | --- | --- |\n"
-        )
-        parts.append(f"\n## {platform}\n\n{head}" + "".join(f"{row}\n" for row in rows))
+        head = ["where", "what happens", "what was meant", "corrected by"]
+        parts.append(f"\n## {platform}\n\n{markdown.table(head, map(_cells, quirks(platform)))}\n")
     return "".join(parts)
 
 
-def _row(quirk: Quirk) -> str:
+def _cells(quirk: Quirk) -> tuple[str, str, str, str]:
     where = f"{quirk.oracle}, {quirk.subject}" if quirk.oracle else quirk.subject
     corrected = [_link(location) for location in quirk.corrections]
     if quirk.uncorrected:
         corrected.append(f"{'in part: ' if corrected else 'not: '}{quirk.uncorrected}")
-    cells = (
+    return (
         f"{where} ({_link(quirk.location)})",
         quirk.happens,
         quirk.meant,
         ", ".join(corrected),
     )
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def _link(location: Location) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from moe_rules.cli.differing import percent
+from moe_rules.cli.difference_formats import percent
 from moe_rules.files.packaged import packaged_rules
 from tests.cli.conftest import MODELS, Command
 
@@ -218,6 +218,7 @@ def test_formats(cli: Command, mine: Path) -> None:
         True,
         False,
     ]
+    assert all("%25 of its deployments" in line for line in github[:3])
 
 
 @pytest.mark.parametrize(

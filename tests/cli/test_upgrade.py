@@ -144,6 +144,7 @@ def test_markdown_has_tables(cli: Command) -> None:
     assert "| mi300x | layers 0-47 | TRITON / TritonExperts | as before |" in text
     assert "#### Another kernel of the backend\n\n... and 1 more of that kind (--show)" in text
     assert cli("upgrade", *words, "--exit-zero").code == 0
+    assert "#### Another kernel of the backend\n\n| oracle | " in cli("upgrade", *words[:-2]).out
 
 
 @pytest.mark.parametrize(

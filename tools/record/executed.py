@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from moe_rules.reporting.markdown import table
 from tools.record.places import LAYER_CLASSES, MEASURED, PROBES, SELECTS
 
 _SIMULATED = frozenset(place.partition(":")[2] for one in PROBES.values() for place in one)
@@ -191,14 +192,17 @@ def markdown(data: Mapping[str, Any]) -> str:
     rows = data["functions"]
     lines = [f"# vLLM {data['release']}: what a recording executed", "", summary(data), ""]
     for title, key in (("file", "file"), ("method or function", "function")):
-        lines += [f"| {title} | statements | executed | missed |", "| --- | --- | --- | --- |"]
-        for name, (all_, not_) in _sums(rows, key).items():
-            lines.append(f"| {name} | {all_} | {_percent(not_, all_)} | {not_} |")
-        lines.append("")
-    lines += ["| kernel | supports | refuses |", "| --- | --- | --- |"]
-    for name, said in data["kernels"].items():
-        lines.append(f"| {name} | {said.get('supports', 0)} | {said.get('refuses', 0)} |")
-    lines += ["", "## Lines that were not executed", ""]
+        sums = [
+            [name, str(all_), _percent(not_, all_), str(not_)]
+            for name, (all_, not_) in _sums(rows, key).items()
+        ]
+        lines += [table([title, "statements", "executed", "missed"], sums), ""]
+    kernels = [
+        [name, str(said.get("supports", 0)), str(said.get("refuses", 0))]
+        for name, said in data["kernels"].items()
+    ]
+    lines += [table(["kernel", "supports", "refuses"], kernels), ""]
+    lines += ["## Lines that were not executed", ""]
     for row in rows:
         if row["missed"]:
             numbers = ", ".join(map(str, row["missed"]))

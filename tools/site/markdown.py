@@ -8,6 +8,7 @@ from pathlib import Path
 
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Location
+from moe_rules.reporting import markdown
 from moe_rules.vocabulary.record import Record
 
 
@@ -53,12 +54,8 @@ def place(location: Location) -> str:
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table without its empty columns; empty text where there is no row."""
     columns = [column for column in zip(head, *rows, strict=True) if any(column[1:])]
-    lines = [f"| {' | '.join(map(_cell, row))} |" for row in zip(*columns, strict=True)]
-    return "\n".join([*lines[:1], "|" + " --- |" * len(columns), *lines[1:]]) if columns else ""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    kept, *cells = zip(*columns, strict=True) if columns else [()]
+    return markdown.table(kept, cells)
 
 
 WIDE = "---\nhide:\n  - toc\n---"

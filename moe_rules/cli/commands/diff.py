@@ -51,7 +51,8 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
-    from moe_rules.cli.differing import FORMATS, Comparison, compare
+    from moe_rules.cli.difference_formats import FORMATS
+    from moe_rules.cli.differing import Comparison, compare
     from moe_rules.cli.narrowing import check_narrowing
     from moe_rules.cli.rule_sets import rule_sets
     from moe_rules.files.releases import release_of

@@ -76,7 +76,8 @@ def add_parser(subparsers: Subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Show what differs, and write the overlay."""
     from moe_rules.analysis.difference import differences
-    from moe_rules.cli.differing import Comparison, Found, as_text
+    from moe_rules.cli.difference_formats import as_text
+    from moe_rules.cli.differing import Comparison, Found
     from moe_rules.cli.overlay_edit import Edit
     from moe_rules.cli.rule_sets import RuleSet
     from moe_rules.files.packaged import packaged_rules

@@ -1,0 +1,21 @@
+"""Tables in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells in Markdown; empty text where there is no row.
+
+    What would end a cell, a bar or a line break, is replaced.
+    """
+    lines = list(map(_row, rows))
+    return "\n".join([_row(head), "|" + " --- |" * len(head), *lines]) if lines else ""
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', _BAR).replace(_BREAK, ' ') for cell in cells)} |"
+
+
+_BAR, _BREAK = "\\|", "\n"

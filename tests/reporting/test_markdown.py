@@ -1,0 +1,29 @@
+"""Tables in Markdown keep their shape, whatever a cell holds."""
+
+from __future__ import annotations
+
+import re
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from moe_rules.reporting.markdown import table
+
+CELLS = st.text("ab|\n*`", max_size=6)
+COLUMNS = 3
+
+
+@given(st.lists(st.lists(CELLS, min_size=COLUMNS, max_size=COLUMNS), min_size=1, max_size=4))
+def test_a_row_is_a_line_with_a_cell_for_each_column(rows: list[list[str]]) -> None:
+    lines = table(["one", "two", "three"], rows).split("\n")
+    assert lines[:2] == ["| one | two | three |", "| --- | --- | --- |"]
+    assert len(lines) == len(rows) + 2
+    for line, row in zip(lines[2:], rows, strict=True):
+        _, *cells, _ = re.split(r"(?<!\\)\|", line)
+        assert [cell[1:-1].replace("\\|", "|") for cell in cells] == [
+            cell.replace("\n", " ") for cell in row
+        ]
+
+
+def test_without_rows_there_is_no_table() -> None:
+    assert table(["one"], []) == ""
