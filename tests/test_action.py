@@ -84,7 +84,7 @@ def test_a_new_overlay_is_compared_with_the_packaged_rules(repository: Path, act
     commit(repository, mine__cuda_yaml=RULE)
     code, summary, _ = act(repository, {"pull_request": {"base": {"sha": base}}})
     assert code == 0
-    assert "| unquantized | cuda | FLASHINFER_CUTLASS" in summary
+    assert "- **unquantized on cuda**: FLASHINFER_CUTLASS" in summary
     assert "TRITON / TritonExperts" in summary
 
 
@@ -93,7 +93,7 @@ def test_a_change_of_an_overlay_is_compared_with_the_base(repository: Path, act:
     commit(repository, mine__cuda_yaml=RULE.replace("first", "last"))
     code, summary, _ = act(repository, {"before": base}, FAIL_ON_DIFFERENCE="true")
     assert code == 1
-    assert "TRITON / TritonExperts | FLASHINFER_" in summary
+    assert "TRITON / TritonExperts → FLASHINFER_" in summary
 
 
 def test_what_decides_alike_is_said_so(repository: Path, act: Act) -> None:
@@ -111,7 +111,7 @@ def test_a_shallow_checkout_fetches_its_base(repository: Path, tmp_path: Path, a
     git("clone", "--quiet", "--depth=1", f"file://{repository}", "shallow", at=tmp_path)
     code, summary, error = act(tmp_path / "shallow", {"before": base})
     assert code == 0, error
-    assert "TRITON / TritonExperts | FLASHINFER_" in summary
+    assert "TRITON / TritonExperts → FLASHINFER_" in summary
 
 
 def test_what_cannot_be_compared_is_an_error(repository: Path, act: Act) -> None:

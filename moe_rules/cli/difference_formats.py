@@ -14,8 +14,8 @@ from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.witness import explain_command
 from moe_rules.reporting.base import counted
 from moe_rules.reporting.github import annotation
-from moe_rules.reporting.markdown import table
-from moe_rules.vocabulary.fact_values import in_words
+from moe_rules.reporting.markdown import code
+from moe_rules.vocabulary.fact_values import in_words, plain
 
 LEAST_PERCENT = 0.001
 """Below that no figure is said."""
@@ -42,14 +42,9 @@ def as_text(found: Comparison, show: int) -> str:
 
 def lines_of(one: Found, after: RuleSet) -> list[str]:
     """A region as lines of text: what it is, its conditions, and the command that shows one."""
-    difference = one.difference
-    lines = [f"{difference.oracle} on {difference.platform}: {_change(difference, '->')}"]
-    lines += [f"  {text}" for text in _conditions(difference)]
-    if one.subjects:
-        lines.append(f"  for {_some(one.subjects)}")
-    if difference.witness:
-        lines.append(f"  see: {_see(difference, after)}")
-    return lines
+    told = (f"  {lead}: {text}" for lead, text in _told(one, after))
+    whose = [f"  for {_some(one.subjects)}"] if one.subjects else []
+    return [f"{one.where}: {_change(one.difference, '->')}", *whose, *told]
 
 
 def read_otherwise(one: Reading) -> str:
@@ -66,32 +61,21 @@ def read_otherwise(one: Reading) -> str:
 
 
 def as_markdown(found: Comparison, show: int) -> str:
-    """A table of the largest regions, for a pull request."""
+    """A list of the largest regions, for a pull request."""
     lines = [f"### Decisions of {found.after.name} against {found.before.name}", ""]
     lines += [f"- {_escaped(read_otherwise(one))}" for one in found.readings]
     lines += [""] if found.readings else []
-    lines += [table_of(shown, found.after), ""] if (shown := found.differences[:show]) else []
+    for one in found.differences[:show]:
+        lines += item_of(one, found.after, one.where)
+    lines += [""] if found.differences[:show] else []
     return "\n".join([*lines, _summary(found, show)])
 
 
-def table_of(regions: Sequence[Found], after: RuleSet) -> str:
-    """Regions as a table in Markdown."""
-    return table(
-        ["oracle", "platform", "before", "after", "conditions", "a deployment"],
-        (
-            [one.difference.oracle, one.difference.platform, *cells_of(one, after)]
-            for one in regions
-        ),
-    )
-
-
-def cells_of(one: Found, after: RuleSet) -> list[str]:
-    """A region as cells of a table in Markdown: before, after, conditions, a deployment."""
-    difference = one.difference
-    conditions = "<br>".join(_escaped(text) for text in _conditions(difference))
-    for_whom = f"<br>for {_some(one.subjects)}" if one.subjects else ""
-    command = f"`{_see(difference, after)}`" if difference.witness else ""
-    return [str(difference.before), str(difference.after), conditions + for_whom, command]
+def item_of(one: Found, after: RuleSet, title: str) -> list[str]:
+    """A region as an item of a list in Markdown, with what is told of it in a list below."""
+    told = (f"    - {lead}: {code(text)}" for lead, text in _told(one, after))
+    whose = [f"    - for {_some(one.subjects)}"] if one.subjects else []
+    return [f"- **{title}**: {_change(one.difference, '→')}", *whose, *told]
 
 
 def as_github(found: Comparison, show: int) -> str:
@@ -99,10 +83,9 @@ def as_github(found: Comparison, show: int) -> str:
     title = "A model is read otherwise"
     lines = [annotation("notice", title, read_otherwise(one)) for one in found.readings]
     for one in found.differences:
-        difference = one.difference
-        title = f"{difference.oracle} on {difference.platform} decides differently"
-        text = "; ".join([_change(difference, "->"), *_conditions(difference)])
-        lines.append(annotation("notice", title, text))
+        told = (f"{lead}: {text}" for lead, text in _conditions(one.difference))
+        text = "; ".join([_change(one.difference, "->"), *told])
+        lines.append(annotation("notice", f"{one.where} decides differently", text))
     return "\n".join([*lines, _summary(found, len(found.differences))])
 
 
@@ -128,18 +111,28 @@ def percent(share: float) -> str:
     return f"{value:.{digits}f} %"
 
 
-def _conditions(one: Difference) -> list[str]:
-    """The conditions in words, one line for each of several."""
+def _told(one: Found, after: RuleSet) -> list[tuple[str, str]]:
+    """What is told of a region: its conditions, and how to see it; each with the words before it.
+
+    Conditions are those of one side, and say nothing of how that comes about, so what is unusual of
+    the deployment that shows it is told, too.
+    """
+    told = _conditions(one.difference)
+    if one.besides:
+        told.append(("as with", in_line({n: plain(value) for n, value in one.besides.items()})))
+    if one.difference.witness and after.options is not None:
+        told.append(("see", _see(one.difference, after.options)))
+    return told
+
+
+def _conditions(one: Difference) -> list[tuple[str, str]]:
+    """The conditions, each with the words before it."""
     given = one.before if one.of == "before" else one.after
-    whose = f"where {given} {'came' if one.of == 'before' else 'comes'} out"
-    whole = "all of it"
-    lines = [in_line(when) or whole for when in one.when]
+    leads = [f"where {given} {'came' if one.of == 'before' else 'comes'} out"]
+    leads += ["or"] * (len(one.when) - 1)
     if not one.exact:
-        lines[-1] = f"or in part of: {lines[-1]}"
-    return [
-        f"{whose}: {lines[0]}",
-        *(line if line.startswith("or ") else f"or: {line}" for line in lines[1:]),
-    ]
+        leads[-1] = f"{leads[-1]}, in part of" if len(leads) == 1 else "or in part of"
+    return list(zip(leads, (in_line(when) or "all of it" for when in one.when), strict=True))
 
 
 def in_line(when: Mapping[str, Any]) -> str:
@@ -179,6 +172,6 @@ def _summary(found: Comparison, show: int) -> str:
     return f"{counted(count, 'region')} of {what} {verb}{more}"
 
 
-def _see(one: Difference, rules: RuleSet) -> str:
+def _see(one: Difference, options: Sequence[str]) -> str:
     """The command that shows what happens to the deployment of a difference."""
-    return explain_command(one.platform, one.oracle, one.witness, rules.options)
+    return explain_command(one.platform, one.oracle, one.witness, options)

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from moe_rules.analysis.difference import Difference, differences
 from moe_rules.analysis.worlds import ImpossibleError
+from moe_rules.cli.deployment import REQUIRED_FACTS
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.narrowing import machines_of, platforms_of
 from moe_rules.cli.readings import Reading, readings
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.stated import Stated
+from moe_rules.cli.witness import unusual_facts
 from moe_rules.language.rules import PlatformRules
 from moe_rules.machines.machine import Machine, foreign_facts
 from moe_rules.vocabulary.fact_values import FactValue
@@ -34,10 +37,19 @@ class Scope(Record):
 
 
 class Found(Record):
-    """A region, and the machines or layers for which it was found, where these were asked for."""
+    """A region, and the machines or layers for which it was found, where these were asked for.
+
+    ``besides`` is what its witness has of unusual facts that no condition of the region speaks of.
+    """
 
     difference: Difference
     subjects: tuple[str, ...]
+    besides: Mapping[str, FactValue] = {}
+
+    @property
+    def where(self) -> str:
+        """The oracle and the platform."""
+        return f"{self.difference.oracle} on {self.difference.platform}"
 
 
 class Comparison(Record):
@@ -76,7 +88,7 @@ def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Compar
     platforms = tuple(dict.fromkeys(scope.platform for scope in scopes))
     rules = {name: (before.load(name), after.load(name)) for name in platforms}
     compared: dict[tuple[str, str], None] = {}
-    found: dict[str, tuple[Difference, list[str]]] = {}
+    found: dict[str, tuple[Difference, Scope, list[str]]] = {}
     for scope in scopes:
         one, other = rules[scope.platform]
         oracles = dict.fromkeys((*one.oracles, *other.oracles))
@@ -89,7 +101,7 @@ def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Compar
                 continue
             for difference in _differences(scope, one, other, oracle):
                 key = json.dumps({**difference.to_dict(), "witness": None}, sort_keys=True)
-                found.setdefault(key, (difference, []))[1].append(scope.subject)
+                found.setdefault(key, (difference, scope, []))[2].append(scope.subject)
     otherwise = tuple(reading for reading in read if not reading.alike)
     if not compared and not otherwise:
         given = [f"--{name}" for name in NARROWING if getattr(args, name)]
@@ -103,9 +115,31 @@ def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Compar
         tuple(compared),
         platforms,
         tuple(dict.fromkeys(scope.subject for scope in scopes if scope.subject)),
-        tuple(Found(one, tuple(filter(None, names))) for one, names in ordered),
+        tuple(
+            Found(one, tuple(filter(None, names)), _besides(one, scope))
+            for one, scope, names in ordered
+        ),
         otherwise,
     )
+
+
+def _besides(difference: Difference, scope: Scope) -> dict[str, FactValue]:
+    known = {*scope.facts, *(scope.machine.facts() if scope.machine else ()), *REQUIRED_FACTS}
+    known |= {name for when in difference.when for name in _facts_in(when)}
+    unusual = unusual_facts(difference.platform, difference.witness)
+    return {name: value for name, value in unusual.items() if name not in known}
+
+
+def _facts_in(condition: Any) -> Iterator[str]:
+    """The names in a condition, of facts and of whatever else stands there."""
+    match condition:
+        case Mapping():
+            yield from condition
+            for value in condition.values():
+                yield from _facts_in(value)
+        case list():
+            for value in condition:
+                yield from _facts_in(value)
 
 
 def _differences(

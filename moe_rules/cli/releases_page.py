@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 
 from moe_rules.cli import build_parser
-from moe_rules.cli.difference_formats import cells_of
+from moe_rules.cli.difference_formats import item_of
 from moe_rules.cli.differing import Found
 from moe_rules.cli.rule_sets import release_pair
 from moe_rules.cli.upgrade_formats import name_lines, title
@@ -52,17 +52,14 @@ def _section(found: Upgrade) -> Iterator[str]:
     for platform in sorted(regions):
         for oracle in sorted(regions[platform]):
             yield f"### {oracle} on {platform}"
-            yield "\n".join(_table(regions[platform][oracle], found))
+            yield "\n".join(_items(regions[platform][oracle], found))
 
 
-def _table(regions: list[Found], found: Upgrade) -> Iterator[str]:
-    yield f"| | {found.before.name} | {found.after.name} | conditions | a deployment |"
-    yield "| --- | --- | --- | --- | --- |"
-    order = list(KINDS)
-    rows = [(kind_of(one.difference.before, one.difference.after), one) for one in regions]
-    for kind, one in sorted(rows, key=lambda row: order.index(row[0]) if row[0] else 0):
-        if kind is not None:
-            yield f"| {' | '.join([KINDS[kind], *cells_of(one, found.after)])} |"
+def _items(regions: list[Found], found: Upgrade) -> Iterator[str]:
+    for kind, words in KINDS.items():
+        for one in regions:
+            if kind_of(one.difference.before, one.difference.after) == kind:
+                yield from item_of(one, found.after, words)
 
 
 def main(arguments: list[str] | None = None) -> int:

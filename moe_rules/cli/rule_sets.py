@@ -31,18 +31,19 @@ _RANGE = re.compile(r"(?<![:/])\.\.(?!/)")
 class RuleSet(Record):
     """Rules to compare: a whole set in a folder, with overlays on it or without.
 
-    ``name`` is what the user calls them, ``options`` those of a command that applies them.
+    ``name`` is what the user calls them, ``options`` those of a command that applies them; None: no
+    command can, for they are of a git revision.
     """
 
     name: str
     folder: Path
     overlays: tuple[Path, ...] = ()
-    options: tuple[str, ...] = ()
+    options: tuple[str, ...] | None = ()
 
     @property
     def arguments(self) -> list[str] | None:
         """How a command is told to read them; None where it cannot be."""
-        if self.folder != packaged_rules():
+        if self.folder != packaged_rules() or self.options is None:
             return None
         return list(self.options)
 
@@ -57,10 +58,11 @@ class RuleSet(Record):
 
     def over(self, release: Release | None) -> RuleSet:
         """The same over a release, unless it names one itself or is another rule set."""
-        if release is None or "--release" in self.options or self.folder != packaged_rules():
+        given = self.options or ()
+        if release is None or "--release" in given or self.folder != packaged_rules():
             return self
         overlays = (*release.folders, *self.overlays)
-        options = ("--release", release.name, *self.options)
+        options = None if self.options is None else ("--release", release.name, *given)
         return self.replaced(overlays=overlays, options=options)
 
 
@@ -162,7 +164,7 @@ def _revision(name: str, revision: str, path: str, stack: ExitStack) -> RuleSet:
     folder = stack.enter_context(TemporaryDirectory(prefix="moe_rules-"))
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(folder, filter="data")
-    return _at(name, Path(folder, path))
+    return _at(name, Path(folder, path)).replaced(options=None)
 
 
 def _has(revision: str) -> bool:

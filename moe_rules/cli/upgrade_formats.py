@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from moe_rules.cli.difference_formats import (
+    item_of,
     lines_of,
     read_otherwise,
-    table_of,
 )
 from moe_rules.cli.names import NameChange, Where
 from moe_rules.cli.render import columns
@@ -33,7 +33,7 @@ def as_text(found: Upgrade, show: int) -> str:
 
 
 def as_markdown(found: Upgrade, show: int) -> str:
-    """The same with tables, for a page or a pull request."""
+    """The same with lists and tables, for a page or a pull request."""
     blocks = [[f"## {title(found)}"]]
     if found.names:
         blocks += [["### Names"], name_lines(found.names, "- ")]
@@ -42,7 +42,8 @@ def as_markdown(found: Upgrade, show: int) -> str:
             served = _served_table(asked, found)
             blocks += [[f"### {asked.model}"], [served], _odd_lines(asked, "- ")]
         for kind, regions in asked.regions().items():
-            blocks += [[f"#### {KINDS[kind]}"], [table_of(regions[:show], found.after)]]
+            items = [item_of(one, found.after, one.where) for one in regions[:show]]
+            blocks += [[f"#### {KINDS[kind]}"], [line for item in items for line in item]]
             blocks.append(_rest(len(regions), show))
     texts = map("\n".join, [*blocks, [summary(found)]])
     return "\n\n".join(text for text in texts if text)
@@ -97,7 +98,9 @@ def summary(found: Upgrade) -> str:
     parts = [f"{counted(regions, 'region')} of deployments that differ"]
     if layers:
         parts.insert(0, f"{len(changed)} of {counted(len(layers), 'kind')} of layers changed")
-    return "; ".join([*parts, f"{counted(len(found.names), 'name')} that appear or vanish"])
+    names = counted(len(found.names), "name")
+    verbs = "appears or vanishes" if len(found.names) == 1 else "appear or vanish"
+    return "; ".join([*parts, f"{names} that {verbs}"])
 
 
 def _model_lines(asked: Asked) -> Iterator[str]:

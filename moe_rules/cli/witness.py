@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_rules.analysis.worlds import packaged_worlds
+from moe_rules.analysis.worlds import packaged_worlds, usual_values
 from moe_rules.cli import deployment
 from moe_rules.machines.machine import Machine, named_machines
 from moe_rules.selectors.selector import layer_facts
@@ -23,20 +23,36 @@ def explain_command(
     """The command that shows what happens to a deployment; ``rules`` are its options for rules."""
     machine = machine_like(platform, witness)
     words = ["moe-rules", "explain", "--oracle", oracle]
-    known: Mapping[str, FactValue] = {}
-    if machine is not None:
-        words += ["--machine", machine.name]
-        known = machine.facts()
-    else:
-        witness = {"device": platform, **witness}
+    words += [] if machine is None else ["--machine", machine.name]
     words += rules
+    for name, value in stated_facts(platform, witness).items():
+        words += ["--set", f"{name}={_stated(value)}"]
+    return shlex.join(words)
+
+
+def stated_facts(platform: str, witness: Mapping[str, FactValue]) -> dict[str, FactValue]:
+    """The facts that the command has to state: the layer's sizes, and what is not so anyway."""
+    machine = machine_like(platform, witness)
+    if machine is None:
+        witness = {"device": platform, **witness}
     usual = packaged_worlds().usual
     layer = {name: usual[name] for name in deployment.REQUIRED_FACTS}
-    known = {**_said_without_words(layer), **known}
-    for name, value in {**layer, **witness}.items():
-        if name in layer or name not in known or known[name] != value:
-            words += ["--set", f"{name}={_stated(value)}"]
-    return shlex.join(words)
+    known = {**_said_without_words(layer), **(machine.facts() if machine else {})}
+    return {
+        name: value
+        for name, value in {**layer, **witness}.items()
+        if name in layer or name not in known or known[name] != value
+    }
+
+
+def unusual_facts(platform: str, witness: Mapping[str, FactValue]) -> dict[str, FactValue]:
+    """Those of the stated facts that usually have another value."""
+    usual = usual_values(platform)
+    return {
+        name: value
+        for name, value in stated_facts(platform, witness).items()
+        if name not in usual or usual[name][0] != value
+    }
 
 
 def _said_without_words(layer: Mapping[str, Any]) -> dict[str, FactValue]:

@@ -1,7 +1,8 @@
-"""Tables in Markdown."""
+"""Tables and code in Markdown."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 
@@ -12,6 +13,14 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """
     lines = list(map(_row, rows))
     return "\n".join([_row(head), "|" + " --- |" * len(head), *lines]) if lines else ""
+
+
+def code(text: str) -> str:
+    """Text as code in a line, whatever stands in it."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    marks = "`" * (longest + 1)
+    space = " " if longest else ""
+    return f"{marks}{space}{text}{space}{marks}"
 
 
 def _row(cells: Sequence[str]) -> str:

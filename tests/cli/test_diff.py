@@ -31,6 +31,11 @@ def mine(tmp_path: Path) -> Path:
     return folder
 
 
+def git(at: Path, *words: str) -> None:
+    who = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    subprocess.run(["git", *who, *words], cwd=at, check=True, capture_output=True)
+
+
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository with a rule set of two revisions, the command running in it."""
@@ -46,16 +51,12 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     kernels = {"AExperts": {"requires": {"num_experts": "<=8"}}, "BExperts": {}}
     file = {"platform": "cuda", "oracles": {"fp8": oracle}, "kernels": kernels}
 
-    def git(*names: str) -> None:
-        who = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
-        subprocess.run(["git", *who, *names], cwd=top, check=True, capture_output=True)
-
-    git("init")
+    git(top, "init")
     for bound in ("<=8", "<=16"):
         kernels["AExperts"]["requires"]["num_experts"] = bound
         (rules / "cuda.yaml").write_text(json.dumps(file))
-        git("add", ".")
-        git("commit", "-m", f"Take {bound}")
+        git(top, "add", ".")
+        git(top, "commit", "-m", f"Take {bound}")
     monkeypatch.chdir(top)
     return top
 
@@ -192,6 +193,18 @@ def test_an_overlay_that_a_revision_lacks_is_compared_with_what_it_lies_on(
     assert "of moe-rules against HEAD:moe-rules (not there yet)" in shown.out
 
 
+def test_no_command_is_given_that_could_not_read_a_revision(cli: Command, repository: Path) -> None:
+    (repository / "mine").mkdir()
+    (repository / "mine/cuda.yaml").write_text(MINE)
+    git(repository, "add", "mine")
+    git(repository, "commit", "-m", "ours")
+    words = ["--oracle", "unquantized", "--platform", "cuda"]
+    assert "see: moe-rules explain" in cli("diff", "packaged", "mine", *words).out
+    committed = cli("diff", "packaged", "HEAD:mine", *words)
+    assert committed.code == 1
+    assert "see:" not in committed.out
+
+
 def test_before_the_first_commit_an_overlay_is_new(
     cli: Command, tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,9 +220,11 @@ def test_before_the_first_commit_an_overlay_is_new(
 
 def test_formats(cli: Command, mine: Path) -> None:
     markdown = cli("diff", mine, "--format", "markdown", "--show", "2")
-    rows = [line for line in markdown.out.splitlines() if line.startswith("| unquantized")]
-    assert len(rows) == 2
-    assert all(line.count(" | ") == 5 for line in rows)
+    lines = markdown.out.splitlines()
+    items = [line for line in lines if line.startswith("- **unquantized on cuda**: ")]
+    assert len(items) == 2
+    commands = [line for line in lines if line.startswith("    - see: `moe-rules explain ")]
+    assert len(commands) == 2
     assert "1 of them not shown" in markdown.out
     github = cli("diff", mine, "--format", "github").out.splitlines()
     assert [line.startswith("::notice title=unquantized on cuda") for line in github] == [

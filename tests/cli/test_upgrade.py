@@ -16,6 +16,7 @@ from moe_rules.reporting.generated import page
 from tests.cli.conftest import MODELS, Command
 
 FP8 = MODELS / "Qwen3-30B-A3B-FP8.json"
+BF16 = MODELS / "Mixtral-8x7B.json"
 NEW = {
     "architectures": ["AliceAIForCausalLM"],
     "model_type": "alice_ai",
@@ -137,14 +138,30 @@ def test_nothing_changes(cli: Command, tmp_path: Path) -> None:
     assert "dense: the model has no MoE layers" in answer.out
 
 
-def test_markdown_has_tables(cli: Command) -> None:
+def test_markdown_has_tables_and_lists(cli: Command) -> None:
     words = ("--model", FP8, "--machine", "mi300x", "--format", "markdown", "--show", "0")
     text = cli("upgrade", *words).out
     assert text.startswith("## From 0.32 to 0.33\n\n### Names\n\n- ")
     assert "| mi300x | layers 0-47 | TRITON / TritonExperts | as before |" in text
     assert "#### Another kernel of the backend\n\n... and 1 more of that kind (--show)" in text
     assert cli("upgrade", *words, "--exit-zero").code == 0
-    assert "#### Another kernel of the backend\n\n| oracle | " in cli("upgrade", *words[:-2]).out
+    text = cli("upgrade", *words[:-2]).out
+    assert "#### Another kernel of the backend\n\n- **fp8 on rocm**: " in text
+
+
+def test_what_only_the_command_would_say_is_told(cli: Command) -> None:
+    """A CPU refuses by another error than before only where no kernel serves."""
+    words = ("--model", BF16, "--machine", "x86")
+    for written, line in (
+        ("text", "  as with: VLLM_BATCH_INVARIANT: true\n"),
+        ("markdown", "    - as with: `VLLM_BATCH_INVARIANT: true`\n"),
+    ):
+        text = cli("upgrade", *FROM_TO, *words, "--format", written).out
+        refused = text[text.index("Refused otherwise") :]
+        assert "where not_supported comes out: " in refused
+        assert line in refused
+        # What the conditions name is not told again.
+        assert "as with" not in text[: text.index("Refused otherwise")]
 
 
 @pytest.mark.parametrize(

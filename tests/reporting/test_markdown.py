@@ -1,13 +1,14 @@
-"""Tables in Markdown keep their shape, whatever a cell holds."""
+"""Tables and code in Markdown keep their shape, whatever they hold."""
 
 from __future__ import annotations
 
 import re
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_rules.reporting.markdown import table
+from moe_rules.reporting.markdown import code, table
 
 CELLS = st.text("ab|\n*`", max_size=6)
 COLUMNS = 3
@@ -27,3 +28,11 @@ def test_a_row_is_a_line_with_a_cell_for_each_column(rows: list[list[str]]) -> N
 
 def test_without_rows_there_is_no_table() -> None:
     assert table(["one"], []) == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("a: [b|c]", "`a: [b|c]`"), ("a `b` c", "`` a `b` c ``"), ("``", "``` `` ```")],
+)
+def test_code_may_have_marks_of_code(text: str, said: str) -> None:
+    assert code(text) == said
