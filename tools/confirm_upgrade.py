@@ -26,8 +26,9 @@ from typing import Any
 from moe_rules.analysis.difference import Answer, Difference
 from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.cli import build_parser
-from moe_rules.cli.deployment import REQUIRED_FACTS, Question
+from moe_rules.cli.deployment import Question
 from moe_rules.cli.errors import UserError, message_of
+from moe_rules.cli.options import REQUIRED_FACTS
 from moe_rules.cli.rule_sets import RuleSet, release_pair
 from moe_rules.cli.upgrading import Asked, upgrade
 from moe_rules.cli.witness import machine_like

@@ -1,7 +1,7 @@
-"""The layer that a command asks about: machine, deployment, model or stated facts.
+"""What a command asks about: a machine, and the layers of a model or one that is stated.
 
-``select``, ``explain``, ``why-not`` and ``run`` share these options. :func:`ask` turns them into
-one :class:`Question` for each kind of MoE layer.
+:func:`ask` turns the options of :func:`moe_rules.cli.options.add_deployment` into one
+:class:`Question` for each kind of MoE layer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import NoMoELayersError, UserError
-from moe_rules.cli.options import Options, add_machine, add_rules, json_mapping, positive
+from moe_rules.cli.options import REQUIRED_FACTS
 from moe_rules.cli.stated import Stated
 from moe_rules.vocabulary.record import Record
 
@@ -27,104 +27,6 @@ if TYPE_CHECKING:
     from moe_rules.vocabulary.fact_values import FactValue
     from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
     from moe_rules.vocabulary.quant_keys import QuantKey
-
-REQUIRED_FACTS = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
-"""What a layer without a model has to state."""
-
-
-def add_options(parser: argparse.ArgumentParser, *, scheme: bool = True) -> None:
-    """Options that say what is asked about; ``scheme``: --scheme is that of a model."""
-    machine = parser.add_argument_group("machine and rules")
-    add_machine(machine, "this machine")
-    add_software(machine)
-    add_rules(machine)
-    model = parser.add_argument_group("model and deployment")
-    add_model(model)
-    add_quantization(model)
-    if scheme:
-        model.add_argument(
-            "--scheme",
-            dest="model_scheme",
-            metavar="NAME",
-            help="the model as a checkpoint in this format, whatever its own (those of matrix)",
-        )
-    layer = parser.add_argument_group("layer")
-    layer.add_argument("--oracle", help="ask this oracle, whatever the model says")
-    layer.add_argument("--weight", metavar="KEY", help="quantization key of the weights, or none")
-    layer.add_argument(
-        "--activation-key", metavar="KEY", help="quantization key of the activations, or none"
-    )
-    add_stated(layer)
-
-
-def add_software(parser: Options) -> None:
-    """``--software``: a preset."""
-    parser.add_argument(
-        "--software",
-        metavar="PRESET",
-        help="take the software of a preset: full (all a vLLM installation may have), bare",
-    )
-
-
-def add_quantization(parser: Options) -> None:
-    """How vLLM is asked to quantize a model."""
-    parser.add_argument(
-        "--quantization", metavar="METHOD", help="vLLM's --quantization, with --model"
-    )
-    parser.add_argument(
-        "--quantization-config",
-        metavar="JSON",
-        type=json_mapping,
-        help="vLLM's --quantization-config: linear, moe, ignore, targets as JSON; with --model",
-    )
-
-
-def add_model(parser: Options, *, required: bool = False, several: bool = False) -> None:
-    """``--model`` and how it is deployed; ``several``: it may be given repeatedly."""
-    parser.add_argument(
-        "--model",
-        metavar="MODEL",
-        required=required,
-        action="append" if several else "store",
-        help="config.json, the folder it is in, or ORG/NAME in the Hugging Face cache"
-        + ("; repeatable" if several else ""),
-    )
-    parser.add_argument(
-        "--layer",
-        type=int,
-        metavar="INDEX",
-        help="the decoder layer asked about, where a model has several kinds of MoE layers",
-    )
-    for name, about in (
-        ("tp", "tensor-parallel size"),
-        ("pcp", "prefill-context-parallel size"),
-        ("dp", "data-parallel size"),
-    ):
-        parser.add_argument(f"--{name}", type=positive, default=1, metavar="N", help=about)
-    parser.add_argument(
-        "--sp", type=positive, metavar="N", help="sequence-parallel size; a model's if absent"
-    )
-    parser.add_argument("--ep", action="store_true", help="expert parallelism over all ranks")
-    parser.add_argument("--all2all", metavar="BACKEND", help="exchange of tokens between ranks")
-    parser.add_argument("--eplb", action="store_true", help="expert load balancing")
-
-
-def add_stated(parser: Options) -> None:
-    """Facts that are stated, whatever model and machine say."""
-    parser.add_argument("--moe-backend", metavar="NAME", help='a backend by name; default: "auto"')
-    add_set(parser)
-
-
-def add_set(parser: Options) -> None:
-    """``--set``: facts by name."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FACT=VALUE",
-        help="state a fact (moe-rules facts lists them), whatever model and machine say; "
-        f"repeatable; without --model at least {', '.join(REQUIRED_FACTS)}",
-    )
 
 
 class Question(Record):
@@ -269,11 +171,9 @@ def machine_of(name: str | None, preset: str | None, stated: Stated) -> Machine:
     platform, software = stated.groups["platform"], stated.groups["software"]
     if not (platform or software):
         return machine
-    changed = {**machine.software, **software}
     return replace(
-        machine,
+        machine.with_software(**{name: bool(value) for name, value in software.items()}),
         platform={**machine.platform, **platform},
-        software={name: bool(value) for name, value in changed.items()},
         source=f"{machine.source}, with facts stated",
     )
 

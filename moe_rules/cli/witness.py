@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moe_rules.analysis.worlds import packaged_worlds, usual_values
-from moe_rules.cli import deployment
+from moe_rules.cli.options import REQUIRED_FACTS
 from moe_rules.machines.machine import Machine, named_machines
 from moe_rules.selectors.selector import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
@@ -36,7 +36,7 @@ def stated_facts(platform: str, witness: Mapping[str, FactValue]) -> dict[str, F
     if machine is None:
         witness = {"device": platform, **witness}
     usual = packaged_worlds().usual
-    layer = {name: usual[name] for name in deployment.REQUIRED_FACTS}
+    layer = {name: usual[name] for name in REQUIRED_FACTS}
     known = {**_said_without_words(layer), **(machine.facts() if machine else {})}
     return {
         name: value

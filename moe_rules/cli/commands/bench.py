@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from moe_rules.cli import deployment
 from moe_rules.cli.benchmarked import measured_plan, picks, read_results, scheme_of, shape_of
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, command, refuse_others
+from moe_rules.cli.options import Subparsers, add_model, command, refuse_others
 
 if TYPE_CHECKING:
     from moe_kernels.benchmark.plan import Plan
@@ -38,7 +38,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "--report", action="store_true", help="measure nothing: write the tables in DIR anew"
     )
     model = parser.add_argument_group("a model's layer, instead of named shapes and schemes")
-    deployment.add_model(model)
+    add_model(model)
     model.add_argument(
         "--quantization", metavar="METHOD", help="vLLM's --quantization, with --model"
     )

@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 
-from moe_rules.cli import deployment
 from moe_rules.cli.options import (
     Subparsers,
     add_exit_zero,
     add_format,
+    add_model,
     add_narrowing,
     add_release,
     add_show,
+    add_software,
+    add_stated,
     command,
 )
 
@@ -38,9 +40,9 @@ def add_parser(subparsers: Subparsers) -> None:
     add_release(parser)
     narrow = parser.add_argument_group("to ask about some deployments alone")
     add_narrowing(narrow)
-    deployment.add_software(narrow)
-    deployment.add_model(narrow)
-    deployment.add_stated(narrow)
+    add_software(narrow)
+    add_model(narrow)
+    add_stated(narrow)
     add_show(parser)
     add_exit_zero(parser, "regions differ as well, for what only shows them")
     add_format(parser, "text", "markdown", "json", "github")

@@ -6,7 +6,7 @@ import argparse
 
 from moe_rules.cli import deployment
 from moe_rules.cli.commands.select import as_json, exit_code, no_oracle, range_lines
-from moe_rules.cli.options import Subparsers, add_format, command
+from moe_rules.cli.options import Subparsers, add_deployment, add_format, command
 
 
 def add_parser(subparsers: Subparsers) -> None:
@@ -20,7 +20,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "Exit code as of select.",
         "moe-rules explain --model config.json --machine b200 --moe-backend triton",
     )
-    deployment.add_options(parser)
+    add_deployment(parser)
     add_format(parser, "text", "json")
     parser.set_defaults(run=run)
 

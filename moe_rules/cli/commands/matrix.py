@@ -6,7 +6,16 @@ import argparse
 from typing import TYPE_CHECKING
 
 from moe_rules.cli import deployment
-from moe_rules.cli.options import Subparsers, add_format, add_machine, add_rules, command
+from moe_rules.cli.options import (
+    Subparsers,
+    add_format,
+    add_machine,
+    add_model,
+    add_rules,
+    add_software,
+    add_stated,
+    command,
+)
 from moe_rules.cli.schemes import MACHINES, SCHEMES
 
 if TYPE_CHECKING:
@@ -33,10 +42,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument(
         "--scheme", action="append", metavar="NAME", help="a checkpoint format; repeatable"
     )
-    deployment.add_software(parser)
+    add_software(parser)
     add_rules(parser)
-    deployment.add_model(parser, required=True)
-    deployment.add_stated(parser)
+    add_model(parser, required=True)
+    add_stated(parser)
     add_format(parser, "text", "markdown", "json")
     parser.set_defaults(run=run, oracle=None, weight=None, activation_key=None, quantization=None)
 

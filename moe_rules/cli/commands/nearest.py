@@ -6,7 +6,14 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli import deployment
-from moe_rules.cli.options import Subparsers, add_backend, add_format, command, print_json
+from moe_rules.cli.options import (
+    Subparsers,
+    add_backend,
+    add_deployment,
+    add_format,
+    command,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from moe_rules.cli.deployment import Asked, Question
@@ -25,7 +32,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "moe-rules nearest FLASHINFER_TRTLLM --model config.json --machine h100",
     )
     add_backend(parser)
-    deployment.add_options(parser)
+    add_deployment(parser)
     add_format(parser, "text", "json")
     parser.set_defaults(run=run)
 

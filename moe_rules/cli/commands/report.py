@@ -9,7 +9,15 @@ from urllib.parse import urlsplit
 
 from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, add_machine, add_rules, command, positive
+from moe_rules.cli.options import (
+    Subparsers,
+    add_machine,
+    add_rules,
+    add_set,
+    add_software,
+    command,
+    positive,
+)
 
 TP = (1, 2, 4, 8)
 DP = (1, 8)
@@ -45,7 +53,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="NAME",
         help="a checkpoint format; repeatable; default: the model's own and those of matrix",
     )
-    deployment.add_software(parser)
+    add_software(parser)
     add_rules(parser)
     parser.add_argument(
         "--against", metavar="RULES", help="show what these decide otherwise: before and after"
@@ -65,7 +73,7 @@ def add_parser(subparsers: Subparsers) -> None:
         metavar="BACKEND",
         help=f"exchange of tokens between ranks; repeatable; default: {', '.join(ALL2ALL)}",
     )
-    deployment.add_set(parser)
+    add_set(parser)
     shown = parser.add_argument_group("what is shown besides")
     shown.add_argument(
         "--repository",

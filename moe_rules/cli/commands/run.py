@@ -11,7 +11,7 @@ from moe_kernels.ranks.torchrun import add_timeout, number_of_ranks, this_rank
 from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.execution_over_ranks import execute_over_ranks, spread
-from moe_rules.cli.options import Subparsers, add_format, command, positive
+from moe_rules.cli.options import Subparsers, add_deployment, add_format, command, positive
 
 if TYPE_CHECKING:
     from moe_rules.vocabulary.layer import FusedMoEParallelConfig
@@ -30,7 +30,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "torchrun --nproc-per-node 4 -m moe_rules run --model config.json --ep",
         "moe-rules run --model config.json --num-tokens 64",
     )
-    deployment.add_options(parser)
+    add_deployment(parser)
     execution = parser.add_argument_group("execution")
     execution.add_argument(
         "--num-tokens",

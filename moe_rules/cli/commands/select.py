@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli import deployment
-from moe_rules.cli.options import Subparsers, add_format, command
+from moe_rules.cli.options import Subparsers, add_deployment, add_format, command
 
 if TYPE_CHECKING:
     from moe_rules.cli.deployment import Asked, Question
@@ -28,7 +28,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "What vLLM would refuse when it loads the weights is named, and changes no decision.",
         "moe-rules select --model config.json --machine h100 --tp 8",
     )
-    deployment.add_options(parser)
+    add_deployment(parser)
     add_format(parser, "text", "json")
     parser.set_defaults(run=run)
 

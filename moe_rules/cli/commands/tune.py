@@ -10,9 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, command, refuse_others
+from moe_rules.cli.options import Subparsers, add_deployment, command, refuse_others
 
 if TYPE_CHECKING:
     from moe_kernels.benchmark.tune.layers import TuneLayer
@@ -41,7 +40,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "differs from that of the rules. Needs torch. Exit code 1: nothing can be measured here.",
         "moe-rules tune --model config.json --tp 4 --seconds 120 --out tuned",
     )
-    deployment.add_options(parser, scheme=False)
+    add_deployment(parser, scheme=False)
     shapes = parser.add_argument_group("named layers, instead of a model")
     shapes.add_argument(
         "--shape", nargs="+", choices=SHAPES, metavar="NAME", help=", ".join(SHAPES)

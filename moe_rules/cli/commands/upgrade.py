@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 
-from moe_rules.cli import deployment
 from moe_rules.cli.options import (
     Subparsers,
     add_exit_zero,
     add_format,
+    add_model,
     add_narrowing,
+    add_quantization,
     add_show,
+    add_software,
+    add_stated,
     command,
 )
 
@@ -39,10 +42,10 @@ def add_parser(subparsers: Subparsers) -> None:
     parser.add_argument("--to", dest="after", metavar="RELEASE", help="default: the latest")
     narrow = parser.add_argument_group("to ask about some deployments alone")
     add_narrowing(narrow)
-    deployment.add_software(narrow)
-    deployment.add_model(narrow, several=True)
-    deployment.add_quantization(narrow)
-    deployment.add_stated(narrow)
+    add_software(narrow)
+    add_model(narrow, several=True)
+    add_quantization(narrow)
+    add_stated(narrow)
     add_show(parser)
     add_exit_zero(parser, "something changes as well, for what only shows it")
     add_format(parser, "text", "markdown", "json")

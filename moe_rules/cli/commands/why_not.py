@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli import deployment
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.options import Subparsers, add_backend, add_format, command, print_json
+from moe_rules.cli.options import (
+    Subparsers,
+    add_backend,
+    add_deployment,
+    add_format,
+    command,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from moe_rules.cli.deployment import Asked, Question
@@ -26,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
         "moe-rules why-not FLASHINFER_TRTLLM --model config.json --machine h100",
     )
     add_backend(parser)
-    deployment.add_options(parser)
+    add_deployment(parser)
     add_format(parser, "text", "json")
     parser.set_defaults(run=run)
 
