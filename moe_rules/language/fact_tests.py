@@ -20,7 +20,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from moe_rules.vocabulary.fact_values import FactValue, in_words
+from moe_rules.vocabulary.fact_values import FactError, FactValue, in_words
 from moe_rules.vocabulary.quant_keys import QuantKey, Scale
 from moe_rules.vocabulary.record import Record
 
@@ -132,6 +132,14 @@ class Compare(FactTest):
 
             return single
         return FactTest.predicate(self, name)
+
+
+def comparison(raw: str, bound: Callable[[str], Any]) -> Compare:
+    """Read comparisons (">=8.9 <12.0"), whose values ``bound`` reads. Raises FactError."""
+    found = COMPARISON.findall(raw)
+    if not found or COMPARISON.sub("", raw).replace(",", " ").strip():
+        raise FactError(f'{raw!r} is not a comparison; write ">=8.9" or ">=8.9 <12.0"')
+    return Compare(tuple((sign, bound(text)) for sign, text in found))
 
 
 class Family(FactTest):

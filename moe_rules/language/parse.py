@@ -20,22 +20,21 @@ from moe_rules.language.conditions import (
     all_of,
 )
 from moe_rules.language.fact_tests import (
-    COMPARISON,
     AnyTest,
     Anything,
     Compare,
     FactTest,
     Family,
     IsSet,
-    KeyPattern,
     MultipleOf,
     NotTest,
     OneOf,
     Prefix,
     SameAs,
-    ScalePattern,
     SwitchIs,
+    comparison,
 )
+from moe_rules.language.key_patterns import key_pattern
 from moe_rules.language.reasons import reason_code
 from moe_rules.language.schemes import Scheme, Schemes
 from moe_rules.vocabulary.fact_values import (
@@ -47,7 +46,6 @@ from moe_rules.vocabulary.fact_values import (
     parse_value,
     parse_version,
 )
-from moe_rules.vocabulary.quant_keys import QuantKey
 
 JOINERS = ("any", "all", "not", "is")
 
@@ -163,10 +161,7 @@ class Parser:
         for i, raw in enumerate(raws):
             here = (*path, i) if len(raws) > 1 else path
             if isinstance(raw, str) and raw.startswith("$"):
-                name = raw[1:]
-                if name not in self.sets:
-                    raise FactError(f"there is no set {raw!r}{did_you_mean(name, self.sets)}")
-                tests.append(self._one_of(fact, self.sets[name], here))
+                tests.append(self._one_of(fact, self._set(raw), here))
             else:
                 tests.append(self._test(fact, raw, here))
         values = [v for t in tests if isinstance(t, OneOf) for v in t.values]
@@ -187,15 +182,7 @@ class Parser:
     def _comparison(self, fact: Fact, raw: str) -> FactTest:
         if fact.type not in ("int", "float", "version"):
             raise FactError(f"{fact.name} has no order, so {raw!r} cannot be tested")
-        rest = COMPARISON.sub("", raw).replace(",", " ").strip()
-        found = COMPARISON.findall(raw)
-        if rest or not found:
-            raise FactError(f'{raw!r} is not a comparison; write ">=8.9" or ">=8.9 <12.0"')
-        bounds = []
-        for sign, text in found:
-            bound = parse_version(text) if fact.type == "version" else _number(text)
-            bounds.append((sign, bound))
-        return Compare(tuple(bounds))
+        return comparison(raw, parse_version if fact.type == "version" else _number)
 
     def _structured(self, fact: Fact, raw: dict[str, AnyValue], path: KeyPath) -> FactTest:
         if len(raw) == 1:
@@ -209,7 +196,7 @@ class Parser:
                     return MultipleOf(operand)
                 return MultipleOf(self._other_fact(operand, "int"))
         if fact.type == "quant_key":
-            return self._key_pattern(raw)
+            return key_pattern(raw, self._set)
         known = ["not", "same_as"] + (["multiple_of"] if fact.type == "int" else [])
         word = next((key for key in raw if key not in known), ", ".join(raw))
         raise FactError(
@@ -225,35 +212,12 @@ class Parser:
             raise FactError(f"{name!r} is {other.domain}; it cannot be compared with this fact")
         return other.name
 
-    def _key_pattern(self, raw: dict[str, AnyValue]) -> FactTest:
-        parts = {"dtype", "scale", "scale2", "symmetric"}
-        _only(raw, parts, "a quantization key")
-        dtype = raw.get("dtype")
-        scale2 = raw.get("scale2")
-        written = "{" + ", ".join(f"{k}: {_inline(v)}" for k, v in raw.items()) + "}"
-        return KeyPattern(
-            written=written,
-            dtypes=None if dtype is None else frozenset(self._words(dtype)),
-            scale=_scale_pattern(raw["scale"]) if "scale" in raw else None,
-            scale2=False
-            if scale2 == "none"
-            else _scale_pattern(scale2)
-            if isinstance(scale2, dict)
-            else None,
-            symmetric=raw.get("symmetric"),
-        )
-
-    def _words(self, raw: AnyValue) -> list[str]:
-        words: list[str] = []
-        for word in raw if isinstance(raw, list) else [raw]:
-            if str(word).startswith("$"):
-                name = str(word)[1:]
-                if name not in self.sets:
-                    raise FactError(f"there is no set {word!r}{did_you_mean(name, self.sets)}")
-                words.extend(map(str, self.sets[name]))
-            else:
-                words.append(str(word))
-        return words
+    def _set(self, written: str) -> list[AnyValue]:
+        """The values of a named set, as it is written ("$name"). Raises FactError."""
+        name = written[1:]
+        if name not in self.sets:
+            raise FactError(f"there is no set {written!r}{did_you_mean(name, self.sets)}")
+        return self.sets[name]
 
     def schemes(self, raw: list[dict[str, AnyValue]], path: KeyPath) -> Condition:
         """Read a kernel's list of quantization schemes."""
@@ -287,40 +251,3 @@ def _number(text: str) -> int | float:
             return float(text)
         except ValueError:
             raise FactError(f"{text!r} is not a number") from None
-
-
-def _only(raw: Mapping[str, AnyValue], known: set[str], what: str) -> None:
-    for word in raw:
-        if word not in known:
-            raise FactError(f"{word!r} is no part of {what}{did_you_mean(word, known)}")
-
-
-def _scale_pattern(raw: AnyValue) -> ScalePattern:
-    if not isinstance(raw, dict):
-        raise FactError("a scale is a mapping of dtype, static, rows, columns")
-    _only(raw, {"dtype", "static", "rows", "columns"}, "a scale")
-    return ScalePattern(
-        dtype=raw.get("dtype"),
-        static=raw.get("static"),
-        rows=_extent(raw["rows"]) if "rows" in raw else None,
-        columns=_extent(raw["columns"]) if "columns" in raw else None,
-    )
-
-
-def _extent(raw: AnyValue) -> FactTest:
-    if type(raw) is int:
-        return OneOf(frozenset([raw]), str(raw))
-    bounds = tuple((sign, int(text)) for sign, text in COMPARISON.findall(str(raw)))
-    if not bounds:
-        raise FactError(f"{raw!r} is not a group extent; write a number or a comparison")
-    return Compare(bounds)
-
-
-def _inline(raw: AnyValue) -> str:
-    if isinstance(raw, dict):
-        return "{" + ", ".join(f"{key}: {_inline(value)}" for key, value in raw.items()) + "}"
-    if isinstance(raw, list):
-        return "[" + ", ".join(map(_inline, raw)) + "]"
-    if isinstance(raw, str) and COMPARISON.match(raw):
-        return f'"{raw}"'
-    return in_words(raw) if not isinstance(raw, QuantKey) else str(raw)

@@ -8,8 +8,9 @@ from typing import Any
 
 from moe_rules.models.quantization import Question
 from moe_rules.models.suggest import unknown_name
+from moe_rules.vocabulary.fact_values import parse_quant_key
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
-from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
+from moe_rules.vocabulary.quant_keys import QuantKey
 from moe_rules.vocabulary.record import Record
 
 LAYER = frozenset(one.name for one in fields(FusedMoEConfig)) - {"moe_parallel_config"}
@@ -42,7 +43,7 @@ class Overrides(Record):
         return cls(
             {name: value for name, value in given.items() if name in LAYER},
             {name[9:]: value for name, value in given.items() if name in PARALLEL},
-            {name: _quant_key(value) for name, value in given.items() if name in KEYS},
+            {n: None if v is None else parse_quant_key(v) for n, v in given.items() if n in KEYS},
             {name: value for name, value in given.items() if name in OPTIONS},
             given.get("oracle"),
         )
@@ -71,14 +72,3 @@ class Overrides(Record):
             activation_key=self.keys.get("activation_key", question.activation_key),
             options={**question.options, **self.options},
         )
-
-
-def _quant_key(value: Any) -> QuantKey | None:
-    """A quantization key given as a key, a name, the structured form, or none."""
-    if value is None or isinstance(value, QuantKey):
-        return value
-    if isinstance(value, Mapping):
-        return QuantKey.from_dict(dict(value))
-    if value not in NAMED_KEYS:
-        raise ValueError(unknown_name("quantization key", str(value), NAMED_KEYS))
-    return NAMED_KEYS[value]

@@ -8,7 +8,9 @@ written structurally. This module imports nothing outside the standard library.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType, UnionType
 from typing import Any
 
 TENSOR = (-1, -1)
@@ -48,19 +50,40 @@ class Scale:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> Scale:
-        """Inverse of :meth:`to_dict`. Raises KeyError or ValueError on malformed input."""
-        shape = data["group_shape"]
-        if isinstance(shape, str):
-            if shape not in _NAMED_SHAPES:
-                raise ValueError(
-                    f"unknown group shape {shape!r}; expected one of {sorted(_NAMED_SHAPES)} "
-                    "or [rows, columns]"
-                )
-            group_shape = _NAMED_SHAPES[shape]
-        else:
-            rows, columns = shape
-            group_shape = (int(rows), int(columns))
-        return cls(dtype=data["dtype"], static=data["static"], group_shape=group_shape)
+        """Inverse of :meth:`to_dict`. Raises ValueError on malformed input."""
+        _check_parts("a scale", data, {"dtype": str, "static": bool, "group_shape": object})
+        return cls(data["dtype"], data["static"], _group_shape(data["group_shape"]))
+
+
+def _group_shape(raw: object) -> tuple[int, int]:
+    if isinstance(raw, str) and raw in _NAMED_SHAPES:
+        return _NAMED_SHAPES[raw]
+    extents = raw if isinstance(raw, list | tuple) else []
+    if len(extents) == 2 and all(type(one) is int and (one == -1 or one > 0) for one in extents):
+        return extents[0], extents[1]
+    raise ValueError(
+        f"unknown group shape {raw!r}; expected one of {sorted(_NAMED_SHAPES)} or [rows, columns]"
+    )
+
+
+def _check_parts(
+    what: str,
+    data: object,
+    required: Mapping[str, type],
+    optional: Mapping[str, type | UnionType] = MappingProxyType({}),
+) -> None:
+    """Raise ValueError for a part that is missing, unknown or of another type."""
+    known = {**required, **optional}
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{what} has parts ({', '.join(known)}), unlike {data!r}")
+    for name in required:
+        if name not in data:
+            raise ValueError(f"{what} lacks {name!r}")
+    for name, value in data.items():
+        if name not in known:
+            raise ValueError(f"{what} has no {name!r} (it has {', '.join(known)})")
+        if not isinstance(value, known[name]):
+            raise ValueError(f"{name} of {what} cannot be {value!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +130,16 @@ class QuantKey:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> QuantKey:
-        """Inverse of :meth:`to_dict` (the name is not read: the value decides)."""
+        """Inverse of :meth:`to_dict` (the name is not read: the value decides).
+
+        Raises ValueError on malformed input.
+        """
+        _check_parts(
+            "a key",
+            data,
+            {"dtype": str, "scale": Mapping},
+            {"scale2": Mapping | None, "symmetric": bool, "name": str | None},
+        )
         scale2 = data.get("scale2")
         return cls(
             dtype=data["dtype"],

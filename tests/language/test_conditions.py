@@ -13,7 +13,9 @@ from moe_rules.language.conditions import ALWAYS, NEVER, UNKNOWN, Condition, Con
 from moe_rules.language.parse import Parser
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
+GROUPED = 'weight_key: {dtype: [$blocks], scale: {rows: 1, columns: ">0"}, scale2: none}'
 SETS = {"gated": ["silu", "gelu"], "blocks": ["uint4", "uint4b8"]}
 
 
@@ -74,6 +76,15 @@ def problems(text: str) -> list[str]:
         ("{use_ep: true, ep_size: 1}", {"ep_size": 2}, False),
         ("{use_ep: true, ep_size: 1}", {"ep_size": 1}, None),
         ("activation: any", {}, True),
+        (GROUPED, {"weight_key": NAMED_KEYS["kInt4Static32"]}, True),
+        (GROUPED, {"weight_key": NAMED_KEYS["kInt4Static"]}, False),
+        (GROUPED, {"weight_key": NAMED_KEYS["kNvfp4Static"]}, False),
+        (
+            "weight_key: {scale2: {static: false}}",
+            {"weight_key": NAMED_KEYS["kNvfp4Static"]},
+            False,
+        ),
+        ("weight_key: {symmetric: false}", {"weight_key": NAMED_KEYS["kInt4StaticAsym"]}, True),
     ],
 )
 def test_truth(text: str, facts: dict[str, FactValue], holds: bool | None) -> None:
@@ -97,6 +108,16 @@ def test_truth(text: str, facts: dict[str, FactValue], holds: bool | None) -> No
         ("hidden_dim: {same_as: hiden_dim}", "did you mean 'hidden_dim'?"),
         ("weight_key: kFp8StaticTensorSim", "did you mean 'kFp8StaticTensorSym'?"),
         ("weight_key: {dtyp: fp8_e4m3}", "'dtyp' is no part of a quantization key"),
+        ("weight_key: {dtype: [int8, 4]}", "dtype is the name of one, not 4"),
+        ("weight_key: {dtype: $blokcs}", "no set '$blokcs'; did you mean 'blocks'?"),
+        ("weight_key: {symmetric: 7}", "symmetric is true or false, not 7"),
+        ("weight_key: {scale: fp32}", "a scale is a mapping"),
+        ("weight_key: {scale: {static: maybe}}", "static is true or false, not maybe"),
+        ("weight_key: {scale: {row: 1}}", "did you mean 'rows'?"),
+        ('weight_key: {scale: {rows: ">1.5"}}', "'1.5' is not a whole number"),
+        ('weight_key: {scale: {rows: "x>3"}}', "'x>3' is not a comparison"),
+        ("weight_key: {scale: {columns: 1.5}}", "columns is a whole number or a comparison"),
+        ("weight_key: {scale2: nonsense}", "a scale is a mapping"),
         ("gfx: gfx95x*", "no value of gfx begins with"),
         ("use_ep: none", "cannot be none"),
         ("any: {use_ep: true}", "takes a list"),

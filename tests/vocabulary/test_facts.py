@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import fields
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig, dtype_name
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
+SCALE = {"dtype": "fp32", "static": True, "group_shape": "token"}
 SIZES = {
     "num_experts": 8,
     "experts_per_token": 2,
@@ -87,6 +90,23 @@ def test_keys_survive_their_plain_form(name: str) -> None:
     assert QuantKey.from_dict(key.to_dict()) == key
     assert parse_value(FACTS["weight_key"], plain(key)) == key
     assert pickle.loads(pickle.dumps(key)) == key
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"symetric": False}, "a key has no 'symetric'"),
+        ({"dtype": 5}, "dtype of a key cannot be 5"),
+        ({"scale": None}, "scale of a key cannot be None"),
+        ({"scale": {"dtype": "fp32", "group_shape": "token"}}, "a scale lacks 'static'"),
+        ({"scale": {**SCALE, "static": "no"}}, "static of a scale cannot be 'no'"),
+        ({"scale2": {**SCALE, "group_shape": [1, 2.5]}}, "unknown group shape [1, 2.5]"),
+        ({"scale": {**SCALE, "group_shape": "rows"}}, "unknown group shape 'rows'"),
+    ],
+)
+def test_a_key_is_read_whole_or_not_at_all(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(FactError, match=re.escape(message)):
+        parse_value(FACTS["weight_key"], {"dtype": "int8", "scale": SCALE, **changes})
 
 
 def test_a_pickled_key_is_found_in_another_process() -> None:
