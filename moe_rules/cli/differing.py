@@ -9,9 +9,9 @@ from typing import Any
 
 from moe_rules.analysis.difference import Difference, differences
 from moe_rules.analysis.worlds import ImpossibleError
-from moe_rules.cli.deployment import REQUIRED_FACTS
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.narrowing import machines_of, platforms_of
+from moe_rules.cli.options import REQUIRED_FACTS
 from moe_rules.cli.readings import Reading, readings
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.stated import Stated
