@@ -23,6 +23,7 @@ from moe_rules.language.files import (
 )
 from moe_rules.language.reading import vocabulary
 from moe_rules.language.word_files import ReleasesFile, VocabularyFile
+from moe_rules.language.words import Words
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.architectures_schema import ArchitecturesFile
 from moe_rules.models.mistral_schema import MistralFile
@@ -44,9 +45,9 @@ _VERSION = r"^[0-9]+\.([0-9]+|\*)$"
 
 
 @functools.cache
-def schemas() -> dict[str, Schema]:
-    """Every schema by the name of its file."""
-    conditions = _condition_definitions()
+def schemas(words: Words | None = None) -> dict[str, Schema]:
+    """Every schema by the name of its file, for words other than the packaged ones if given."""
+    conditions = _condition_definitions(words or vocabulary())
     return {
         "platform.schema.json": _schema(PlatformFile, "moe_rules platform file", conditions),
         "vocabulary.schema.json": _schema(VocabularyFile, "moe_rules vocabulary", conditions),
@@ -74,12 +75,12 @@ def schemas() -> dict[str, Schema]:
     }
 
 
-def schema_for(name: str) -> Schema:
-    """One schema, by file name or by its first word ("platform").
+def schema_for(name: str, words: Words | None = None) -> Schema:
+    """One schema of :func:`schemas`, by file name or by its first word ("platform").
 
     Raises ValueError with the nearest name for one that does not exist.
     """
-    known = {file.partition(".")[0]: schema for file, schema in schemas().items()}
+    known = {file.partition(".")[0]: schema for file, schema in schemas(words).items()}
     word = name.partition(".")[0]
     if word not in known:
         hint = did_you_mean(word, known)
@@ -118,8 +119,7 @@ def _tidy_map(node: dict[str, Any]) -> dict[str, Any]:
     return {key: _tidy(value) for key, value in node.items()}
 
 
-def _condition_definitions() -> dict[str, Schema]:
-    words = vocabulary()
+def _condition_definitions(words: Words) -> dict[str, Schema]:
     facts = words.facts
     shared = {
         "Set": {"enum": [f"${name}" for name in words.sets]},

@@ -45,6 +45,7 @@ from moe_rules.language.ruleset import (
 )
 from moe_rules.language.validate import validate
 from moe_rules.language.word_files import ReleasesFile, VocabularyFile
+from moe_rules.language.words import Words
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.models.architectures_schema import ArchitecturesFile
@@ -96,6 +97,8 @@ class _Checker:
         self.release = release
         self.problems: list[Problem] = []
         self.documents: dict[str, tuple[YamlSource, Any] | None] = {}
+        self.own_schemas: dict[str, SchemaErrors] = {}
+        """Schemas of files in overlays that have words of their own, by name of the file."""
 
     def check(self, path: Path) -> None:
         files = yaml_files(path)
@@ -211,6 +214,9 @@ class _Checker:
         except RuleFileError as error:
             self.problems.extend(error.problems)
             return
+        if overlay and len(vocabulary) > 1:
+            own = _schema_errors("platform", Words(vocabulary))
+            self.own_schemas.update({part.source.file: own for part in overlay})
         self.problems.extend(rules.warnings)
         self.problems.extend(requested_problems(rules.requested, rules.oracles))
 
@@ -223,7 +229,8 @@ class _Checker:
         for name, document in self.documents.items():
             if document is not None and name not in wrong:
                 source, _ = document
-                self.problems.extend(schema_problems(kind_of(source.data), source))
+                own = self.own_schemas.get(name)
+                self.problems.extend(schema_problems(kind_of(source.data), source, own))
 
 
 def is_in_overlay(file: Path) -> bool:
@@ -252,24 +259,35 @@ def _validated(source: YamlSource, *, in_part: bool) -> Any:
     return document
 
 
-def schema_problems(kind: str, source: YamlSource) -> list[Problem]:
-    """Where a document does not fit the JSON Schema of its kind, if that has one."""
+SchemaErrors = Callable[[Any], Iterable[Any]]
+"""Finds where data does not fit a JSON Schema."""
+
+
+def schema_problems(
+    kind: str, source: YamlSource, own: SchemaErrors | None = None
+) -> list[Problem]:
+    """Where a document does not fit the JSON Schema of its kind, if that has one.
+
+    ``own`` takes the place of the packaged schema.
+    """
     from jsonschema.exceptions import best_match
 
     if kind not in _MODELS:
         return []
     problems = []
-    for error in _schema_errors(kind)(source.data):
+    for error in (own or _packaged_schema_errors(kind))(source.data):
         deepest = best_match([error]) or error
         place = source.at(tuple(deepest.absolute_path))
         problems.append(Problem("schema", f"against {kind}.schema.json: {deepest.message}", place))
     return problems
 
 
-@functools.cache
-def _schema_errors(kind: str) -> Callable[[Any], Iterable[Any]]:
+def _schema_errors(kind: str, words: Words | None = None) -> SchemaErrors:
     from jsonschema import Draft7Validator
 
     from moe_rules.json_schemas import schema_for
 
-    return Draft7Validator(schema_for(kind)).iter_errors
+    return Draft7Validator(schema_for(kind, words)).iter_errors
+
+
+_packaged_schema_errors = functools.cache(_schema_errors)

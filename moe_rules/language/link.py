@@ -274,23 +274,35 @@ class _Linker:
     # Derived facts ----------------------------------------------------------------------------
 
     def derived(self) -> tuple[rules.Derived, ...]:
-        return tuple(
-            rules.Derived(
-                self.words.facts[name],
-                tuple(self._derived_case(name, i, case) for i, case in enumerate(table.cases)),
+        later = list(self.words.derived)
+        found = []
+        for name, table in self.words.derived.items():
+            cases = tuple(
+                self._derived_case(name, i, case, later) for i, case in enumerate(table.cases)
             )
-            for name, table in self.words.derived.items()
-        )
+            found.append(rules.Derived(self.words.facts[name], cases))
+            later.remove(name)
+        return tuple(found)
 
     def _derived_case(
-        self, name: str, i: int, case: DerivedCase
+        self, name: str, i: int, case: DerivedCase, later: Sequence[str]
     ) -> tuple[Condition, FactValue | rules.ValueOf]:
+        """A case of a derived fact, which may ask none that is derived ``later``, or itself."""
         path: KeyPath = ("derived", name, "cases", i)
         parser = self._word_parser("derived", name)
+        fact = self.words.facts[name]
         when = parser.condition(case.when, (*path, "when"))
-        if case.value_of is not None:
-            return when, rules.ValueOf(case.value_of)
-        return when, parser.value(self.words.facts[name], case.value, (*path, "value"))
+        value: FactValue | rules.ValueOf
+        if case.value_of is None:
+            value = parser.value(fact, case.value, (*path, "value"))
+        else:
+            value = parser.value_of(fact, case.value_of, (*path, "value_of"))
+        for other in (*when.fact_names(), case.value_of):
+            if other in later:
+                parser.problem(
+                    "later-fact", f"{name!r} cannot follow from {other!r}: that comes later", path
+                )
+        return when, value
 
     # Oracles ----------------------------------------------------------------------------------
 

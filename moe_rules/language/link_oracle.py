@@ -178,14 +178,7 @@ class OracleLinker:
                 hint = did_you_mean(name, self.facts)
                 parser.problem("unknown-fact", f"there is no fact {name!r}{hint}", here, key=True)
             elif isinstance(value, dict) and set(value) == {"value_of"}:
-                other = self.facts.get(str(value["value_of"]))
-                if other is None or other.type != fact.type:
-                    hint = did_you_mean(str(value["value_of"]), self.facts)
-                    parser.problem(
-                        "unknown-fact", f"no fact {value['value_of']!r} of that type{hint}", here
-                    )
-                else:
-                    result.append((name, rules.ValueOf(other.name)))
+                result.append((name, parser.value_of(fact, value["value_of"], here)))
             else:
                 result.append((name, parser.value(fact, value, here)))
         return tuple(result)

@@ -36,6 +36,7 @@ from moe_rules.language.fact_tests import (
 )
 from moe_rules.language.key_patterns import key_pattern
 from moe_rules.language.reasons import reason_code
+from moe_rules.language.rules import ValueOf
 from moe_rules.language.schemes import Scheme, Schemes
 from moe_rules.vocabulary.fact_values import (
     Fact,
@@ -241,6 +242,15 @@ class Parser:
         except FactError as error:
             self.problem("bad-value", str(error), path)
             return None
+
+    def value_of(self, fact: Fact, name: AnyValue, path: KeyPath) -> ValueOf:
+        """Read the name of the fact whose value ``fact`` takes."""
+        other = self.facts.get(str(name))
+        if other is None or other.type != fact.type:
+            alike = [one.name for one in self.facts.values() if one.type == fact.type]
+            hint = did_you_mean(str(name), alike)
+            self.problem("unknown-fact", f"there is no {fact.type} fact {name!r}{hint}", path)
+        return ValueOf(str(name))
 
 
 def _number(text: str) -> int | float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moe_rules.language.files import RawCondition, Table, Withdrawals
 
@@ -20,11 +20,20 @@ class Feature(Table):
 
 
 class DerivedCase(Table):
-    """One case of a derived fact."""
+    """One case of a derived fact: a value, or that of another fact."""
 
-    when: RawCondition | None = None
+    when: RawCondition | None = Field(None, description="Where it applies; always if absent.")
     value: Any = None
-    value_of: str | None = None
+    value_of: str | None = Field(None, description="A fact of the same type, supplied or before.")
+
+    @model_validator(mode="after")
+    def _one_value(self) -> DerivedCase:
+        if {"value", "value_of"}.isdisjoint(self.model_fields_set) or None not in (
+            self.value,
+            self.value_of,
+        ):
+            raise ValueError("a case gives either value or value_of")
+        return self
 
 
 class DerivedFact(Table):

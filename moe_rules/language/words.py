@@ -66,3 +66,13 @@ class Words:
                 words.update(said)
                 self.home.update({(kind, name): source for name in said})
         self.facts: dict[str, Fact] = {**supplied, **_derived_facts(self.derived)}
+        for name in self.derived.keys() & FACTS.keys():
+            self._problem("declared-twice", f"the fact {name!r} is supplied", ("derived", name))
+        for name, values in self.sets.items():
+            nested = [value for value in values if str(value).startswith("$")]
+            for value in nested:
+                self._problem("nested-set", f"{value!r}: a set has no other sets", ("sets", name))
+            self.sets[name] = [value for value in values if value not in nested]
+
+    def _problem(self, code: str, message: str, path: tuple[str, str]) -> None:
+        self.problems.append(Problem(code, message, self.home[path].key_at(path)))

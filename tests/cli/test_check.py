@@ -41,6 +41,17 @@ def test_an_overlay_is_checked_with_the_packaged_files(cli: Command, write: Writ
     assert " error" not in answer.out
 
 
+def test_an_overlay_may_have_words_of_its_own(write: Write) -> None:
+    derived = "derived: {mine: {type: int, meaning: mine, cases: [{value_of: ep_size}]}}\n"
+    adjust = "{when: {activation: $ours, mine: 2}, first: [TRITON]}"
+    file = write("mine/cuda.yaml", f"platform: cuda\noracles: {{fp8: {{adjust: [{adjust}]}}}}\n")
+    write("mine/words.yaml", f"sets: {{ours: [silu]}}\n{derived}")
+    assert check([file.parent]).problems == ()
+    write("mine/words.yaml", derived)
+    (problem,) = check([file.parent]).problems
+    assert "there is no set '$ours'" in problem.message
+
+
 WRONG = {
     "unknown key": (
         "platform: cuda\noracle: {}\n",
