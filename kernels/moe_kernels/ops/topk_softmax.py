@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 
 from moe_kernels.ops.launcher import Launcher, kept
+from moe_kernels.ops.library import register_operator
 from moe_kernels.ops.programmatic_launch import (
     is_programmatic,
     launch_attributes,
@@ -66,27 +67,39 @@ def _topk_softmax_kernel(
     tl.store(topk_ids_ptr + pair, ids, mask=slot < TOP_K)
 
 
+def _fake_topk_softmax(
+    router_logits: torch.Tensor,
+    top_k: int,
+    renormalize: bool,
+    weights_dtype: torch.dtype,
+    ids_dtype: torch.dtype,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    shape = (router_logits.shape[0], top_k)
+    weights = router_logits.new_empty(shape, dtype=weights_dtype)
+    return weights, router_logits.new_empty(shape, dtype=ids_dtype)
+
+
+@register_operator(_fake_topk_softmax)
 def topk_softmax(
     router_logits: torch.Tensor,
     top_k: int,
     renormalize: bool,
-    dtype: torch.dtype,
-    ids_dtype: torch.dtype = torch.int64,
+    weights_dtype: torch.dtype,
+    ids_dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``top_k`` likeliest experts of each token, greatest first, and their weights.
+    """:func:`moe_kernels.routing.route`; of equal logits the first expert's comes first.
 
-    router_logits: [M, E], any floating dtype and strides. Weights are the softmax over all
-    experts, or over the chosen ones (``renormalize``), computed in float32. Of equal logits the
-    first expert's comes first. Returns topk_weights in ``dtype`` and topk_ids, [M, top_k].
+    ``renormalize``: weights are the softmax over the chosen experts. router_logits: any strides.
+    A token with a logit that is no number, or plus infinity, gets weights that are none.
     """
+    results = _fake_topk_softmax(router_logits, top_k, renormalize, weights_dtype, ids_dtype)
     num_tokens, num_experts = router_logits.shape
-    topk_weights = router_logits.new_empty((num_tokens, top_k), dtype=dtype)
-    topk_ids = router_logits.new_empty((num_tokens, top_k), dtype=ids_dtype)
+    if not 1 <= top_k <= num_experts:
+        raise ValueError(f"top_k must be 1 to {num_experts}, the number of experts, got {top_k}")
     if num_tokens > 0:
         sizes = num_tokens, num_experts, *router_logits.stride()
-        launcher = _launcher(*sizes, top_k, renormalize, router_logits.device)
-        launcher(router_logits, topk_weights, topk_ids)
-    return topk_weights, topk_ids
+        _launcher(*sizes, top_k, renormalize, router_logits.device)(router_logits, *results)
+    return results
 
 
 @kept

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from moe_rules.integrations.transformers.front import plain_class
 from moe_rules.integrations.transformers.layer import gemm_weights, stored, up_name
 from moe_rules.integrations.transformers.packed import CONVERTING, SERVING, Packable, restore
 from moe_rules.integrations.transformers.saying import say_fallback
@@ -36,7 +37,9 @@ def experts_forward(interface: Any) -> ExpertsForward:
         of experts on they are other ranks', and contribute nothing. top_k_weights: [M, topk].
         """
         # Before anything looks at parameters: torch.compile goes on with those that it has seen.
-        if torch.is_grad_enabled() or getattr(self, SERVING, None) is None:
+        # It may trace twice, and has to come by the same way.
+        watched = torch.is_grad_enabled() or torch.compiler.is_compiling()
+        if watched or getattr(self, SERVING, None) is None:
             _prepare(self, top_k_index.shape[-1], hidden_states.dtype)
         w13, w2 = gemm_weights(self)
         if torch.is_grad_enabled() and (
@@ -104,7 +107,7 @@ def _own(module: Any, interface: Any) -> ExpertsForward:
 
 def _eager(module: Any) -> ExpertsForward:
     """The forward that the module's class has in its source, below every decoration."""
-    forward: ExpertsForward = inspect.unwrap(getattr(module, "_plain_class", type(module)).forward)
+    forward: ExpertsForward = inspect.unwrap(plain_class(module).forward)
     return forward
 
 

@@ -15,6 +15,7 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 from moe_rules.integrations.transformers.forward import experts_forward
 from moe_rules.integrations.transformers.layer import is_experts
 from moe_rules.integrations.transformers.packed import make_packable, release
+from moe_rules.integrations.transformers.routers import Choosing, let_choose, make_choosing
 from moe_rules.integrations.transformers.saying import NAME, say
 
 
@@ -56,6 +57,8 @@ def _looking_at_model(original: Callable[..., Any]) -> Callable[..., Any]:
         for module in self.modules():
             if is_experts(module) and module.config._experts_implementation != NAME:
                 release(module)
+            elif isinstance(module, Choosing) and not module.is_asked():
+                let_choose(module)
 
     return set_implementation
 
@@ -77,7 +80,8 @@ def _configured(model: PreTrainedModel) -> set[Any]:
 def look_at(model: PreTrainedModel) -> None:
     """Say which experts of ``model`` never call an implementation, or that it has none.
 
-    The others become packable here, for under torch.compile it is too late.
+    The others become packable here, and routers beside them choose, for under torch.compile it is
+    too late.
     """
     experts = [(name, module) for name, module in model.named_modules() if _holds_experts(module)]
     silent = {type(module).__name__ for _, module in experts if not is_experts(module)}
@@ -85,6 +89,8 @@ def look_at(model: PreTrainedModel) -> None:
     for _, module in experts:
         if is_experts(module) and module.config._experts_implementation == NAME:
             make_packable(module)
+    for module in model.modules():
+        make_choosing(module)
     if silent:
         say(
             logging.WARNING,

@@ -7,10 +7,8 @@ parameters gets their values back first, and what saves them sees these.
 
 from __future__ import annotations
 
-import functools
 import threading
 import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +17,7 @@ from moe_kernels.layouts import LayerWeights
 from torch import nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from moe_rules.integrations.transformers.front import Front, make_plain, put_in_front
 from moe_rules.integrations.transformers.layer import stored, up_name
 from moe_rules.integrations.transformers.saying import NAME
 
@@ -41,11 +40,10 @@ _shared = WeakTensorKeyDictionary()
 """Parameters that another module asked for than the one that had packed them: not done again."""
 
 
-class Packable(nn.Module):
+class Packable(Front):
     """In front of the class of a module whose weights :func:`let_go` may take."""
 
     config: Any
-    _plain_class: type[nn.Module]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own; what is not ours gets the module as it was."""
@@ -53,14 +51,6 @@ class Packable(nn.Module):
             return super().forward(*args, **kwargs)
         release(self)
         return self.forward(*args, **kwargs)
-
-    @torch.compiler.assume_constant_result  # type: ignore[misc]
-    def when_traced(self, function: Callable[..., None], *args: object) -> None:
-        """``function`` of the module, which torch.compile calls when it traces, and does not trace.
-
-        Before torch 2.13 it gives a module to none but the module's own methods.
-        """
-        function(self, *args)
 
     def __getattr__(self, name: str) -> Any:
         """Whoever reads a weight gets all of them back; kernels do not read it so."""
@@ -97,8 +87,7 @@ class Packable(nn.Module):
 
 def make_packable(module: Any) -> None:
     """Put :class:`Packable` in front of the class of ``module``; twice is as once."""
-    if not isinstance(module, Packable):
-        module.__class__ = _packable_class(type(module))  # type: ignore[arg-type]
+    put_in_front(Packable, module)
 
 
 def can_let_go(module: nn.Module) -> bool:
@@ -157,9 +146,7 @@ def release(module: Any) -> None:
     """Make ``module`` what it was before anything here had to do with it."""
     restore(module)
     module.__dict__.pop(SERVING, None)
-    plain = getattr(module, "_plain_class", None)
-    if plain is not None:
-        module.__class__ = plain
+    make_plain(module)
 
 
 def _parameters(module: nn.Module) -> tuple[str, str]:
@@ -190,9 +177,3 @@ def _values(module: nn.Module, name: str, product: Any) -> torch.Tensor:
 def _as_stored(module: Any, w: torch.Tensor) -> torch.Tensor:
     """From [E, N, K] to the layout of the module's parameters, and back."""
     return w.transpose(1, 2) if module.is_transposed else w
-
-
-@functools.cache
-def _packable_class(cls: Any) -> Any:
-    names = {"_plain_class": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
-    return type(cls.__name__, (Packable, cls), names)

@@ -1,0 +1,47 @@
+"""Classes of ours in front of those of modules, for as long as a model has this implementation."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class Front(nn.Module):
+    """What :func:`put_in_front` puts in front of the class of a module."""
+
+    _plain_class: type[nn.Module]
+
+    @torch.compiler.assume_constant_result  # type: ignore[misc]
+    def when_traced(self, function: Callable[..., None], *args: object) -> None:
+        """``function`` of the module, which torch.compile calls when it traces, and does not trace.
+
+        Before torch 2.13 it gives a module to none but the module's own methods.
+        """
+        function(self, *args)
+
+
+def put_in_front(front: type[Front], module: Any) -> None:
+    """Put ``front`` in front of the class of ``module``; twice is as once."""
+    if not isinstance(module, front):
+        module.__class__ = _with_front(front, type(module))
+
+
+def plain_class(module: Any) -> type[nn.Module]:
+    """The class of ``module`` without what is in front of it."""
+    plain: type[nn.Module] = getattr(module, "_plain_class", type(module))
+    return plain
+
+
+def make_plain(module: Any) -> None:
+    """Take away what is in front of the class of ``module``, if anything is."""
+    module.__class__ = plain_class(module)
+
+
+@functools.cache
+def _with_front(front: Any, cls: Any) -> Any:
+    names = {"_plain_class": cls, "__module__": cls.__module__, "__doc__": cls.__doc__}
+    return type(cls.__name__, (front, cls), names)

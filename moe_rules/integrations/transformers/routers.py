@@ -1,0 +1,168 @@
+"""Routers that choose experts in one launch: those that compute what a routing method does.
+
+A router says in code how it chooses: which logits, of which a softmax. So the code is asked: it
+and :func:`moe_kernels.routing.route` compute the same numbers, or they do not. On GPUs that are
+ours to serve the ones that do are computed so, which spares a layer some five small launches.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from moe_kernels.routing import route, routes_in_one_launch
+from torch import nn
+
+from moe_rules.integrations.transformers.front import Front, make_plain, plain_class, put_in_front
+from moe_rules.integrations.transformers.layer import is_experts
+from moe_rules.integrations.transformers.saying import NAME, say
+
+_METHOD = "_moe_rules_routing"
+_CONFIG = "_moe_rules_config"
+"""The attributes in which a router has how it chooses, and the configuration of its experts."""
+
+_SAMPLES = 64
+_METHODS = ("Renormalize", "Default")
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a router with weights on ``device``, in ``dtype``, chooses; method None: as it does.
+
+    in_float32: whether it multiplies so. logits_dtype, weights_dtype: of what it returns.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    method: str | None = None
+    in_float32: bool = False
+    logits_dtype: torch.dtype = torch.float32
+    weights_dtype: torch.dtype = torch.float32
+
+    def holds_for(self, weight: torch.Tensor) -> bool:
+        """Whether the weight is still where and what it was."""
+        return weight.device == self.device and weight.dtype == self.dtype
+
+
+class Choosing(Front):
+    """In front of the class of a router beside experts that have this implementation."""
+
+    _moe_rules_config: Any
+    weight: torch.Tensor
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """(router_logits [M, E], top_k_weights and top_k_index [M, topk]), as the module's own."""
+        if not self.is_asked():
+            let_choose(self)
+            return self.forward(*args, **kwargs)
+        if len(args) != 1 or kwargs or not self._may_choose(args[0]):
+            return super().forward(*args, **kwargs)
+        # torch.compile may trace twice, and has to come by the same way.
+        if torch.compiler.is_compiling() or _known(self) is None:
+            self.when_traced(_find)
+        found: Method = getattr(self, _METHOD)
+        if found.method is None or args[0].dtype != found.dtype:
+            return super().forward(*args, **kwargs)
+        return _chosen(self, args[0], found)
+
+    def is_asked(self) -> bool:
+        """Whether the experts beside it still have this implementation."""
+        asked: bool = self._moe_rules_config._experts_implementation == NAME
+        return asked
+
+    def _may_choose(self, x: torch.Tensor) -> bool:
+        """Whether tokens ``x`` are where :func:`route` is a kernel, which has no backward."""
+        if self.training or not routes_in_one_launch(x.device) or x.device != self.weight.device:
+            return False
+        return not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies and pickles are plain."""
+        let_choose(self)
+        return self.__reduce_ex__(protocol)
+
+
+def make_choosing(parent: nn.Module) -> None:
+    """Put :class:`Choosing` in front of routers beside experts in ``parent``, if any are."""
+    children = list(parent.children())
+    for experts in children:
+        if is_experts(experts) and experts.config._experts_implementation == NAME:
+            for child in filter(_is_router, children):
+                put_in_front(Choosing, child)
+                child.__dict__[_CONFIG] = experts.config
+
+
+def let_choose(module: nn.Module) -> None:
+    """Make a router what it was before anything here had to do with it."""
+    for name in (_METHOD, _CONFIG):
+        module.__dict__.pop(name, None)
+    make_plain(module)
+
+
+def _is_router(module: nn.Module) -> bool:
+    """Whether a module has what routers have here, and no other tensors, such as a bias of scores."""
+    names = {name for name, _ in itertools.chain(module.named_parameters(), module.named_buffers())}
+    return hasattr(module, "top_k") and "weight" in names and names <= {"weight", "bias"}
+
+
+def _known(module: Any) -> Method | None:
+    """How ``module`` chooses, if that was found out for its weight as it is."""
+    found: Method | None = getattr(module, _METHOD, None)
+    return found if found is not None and found.holds_for(module.weight) else None
+
+
+def _find(module: Any) -> None:
+    """Find out how ``module`` chooses, by what it computes of samples, unless that is known."""
+    if _known(module) is not None:
+        return
+    weight = module.weight
+    found = Method(weight.device, weight.dtype)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_SAMPLES, weight.shape[-1], generator=generator).to(weight.device, weight.dtype)
+    with torch.no_grad():
+        try:
+            own = plain_class(module).forward(module, x)
+            logits, weights, _ = own
+            for method, in_float32 in itertools.product(_METHODS, (False, True)):
+                dtypes = logits.dtype, weights.dtype
+                candidate = Method(weight.device, weight.dtype, method, in_float32, *dtypes)
+                if _same(own, _chosen(module, x, candidate)):
+                    found = candidate
+                    break
+        except Exception:  # it takes or returns something else
+            pass
+    module.__dict__[_METHOD] = found
+    name = type(module).__name__
+    how = "as it does itself" if found.method is None else f"in one launch ({found.method})"
+    say(logging.INFO, f"{NAME}: {name} chooses experts {how}")
+
+
+def _chosen(
+    module: Any, x: torch.Tensor, method: Method
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What a router returns that chooses by ``method``."""
+    operands = (x.reshape(-1, x.shape[-1]), module.weight, getattr(module, "bias", None))
+    if method.in_float32:
+        operands = tuple(None if each is None else each.float() for each in operands)
+    logits = nn.functional.linear(*operands)
+    assert method.method is not None
+    dtypes = method.weights_dtype, torch.int64
+    return logits.to(method.logits_dtype), *route(logits, module.top_k, method.method, *dtypes)
+
+
+def _same(own: Any, computed: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> bool:
+    """Whether a router's logits are bit for bit those, and its choice and weights as good as.
+
+    Of equal logits it may choose another.
+    """
+    (logits, weights, ids), (these_logits, these_weights, these_ids) = own, computed
+    if not torch.equal(logits, these_logits) or ids.shape != these_ids.shape:
+        return False
+    tolerance = 4 * torch.finfo(weights.dtype).eps
+    return ids.dtype == these_ids.dtype and bool(
+        torch.equal(logits.gather(1, ids), logits.gather(1, these_ids))
+        and torch.allclose(weights, these_weights, rtol=tolerance, atol=0)
+    )
