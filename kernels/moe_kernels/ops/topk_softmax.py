@@ -45,6 +45,7 @@ def _topk_softmax_kernel(
     inside = expert < num_experts
     logits_ptrs = logits_ptr + token * stride_m + expert * stride_e
     logits = tl.load(logits_ptrs, mask=inside, other=-float("inf")).to(tl.float32)
+    logits += 0.0  # of zeros there is one
     # One number for logit and expert, of which no two are the same; of equal logits the first
     # expert's is greater. What is no number is the greatest, and makes all weights none.
     logits = tl.where(logits == logits, logits, float("inf"))

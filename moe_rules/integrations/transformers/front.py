@@ -27,7 +27,7 @@ class Front(nn.Module):
 def put_in_front(front: type[Front], module: Any) -> None:
     """Put ``front`` in front of the class of ``module``; twice is as once."""
     if not isinstance(module, front):
-        module.__class__ = _with_front(front, type(module))
+        module.__class__ = _with_front(front, type(module))  # type: ignore[arg-type]
 
 
 def plain_class(module: Any) -> type[nn.Module]:

@@ -85,9 +85,9 @@ class Choosing(Front):
         return self.__reduce_ex__(protocol)
 
 
-def make_choosing(parent: nn.Module) -> None:
+def make_choosing(parent: Any) -> None:
     """Put :class:`Choosing` in front of routers beside experts in ``parent``, if any are."""
-    children = list(parent.children())
+    children: list[Any] = list(parent.children())
     for experts in children:
         if is_experts(experts) and experts.config._experts_implementation == NAME:
             for child in filter(_is_router, children):
@@ -103,7 +103,7 @@ def let_choose(module: nn.Module) -> None:
 
 
 def _is_router(module: nn.Module) -> bool:
-    """Whether a module has what routers have here, and no other tensors, such as a bias of scores."""
+    """Whether a module has what routers have here, and no other tensors, as a bias of scores."""
     names = {name for name, _ in itertools.chain(module.named_parameters(), module.named_buffers())}
     return hasattr(module, "top_k") and "weight" in names and names <= {"weight", "bias"}
 
@@ -144,9 +144,9 @@ def _chosen(
     module: Any, x: torch.Tensor, method: Method
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a router returns that chooses by ``method``."""
-    operands = (x.reshape(-1, x.shape[-1]), module.weight, getattr(module, "bias", None))
+    operands = [x.reshape(-1, x.shape[-1]), module.weight, getattr(module, "bias", None)]
     if method.in_float32:
-        operands = tuple(None if each is None else each.float() for each in operands)
+        operands = [None if each is None else each.float() for each in operands]
     logits = nn.functional.linear(*operands)
     assert method.method is not None
     dtypes = method.weights_dtype, torch.int64
