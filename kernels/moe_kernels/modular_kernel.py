@@ -17,7 +17,6 @@ through such a scale.
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import Enum
@@ -99,12 +98,9 @@ class FusedMoEExperts(ABC):
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         self.moe_config = moe_config
         self.quant_config = quant_config
-        self._activation_parameters: dict[str, ActivationParameters] = {}
-
-    @functools.cached_property
-    def weight_format(self) -> str | None:
+        self.weight_format = quant_config.weight_format
         """The format of w13 and w2 as these experts take them; None: unquantized."""
-        return self.quant_config.weight_format
+        self._activation_parameters: dict[str, ActivationParameters] = {}
 
     def weight_columns(self, columns: int) -> int:
         """How many columns of w13 and w2, as these experts take them, hold so many values."""

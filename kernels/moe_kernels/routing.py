@@ -55,41 +55,24 @@ ROUTED = ("Default", "Renormalize", "RenormalizeNaive")
 
 
 def route(
-    router_logits: torch.Tensor,
-    top_k: int,
-    routing_method: str,
-    weights_dtype: torch.dtype = torch.float32,
-    ids_dtype: torch.dtype = torch.int32,
+    router_logits: torch.Tensor, top_k: int, routing_method: str
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The ``top_k`` likeliest experts of each token, and their weights, in one launch on a GPU.
+    """The ``top_k`` likeliest experts of each token, and their weights.
 
     router_logits: [M, E], any floating dtype. "Default": weights are the softmax over all
     experts. "Renormalize" and "RenormalizeNaive": the softmax over the chosen ones, which is the
-    same as dividing the others' by their sum. Both are computed in float32. Returns topk_weights
-    and topk_ids, [M, top_k], greatest first. Raises ValueError for another method.
+    same as dividing the others' by their sum. Returns topk_weights (float32) and topk_ids
+    (int32), [M, top_k]. Raises ValueError for another method.
     """
     if routing_method not in ROUTED:
         raise ValueError(
             f"logits are not routed by {routing_method} here, only by {', '.join(ROUTED)}; "
             "choose the experts before, and use apply"
         )
-    renormalize = routing_method != "Default"
-    if routes_in_one_launch(router_logits.device):
-        from moe_kernels.ops.topk_softmax import topk_softmax  # needs Triton
-
-        chosen: tuple[torch.Tensor, torch.Tensor] = topk_softmax(
-            router_logits, top_k, renormalize, weights_dtype, ids_dtype
-        )
-        return chosen
     logits = router_logits.float()
     top_logits, topk_ids = logits.topk(top_k, dim=-1)
-    if renormalize:
-        topk_weights = torch.softmax(top_logits, dim=-1)
-    else:
+    if routing_method == "Default":
         topk_weights = torch.exp(top_logits - torch.logsumexp(logits, dim=-1, keepdim=True))
-    return topk_weights.to(weights_dtype), topk_ids.to(ids_dtype)
-
-
-def routes_in_one_launch(device: torch.device) -> bool:
-    """Whether :func:`route` is a kernel of ours on ``device``."""
-    return device.type in ("cuda", "xpu")
+    else:
+        topk_weights = torch.softmax(top_logits, dim=-1)
+    return topk_weights, topk_ids.to(torch.int32)

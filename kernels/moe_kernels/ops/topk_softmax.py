@@ -88,10 +88,13 @@ def topk_softmax(
     weights_dtype: torch.dtype,
     ids_dtype: torch.dtype,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """:func:`moe_kernels.routing.route`; of equal logits the first expert's comes first.
+    """The ``top_k`` likeliest experts of each token, greatest first, and their weights.
 
-    ``renormalize``: weights are the softmax over the chosen experts. router_logits: any strides.
-    A token with a logit that is no number, or plus infinity, gets weights that are none.
+    router_logits: [M, E], any floating dtype and strides. Weights are the softmax over all experts,
+    or over the chosen ones (``renormalize``), in float32 as computed. Of equal logits the first
+    expert's comes first. A token with a logit that is no number, or infinity, gets weights that are
+    no numbers. Returns topk_weights and topk_ids, [M, top_k]. Raises ValueError for a top_k that is
+    none. :func:`moe_kernels.routing.route` is the same in torch.
     """
     results = _fake_topk_softmax(router_logits, top_k, renormalize, weights_dtype, ids_dtype)
     num_tokens, num_experts = router_logits.shape

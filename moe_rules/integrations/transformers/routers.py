@@ -1,8 +1,8 @@
-"""Routers that choose experts in one launch: those that compute what a routing method does.
+"""Routers that choose experts in one launch, where they compute what that does.
 
-A router says in code how it chooses: which logits, of which a softmax. So the code is asked: it
-and :func:`moe_kernels.routing.route` compute the same numbers, or they do not. On GPUs that are
-ours to serve the ones that do are computed so, which spares a layer some five small launches.
+A router says in code how it chooses: by which logits, with which softmax for weights. So the code
+is asked: it and :mod:`moe_kernels.ops.topk_softmax` compute the same numbers, or they do not. Where
+they do, a layer on a GPU has one launch in the place of some five small ones.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from moe_kernels.routing import route, routes_in_one_launch
 from torch import nn
 
 from moe_rules.integrations.transformers.front import Front, make_plain, plain_class, put_in_front
@@ -25,19 +24,20 @@ _CONFIG = "_moe_rules_config"
 """The attributes in which a router has how it chooses, and the configuration of its experts."""
 
 _SAMPLES = 64
-_METHODS = ("Renormalize", "Default")
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a router with weights on ``device``, in ``dtype``, chooses; method None: as it does.
+    """How a router with weights on ``device``, in ``dtype``, chooses experts.
 
-    in_float32: whether it multiplies so. logits_dtype, weights_dtype: of what it returns.
+    in_float32: whether it multiplies so. renormalize: whether weights are the softmax over the
+    chosen experts; None: it chooses otherwise, and itself. logits_dtype, weights_dtype: of what it
+    returns.
     """
 
     device: torch.device
     dtype: torch.dtype
-    method: str | None = None
+    renormalize: bool | None = None
     in_float32: bool = False
     logits_dtype: torch.dtype = torch.float32
     weights_dtype: torch.dtype = torch.float32
@@ -64,7 +64,7 @@ class Choosing(Front):
         if torch.compiler.is_compiling() or _known(self) is None:
             self.when_traced(_find)
         found: Method = getattr(self, _METHOD)
-        if found.method is None or args[0].dtype != found.dtype:
+        if found.renormalize is None or args[0].dtype != found.dtype:
             return super().forward(*args, **kwargs)
         return _chosen(self, args[0], found)
 
@@ -74,10 +74,15 @@ class Choosing(Front):
         return asked
 
     def _may_choose(self, x: torch.Tensor) -> bool:
-        """Whether tokens ``x`` are where :func:`route` is a kernel, which has no backward."""
-        if self.training or not routes_in_one_launch(x.device) or x.device != self.weight.device:
+        """Whether tokens ``x`` are where there is a kernel, which has no backward."""
+        if self.training or not has_kernel(x.device) or x.device != self.weight.device:
             return False
         return not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What is set may be what the router's code looks at, so that it is asked anew."""
+        self.__dict__.pop(_METHOD, None)
+        super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles are plain."""
@@ -93,6 +98,11 @@ def make_choosing(parent: Any) -> None:
             for child in filter(_is_router, children):
                 put_in_front(Choosing, child)
                 child.__dict__[_CONFIG] = experts.config
+
+
+def has_kernel(device: torch.device) -> bool:
+    """Whether the kernel that chooses runs on ``device``."""
+    return device.type in ("cuda", "xpu")
 
 
 def let_choose(module: nn.Module) -> None:
@@ -126,9 +136,9 @@ def _find(module: Any) -> None:
         try:
             own = plain_class(module).forward(module, x)
             logits, weights, _ = own
-            for method, in_float32 in itertools.product(_METHODS, (False, True)):
+            for renormalize, in_float32 in itertools.product((True, False), (False, True)):
                 dtypes = logits.dtype, weights.dtype
-                candidate = Method(weight.device, weight.dtype, method, in_float32, *dtypes)
+                candidate = Method(weight.device, weight.dtype, renormalize, in_float32, *dtypes)
                 if _same(own, _chosen(module, x, candidate)):
                     found = candidate
                     break
@@ -136,7 +146,7 @@ def _find(module: Any) -> None:
             pass
     module.__dict__[_METHOD] = found
     name = type(module).__name__
-    how = "as it does itself" if found.method is None else f"in one launch ({found.method})"
+    how = "itself" if found.renormalize is None else "in one launch"
     say(logging.INFO, f"{NAME}: {name} chooses experts {how}")
 
 
@@ -144,13 +154,15 @@ def _chosen(
     module: Any, x: torch.Tensor, method: Method
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a router returns that chooses by ``method``."""
+    from moe_kernels.ops.topk_softmax import topk_softmax  # needs Triton
+
     operands = [x.reshape(-1, x.shape[-1]), module.weight, getattr(module, "bias", None)]
     if method.in_float32:
         operands = [None if each is None else each.float() for each in operands]
     logits = nn.functional.linear(*operands)
-    assert method.method is not None
-    dtypes = method.weights_dtype, torch.int64
-    return logits.to(method.logits_dtype), *route(logits, module.top_k, method.method, *dtypes)
+    renormalize, dtypes = bool(method.renormalize), (method.weights_dtype, torch.int64)
+    weights, ids = topk_softmax(logits, module.top_k, renormalize, *dtypes)
+    return logits.to(method.logits_dtype), weights, ids
 
 
 def _same(own: Any, computed: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> bool:

@@ -10,19 +10,22 @@ import pytest
 import torch
 
 pytest.importorskip("transformers")
+pytest.importorskip("triton")
+
+from moe_kernels.routing import route
 
 from moe_rules.integrations.transformers import routers
 from moe_rules.integrations.transformers.routers import Choosing
 from tests.integrations.transformers.architectures import architectures, text_model, tiny
 
-SERVED = {
-    "aria": "Renormalize",  # softmax of the chosen logits
-    "gpt_oss": "Renormalize",  # with a bias
-    "granitemoe": "Renormalize",  # logits become float32 when they are there
-    "jamba": "Default",
-    "lara_mini": "Renormalize",  # multiplies in float32
-    "mixtral": "Renormalize",  # weights in float32
-    "qwen3_moe": "Default",
+SERVED = {  # and whether weights are the softmax over the chosen experts
+    "aria": True,  # softmax of the chosen logits
+    "gpt_oss": True,  # with a bias
+    "granitemoe": True,  # logits become float32 when they are there
+    "jamba": False,
+    "lara_mini": True,  # multiplies in float32
+    "mixtral": True,  # weights in float32
+    "qwen3_moe": False,
 }
 OTHERS = ("flint", "phimoe")
 WITH_SCORES = ("ernie4_5_moe", "nemotron_h")
@@ -30,9 +33,16 @@ ARCHITECTURES = architectures(*SERVED, *OTHERS, *WITH_SCORES)
 X = torch.randint(2, 100, (2, 12), generator=torch.Generator().manual_seed(1))
 
 
+def in_torch(logits, top_k, renormalize, weights_dtype, ids_dtype):
+    method = "Renormalize" if renormalize else "Default"
+    weights, ids = route(logits, top_k, method)
+    return weights.to(weights_dtype), ids.to(ids_dtype)
+
+
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
-    monkeypatch.setattr(routers, "routes_in_one_launch", lambda device: True)
+    monkeypatch.setattr(routers, "has_kernel", lambda device: True)
+    monkeypatch.setattr("moe_kernels.ops.topk_softmax.topk_softmax", in_torch)
     with torch.no_grad():
         yield
 
@@ -48,7 +58,7 @@ def choosing(model):
 
 
 def methods(model):
-    return {routers._known(module).method for module in choosing(model)}
+    return {routers._known(module).renormalize for module in choosing(model)}
 
 
 def logits(model):
@@ -64,7 +74,7 @@ def test_they_compute_what_they_did(name, dtype, monkeypatch):
     router = choosing(model)[0]
     x = torch.randn(33, router.weight.shape[1]).to(dtype)
     chosen = router(x)
-    monkeypatch.setattr(routers, "routes_in_one_launch", lambda device: False)
+    monkeypatch.setattr(routers, "has_kernel", lambda device: False)
     for mine, own in zip(chosen, router(x), strict=True):
         assert mine.dtype == own.dtype
         torch.testing.assert_close(mine, own)
@@ -88,9 +98,11 @@ def test_what_is_changed_afterwards_counts():
     model = model_of("qwen3_moe")
     logits(model)
     for router in choosing(model):
-        router.top_k = 3
+        router.top_k, router.norm_topk_prob = 3, True
         router.weight.mul_(-1)
-    here, wanted = logits(model), copy.deepcopy(model)
+    here = logits(model)
+    assert methods(model) == {True}
+    wanted = copy.deepcopy(model)
     wanted.set_experts_implementation("eager")
     torch.testing.assert_close(here, logits(wanted), rtol=1e-5, atol=1e-5)
 
