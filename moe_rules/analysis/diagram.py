@@ -29,6 +29,7 @@ class Node:
     """
 
     __slots__ = ("children", "level", "value")
+    __match_args__ = ("level", "children", "value")
 
     def __init__(self, level: int, children: tuple[Node, ...], value: Value = None) -> None:
         self.level = level

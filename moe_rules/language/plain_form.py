@@ -1,12 +1,13 @@
 """The rules of a platform as plain data and back, so that they can be stored.
 
-Plain data is a table of nodes. A node is the position of its class in :data:`CLASSES` and its
-fields, a field a value of JSON or, as a list of one number, the node that it is. What is equal is
-one node.
+Plain data is a table of nodes. A node is the position of its class among those that there may be
+and its fields, a field a value of JSON or, as a list of one number, the node that it is. What is
+equal is one node.
 """
 
 from __future__ import annotations
 
+import enum
 import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -16,7 +17,6 @@ from moe_rules.language import conditions, fact_tests, rules, schemes
 from moe_rules.vocabulary.fact_values import Fact
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.quant_keys import QuantKey, Scale
-from moe_rules.vocabulary.record import Record
 
 
 def _tuple(*items: Any) -> tuple[Any, ...]:
@@ -86,12 +86,12 @@ CLASSES: dict[type, Callable[..., Any]] = {
         )
     },
 }
-"""What a node may be, and what makes it of its fields."""
+"""What a node of rules may be, and what makes it of its fields."""
 
 
 def to_plain(platform: rules.PlatformRules, files: Sequence[str]) -> dict[str, Any]:
     """Plain data of rules that were read from ``files``, which it does not name."""
-    writer = _Writer(files)
+    writer = Writer(files=files)
     derived_facts = {n: fact for n, fact in platform.facts.items() if n not in FACTS}
     return {
         "platform": platform.platform,
@@ -110,7 +110,7 @@ def to_plain(platform: rules.PlatformRules, files: Sequence[str]) -> dict[str, A
 
 def from_plain(data: Mapping[str, Any], files: Sequence[str]) -> rules.PlatformRules:
     """Inverse of :func:`to_plain`; the rules say that they stand in ``files``."""
-    reader = _Reader(data["nodes"], files)
+    reader = Reader(data["nodes"], files=files)
     withdrawn = reader.value(data["withdrawn"])
     supplied = {name: fact for name, fact in FACTS.items() if name not in withdrawn}
     return rules.PlatformRules(
@@ -127,26 +127,39 @@ def from_plain(data: Mapping[str, Any], files: Sequence[str]) -> rules.PlatformR
     )
 
 
-class _Writer:
-    def __init__(self, files: Sequence[str]) -> None:
+class Writer:
+    """Makes nodes of values whose classes are among ``classes``.
+
+    Fields are what a class matches by position. Places are in one of ``files``.
+    """
+
+    def __init__(
+        self, classes: Mapping[type, Callable[..., Any]] = CLASSES, files: Sequence[str] = ()
+    ) -> None:
         self.files = files
-        self.codes = {made: code for code, made in enumerate(CLASSES)}
+        self.codes = {made: code for code, made in enumerate(classes)}
         self.nodes: list[list[Any]] = []
-        self.known: dict[str, int] = {}
+        self._known: dict[str, int] = {}
+        self._written: dict[int, tuple[Any, list[int]]] = {}
 
     def value(self, value: Any) -> Any:
         """The value itself, or its node."""
         if value is None or isinstance(value, bool | int | float | str):
             return value
+        if id(value) in self._written:
+            return self._written[id(value)][1]
         node = [self.codes[dict if isinstance(value, Mapping) else type(value)]]
         node += map(self.value, self.fields(value))
         text = json.dumps(node)  # tells apart what Python takes for equal: true, 1 and 1.0
-        if text not in self.known:
-            self.known[text] = len(self.nodes)
+        if text not in self._known:
+            self._known[text] = len(self.nodes)
             self.nodes.append(node)
-        return [self.known[text]]
+        number = [self._known[text]]
+        self._written[id(value)] = value, number  # which keeps it, and so its id
+        return number
 
     def fields(self, value: Any) -> Sequence[Any]:
+        """What makes the value again."""
         match value:
             case tuple():
                 return value
@@ -156,28 +169,34 @@ class _Writer:
                 return tuple(value), tuple(value.values())
             case Location():
                 return self.files.index(value.file), value.line, value.column
-            case QuantKey():
-                return value.dtype, value.scale, value.scale2, value.symmetric
-            case Scale():
-                return value.dtype, value.static, value.group_shape
-        assert isinstance(value, Record)
-        return tuple(vars(value).values())
+            case enum.Enum():
+                return (value.value,)
+        return [getattr(value, name) for name in value.__match_args__]
 
 
-class _Reader:
-    def __init__(self, nodes: Sequence[Any], files: Sequence[str]) -> None:
+class Reader:
+    """Makes values of nodes that a :class:`Writer` with the same classes made."""
+
+    def __init__(
+        self,
+        nodes: Sequence[Any],
+        classes: Mapping[type, Callable[..., Any]] = CLASSES,
+        files: Sequence[str] = (),
+    ) -> None:
         self.nodes = nodes
         self.made: list[Any] = [None] * len(nodes)
         makers = {
-            **CLASSES,
+            **classes,
             Location: lambda file, line, column: Location(files[file], line, column),
         }
         self.makers = list(makers.values())
 
     def value(self, value: Any) -> Any:
+        """Inverse of :meth:`Writer.value`."""
         return self.node(value[0]) if type(value) is list else value
 
     def node(self, number: int) -> Any:
+        """The value of a node."""
         made = self.made[number]
         if made is None:
             code, *fields = self.nodes[number]

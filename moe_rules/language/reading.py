@@ -60,7 +60,7 @@ def linked(
             continue
         if file.platform == platform:
             parts.append(Part(source, file, is_overlay))
-            contents.append(path.read_bytes())
+            contents.append((b"overlay:" if is_overlay else b"") + path.read_bytes())
         elif not is_overlay:
             message = f"file of platform {platform!r} says 'platform: {file.platform}'"
             problems.append(Problem("wrong-platform", message, source.at(("platform",))))
