@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import functools
-import gzip
 import lzma
-import zlib
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -29,6 +26,10 @@ REFUSALS = ("ValueError", "NotImplementedError")
 """Errors by which the reference refuses; any other type is a crash of its own."""
 
 Facts = Mapping[str, FactValue]
+Asked = tuple[str | None, str | None]
+"""A backend and the class of its kernel, either of which a case may leave out."""
+MAX_READ = 1 << 16
+"""Texts of lines that are kept with what was read of them, of each part."""
 LineT = TypeVar("LineT")
 ReadT = TypeVar("ReadT")
 
@@ -46,26 +47,39 @@ class Answer(msgspec.Struct, frozen=True, gc=False):
     reason: str | None = None
 
 
-class Came(msgspec.Struct, frozen=True, gc=False, tag_field="outcome"):
-    """What the reference came to: every kernel's answer, and the order of backends if known."""
+class Came(msgspec.Struct, frozen=True, gc=False, eq=False, tag_field="outcome"):
+    """What the reference came to: every kernel's answer, and the order of backends if known.
+
+    What was read once is one object, compared by identity.
+    """
 
     tried: list[Answer]
     not_reached: list[Answer]
     priority: list[str] | None
 
+    @property
+    def crashed(self) -> bool:
+        """The reference ended with an error that is no refusal."""
+        return False
 
-class Selected(Came, frozen=True, gc=False, tag="selected"):
+
+class Selected(Came, frozen=True, gc=False, eq=False, tag="selected"):
     """It selected; ``kernel`` is None where it binds none."""
 
     backend: str
     kernel: str | None
 
 
-class Failed(Came, frozen=True, gc=False, tag="error"):
+class Failed(Came, frozen=True, gc=False, eq=False, tag="error"):
     """It raised."""
 
     error_type: str
     error_message: str
+
+    @property
+    def crashed(self) -> bool:
+        """Whether it is another error than those by which it refuses."""
+        return self.error_type not in REFUSALS
 
 
 Expected = Selected | Failed
@@ -84,13 +98,34 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     weight: msgspec.Raw
     activation: msgspec.Raw
     options: msgspec.Raw
-    expect: Expected
+    expect: msgspec.Raw
 
 
 _LINE = msgspec.json.Decoder(Line)
+_NO_CASE = (
+    *(AttributeError, IndexError, TypeError, ValueError),
+    *(msgspec.MsgspecError, RecursionError),
+)
+"""What reading a part of a line may raise."""
 
 
-OPENERS: Mapping[str, Callable[[Path], BufferedIOBase]] = {".gz": gzip.open, ".xz": lzma.open}
+def _gzip() -> tuple[Any, Any]:
+    """What opens gzip files, and what it raises of damaged ones besides OSError.
+
+    isal's reads in half the time; it is not there for every machine.
+    """
+    try:
+        from isal import igzip, isal_zlib
+    except ImportError:
+        import gzip
+        import zlib
+
+        return gzip.open, zlib.error
+    return igzip.open, isal_zlib.error
+
+
+_open_gzip, _GzipError = _gzip()
+OPENERS: Mapping[str, Callable[[Path], BufferedIOBase]] = {".gz": _open_gzip, ".xz": lzma.open}
 """What opens a file of cases, by how its name ends after ``.jsonl``."""
 NAMES = " or ".join(f"*.jsonl{ending}" for ending in OPENERS)
 
@@ -133,12 +168,12 @@ def read_cases(path: Path, oracles: frozenset[str] = frozenset()) -> Iterator[Ca
 
 def _decoded(path: Path, decoder: msgspec.json.Decoder[LineT]) -> Iterator[tuple[int, LineT]]:
     number = 0
-    opened = OPENERS.get(path.suffix, gzip.open)
+    opened = OPENERS.get(path.suffix, _open_gzip)
     try:
         with opened(path) as lines:
             for number, line in enumerate(lines, start=1):
                 yield number, decoder.decode(line)
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
+    except (OSError, EOFError, lzma.LZMAError, _GzipError) as error:
         kind = "an xz" if path.suffix == ".xz" else "a gzip"
         raise CaseError(f"{path}:{number + 1}: not {kind} file of JSON lines: {error}") from None
     except msgspec.ValidationError as error:
@@ -169,23 +204,30 @@ def recorded_key(data: Mapping[str, Any] | None) -> QuantKey | None:
     return None if data is None else QuantKey.from_dict(dict(data))
 
 
-def _of_vocabulary(facts: Facts) -> dict[str, FactValue]:
+_known: set[tuple[str, FactValue, type]] = set()
+"""Values of facts that were met, and are of the vocabulary as they are."""
+
+
+def _of_vocabulary(facts: Facts) -> Facts:
     """Facts with values that they may have. Raises FactError for any other.
 
     What the vocabulary does not know is left as it is: no rule asks for it.
     """
-    return {
-        name: (_value_once if isinstance(value, Hashable) else _value)(name, value)
-        for name, value in facts.items()
-    }
-
-
-def _value(name: str, value: FactValue) -> FactValue:
-    fact = FACTS.get(name)
-    return value if fact is None else parse_value(fact, value)
-
-
-_value_once = functools.lru_cache(maxsize=1 << 14, typed=True)(_value)
+    with suppress(TypeError):  # a value that no fact has
+        if _known.issuperset(zip(facts, facts.values(), map(type, facts.values()), strict=True)):
+            return facts
+    found: dict[str, FactValue] = {}
+    for name, value in facts.items():
+        found[name] = value if name not in FACTS else parse_value(FACTS[name], value)
+        if (
+            type(found[name]) is type(value)
+            and found[name] == value
+            and isinstance(value, Hashable)
+        ):
+            if len(_known) >= MAX_READ:
+                _known.clear()
+            _known.add((name, value, type(value)))
+    return found
 
 
 def _platform(platform: Mapping[str, Any]) -> tuple[str, dict[str, FactValue]]:
@@ -201,7 +243,7 @@ def _switches(environ: Mapping[str, str]) -> tuple[Facts, Facts]:
     return {n: v for n, v in switches.items() if n not in unreadable}, unreadable
 
 
-def _runtime(runtime: Mapping[str, Any]) -> dict[str, FactValue]:
+def _runtime(runtime: Mapping[str, Any]) -> Facts:
     facts = {
         "model_type": None if runtime.get("no_model_config") else runtime.get("model_type"),
         "moe_activation_override": recorded_key(runtime.get("moe_activation_override")),
@@ -212,22 +254,52 @@ def _runtime(runtime: Mapping[str, Any]) -> dict[str, FactValue]:
     return _of_vocabulary(facts)
 
 
-def _layer(moe: dict[str, Any]) -> dict[str, FactValue]:
+def _layer(moe: dict[str, Any]) -> Facts:
     return _of_vocabulary(layer_facts(FusedMoEConfig.from_dict(moe)))
-
-
-def _software(software: Mapping[str, Any]) -> Facts:
-    return _of_vocabulary(dict(software))
 
 
 def _options(options: Mapping[str, Any]) -> Facts:
     return _of_vocabulary(option_facts(options))
 
 
-@functools.lru_cache(maxsize=1 << 16)
-def _read_once(read: Callable[[Any], ReadT], text: bytes) -> ReadT:
-    """What is read of a part of a line, for all lines that have the same text there."""
-    return read(msgspec.json.decode(text))
+class _ReadOnce(dict[bytes, ReadT]):
+    """What is read of one part of a line, for all lines that have the same text there."""
+
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[Any], ReadT],
+        decode: Callable[[bytes], Any] = msgspec.json.decode,
+    ) -> None:
+        super().__init__()
+        self._name = name
+        self._read = read
+        self._decode = decode
+
+    def __missing__(self, text: bytes) -> ReadT:
+        try:
+            found = self._read(self._decode(text))
+        except KeyError as error:
+            raise CaseError(f"{self._name}: {error} is missing or unknown") from None
+        except _NO_CASE as error:
+            raise CaseError(f"{self._name}: {error}") from None
+        if len(self) >= MAX_READ:
+            self.clear()
+        self[text] = found
+        return found
+
+
+_PLATFORM = _ReadOnce("platform", _platform)
+_SOFTWARE = _ReadOnce("software", _of_vocabulary)
+_SWITCHES = _ReadOnce("env", _switches)
+_RUNTIME = _ReadOnce("runtime", _runtime)
+_LAYER = _ReadOnce("moe", _layer)
+_WEIGHT = _ReadOnce("weight", lambda key: {"weight_key": recorded_key(key)})
+_ACTIVATION = _ReadOnce("activation", lambda key: {"activation_key": recorded_key(key)})
+_OPTIONS = _ReadOnce("options", _options)
+_EXPECTED: _ReadOnce[Expected] = _ReadOnce(
+    "expect", lambda came: came, msgspec.json.Decoder(Expected).decode
+)
 
 
 class Parts(NamedTuple):
@@ -238,13 +310,12 @@ class Parts(NamedTuple):
     switches: Facts
     runtime: Facts
     layer: Facts
-    weight_key: QuantKey | None
-    activation_key: QuantKey | None
+    weight: Facts
+    activation: Facts
     options: Facts
 
 
-@dataclass(frozen=True, slots=True)
-class Case:
+class Case(msgspec.Struct, frozen=True, eq=False):
     """One recorded decision: what was asked, as facts, and what the reference came to.
 
     ``unreadable`` are switches whose text the reference cannot read.
@@ -261,23 +332,22 @@ class Case:
     def of(cls, line: Line, where: str) -> Case:
         """What a line says. Raises CaseError, which names the place ``where``."""
         try:
-            platform_name, platform = _read_once(_platform, bytes(line.platform))
-            switches, unreadable = _read_once(_switches, bytes(line.env))
+            platform_name, platform = _PLATFORM[bytes(line.platform)]
+            switches, unreadable = _SWITCHES[bytes(line.env)]
             parts = Parts(
                 platform,
-                _read_once(_software, bytes(line.software)),
+                _SOFTWARE[bytes(line.software)],
                 switches,
-                _read_once(_runtime, bytes(line.runtime)),
-                _read_once(_layer, bytes(line.moe)),
-                _read_once(recorded_key, bytes(line.weight)),
-                _read_once(recorded_key, bytes(line.activation)),
-                _read_once(_options, bytes(line.options)),
+                _RUNTIME[bytes(line.runtime)],
+                _LAYER[bytes(line.moe)],
+                _WEIGHT[bytes(line.weight)],
+                _ACTIVATION[bytes(line.activation)],
+                _OPTIONS[bytes(line.options)],
             )
-        except KeyError as error:
-            raise CaseError(f"{where}: not a case: {error} is missing or unknown") from None
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            expect = _EXPECTED[bytes(line.expect)]
+        except CaseError as error:
             raise CaseError(f"{where}: not a case: {error}") from None
-        return cls(line.id, line.oracle, platform_name, parts, unreadable, line.expect)
+        return cls(line.id, line.oracle, platform_name, parts, unreadable, expect)
 
     @classmethod
     def parse(cls, data: Mapping[str, Any], where: str) -> Case:
@@ -302,8 +372,8 @@ class Case:
             **parts.software,
             **parts.runtime,
             **parts.layer,
-            "weight_key": parts.weight_key,
-            "activation_key": parts.activation_key,
+            **parts.weight,
+            **parts.activation,
             **parts.options,
         }
 
@@ -315,5 +385,4 @@ class Case:
     @property
     def reference_crashed(self) -> bool:
         """The reference ended with an error that is no refusal."""
-        expect = self.expect
-        return isinstance(expect, Failed) and expect.error_type not in REFUSALS
+        return self.expect.crashed

@@ -7,15 +7,17 @@ from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.conformance.cases import Case, Expected, Failed, Selected
-from moe_rules.conformance.compiled import CompiledOracle
+from moe_rules.conformance.compiled import Answers, CompiledOracle, compiled_oracles
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import with_assumed
 from moe_rules.engine.selection import Result
 from moe_rules.language.rules import Backend, Kernel, PlatformRules
 from moe_rules.selectors.selector import ERRORS, Selector
 from moe_rules.vocabulary.fact_values import FactError, FactValue, SwitchError
+
+MAX_VERDICTS = 1 << 18
+"""Verdicts that are kept, of answers beside what is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,28 +33,29 @@ class Verdict:
 class Ours(NamedTuple):
     """What we say of a case.
 
-    ``declared`` are the oracle's backends, ``takes[backend, kernel]``, called with ``facts``, is
-    whether a backend's kernel would serve.
+    ``declared`` are the oracle's backends, ``takes`` says whether a backend's kernel would serve.
     """
 
     result: Result
     order: tuple[str, ...]
     declared: Container[str]
-    takes: Mapping[tuple[str | None, str | None], Callable[..., bool]]
-    facts: tuple[Any, ...]
+    takes: Callable[[str | None, str | None], bool]
 
 
 class Comparer:
     """Decides recorded cases with the rules of their platforms, by name.
 
-    Oracles are compiled to functions; the rules themselves are gone through for what these do not
-    know (switches that cannot be read, facts that are missing), and to explain.
+    Oracles are compiled; the rules themselves are gone through for what the compiled ones do not
+    know (switches that cannot be read, facts that are missing), and to explain. Every case is
+    decided by its own facts. What is not done again is to compare the same answers with the same
+    record.
     """
 
     def __init__(self, rules: Mapping[str, PlatformRules]) -> None:
         self.rules = rules
         self._selectors: dict[tuple[Any, ...], Selector] = {}
-        self._compiled: dict[tuple[str, str], CompiledOracle] = {}
+        self._compiled: dict[str, dict[str, CompiledOracle]] = {}
+        self._verdicts: dict[tuple[Answers, Expected], Verdict] = {}
 
     def selector(self, facts: Mapping[str, FactValue]) -> Selector:
         """The selector of a case's constants; software differs by case."""
@@ -69,29 +72,36 @@ class Comparer:
 
     def compare(self, case: Case) -> Verdict:
         """Compare one case. A crash of ours disagrees, whatever the reference did."""
-        rules = self.compiled(case)
-        if rules is not None:
-            facts = case.parts
+        compiled = self.compiled(case)
+        if compiled is not None:
             try:
-                notes = [] if rules.possible(*facts) else list(_impossible(case))
-                said = rules.result(*facts), rules.order(*facts)
-                return _verdict(case, Ours(*said, rules.backends, rules.takes, facts), notes)
+                answers = compiled.answers(case.parts)
             except (LookupError, TypeError):  # facts that are missing, or of odd values
-                pass
+                return self._interpreted(case)
+            verdict = self._verdicts.get((answers, case.expect))
+            return verdict or self._verdict(case, answers)
         return self._interpreted(case)
 
+    def _verdict(self, case: Case, answers: Answers) -> Verdict:
+        """What compiled rules say beside what is recorded."""
+        declared = self.rules[str(case.parts.platform["device"])].oracles[case.oracle].backends
+        ours = Ours(answers.result, answers.order, declared, answers.takes)
+        if not answers.possible:  # why not depends on more facts
+            return _verdict(case.expect, ours, list(_impossible(case)))
+        if len(self._verdicts) >= MAX_VERDICTS:
+            self._verdicts.clear()
+        verdict = self._verdicts[answers, case.expect] = _verdict(case.expect, ours, [])
+        return verdict
+
     def compiled(self, case: Case) -> CompiledOracle | None:
-        """The functions of a case's oracle; None where its switches cannot be read, or no rules."""
-        if case.unreadable:
+        """The compiled oracle of a case; None where its switches cannot be read, or no rules."""
+        device = str(case.parts.platform["device"])
+        if case.unreadable or device not in self.rules:
             return None
-        key = str(case.parts.platform["device"]), case.oracle
-        found = self._compiled.get(key)
-        if found is None:
-            rules = self.rules.get(key[0])
-            if rules is None or case.oracle not in rules.oracles:
-                return None
-            found = self._compiled[key] = CompiledOracle(rules, case.oracle)
-        return found
+        oracles = self._compiled.get(device)
+        if oracles is None:
+            oracles = self._compiled[device] = compiled_oracles(self.rules[device])
+        return oracles.get(case.oracle)
 
     def _interpreted(self, case: Case) -> Verdict:
         """Compare one case by going through the rules."""
@@ -107,9 +117,9 @@ class Comparer:
             return Verdict(None if crashed else False, False, False, (str(error),))
         except Exception as error:
             return Verdict(False, False, False, (f"ours crashed: {error!r}",))
-        declared, takes = decision.declared_backends, _Takes(decision)
-        ours = Ours(decision.result, decision.order, declared, takes, ())
-        return _verdict(case, ours, list(_impossible(case)))
+        declared = decision.declared_backends
+        ours = Ours(decision.result, decision.order, declared, functools.partial(takes, decision))
+        return _verdict(case.expect, ours, list(_impossible(case)))
 
     def explanation(self, case: Case) -> tuple[str, ...]:
         """Our decision of a case in lines: the answer, the order, and every candidate."""
@@ -127,21 +137,21 @@ class Comparer:
         return tuple(lines)
 
 
-def _verdict(case: Case, ours: Ours, notes: list[str]) -> Verdict:
+def _verdict(expect: Expected, ours: Ours, notes: list[str]) -> Verdict:
     """What we say beside what is recorded; ``notes`` say why there can be no such case."""
-    expect, possible = case.expect, not notes
+    possible = not notes
     agrees = None
-    if not case.reference_crashed:
+    if not expect.crashed:
         agrees = agrees_with(expect, ours.result, notes) and possible
     candidates = _candidates(expect, ours, notes)
     return Verdict(agrees, candidates, _order(expect, ours, notes), tuple(notes))
 
 
 def _candidates(expect: Expected, ours: Ours, notes: list[str]) -> bool:
-    agree, takes, facts = True, ours.takes, ours.facts
+    agree, takes = True, ours.takes
     for answer in (*expect.tried, *expect.not_reached):
         wanted = answer.supported
-        if wanted is None or wanted is takes[answer.backend, answer.kernel](*facts):
+        if wanted is None or wanted is takes(answer.backend, answer.kernel):
             continue
         agree = False
         reference, own = ("supports", "refuses") if wanted else ("refuses", "supports")
@@ -161,17 +171,6 @@ def _order(expect: Expected, ours: Ours, notes: list[str]) -> bool | None:
         return True
     notes.append(f"order: reference {theirs}, ours {list(ours.order)}")
     return False
-
-
-class _Takes(dict[tuple[str | None, str | None], Callable[[], bool]]):
-    """Whether a backend's kernel would serve, by going through its rules."""
-
-    def __init__(self, decision: Decision) -> None:
-        super().__init__()
-        self._decision = decision
-
-    def __missing__(self, key: tuple[str | None, str | None]) -> Callable[[], bool]:
-        return functools.partial(takes, self._decision, *key)
 
 
 def takes(decision: Decision, backend: str | None, kernel: str | None) -> bool:
@@ -194,6 +193,8 @@ def takes(decision: Decision, backend: str | None, kernel: str | None) -> bool:
 
 def _impossible(case: Case) -> Iterator[str]:
     """Why there should be no such deployment, where there is one."""
+    from moe_rules.analysis.worlds import packaged_worlds
+
     facts = case.facts
     for one in packaged_worlds().impossible:
         if not one.simulated and one.when.holds(facts) is True:

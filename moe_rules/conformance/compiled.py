@@ -1,23 +1,36 @@
-"""An oracle's answers to recorded cases as functions: outcome, order, and what each kernel says."""
+"""An oracle's answers to recorded cases: outcome, order, and what each kernel says.
+
+All come from diagrams, which are walked together: a step is where a case has come in each of them,
+and the class of one variable leads on in all. A step is made when the first case comes there, for
+there may be many more than cases ever come to. What no rule tells apart ends at one step.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
-from moe_rules.analysis.compiled import compile_oracle
-from moe_rules.analysis.diagram import Node
-from moe_rules.analysis.questions import MISSING, REQUEST
-from moe_rules.analysis.source import as_function
-from moe_rules.analysis.states import Server
-from moe_rules.analysis.worlds import packaged_worlds, possible
-from moe_rules.conformance.cases import Parts
+from moe_rules.analysis.classes import Variable
+from moe_rules.analysis.diagram import LEAF, Node
+from moe_rules.analysis.plain_form import from_plain, to_plain
+from moe_rules.analysis.questions import REQUEST
+from moe_rules.conformance.cases import Asked, Parts
+from moe_rules.engine.selection import Result
+from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.stored import stored
 from moe_rules.language.requested import ROLE
-from moe_rules.language.rules import Backend, PlatformRules
-from moe_rules.vocabulary.facts import FACTS, PER_CALL
+from moe_rules.language.rules import PlatformRules
+from moe_rules.machines.machine import machines_file
+from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.switches import SWITCHES
 
-_PARAMETERS = ", ".join(Parts._fields)
+MAX_STEPS = 1 << 20
+"""Steps that an oracle keeps before it begins anew."""
+MAX_VALUES = 1 << 16
+"""Values of a variable whose classes are kept."""
+ROOMS = ("files", "vocabulary", "machines", "language", "engine", "analysis", "conformance")
+"""The packages whose code makes diagrams of rules."""
+
 _PART_OF_GROUP = {
     **{name: name for name in ("platform", "software", "layer")},
     "parallel": "layer",
@@ -28,81 +41,148 @@ _PART_OF = {
     **{name: _PART_OF_GROUP[fact.group] for name, fact in FACTS.items()},
     **dict.fromkeys((*SWITCHES, ROLE), "switches"),
     REQUEST: "layer",
+    "weight_key": "weight",
+    "activation_key": "activation",
 }
-_READ = {name: f"{part}[{name!r}]" for name, part in _PART_OF.items()} | {
-    name: name for name in ("weight_key", "activation_key")
-}
-"""How the value of a fact is read from the parts of a case."""
+"""The part of a case that has a fact."""
+
+
+class Answers:
+    """What an oracle says of cases that no rule tells apart.
+
+    ``possible`` is whether there can be such a deployment, as far as the oracle asks about it;
+    ``order`` that of backends when the outcome fell.
+    """
+
+    __slots__ = ("_place", "_said", "order", "possible", "result")
+
+    def __init__(self, said: tuple[Any, ...], place: Mapping[Asked, int]) -> None:
+        self.result: Result = said[0]
+        self.order: tuple[str, ...] = said[1]
+        self.possible: bool = said[2]
+        self._said = said
+        self._place = place
+
+    def takes(self, backend: str | None, kernel: str | None) -> bool:
+        """Whether a backend's kernel takes the layer, or the backend itself (``kernel`` None).
+
+        Without a backend it is the first one that is asked and has the kernel.
+        """
+        place = self._place.get((backend, kernel))
+        return place is not None and self._said[place] is True
 
 
 class CompiledOracle:
-    """One oracle's rules on all machines of a platform, as functions of the facts of a case.
+    """One oracle's rules on all machines of a platform, asked with the parts of a case's facts.
 
-    ``backends`` are those that it declares. Functions take the :class:`Parts` of a case:
-    ``result`` gives the outcome, ``order`` the order of backends when it fell, ``possible`` whether
-    there can be such a deployment, as far as the oracle asks about it, and
-    ``takes[backend, kernel]`` what :meth:`kernel` says. All raise LookupError where a case lacks a
-    fact that is asked for, or has a value that no class has.
+    ``diagrams`` are those of the outcome, the order, and whether there can be such a deployment,
+    ``takes`` those of each kernel, all over ``variables``.
     """
 
-    def __init__(self, rules: PlatformRules, oracle: str) -> None:
-        compiled = compile_oracle([rules], oracle, facts=dict.fromkeys(PER_CALL, MISSING))
-        self._space = compiled.space
-        (self._selection,) = compiled.selections
-        # What is only simulated is recorded all the same.
-        worlds = tuple(one for one in packaged_worlds().impossible if not one.simulated)
-        self._functions: dict[Node, Callable[..., Any]] = {}
-        self.result = self._function(self._selection.results)
-        self.order = self._function(self._selection.orders)
-        self.possible = self._function(possible(self._space, worlds))
-        self.backends = self._selection.oracle.backends
-        self.takes = _Kernels(self)
+    def __init__(
+        self,
+        variables: tuple[Variable, ...],
+        diagrams: tuple[Node, Node, Node],
+        takes: Mapping[Asked, Node],
+    ) -> None:
+        self.asks = [_Ask.of(variable) for variable in variables]
+        kernels = list(dict.fromkeys(takes.values()))
+        first = len(diagrams)
+        self.place = {pair: first + kernels.index(node) for pair, node in takes.items()}
+        self._steps: dict[tuple[Node, ...], _Step] = {}
+        self._start = _Step(self, (*diagrams, *kernels))
 
-    def _function(self, diagram: Node) -> Callable[..., Any]:
-        found = self._functions.get(diagram)
-        if found is None:
-            found = as_function(self._space, diagram, _PARAMETERS, _READ).call
-            self._functions[diagram] = found
-        return found
+    def answers(self, parts: Parts) -> Answers:
+        """The answers to a case.
 
-    def kernel(self, backend: str | None, kernel: str | None) -> Callable[..., bool]:
-        """Whether a backend's kernel takes a layer, or the backend itself (``kernel`` None).
-
-        With what is assumed for the backend where it is asked; without a backend, that of the
-        first one that is asked and has the kernel. Where none is, it takes none.
+        Raises LookupError where it lacks a fact that is asked for or has a value that no class
+        has, TypeError for a value that no fact has.
         """
-        diagrams, selection = self._space.diagrams, self._selection
-        declared = selection.oracle.backends.get(backend or "")
-        found = diagrams.false
-        if declared is not None:
-            found = self._takes(Server(declared, declared.assume), kernel)
-        for server, asked in reversed(selection.attempts):
-            if backend in (None, server.backend.name) and kernel in _kernels(server.backend):
-                found = diagrams.choose(asked, self._takes(server, kernel), found)
-        return self._function(found)
+        step = self._start
+        while step.asks is not None:
+            (part, fact), others, classes = step.asks
+            value: Any = parts[part][fact]
+            if others:
+                value = (value, *[parts[other][name] for other, name in others])
+            step = step[classes[value]]
+        return step.answers
 
-    def _takes(self, server: Server, kernel: str | None) -> Node:
-        conditions, backend = self._selection.conditions, server.backend
-        facts = conditions.assuming(server.assumed, self._selection.rule_facts)
-        if kernel is None:
-            return conditions.permits(backend.requires, facts)
-        for choice in backend.choices:
-            if choice.kernel.class_name == kernel:
-                return conditions.permits(choice.kernel.condition, facts)
-        return self._space.diagrams.false
-
-
-class _Kernels(dict[tuple[str | None, str | None], Callable[..., bool]]):
-    """The functions of an oracle's backends and kernels, each made when it is first looked for."""
-
-    def __init__(self, oracle: CompiledOracle) -> None:
-        super().__init__()
-        self._oracle = oracle
-
-    def __missing__(self, key: tuple[str | None, str | None]) -> Callable[..., bool]:
-        found = self[key] = self._oracle.kernel(*key)
+    def step(self, nodes: tuple[Node, ...]) -> _Step:
+        """The step at some node of each diagram."""
+        found = self._steps.get(nodes)
+        if found is None:
+            if len(self._steps) >= MAX_STEPS:
+                self._steps.clear()
+                self._start.clear()
+            found = self._steps[nodes] = _Step(self, nodes)
         return found
 
 
-def _kernels(backend: Backend) -> list[str]:
-    return [choice.kernel.class_name for choice in backend.choices]
+class _Step(dict[int, "_Step"]):
+    """Where cases have come, and the next step for each class of the variable that it asks for.
+
+    Where all has been asked, ``asks`` is None, and there are ``answers``.
+    """
+
+    __slots__ = ("_level", "_nodes", "_oracle", "answers", "asks")
+
+    def __init__(self, oracle: CompiledOracle, nodes: tuple[Node, ...]) -> None:
+        self._oracle = oracle
+        self._nodes = nodes
+        self._level = min([node.level for node in nodes])
+        self.asks = None if self._level == LEAF else oracle.asks[self._level]
+        if self.asks is None:
+            self.answers = Answers(tuple([node.value for node in nodes]), oracle.place)
+
+    def __missing__(self, number: int) -> _Step:
+        level = self._level
+        nodes = [node.children[number] if node.level == level else node for node in self._nodes]
+        found = self[number] = self._oracle.step(tuple(nodes))
+        return found
+
+
+class _Classes(dict[Any, int]):
+    """The class of every value of a variable that was met; of several facts, of their values."""
+
+    def __init__(self, variable: Variable) -> None:
+        super().__init__()
+        self._variable = variable
+
+    def __missing__(self, value: Any) -> int:
+        facts = self._variable.facts
+        values = (value,) if len(facts) == 1 else value
+        number = self._variable.number(dict(zip(facts, values, strict=True)))
+        if len(self) < MAX_VALUES:
+            self[value] = number
+        return number
+
+
+_Place = tuple[int, str]
+"""The position of a part of a case, and a fact of it."""
+
+
+class _Ask(NamedTuple):
+    """What reads the class of a variable: where its first fact is, and where others are."""
+
+    first: _Place
+    others: tuple[_Place, ...]
+    classes: _Classes
+
+    @classmethod
+    def of(cls, variable: Variable) -> _Ask:
+        first, *others = [(Parts._fields.index(_PART_OF[fact]), fact) for fact in variable.facts]
+        return cls(first, tuple(others), _Classes(variable))
+
+
+def compiled_oracles(rules: PlatformRules) -> dict[str, CompiledOracle]:
+    """The oracles of rules that were loaded from files, by name. Their diagrams are stored."""
+
+    def make() -> dict[str, Any]:
+        from moe_rules.conformance.diagrams import oracle_diagrams
+
+        return to_plain({name: oracle_diagrams(rules, name) for name in rules.oracles})
+
+    what = f"diagrams of {rules.platform}, rules {rules.fingerprint}"
+    files = [packaged_rules() / "worlds.yaml", machines_file()]
+    diagrams = from_plain(stored(what, files, ROOMS, make))
+    return {name: CompiledOracle(*of_oracle) for name, of_oracle in diagrams.items()}

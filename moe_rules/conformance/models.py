@@ -7,7 +7,6 @@ recorded decision.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,7 +76,7 @@ def _decide(line: DerivedLine, comparer: Comparer, result: ModelsResult) -> None
     if line.layer is None or line.layer.oracle is None:
         result.decision.add(False)
         return
-    case = dataclasses.replace(Case.parse(_derived(line), line.where), id=line.where)
+    case = Case.parse({**_derived(line), "id": line.where}, line.where)
     verdict = comparer.compare(case)
     result.decision.add(verdict.decision)
     if not verdict.decision and len(result.disagreements) < MAX_SHOWN:

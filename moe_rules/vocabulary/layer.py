@@ -201,7 +201,7 @@ class FusedMoEConfig:
         """
         fields = dict(data)
         parallel = FusedMoEParallelConfig(**fields.pop("parallel", {}))
-        unknown = sorted(set(fields) - set(cls.__dataclass_fields__))
+        unknown = fields.keys() - cls.__dataclass_fields__.keys()
         if unknown:
-            raise ValueError(f"unknown layer fact {unknown[0]!r}")
+            raise ValueError(f"unknown layer fact {min(unknown)!r}")
         return cls(moe_parallel_config=parallel, **fields)

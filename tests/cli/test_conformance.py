@@ -102,7 +102,7 @@ def test_malformed_files(cli: Command, tmp_path: Path) -> None:
     answer = cli("conformance", write_cases(broken, case, {**case, "expect": {}}))
     assert answer.code == 2
     assert f"{broken}:2: not a case: " in answer.err
-    assert "`outcome` - at `$.expect`" in answer.err
+    assert "expect: Object missing required field `outcome`" in answer.err
     moe = {**case["moe"], "activation": "sliu"}
     answer = cli("conformance", write_cases(broken, {**case, "moe": moe}))
     assert "unknown activation 'sliu'" in answer.err
