@@ -8,7 +8,6 @@ equal is one node.
 from __future__ import annotations
 
 import enum
-import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -150,7 +149,7 @@ class Writer:
             return self._written[id(value)][1]
         node = [self.codes[dict if isinstance(value, Mapping) else type(value)]]
         node += map(self.value, self.fields(value))
-        text = json.dumps(node)  # tells apart what Python takes for equal: true, 1 and 1.0
+        text = repr(node)  # tells apart what Python takes for equal: true, 1 and 1.0
         if text not in self._known:
             self._known[text] = len(self.nodes)
             self.nodes.append(node)
