@@ -18,13 +18,13 @@ from moe_rules.files.yaml_source import YamlSource
 from moe_rules.language.conditions import ALWAYS, Condition
 from moe_rules.language.examples import RawFacts
 from moe_rules.language.files import (
-    ErrorKind,
     OneOrMore,
     RawCondition,
     Table,
 )
 from moe_rules.language.parse import Parser
 from moe_rules.language.reading import vocabulary
+from moe_rules.language.rules import ErrorKind
 from moe_rules.language.validate import validate
 from moe_rules.vocabulary.fact_values import (
     Fact,

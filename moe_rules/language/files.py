@@ -20,6 +20,7 @@ from pydantic import (
 
 from moe_rules.language.finding_codes import FindingCode
 from moe_rules.language.requested import keys
+from moe_rules.language.rules import ErrorKind
 from moe_rules.vocabulary.table_names import ORACLES, OracleName, PlatformName
 
 RawCondition = Annotated[dict[str, Any], WithJsonSchema({"x-definition": "Condition"})]
@@ -53,8 +54,6 @@ OneOrMore = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 """A word, or a list of words."""
-
-ErrorKind = Literal["not_supported", "invalid_request"]
 
 Accepted = dict[FindingCode, str]
 

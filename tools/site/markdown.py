@@ -35,9 +35,7 @@ def heading(level: int, title: str) -> str:
 
 def code(text: object) -> str:
     """Text as code, whatever it holds."""
-    text = str(text)
-    ticks = "``" if "`" in text else "`"
-    return f"{ticks}{text}{ticks}"
+    return markdown.code(str(text))
 
 
 def link(text: str, target: str) -> str:
