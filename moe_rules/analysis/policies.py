@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, WithJsonSchema, model_validator
 
 from moe_rules.files.problems import Location, Problem, RuleFileError
+from moe_rules.files.validate import validate
 from moe_rules.files.yaml_source import YamlSource
 from moe_rules.language.conditions import ALWAYS, Condition
 from moe_rules.language.examples import RawFacts
@@ -25,7 +26,6 @@ from moe_rules.language.files import (
 from moe_rules.language.parse import Parser
 from moe_rules.language.reading import vocabulary
 from moe_rules.language.rules import ErrorKind
-from moe_rules.language.validate import validate
 from moe_rules.vocabulary.fact_values import (
     Fact,
     FactError,

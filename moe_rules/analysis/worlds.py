@@ -19,12 +19,12 @@ from moe_rules.analysis.diagram import Node
 from moe_rules.analysis.questions import Questions
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Problem, RuleFileError
+from moe_rules.files.validate import validate
 from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.conditions import Condition
 from moe_rules.language.files import RawCondition, RawValues, Table
 from moe_rules.language.parse import Parser
 from moe_rules.language.rules import Reason
-from moe_rules.language.validate import validate
 from moe_rules.machines.machine import named_machines, software_preset
 from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean, parse_value
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS

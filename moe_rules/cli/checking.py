@@ -27,8 +27,9 @@ from moe_rules.cli.rule_paths import (
 )
 from moe_rules.drift.citations import SourcesFile
 from moe_rules.files.packaged import packaged_rules
-from moe_rules.files.problems import Location, Problem, RuleFileError
+from moe_rules.files.problems import Problem, RuleFileError
 from moe_rules.files.releases import MODELS, release_of
+from moe_rules.files.validate import validate
 from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.examples import ExamplesFile, examples_of
 from moe_rules.language.files import PlatformFile
@@ -43,17 +44,13 @@ from moe_rules.language.ruleset import (
     rule_files,
     vocabulary_files,
 )
-from moe_rules.language.validate import validate
 from moe_rules.language.word_files import ReleasesFile, VocabularyFile
 from moe_rules.language.words import Words
 from moe_rules.machines.machine import record_problems
 from moe_rules.machines.schema import MachinesFile
-from moe_rules.models.architectures_schema import ArchitecturesFile
-from moe_rules.models.errors import TableError
-from moe_rules.models.mistral_schema import MistralFile
 from moe_rules.models.quantization_schema import QuantizationFile
-from moe_rules.models.registry_schema import RegistryFile
 from moe_rules.models.schema import TableFile, part_of
+from moe_rules.models.table_files import SHAPES
 from moe_rules.models.tables import load_tables
 from moe_rules.reporting import Report
 from moe_rules.vocabulary.table_names import PLATFORMS
@@ -63,10 +60,7 @@ _MODELS: dict[str, type[BaseModel]] = {
     "vocabulary": VocabularyFile,
     "releases": ReleasesFile,
     "machines": MachinesFile,
-    "architectures": ArchitecturesFile,
-    "quantization": QuantizationFile,
-    "registry": RegistryFile,
-    "mistral": MistralFile,
+    **SHAPES,
     "worlds": WorldsFile,
     "examples": ExamplesFile,
     "policies": PoliciesFile,
@@ -154,9 +148,8 @@ class _Checker:
         try:
             tables = load_tables(folder, overlays)
             tables.registry, tables.mistral  # noqa: B018 - reading them is the check
-        except TableError as error:
-            place = overlays[-1] if overlays else folder
-            self.problems.append(Problem("bad-table", str(error), Location(shown(place))))
+        except RuleFileError as error:
+            self.problems.extend(error.problems)
 
     # Documents together ------------------------------------------------------------------------
 

@@ -35,7 +35,6 @@ def message_of(error: Exception) -> str | None:
     from moe_rules.models.errors import (
         CheckpointRefusedError,
         ConfigValueError,
-        TableError,
         UnknownModelError,
     )
     from moe_rules.vocabulary.fact_values import FactError
@@ -46,7 +45,7 @@ def message_of(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, CheckpointRefusedError):
         return f"vLLM would refuse this checkpoint here: {error}"
-    expected = (CaseError, FactError, MachineError, RuleFileError, TableError, UnknownModelError)
+    expected = (CaseError, FactError, MachineError, RuleFileError, UnknownModelError)
     return str(error) if isinstance(error, expected) else None
 
 

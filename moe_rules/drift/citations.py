@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.validate import validate
 from moe_rules.files.yaml_source import read_yaml
 from moe_rules.language.files import Table
-from moe_rules.language.validate import validate
 from moe_rules.vocabulary.table_names import OracleName
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, WithJsonSchema, model_validator
 
 from moe_rules.files.problems import KeyPath, Location, Problem, RuleFileError
+from moe_rules.files.validate import validate
 from moe_rules.files.yaml_source import YamlSource
 from moe_rules.language.files import Table
 from moe_rules.language.rules import ErrorKind
-from moe_rules.language.validate import validate
 from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean, parse_value
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.record import Record

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Problem, RuleFileError
+from moe_rules.files.validate import validate
 from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.files import PlatformFile
 from moe_rules.language.kinds import kind_of, misplaced
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.validate import validate
 from moe_rules.language.word_files import VocabularyFile
 from moe_rules.language.words import Words
 

@@ -6,7 +6,7 @@ vLLM or transformers.
 
 from moe_rules.models.deployment import Deployment
 from moe_rules.models.derive import ModelLayer, derive_layers
-from moe_rules.models.errors import CheckpointRefusedError, TableError, UnknownModelError
+from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
 from moe_rules.models.loading import LoadRefusal
 from moe_rules.models.tables import Tables, load_tables
 
@@ -15,7 +15,6 @@ __all__ = [
     "Deployment",
     "LoadRefusal",
     "ModelLayer",
-    "TableError",
     "Tables",
     "UnknownModelError",
     "derive_layers",

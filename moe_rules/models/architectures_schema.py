@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from string import Formatter
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from moe_rules.models.schema import (
     Closed,
@@ -20,6 +22,17 @@ from moe_rules.models.schema import (
     known_name,
 )
 from moe_rules.vocabulary.table_names import PlatformName
+
+
+def _module_path(path: str) -> str:
+    for _, field, *_ in Formatter().parse(path):
+        if field not in (None, "layer", "index"):
+            raise ValueError(f"a module path has {{layer}} and {{index}}, not {{{field}}}")
+    return path
+
+
+ModulePath = Annotated[str, AfterValidator(_module_path)]
+"""The path of a module; {layer} and {index} stand for numbers of a layer."""
 
 
 class TextConfig(Closed):
@@ -94,6 +107,16 @@ class Rename(Closed):
     prefix: dict[str, str] = {}
     suffix: dict[str, str] = {}
 
+    @field_validator("regex")
+    @classmethod
+    def _can_replace(cls, rules: dict[str, str]) -> dict[str, str]:
+        for pattern, replacement in rules.items():
+            try:
+                re.sub(pattern, replacement, "")
+            except (re.error, IndexError) as error:
+                raise ValueError(f"{pattern!r} cannot become {replacement!r}: {error}") from None
+        return rules
+
 
 class QuantizationEdit(Closed):
     """How a model class changes a checkpoint's quantization for its routed experts.
@@ -121,7 +144,7 @@ class PredictionLayers(Closed):
     """
 
     count: Source
-    experts: str
+    experts: ModulePath
 
 
 class Architecture(Closed):
@@ -147,7 +170,7 @@ class Architecture(Closed):
 
     like: str | None = None
     language_model: str | None = None
-    experts: str = "model.layers.{layer}.mlp.experts"
+    experts: ModulePath = "model.layers.{layer}.mlp.experts"
     projections: list[str | None] = ["gate_proj", "up_proj", "down_proj"]
     rename: Rename | None = None
     reads: list[str] = []

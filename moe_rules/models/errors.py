@@ -62,7 +62,3 @@ class UnknownModelError(ValueError):
     def __init__(self, message: str, missing: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.missing = missing
-
-
-class TableError(ValueError):
-    """A table under ``rules/models`` is malformed; the message lists every error with its place."""

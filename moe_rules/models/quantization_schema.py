@@ -165,9 +165,18 @@ class QuantizationFile(TableFile):
         for scheme in (one for rows in lists if isinstance(rows, list) for one in rows):
             if scheme.then is not None:
                 known_name("then", scheme.then, self.schemes)
+                self._check_end(scheme.then)
             for checks in scheme.loading:
                 known_name("loading", checks, self.loading)
         for method_name in (*(row.method for row in self.detect), *self.online.values()):
             if method_name is not None:
                 known_name("method", method_name, self.methods)
         return self
+
+    def _check_end(self, name: str, seen: tuple[str, ...] = ()) -> None:
+        """Raise ValueError where a list of schemes leads back to itself."""
+        if name in seen:
+            raise ValueError(f"schemes.{name}: 'then' leads back to itself")
+        for scheme in self.schemes.get(name, ()):
+            if scheme.then is not None:
+                self._check_end(scheme.then, (*seen, name))

@@ -8,8 +8,9 @@ from typing import Any
 from moe_rules.models.conditions import Context
 from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
 from moe_rules.models.hf_config import HfConfig
+from moe_rules.models.merging import merged
 from moe_rules.models.suggest import unknown_name
-from moe_rules.models.tables import Tables, merged
+from moe_rules.models.tables import Tables
 
 REQUIRED = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
 """Layer facts without which there is no layer."""

@@ -67,11 +67,11 @@ def test_every_call_lies_in_one_range_and_gets_its_decision(
 
 def _selector(text: str) -> Selector:
     from moe_rules.files.packaged import packaged_rules
+    from moe_rules.files.validate import validate
     from moe_rules.files.yaml_source import parse_yaml, read_yaml
     from moe_rules.language.files import PlatformFile
     from moe_rules.language.link import link
     from moe_rules.language.parts import Part
-    from moe_rules.language.validate import validate
     from moe_rules.language.word_files import VocabularyFile
 
     source = parse_yaml(text, "cuda.yaml")
