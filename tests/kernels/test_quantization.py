@@ -58,6 +58,12 @@ def test_values_beyond_a_given_scale_are_clamped():
     assert quantized.float().tolist() == [[448.0, -448.0]]
 
 
+def test_a_given_scale_of_zero_makes_no_number_none():
+    quantized, scale = quantize(torch.tensor([[0.0, 1.0, -1.0]]), TENSOR, torch.zeros(1))
+    assert quantized.float().tolist() == [[0.0, 448.0, -448.0]]
+    assert scale.tolist() == [0.0]
+
+
 def test_widening_is_exact_for_every_number():
     every = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
     numbers = every.float().isfinite()

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import torch
 
+from moe_kernels.quantization.quotient import quotient
 from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN
 
 MIN_AMAX = 1e-10
 """Absolute maxima below this count as this, so that all-zero groups have a usable scale."""
+MIN_SCALE = torch.finfo(torch.float32).tiny
+"""The smallest scale that has a reciprocal: 0 over 0 would be no number."""
 
 
 def _group(shape: torch.Size, group_shape: tuple[int, int]) -> tuple[int, int]:
@@ -53,7 +56,7 @@ def amax_scale(
     magnitude = torch.nn.functional.pad(x.abs().float(), (0, -k % columns, 0, -n % rows))
     groups = (-(-n // rows), rows, -(-k // columns), columns)
     amax = magnitude.reshape(*x.shape[:-2], *groups).amax(dim=(-3, -1))
-    scale = amax.clamp(min=MIN_AMAX) / torch.finfo(dtype).max
+    scale = quotient(amax.clamp(min=MIN_AMAX), torch.finfo(dtype).max)
     return scale.reshape(x.shape[:-2] or (1,)) if group_shape == TENSOR else scale
 
 
@@ -65,12 +68,14 @@ def quantize(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantize ``x`` [..., N, K]; the scales are computed from the values unless given.
 
-    Returns the values as ``dtype`` and the float32 scales.
+    Returns the values as ``dtype`` and the float32 scales. Scales that are given divide as
+    MIN_SCALE where they are nearer to 0.
     """
     if scale is None:
         scale = amax_scale(x, group_shape, dtype)
     limit = torch.finfo(dtype).max
-    scaled = x.float() / expand_scale(scale, group_shape, x.shape)
+    divisor = torch.where(scale.abs() < MIN_SCALE, MIN_SCALE, scale)
+    scaled = x.float() / expand_scale(divisor, group_shape, x.shape)
     return scaled.clamp(-limit, limit).to(dtype), scale
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 
+from moe_kernels.quantization.quotient import quotient
 from moe_rules.vocabulary.quant_keys import CHANNEL, TENSOR, TOKEN
 
 MIN_RANGE = 1e-10
@@ -47,13 +48,13 @@ def quantize_integer(
     if symmetric:
         largest = 2 ** (bits - 1) - 1
         amax = groups.abs().amax(dim=-1, keepdim=True)
-        scale = (amax.clamp(min=MIN_RANGE) / largest).to(scale_dtype)
+        scale = quotient(amax.clamp(min=MIN_RANGE), largest).to(scale_dtype)
         stored = torch.round(groups / scale.float()).clamp(-largest, largest).to(torch.int8)
     else:
         largest = 2**bits - 1
         low = groups.amin(dim=-1, keepdim=True).clamp(max=0)
         high = groups.amax(dim=-1, keepdim=True).clamp(min=0)
-        scale = ((high - low).clamp(min=MIN_RANGE) / largest).to(scale_dtype)
+        scale = quotient((high - low).clamp(min=MIN_RANGE), largest).to(scale_dtype)
         zero_point = torch.round(-low / scale.float()).clamp(0, largest)
         stored = torch.round(groups / scale.float()) + zero_point
         stored = stored.clamp(0, largest).to(torch.uint8)

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 
 from moe_kernels.quantization.minifloat import E2M1, MINIFLOATS, round_to
+from moe_kernels.quantization.quotient import quotient
 
 MX_GROUP = 32
 NVFP4_GROUP = 16
@@ -63,7 +64,7 @@ def mx_scale(x: torch.Tensor, element: str, mode: ScaleMode) -> torch.Tensor:
         minifloat = MINIFLOATS[element]
         mantissa_bits, emax, largest = minifloat.mantissa_bits, minifloat.emax, minifloat.max
     if mode == "ceil":
-        bits = (amax / largest).view(torch.int32)
+        bits = quotient(amax, largest).view(torch.int32)
         biased = (bits >> 23) + ((bits & 0x7FFFFF) > 0)
     else:
         bits = amax.view(torch.int32)
@@ -84,7 +85,7 @@ def round_mx(x: torch.Tensor, scale: torch.Tensor, element: str) -> torch.Tensor
 def nvfp4_scale_2(x: torch.Tensor) -> torch.Tensor:
     """The second scale of ``x`` [..., N, K], float32 [...]: no group's e4m3 scale saturates."""
     amax = x.float().abs().amax(dim=(-2, -1))
-    return (amax / (E2M1.max * E4M3_MAX)).clamp(min=torch.finfo(torch.float32).tiny)
+    return quotient(amax, E2M1.max * E4M3_MAX).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 def nvfp4_scale(x: torch.Tensor, scale_2: torch.Tensor) -> torch.Tensor:
@@ -92,7 +93,7 @@ def nvfp4_scale(x: torch.Tensor, scale_2: torch.Tensor) -> torch.Tensor:
 
     ``scale_2`` broadcasts against the result. No scale is below the smallest normal number.
     """
-    scale = _group_amax(x, NVFP4_GROUP) / E2M1.max / scale_2
+    scale = quotient(_group_amax(x, NVFP4_GROUP), E2M1.max) / scale_2
     return scale.clamp(_E4M3_TINY, E4M3_MAX).to(torch.float8_e4m3fn)
 
 
