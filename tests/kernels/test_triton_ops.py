@@ -12,6 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from moe_kernels.quantization.fp8 import quantize
+from moe_kernels.quantization.integers import quantize_integer
 from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
@@ -154,6 +156,23 @@ def test_sum_ignores_what_is_not_local():
     expected = x[0] * weights[0, 0]
     torch.testing.assert_close(output[0], expected)
     torch.testing.assert_close(output[2], x[4] * weights[2, 0] + x[5] * weights[2, 1])
+
+
+@pytest.mark.parametrize("group_shape", [(1, 128), TOKEN, TENSOR])
+@pytest.mark.parametrize("scale", [2.0**-7, 3 * 2.0**-8])
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_what_is_in_the_middle_of_two_numbers_is_rounded_as_by_torch(dtype, scale, group_shape):
+    if dtype != torch.int8 and DEVICE == "cpu":
+        pytest.skip("the interpreter rounds to FP8 wrongly")
+    largest = 127 if dtype == torch.int8 else 448
+    x = torch.randint(-4 * largest, 4 * largest + 1, (9, 384), device=DEVICE) / 4 * scale
+    x[:, ::128] = largest * scale
+    expected = (
+        quantize_integer(x, 8, group_shape)[:2] if dtype == torch.int8 else quantize(x, group_shape)
+    )
+    for one, other in zip(quantize_scaled(x, group_shape, dtype=dtype), expected, strict=True):
+        assert torch.equal(one.float().flatten(), other.float().flatten())
+    assert (expected[1] == scale).all()
 
 
 @pytest.mark.parametrize("group_shape", [(1, 128), TOKEN])

@@ -18,6 +18,7 @@ from moe_kernels.ops.programmatic_launch import (
     let_next_start,
     wait_for_previous,
 )
+from moe_kernels.ops.quotient import bounded_quotient, quotient
 from moe_kernels.ops.routing import local_expert
 from moe_kernels.quantization.fp8 import MIN_AMAX
 from moe_kernels.routing import Routing
@@ -48,10 +49,7 @@ class SortedRows(NamedTuple):
 @triton.jit
 def _stored(x, scale, largest, dtype: tl.constexpr):
     """``x`` over its scale as ``dtype``; to integers, rounded to nearest even."""
-    # The quotient may be off by two units in the last place, so that what lies in the middle of
-    # two numbers can become either. tl.div_rn, which is not, takes 12 % of a layer (FP8 by channel,
-    # Qwen3-30B-A3B, 4,096 tokens, H200), and in programs for few rows as much as all else.
-    value = tl.minimum(tl.maximum(x / scale, -largest), largest)
+    value = bounded_quotient(x, scale, largest)
     if dtype == tl.int8:
         # At 1.5 * 2^23 the lowest bit of a float32 counts ones.
         value = (value + 12582912.0) - 12582912.0
@@ -121,7 +119,7 @@ def _quantize_groups_kernel(
         mask = exists[:, None] & (offset < GROUP)[None, :] & (column < columns)
         x_ptrs = x_ptr + row[:, None] * stride_m + column * stride_k
         x = tl.load(x_ptrs, mask=mask, other=0.0).to(tl.float32)
-        scale = tl.maximum(tl.max(tl.abs(x), 1), min_amax) / largest
+        scale = quotient(tl.maximum(tl.max(tl.abs(x), 1), min_amax), largest)
         value = _stored(x, scale[:, None], largest, out_ptr.dtype.element_ty)
         tl.store(out_ptr + out_row[:, None] * columns + column, value, mask=mask)
         tl.store(scale_ptr + out_row * stride_sm + group * stride_sk, scale, mask=exists)
@@ -200,7 +198,7 @@ def _quantize_tensor_kernel(
     if DYNAMIC:
         # Every program takes the same maximum of the same partial maxima.
         amax = tl.max(tl.load(partial_ptr + tl.arange(0, PARTIALS)), 0)
-        scale = tl.maximum(amax, min_amax) / largest
+        scale = quotient(tl.maximum(amax, min_amax), largest)
         tl.store(scale_ptr, scale)
     else:
         scale = tl.load(scale_ptr)
