@@ -68,10 +68,14 @@ class Launcher:
         key: list[Any] = [device]
         bits = 0
         for x in tensors:
-            address, dtype = (0, None) if x is None else (x.data_ptr(), x.dtype)
-            addresses.append(address)
-            key.append(dtype)
-            bits |= address
+            if x is None:
+                addresses.append(0)
+                key.append(None)
+            else:
+                address = x.data_ptr()
+                addresses.append(address)
+                key.append(x.dtype)
+                bits |= address
         aligned = bits % _ALIGNMENT == 0
         compiled = self._compiled.get(tuple(key)) if aligned else None
         if compiled is not None:
