@@ -40,10 +40,13 @@ from moe_rules.vocabulary.quant_keys import QuantKey
 from moe_rules.vocabulary.readings import Unreadable
 from moe_rules.vocabulary.switches import switches_from_environ
 
-MAX_REMEMBERED = 8192
 if TYPE_CHECKING:
     from moe_rules.analysis.source import Function
 
+MAX_REMEMBERED = 8192
+"""Layers whose decisions are remembered."""
+MAX_ASKED = 16
+"""Ways of asking for one layer that are remembered."""
 COMPILED_AFTER = 2000
 """Layers of one oracle that the interpreter decides before the oracle is compiled."""
 _CONSTANT_GROUPS = ("platform", "software")
@@ -67,6 +70,9 @@ class NotSupportedError(SelectionError, NotImplementedError):
 
 Find = Callable[[str], FactValue]
 """Finds a platform or software fact by its name. Raises LookupError where it cannot."""
+
+_Asked = tuple[str, QuantKey | None, QuantKey | None, Mapping[str, FactValue]]
+"""What is asked of a layer: the oracle, the keys of weights and activations, further facts."""
 
 Layer = tuple[FusedMoEConfig, QuantKey | None, QuantKey | None, Mapping[str, FactValue]]
 """What is asked of one layer: with the keys of weights and activations, and further facts."""
@@ -126,7 +132,7 @@ class Selector:
         for name in self._unreadable:
             del self._defaults[name]
         self._plans: dict[tuple[str, frozenset[str]], OraclePlan] = {}
-        self._remembered: dict[tuple[Any, ...], Decision] = {}
+        self._remembered: dict[int, list[tuple[_Asked, Decision]]] = {}
         self._asked: Counter[tuple[str, ...]] = Counter()
         self._functions: dict[tuple[str, ...], Function | None] = {}
 
@@ -144,21 +150,19 @@ class Selector:
         SwitchError (a ValueError) for a switch that is asked for and unreadable, or FactError for
         an oracle or a fact that does not exist.
         """
-        key: tuple[Any, ...]
-        if others:
-            key = (oracle, id(config), id(weight_key), id(activation_key), *others.items())
-        else:
-            key = (oracle, id(config), id(weight_key), id(activation_key))
-        decision = self._remembered.get(key)
-        if decision is not None:
-            return decision
-        # The decision keeps the layer and the keys, and so their ids; they cannot change.
+        for asked, decision in self._remembered.get(id(config), ()):
+            if asked == (oracle, weight_key, activation_key, others):
+                return decision
         decision = self._decide_layer(oracle, (config, weight_key, activation_key, others))
         if decision.failed:
             raise refusal(decision)
+        # The decision keeps the layer, which cannot change, and so its id.
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
-        self._remembered[key] = decision
+        known = self._remembered.setdefault(id(config), [])
+        if len(known) >= MAX_ASKED:
+            known.clear()
+        known.append(((oracle, weight_key, activation_key, others), decision))
         return decision
 
     def _decide_layer(self, oracle: str, asked: Layer) -> Decision:

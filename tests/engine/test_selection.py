@@ -8,6 +8,7 @@ import pytest
 
 from moe_rules.engine.decision import Decision
 from moe_rules.selectors.selector import (
+    MAX_ASKED,
     InvalidRequestError,
     NotSupportedError,
     Selector,
@@ -356,6 +357,18 @@ def test_a_layer_gets_its_remembered_decision(small: MakeRules) -> None:
     selector = small()
     assert selector.select("unquantized", LAYER) is selector.select("unquantized", LAYER)
     assert selector.select("unquantized", LAYER) is not select(selector, num_experts=9)
+
+
+def test_each_way_of_asking_for_a_layer_is_remembered(small: MakeRules) -> None:
+    selector = small()
+    first = selector.select("unquantized", LAYER)
+    for tokens in range(2 * MAX_ASKED):
+        decision = selector.select("unquantized", LAYER, num_tokens=tokens)
+        assert decision.facts["num_tokens"] == tokens
+        assert selector.select("unquantized", LAYER, num_tokens=tokens) is decision
+    again = selector.select("unquantized", LAYER)
+    assert again.result == first.result
+    assert "num_tokens" not in again.facts
 
 
 def test_decisions_serialise(small: MakeRules) -> None:
