@@ -25,16 +25,16 @@ _HOME = {
     "FactError": "moe_rules.vocabulary.fact_values",
     "FusedMoEConfig": "moe_rules.vocabulary.layer",
     "FusedMoEParallelConfig": "moe_rules.vocabulary.layer",
-    "InvalidRequestError": "moe_rules.selectors.selector",
+    "InvalidRequestError": "moe_rules.selectors.errors",
     "Machine": "moe_rules.machines.machine",
     "MachineError": "moe_rules.machines.machine",
     "MoEKernelOracle": "moe_rules.oracles.base",
     "NAMED_KEYS": "moe_rules.vocabulary.quant_keys",
-    "NotSupportedError": "moe_rules.selectors.selector",
+    "NotSupportedError": "moe_rules.selectors.errors",
     "QuantKey": "moe_rules.vocabulary.quant_keys",
     "RuleFileError": "moe_rules.files.problems",
     "Scale": "moe_rules.vocabulary.quant_keys",
-    "SelectionError": "moe_rules.selectors.selector",
+    "SelectionError": "moe_rules.selectors.errors",
     "Selector": "moe_rules.selectors.selector",
     "detect": "moe_rules.machines.detection",
     "load_machine": "moe_rules.machines.machine",
@@ -74,13 +74,8 @@ if TYPE_CHECKING:
     from moe_rules.machines.detection import detect
     from moe_rules.machines.machine import Machine, MachineError, load_machine
     from moe_rules.oracles.base import MoEKernelOracle
-    from moe_rules.selectors.selector import (
-        InvalidRequestError,
-        NotSupportedError,
-        SelectionError,
-        Selector,
-        select_backend,
-    )
+    from moe_rules.selectors.errors import InvalidRequestError, NotSupportedError, SelectionError
+    from moe_rules.selectors.selector import Selector, select_backend
     from moe_rules.vocabulary.fact_values import FactError
     from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
     from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale

@@ -17,9 +17,11 @@ from moe_rules.analysis.compiled import Compiled, compile_oracle
 from moe_rules.analysis.diagram import LEAF, Node
 from moe_rules.analysis.questions import MISSING, Seen
 from moe_rules.analysis.worlds import packaged_worlds
+from moe_rules.engine.explanation import Explanation
 from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
-from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
+from moe_rules.vocabulary import fact_values
+from moe_rules.vocabulary.fact_values import FactValue, plain
 from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
 
 Cost = tuple[int, int]
@@ -47,8 +49,12 @@ class Change:
         return {"fact": self.fact, "before": before, "value": value, "fixed": self.fixed}
 
 
+Ways = list[tuple[Change, ...]]
+"""Changes that cost the same, of which each will do."""
+
+
 def _words(value: Seen) -> str:
-    return "unknown" if value is MISSING else in_words(value)
+    return "unknown" if value is MISSING else fact_values.in_words(value)
 
 
 def nearest(
@@ -58,7 +64,7 @@ def nearest(
     wanted: Callable[[Result], bool],
     *,
     most: int = 3,
-) -> list[tuple[Change, ...]]:
+) -> Ways:
     """The least changes of a deployment that have a result which is ``wanted``, at most ``most``.
 
     ``facts``: the deployment; what it lacks is unknown, and may stay so. All that are returned cost
@@ -67,6 +73,30 @@ def nearest(
     """
     compiled = compile_oracle([rules], oracle, deployment=facts)
     return _Search(compiled, {**REQUEST_DEFAULTS, **facts}).solutions(wanted, most)
+
+
+def least_changes(decision: Explanation, backend: str | None = None) -> Ways:
+    """The least changes after which a backend is selected, or any at all (None)."""
+    # The request that applies is among the facts; those of rule files would take its place.
+    rules = decision.rules.replaced(requested={})
+    if backend is None:
+        return nearest(rules, decision.oracle, decision.deployment, serves)
+    return nearest(rules, decision.oracle, decision.deployment, lambda r: r.backend == backend)
+
+
+def serves(result: Result) -> bool:
+    """Whether any backend is selected."""
+    return result.error is None
+
+
+def in_words(ways: Ways) -> list[str]:
+    """A line for each way, with what the user cannot change said to be so."""
+    lines = []
+    for changes in ways:
+        line = "; ".join(map(str, changes))
+        fixed = [change.fact for change in changes if change.fixed]
+        lines.append(f"{line}  (not yours to change: {', '.join(fixed)})" if fixed else line)
+    return lines
 
 
 class Neighbours:
@@ -90,7 +120,7 @@ class Neighbours:
         self._most = most
         self._known: list[_Known] = []
 
-    def nearest(self, facts: Mapping[str, FactValue]) -> list[tuple[Change, ...]]:
+    def nearest(self, facts: Mapping[str, FactValue]) -> Ways:
         """See :func:`nearest`."""
         for known in self._known:
             if known.holds(facts):
@@ -108,7 +138,7 @@ class _Known:
 
     variables: Sequence[Variable]
     deployment: Mapping[str, FactValue]
-    ways: list[tuple[Change, ...]]
+    ways: Ways
 
     def holds(self, facts: Mapping[str, FactValue]) -> bool:
         """Whether they are those of another deployment as well.
@@ -141,7 +171,7 @@ class _Search:
         self.fixed = packaged_worlds().fixed
         self.options = [self._options(variable, facts) for variable in compiled.space.variables]
 
-    def solutions(self, wanted: Callable[[Result], bool], most: int) -> list[tuple[Change, ...]]:
+    def solutions(self, wanted: Callable[[Result], bool], most: int) -> Ways:
         diagrams = self.compiled.space.diagrams
         region = diagrams.both(
             self.compiled.possible,
@@ -178,9 +208,7 @@ class _Search:
             return []
         return list(itertools.islice(paths(region), most))
 
-    def _options(
-        self, variable: Variable, facts: Mapping[str, FactValue]
-    ) -> list[tuple[Change, ...]]:
+    def _options(self, variable: Variable, facts: Mapping[str, FactValue]) -> Ways:
         """The least changes that bring a deployment into each class of a variable."""
         before = [facts.get(name, MISSING) for name in variable.facts]
         pools = [

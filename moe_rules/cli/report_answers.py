@@ -10,15 +10,13 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from moe_rules.analysis.nearest import Neighbours
+from moe_rules.analysis.nearest import Neighbours, in_words, serves
 from moe_rules.analysis.questions import Questions
 from moe_rules.cli.deployment import Question
 from moe_rules.cli.derivations import Derived
 from moe_rules.cli.errors import UserError
-from moe_rules.cli.least_changes import in_words
 from moe_rules.engine.decision import Decision
 from moe_rules.engine.explanation import Weighing
-from moe_rules.engine.selection import Result
 from moe_rules.language.rules import AUTO
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.reporting.report.tables import Groups, Tables
@@ -167,7 +165,7 @@ class Side:
         *,
         nearest: bool = False,
     ) -> Made:
-        ways = self._least_changes(decision, facts) if nearest and decision.failed else []
+        ways = self._least_changes(decision) if nearest and decision.failed else []
         ranges: tuple[TokenRange, ...] = ()
         if self._tells_calls_apart(decision.oracle):
             ranges = decide_by_num_tokens(self.selector, decision.oracle, facts)
@@ -187,16 +185,15 @@ class Side:
                 conditions += [choice.when, choice.kernel.condition]
         return any("moe_backend" in one.fact_names() for one in conditions)
 
-    def _least_changes(self, decision: Decision, facts: Mapping[str, FactValue]) -> list[str]:
+    def _least_changes(self, decision: Decision) -> list[str]:
         """The least changes after which a backend serves, in words."""
-        supplied, _ = self.selector.supplied(decision.oracle, facts)
         rules = self.selector.rules
         key = (rules.fingerprint, decision.oracle)
         neighbours = self._neighbours.get(key)
         if neighbours is None:
-            neighbours = Neighbours(rules.replaced(requested={}), decision.oracle, _serves)
+            neighbours = Neighbours(rules.replaced(requested={}), decision.oracle, serves)
             self._neighbours[key] = neighbours
-        return in_words(neighbours.nearest(supplied))
+        return in_words(neighbours.nearest(decision.deployment))
 
     def _asked_by(self, oracle: str) -> list[str]:
         """The facts by which a decision and its explanation may differ."""
@@ -207,10 +204,6 @@ class Side:
             found = {*questions.facts(), *SHOWN} - {"moe_backend"}
             names = self._asked[oracle] = sorted(found)
         return names
-
-
-def _serves(result: Result) -> bool:
-    return result.error is None
 
 
 def _runs(layers: Sequence[int]) -> list[int]:

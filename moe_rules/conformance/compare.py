@@ -13,7 +13,8 @@ from moe_rules.engine.decision import Decision
 from moe_rules.engine.plan import with_assumed
 from moe_rules.engine.selection import Result
 from moe_rules.language.rules import Backend, Kernel, PlatformRules
-from moe_rules.selectors.selector import ERRORS, Selector
+from moe_rules.selectors.errors import ERRORS
+from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactError, FactValue, SwitchError
 
 MAX_VERDICTS = 1 << 18

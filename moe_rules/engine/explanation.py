@@ -89,7 +89,7 @@ class Explanation:
     """
 
     __slots__ = (
-        "__dict__", "_asked", "_explain", "_rules", "_weighed", "oracle", "requested", "result",
+        "__dict__", "_asked", "_explain", "_weighed", "oracle", "requested", "result", "rules",
     )  # fmt: skip
 
     def __init__(
@@ -101,7 +101,7 @@ class Explanation:
         asked: Any,
         requested: Requested | None = None,
     ) -> None:
-        self._rules = rules
+        self.rules = rules
         self.oracle = oracle
         self.result = result
         self._explain = explain
@@ -124,12 +124,12 @@ class Explanation:
     @property
     def platform(self) -> str:
         """The platform whose rules decided."""
-        return self._rules.platform
+        return self.rules.platform
 
     @property
     def fingerprint(self) -> str:
         """That of the rules."""
-        return self._rules.fingerprint
+        return self.rules.fingerprint
 
     @property
     def backend(self) -> str | None:
@@ -160,6 +160,11 @@ class Explanation:
     def reason(self) -> Reason | None:
         """The shortcut, switch, request or fallback that decided, if one did."""
         return self._outcome.reason
+
+    @property
+    def deployment(self) -> FactMap:
+        """The facts that were asked with, the request that applies in the place of the layer's."""
+        return self._outcome.supplied
 
     @functools.cached_property
     def facts(self) -> FactMap:

@@ -1,4 +1,7 @@
-"""A failed decision in words: what was asked, what failed, and what would have to change."""
+"""A failed decision in words: what was asked, and what each candidate wanted instead.
+
+The least change after which a backend serves is the business of :mod:`moe_rules.analysis.nearest`.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,6 @@ def error_text(decision: Explanation) -> str:
     for removed in decision.removed:
         because = f": {removed.because}" if removed.because else ""
         lines.append(f"  {removed.backend}: taken out of the order at {removed.location}{because}")
-    lines.extend(_nearest(decision))
     return "\n".join(lines)
 
 
@@ -69,18 +71,4 @@ def _layer(decision: Explanation) -> list[str]:
 def _candidate(candidate: Candidate) -> list[str]:
     lines = [f"  {candidate.backend} / {candidate.kernel}:"]
     lines += [f"    [{f.code}] {f} ({f.location.short})" for f in candidate.failures]
-    return lines
-
-
-def _nearest(decision: Explanation) -> list[str]:
-    """The rejected candidates with the fewest failed clauses."""
-    rejected = [c for c in decision.candidates if c.verdict == "rejected"]
-    fewest = min((len(c.failures) for c in rejected), default=0)
-    nearest = [c for c in rejected if len(c.failures) == fewest]
-    if not nearest:
-        return []
-    lines = ["  nearest:"]
-    for candidate in nearest[:3]:
-        changes = "; ".join(f"{f.fact}: {f.wanted}" for f in candidate.failures)
-        lines.append(f"    {candidate.backend} / {candidate.kernel} would serve with {changes}")
     return lines

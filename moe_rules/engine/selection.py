@@ -42,6 +42,7 @@ class Refusal:
 class Outcome:
     """What a selection came to.
 
+    ``supplied`` are the facts that were asked with, ``facts`` with what follows and is assumed.
     ``order`` is the order of backends when the decision fell, ``attempts`` the backends whose
     kernels were asked (with the facts they assume), ``removed`` what adjustments and switches
     took out.
@@ -49,6 +50,7 @@ class Outcome:
 
     how: How
     facts: FactMap
+    supplied: FactMap
     backend: str | None = None
     kernel: Kernel | None = None
     order: tuple[str, ...] = ()
@@ -70,7 +72,7 @@ class Outcome:
 def run(plan: OraclePlan, supplied: FactMap) -> Outcome:
     """Select. Raises KeyError with the name of a fact that is needed and not supplied."""
     facts = _complete(plan, supplied)
-    outcome = Outcome("shortcut", facts)
+    outcome = Outcome("shortcut", facts, supplied)
     withdrawn = _set_order(plan, facts, outcome)
     if _steps(plan.shortcuts, "shortcut", facts, outcome):
         return outcome

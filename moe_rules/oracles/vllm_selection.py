@@ -20,7 +20,8 @@ from moe_rules.language.ruleset import PATH_VARIABLE
 from moe_rules.oracles import vllm_objects
 from moe_rules.oracles.backends import member
 from moe_rules.oracles.vllm_objects import CHECKPOINT_READERS, ENGINE_FACTS, LAYER_READERS
-from moe_rules.selectors.selector import MAX_REMEMBERED, Selector, refusal
+from moe_rules.selectors.errors import refusal
+from moe_rules.selectors.selector import MAX_REMEMBERED, Selector
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.switches import SWITCHES

@@ -27,6 +27,7 @@ from moe_rules.language.requested import (
 from moe_rules.language.rules import PlatformRules, Requested
 from moe_rules.language.ruleset import load_platform, overlay_paths
 from moe_rules.machines.machine import Machine, load_machine
+from moe_rules.selectors.errors import refusal
 from moe_rules.vocabulary.fact_values import (
     FactError,
     FactValue,
@@ -52,22 +53,6 @@ COMPILED_AFTER = 2000
 _CONSTANT_GROUPS = ("platform", "software")
 
 
-class SelectionError(Exception):
-    """No backend was selected. ``decision`` holds the whole explanation."""
-
-    def __init__(self, decision: Decision) -> None:
-        self.decision = decision
-        super().__init__(decision.error)
-
-
-class InvalidRequestError(SelectionError, ValueError):
-    """A request that cannot be served, or that the oracle does not take."""
-
-
-class NotSupportedError(SelectionError, NotImplementedError):
-    """No backend of the oracle supports the deployment."""
-
-
 Find = Callable[[str], FactValue]
 """Finds a platform or software fact by its name. Raises LookupError where it cannot."""
 
@@ -76,18 +61,6 @@ _Asked = tuple[str, QuantKey | None, QuantKey | None, Mapping[str, FactValue]]
 
 Layer = tuple[FusedMoEConfig, QuantKey | None, QuantKey | None, Mapping[str, FactValue]]
 """What is asked of one layer: with the keys of weights and activations, and further facts."""
-
-ERRORS: dict[str, type[SelectionError]] = {
-    "invalid_request": InvalidRequestError,
-    "not_supported": NotSupportedError,
-}
-
-
-def refusal(decision: Decision) -> SelectionError:
-    """The error of a decision that failed."""
-    kind = decision.result.error
-    assert kind is not None
-    return ERRORS[kind](decision)
 
 
 class Selector:
@@ -236,7 +209,7 @@ class Selector:
         self, oracle: str, facts: Mapping[str, FactValue]
     ) -> tuple[OraclePlan, Outcome, Requested | None]:
         """Go through the rules."""
-        supplied, requested = self.supplied(oracle, facts)
+        supplied, requested = self._supplied(oracle, facts)
         unknown = self._unknown
         if not PER_CALL.isdisjoint(facts):
             unknown = unknown.difference(facts)
@@ -262,7 +235,7 @@ class Selector:
             else:
                 return plan, outcome, requested
 
-    def supplied(
+    def _supplied(
         self, oracle: str, facts: Mapping[str, FactValue]
     ) -> tuple[FactMap, Requested | None]:
         """All that an oracle is asked with for these facts, and the user's request if one applies.

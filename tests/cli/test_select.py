@@ -129,6 +129,7 @@ def test_nothing_serves_is_1_with_reasons(cli: Command, model: Path) -> None:
     assert "no backend serves" in answer.out
     assert "[device] compute_capability is 8.0, wanted 10.*" in answer.err
     assert "yaml:" in answer.err
+    assert "  nearest:\n    moe_backend: auto instead of flashinfer_trtllm\n" in answer.err
     as_json = cli("select", *words, "--format", "json")
     assert as_json.code == 1
     assert as_json.json["backend"] is None

@@ -8,7 +8,7 @@ import pytest
 
 from moe_rules.files.problems import RuleFileError
 from moe_rules.language.ruleset import rule_files
-from moe_rules.selectors.selector import InvalidRequestError
+from moe_rules.selectors.errors import InvalidRequestError
 from tests.conftest import SMALL, MakeRules
 from tests.engine.test_selection import LAYER, layer, select
 

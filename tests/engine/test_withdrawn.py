@@ -10,7 +10,7 @@ import pytest
 from moe_rules.files.problems import RuleFileError
 from moe_rules.files.releases import releases
 from moe_rules.language.ruleset import load_platform, overlay_paths
-from moe_rules.selectors.selector import InvalidRequestError
+from moe_rules.selectors.errors import InvalidRequestError
 from moe_rules.vocabulary.table_names import PLATFORMS
 from tests.conftest import SMALL, MakeRules
 from tests.engine.test_selection import layer, select, with_section

@@ -17,7 +17,8 @@ from moe_rules.language.ruleset import load_platform, overlay_paths
 from moe_rules.machines.machine import facts_of
 from moe_rules.reporting import quirks
 from moe_rules.reporting.generated import page
-from moe_rules.selectors.selector import InvalidRequestError, NotSupportedError, Selector
+from moe_rules.selectors.errors import InvalidRequestError, NotSupportedError
+from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS

@@ -14,13 +14,8 @@ from moe_rules.language.requested import requests_from_environ
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import load_machine, named_machines
 from moe_rules.selectors import selector as selector_module
-from moe_rules.selectors.selector import (
-    InvalidRequestError,
-    SelectionError,
-    Selector,
-    layer_facts,
-    selector_for,
-)
+from moe_rules.selectors.errors import InvalidRequestError, SelectionError
+from moe_rules.selectors.selector import Selector, layer_facts, selector_for
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig

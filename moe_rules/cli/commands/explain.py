@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         print(as_json(asked, decisions))
         return exit_code(decisions)
-    from moe_rules.cli.least_changes import in_words, least_changes
+    from moe_rules.analysis.nearest import in_words, least_changes
     from moe_rules.cli.render import console
     from moe_rules.cli.trace import print_trace
 
@@ -46,6 +46,6 @@ def run(args: argparse.Namespace) -> int:
                 asked.subject(question),
                 [*question.notes, *range_lines(asked, question)],
             )
-            nearest = in_words(least_changes(asked, question)) if decision.failed else []
+            nearest = in_words(least_changes(decision)) if decision.failed else []
             print_trace(out, subject, asked.machine, notes, decision, refusals, nearest)
     return exit_code(decisions)

@@ -50,16 +50,16 @@ def run(args: argparse.Namespace) -> int:
 
 def _answer(asked: Asked, question: Question, word: str) -> tuple[dict[str, Any], list[str]]:
     """The plain form of an answer, and its lines."""
+    from moe_rules.analysis.nearest import in_words, least_changes
     from moe_rules.cli.commands.select import no_oracle
     from moe_rules.cli.commands.why_not import backend_name
-    from moe_rules.cli.least_changes import in_words, least_changes
 
     about = {"subject": asked.subject(question), "layers": list(question.layers)}
     if question.oracle is None:
         return {**about, "nearest": []}, [f"{about['subject']}: {no_oracle(question)}"]
     decision = asked.decide(question)
     name = backend_name(decision, word)
-    ways = least_changes(asked, question, name)
+    ways = least_changes(decision, name)
     answer = {
         **about,
         "oracle": decision.oracle,

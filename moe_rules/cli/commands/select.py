@@ -49,7 +49,9 @@ def exit_code(decisions: list[tuple[Question, Decision | None]]) -> int:
 
     That no oracle is asked is an answer: what runs then is said with it.
     """
-    errors = [decision.error for _, decision in decisions if decision and decision.failed]
+    from moe_rules.selectors.errors import refusal
+
+    errors = [refusal(decision) for _, decision in decisions if decision and decision.failed]
     for error in errors:
         print(f"moe-rules: {error}", file=sys.stderr)
     return int(bool(errors))

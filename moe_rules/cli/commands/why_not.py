@@ -50,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _answer(asked: Asked, question: Question, word: str) -> dict[str, Any]:
+    from moe_rules.analysis.nearest import in_words, least_changes
     from moe_rules.cli.commands.select import no_oracle, range_lines
-    from moe_rules.cli.least_changes import in_words, least_changes
     from moe_rules.cli.render import answer, failure_lines
 
     about = {"subject": asked.subject(question), "layers": list(question.layers)}
@@ -60,7 +60,7 @@ def _answer(asked: Asked, question: Question, word: str) -> dict[str, Any]:
     decision = asked.decide(question)
     name = backend_name(decision, word)
     candidates = decision.explain_backend(name)
-    ways = [] if decision.backend == name else least_changes(asked, question, name)
+    ways = [] if decision.backend == name else least_changes(decision, name)
     return {
         **about,
         "oracle": decision.oracle,

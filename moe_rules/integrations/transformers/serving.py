@@ -38,7 +38,8 @@ from moe_rules.integrations.transformers.saying import say
 from moe_rules.language.ruleset import overlay_paths
 from moe_rules.machines.detection import System, detect, probe
 from moe_rules.machines.machine import Machine
-from moe_rules.selectors.selector import SelectionError, selector_in
+from moe_rules.selectors.errors import SelectionError
+from moe_rules.selectors.selector import selector_in
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
 

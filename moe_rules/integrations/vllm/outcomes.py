@@ -7,7 +7,7 @@ from typing import Any
 
 from moe_rules.conformance.cases import REFUSALS
 from moe_rules.engine.decision import Decision
-from moe_rules.selectors.selector import refusal
+from moe_rules.selectors.errors import refusal
 
 Selected = tuple[Any, type | None]
 """A member of vLLM's Enum and a kernel class; no class where the platform's own code takes over."""

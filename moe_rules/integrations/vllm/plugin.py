@@ -17,7 +17,7 @@ from moe_rules.integrations.vllm.selectors import PACKAGE, SELECTORS, Tables
 from moe_rules.integrations.vllm.shadow import Shadow
 from moe_rules.oracles.vllm_machine import vllm_release, vllm_version
 from moe_rules.oracles.vllm_selection import Answer
-from moe_rules.selectors.selector import refusal
+from moe_rules.selectors.errors import refusal
 
 logger = engine_logger("vllm")
 
@@ -62,9 +62,7 @@ def refuse(
         theirs = "would select " + " / ".join(outcome_names(original(*args, **kwargs)))
     except Exception as error:
         theirs = f"says: {error}"
-    refused = refusal(decision)
-    refused.args = (f"{refused}\n  vLLM's own selection {theirs}",)
-    raise refused
+    raise refusal(decision, f"  vLLM's own selection {theirs}")
 
 
 def bound(kernel: type | None, answer: Answer) -> type | None:
