@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -122,6 +124,58 @@ def test_what_cannot_be_compared_is_an_error(repository: Path, act: Act) -> None
     code, summary, error = act(repository, {}, BASE=base)
     assert (code, summary) == (2, "")
     assert "unknown key 'frist'" in error
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python without moe_rules that finds what installing it needs, and asks no index."""
+    folder = tmp_path_factory.mktemp("python")
+    venv.create(folder, with_pip=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    (packages / "here.pth").write_text("\n".join(path for path in sys.path if "site-" in path))
+    return folder / "bin" / "python"
+
+
+def test_its_steps_run_as_on_a_runner(repository: Path, tmp_path: Path, python: Path) -> None:
+    """Each in a bash of its own, with what GitHub sets, and inputs that were not given."""
+    base = commit(repository, mine__cuda_yaml=RULE)
+    commit(repository, mine__cuda_yaml=RULE.replace("first", "last"))
+    (tmp_path / "event.json").write_text(json.dumps({"before": base}))
+    (summary := tmp_path / "summary.md").touch()
+    action = read_yaml(ROOT / "action.yml").data
+    inputs = {name: one["default"] for name, one in action["inputs"].items()}
+    inputs |= {"rules": "mine", "arguments": "--platform cuda --oracle unquantized"}
+    runner = {
+        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "GITHUB_ACTION_PATH": str(ROOT),
+        "GITHUB_EVENT_PATH": str(tmp_path / "event.json"),
+        "GITHUB_STEP_SUMMARY": str(summary),
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_DEPS": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",
+    }
+    for step in action["runs"]["steps"]:
+        if "run" not in step:
+            assert step["uses"].startswith("actions/setup-python@")
+            continue
+        assert step["shell"] == "bash"
+        (script := tmp_path / "step.sh").write_text(step["run"])
+        given = {
+            name: re.sub(r"\$\{\{ inputs\.(\S+) \}\}", lambda found: inputs[found[1]], value)
+            for name, value in step.get("env", {}).items()
+        }
+        done = subprocess.run(
+            ["bash", "--noprofile", "--norc", "-eo", "pipefail", script],
+            cwd=repository,
+            env=runner | given,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    assert "TRITON / TritonExperts → FLASHINFER_" in summary.read_text()
+    (installed,) = python.parents[1].glob("lib/python*/site-packages/moe_rules")
+    assert (installed / "rules").is_dir()
 
 
 def test_the_action_gives_the_script_what_it_reads() -> None:
