@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from moe_rules.language.word_files import VocabularyFile
 from moe_rules.language.words import Words
 
 
-@functools.cache
 def _vocabulary(path: Path) -> tuple[YamlSource, VocabularyFile]:
     source = read_yaml(path)
     return source, validate(VocabularyFile, source)

@@ -182,6 +182,17 @@ def test_a_packaged_file_and_an_overlay_of_one_content_are_not_one(
         load_platform("cuda", packaged=tmp_path / "packaged")
 
 
+def test_words_of_an_overlay_are_not_remembered_beyond_an_edit(
+    write: Write, tmp_path: Path
+) -> None:
+    adjust = "{when: {activation: $ours}, first: [TRITON]}"
+    write("mine/cuda.yaml", f"platform: cuda\noracles: {{fp8: {{adjust: [{adjust}]}}}}\n")
+    for activation in ("silu", "gelu"):
+        write("mine/words.yaml", f"sets: {{ours: [{activation}]}}\n")
+        rules = load_platform("cuda", [tmp_path / "mine"])
+        assert rules.oracles["fp8"].adjust[-1].when.words() == f"activation: {activation}"
+
+
 FIRST = """
 import json, sys
 from moe_rules import FusedMoEConfig, select_backend
