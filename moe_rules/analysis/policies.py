@@ -24,8 +24,8 @@ from moe_rules.language.files import (
     Table,
 )
 from moe_rules.language.parse import Parser
-from moe_rules.language.reading import vocabulary
 from moe_rules.language.rules import ErrorKind
+from moe_rules.language.words import Words
 from moe_rules.vocabulary.fact_values import (
     Fact,
     FactError,
@@ -104,10 +104,12 @@ class Policy:
     location: Location
 
 
-def policies_of(source: YamlSource) -> list[Policy]:
-    """The policies of a file. Raises RuleFileError with everything that is wrong with it."""
+def policies_of(source: YamlSource, words: Words) -> list[Policy]:
+    """The policies of a file, whose conditions are in some words.
+
+    Raises RuleFileError with everything that is wrong with it.
+    """
     file = validate(PoliciesFile, source)
-    words = vocabulary()
     facts = Parser(source, words.facts, words.sets)
     outcomes = Parser(source, OUTCOME, {})
     problems: list[Problem] = []

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from moe_rules.analysis.policies import PoliciesFile, policies_of
+from moe_rules.analysis.policies import PoliciesFile
 from moe_rules.analysis.worlds import WorldsFile, worlds_of
 from moe_rules.cli.named import names_in_examples, names_in_policies
 from moe_rules.cli.rule_paths import (
@@ -36,6 +36,7 @@ from moe_rules.language.files import PlatformFile
 from moe_rules.language.kinds import kind_of, misplaced
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
+from moe_rules.language.reading import vocabulary
 from moe_rules.language.requested import requested_problems
 from moe_rules.language.ruleset import (
     VOCABULARY,
@@ -176,12 +177,23 @@ class _Checker:
     def names(self, base: Path, overlays: tuple[Path, ...], sources: list[YamlSource]) -> None:
         """The names in files beside rules; left alone where the rules are wrong in themselves."""
         try:
+            words = vocabulary(vocabulary_files(overlays, packaged=base))
             rules = {name: load_platform(name, overlays, packaged=base) for name in PLATFORMS}
         except RuleFileError:
             return
         for source in sources:
-            names_in = _NAMES_IN[_MODELS[kind_of(source.data)]]
-            self.problems.extend(names_in(source, rules))
+            kind = kind_of(source.data)
+            self._note_words(kind, [source], words)
+            try:
+                self.problems.extend(_NAMES_IN[_MODELS[kind]](source, rules, words))
+            except RuleFileError as error:
+                self.problems.extend(error.problems)
+
+    def _note_words(self, kind: str, sources: Iterable[YamlSource], words: Words) -> None:
+        """Note by which schema files are checked, if their words are not those of a rule set."""
+        if len(words.sources) > 1:
+            own = _schema_errors(kind, words)
+            self.own_schemas.update({source.file: own for source in sources})
 
     def platform(
         self, platform: str, base: Path, overlay: list[Part], overlays: list[Path]
@@ -189,8 +201,8 @@ class _Checker:
         """Link the files of a platform; left alone where one of them is wrong in itself."""
         documents = [self.document(file) for file in platform_files(platform, base)]
         words = [self.document(file) for file in vocabulary_files(overlays, packaged=base)]
-        vocabulary = [document for document in words if document is not None]
-        if len(vocabulary) < len(words):
+        words_read = [document for document in words if document is not None]
+        if len(words_read) < len(words):
             return
         parts: list[Part] = []
         for document in documents:
@@ -203,13 +215,12 @@ class _Checker:
                 return
             parts.append(Part(source, file))
         try:
-            rules = link(platform, [*parts, *overlay], vocabulary, [])
+            rules = link(platform, [*parts, *overlay], words_read, [])
         except RuleFileError as error:
             self.problems.extend(error.problems)
             return
-        if overlay and len(vocabulary) > 1:
-            own = _schema_errors("platform", Words(vocabulary))
-            self.own_schemas.update({part.source.file: own for part in overlay})
+        if overlay:
+            self._note_words("platform", [part.source for part in overlay], Words(words_read))
         self.problems.extend(rules.warnings)
         self.problems.extend(requested_problems(rules.requested, rules.oracles))
 
@@ -241,8 +252,6 @@ def _validated(source: YamlSource, *, in_part: bool) -> Any:
         return source.data
     if kind == "examples":
         examples_of(source)
-    if kind == "policies":
-        policies_of(source)
     model = _MODELS[kind]
     if in_part and issubclass(model, TableFile):
         model = part_of(model)

@@ -10,16 +10,24 @@ from moe_rules.files.problems import KeyPath, Problem
 from moe_rules.files.yaml_source import YamlSource
 from moe_rules.language.examples import NONE, Example, examples_of
 from moe_rules.language.rules import PlatformRules
+from moe_rules.language.words import Words
 from moe_rules.machines.machine import MachineError, load_machine
 
 
-def names_in_policies(source: YamlSource, rules: Mapping[str, PlatformRules]) -> Iterator[Problem]:
-    """The findings of a file of policies that holds of some rules, by platform."""
-    for policy in policies_of(source):
+def names_in_policies(
+    source: YamlSource, rules: Mapping[str, PlatformRules], words: Words
+) -> Iterator[Problem]:
+    """The findings of a file of policies that holds of some rules, by platform.
+
+    Raises RuleFileError for a file that is wrong in itself.
+    """
+    for policy in policies_of(source, words):
         yield from name_problems(policy, rules)
 
 
-def names_in_examples(source: YamlSource, rules: Mapping[str, PlatformRules]) -> Iterator[Problem]:
+def names_in_examples(
+    source: YamlSource, rules: Mapping[str, PlatformRules], words: Words
+) -> Iterator[Problem]:
     """The findings of a file of examples that are asked of some rules, by platform.
 
     The names that a platform has are those that count, where an example says which it is on.

@@ -123,10 +123,11 @@ class Edit(Record):
 
     def _copied(self, folder: Path, text: str) -> Path:
         """A copy of the overlay in which the file has the text."""
-        from moe_rules.language.ruleset import rule_files
+        from moe_rules.language.ruleset import WORDS, rule_files
 
         copy = folder / self.root.name
-        files = {file: file.read_bytes() for file in rule_files(self.root) if file.is_file()}
+        own = [*rule_files(self.root), self.root / WORDS]
+        files = {file: file.read_bytes() for file in own if file.is_file()}
         for file, content in {**files, self.file: text.encode()}.items():
             target = copy / file.relative_to(self.root)
             target.parent.mkdir(parents=True, exist_ok=True)

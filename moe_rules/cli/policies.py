@@ -21,8 +21,9 @@ from moe_rules.cli.witness import explain_command
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Problem, RuleFileError
 from moe_rules.files.yaml_source import read_yaml
+from moe_rules.language.reading import vocabulary
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.ruleset import POLICIES, load_platform, rule_files
+from moe_rules.language.ruleset import POLICIES, load_platform, rule_files, vocabulary_files
 from moe_rules.reporting import Case, Report
 from moe_rules.vocabulary.table_names import PLATFORMS
 
@@ -52,7 +53,8 @@ def prove_files(paths: Iterable[Path], overlays: Sequence[Path]) -> Report:
                 }
             rules = known[root, applied]
             try:
-                policies = policies_of(read_yaml(file, display=name))
+                words = vocabulary(vocabulary_files(applied, packaged=root))
+                policies = policies_of(read_yaml(file, display=name), words)
             except RuleFileError as error:
                 wrong += error.problems
                 continue

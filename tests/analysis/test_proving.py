@@ -15,6 +15,7 @@ from moe_rules.analysis.policies import Policy, policies_of
 from moe_rules.analysis.proving import name_problems, prove
 from moe_rules.files.problems import RuleFileError
 from moe_rules.files.yaml_source import read_yaml
+from moe_rules.language.reading import vocabulary
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.vocabulary.fact_values import FactValue, parse_value
@@ -30,7 +31,7 @@ def policy(folder: Path, **said: Any) -> Policy:
     """One policy of a file."""
     path = folder / "ours.policy.yaml"
     path.write_text(yaml.safe_dump({"policies": [{"name": "ours", **said}]}))
-    (found,) = policies_of(read_yaml(path))
+    (found,) = policies_of(read_yaml(path), vocabulary())
     return found
 
 

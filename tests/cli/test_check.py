@@ -45,10 +45,14 @@ def test_an_overlay_may_have_words_of_its_own(write: Write) -> None:
     derived = "derived: {mine: {type: int, meaning: mine, cases: [{value_of: ep_size}]}}\n"
     adjust = "{when: {activation: $ours, mine: 2}, first: [TRITON]}"
     file = write("mine/cuda.yaml", f"platform: cuda\noracles: {{fp8: {{adjust: [{adjust}]}}}}\n")
+    policy = "{name: ours, when: {activation: $ours}, never: {error: invalid_request}}"
+    policies = write("mine/ours.policy.yaml", f"policies: [{policy}]\n")
     write("mine/words.yaml", f"sets: {{ours: [silu]}}\n{derived}")
     assert check([file.parent]).problems == ()
+    file.unlink()
     write("mine/words.yaml", derived)
     (problem,) = check([file.parent]).problems
+    assert problem.location.file == str(policies)
     assert "there is no set '$ours'" in problem.message
 
 
