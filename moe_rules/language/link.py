@@ -313,7 +313,7 @@ class _Linker:
             self._check_once("oracles", name, entries)
             chain = self._oracle_chain(name, declared)
             oracle_linker = OracleLinker(
-                chain, declared, kernels, self._withdrawn["kernels"], self.words.facts, self.parser
+                chain, declared, kernels, self._withdrawn["kernels"], self.parser
             )
             linked[name] = oracle_linker.link()
             self._used_kernels |= oracle_linker.used_kernels

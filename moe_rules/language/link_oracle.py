@@ -13,7 +13,7 @@ from moe_rules.language.contradictions import contradictions
 from moe_rules.language.parse import Parser
 from moe_rules.language.parts import Part, withdraw
 from moe_rules.language.rules import AUTO
-from moe_rules.vocabulary.fact_values import Fact, FactError, FactValue, did_you_mean, parse_value
+from moe_rules.vocabulary.fact_values import FactValue, did_you_mean
 
 EntryT = TypeVar("EntryT")
 
@@ -30,7 +30,6 @@ class OracleLinker:
         declared: Mapping[str, list[tuple[Part, raw.OracleTable]]],
         kernels: Mapping[str, rules.Kernel],
         withdrawn_kernels: Container[str],
-        facts: Mapping[str, Fact],
         parser: Callable[[Part], Parser],
     ) -> None:
         self.chain = chain
@@ -39,7 +38,6 @@ class OracleLinker:
         self.entries = declared[self.name]
         self.kernels = kernels
         self.withdrawn_kernels = withdrawn_kernels
-        self.facts = facts
         self.parser = parser
         self.used_kernels: set[str] = set()
         self.backends: dict[str, rules.Backend] = {}
@@ -173,11 +171,10 @@ class OracleLinker:
         parser = self.parser(part)
         for name, value in (values or {}).items():
             here = (*path, name)
-            fact = self.facts.get(name)
+            fact = parser.fact(name, here, key=True)
             if fact is None:
-                hint = did_you_mean(name, self.facts)
-                parser.problem("unknown-fact", f"there is no fact {name!r}{hint}", here, key=True)
-            elif isinstance(value, dict) and set(value) == {"value_of"}:
+                continue
+            if isinstance(value, dict) and set(value) == {"value_of"}:
                 result.append((name, parser.value_of(fact, value["value_of"], here)))
             else:
                 result.append((name, parser.value(fact, value, here)))
@@ -327,18 +324,11 @@ class OracleLinker:
 
     def _variants(self, part: Part, table: raw.Variants) -> rules.Variants | None:
         path = self._path("variants")
-        fact = self.facts.get(table.by)
+        parser = self.parser(part)
+        fact = parser.fact(table.by, (*path, "by"))
         if fact is None:
-            hint = did_you_mean(table.by, self.facts)
-            self.parser(part).problem(
-                "unknown-fact", f"there is no fact {table.by!r}{hint}", (*path, "by")
-            )
             return None
-        try:
-            return rules.Variants(table.by, parse_value(fact, table.fallback))
-        except FactError as error:
-            self.parser(part).problem("bad-value", str(error), (*path, "fallback"))
-            return None
+        return rules.Variants(table.by, parser.value(fact, table.fallback, (*path, "fallback")))
 
     # Adjustments ------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ still returned, so that one pass over a file finds all its errors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any as AnyValue
 
 from moe_rules.files.problems import KeyPath, Problem
@@ -90,15 +90,21 @@ class Parser:
             here = (*path, name)
             if name in JOINERS:
                 parts.append(self._joined(name, value, here))
-            elif name in self.facts:
-                fact = self.facts[name]
+            elif (fact := self.fact(name, here, key=True, others=JOINERS)) is not None:
                 test = self.test(fact, value, here)
                 if not isinstance(test, Anything):
                     parts.append(Clause(name, test, reason_code(fact), self.source.key_at(here)))
-            else:
-                hint = did_you_mean(name, [*self.facts, *JOINERS])
-                self.problem("unknown-fact", f"there is no fact {name!r}{hint}", here, key=True)
         return all_of(*parts)
+
+    def fact(
+        self, name: str, path: KeyPath, *, key: bool = False, others: Sequence[str] = ()
+    ) -> Fact | None:
+        """The fact of that name; None, which is noted, for none. ``others`` may be meant, too."""
+        fact = self.facts.get(name)
+        if fact is None:
+            hint = did_you_mean(name, [*self.facts, *others])
+            self.problem("unknown-fact", f"there is no fact {name!r}{hint}", path, key=key)
+        return fact
 
     def _joined(self, joiner: str, raw: AnyValue, path: KeyPath) -> Condition:
         place = self.source.key_at(path)
