@@ -37,7 +37,7 @@ CASES = [
     (600, 8, 2, 512, 512, None, False),
     (333, 4, 3, 768, 208, "silu", True),
     (333, 4, 3, 200, 208, None, True),
-    (333, 4, 3, 400, 208, "swigluoai", True),
+    (333, 4, 3, 352, 208, "swigluoai", True),
     (700, 5, 1, 136, 1104, "relu2_no_mul", False),
     (97, 16, 4, 1024, 128, "gelu_tanh", False),
     (3000, 8, 2, 1536, 2048, "silu", False),

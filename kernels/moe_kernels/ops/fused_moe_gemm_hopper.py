@@ -92,6 +92,7 @@ def _fused_moe_gemm_hopper_kernel(
         num_pairs,
         top_k,
         tiles_taken_ptr,
+        N,
     )
     operands = (
         a_ptr,

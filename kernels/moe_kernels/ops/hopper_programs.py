@@ -5,7 +5,7 @@ See :mod:`moe_kernels.ops.fused_moe_gemm_hopper`. The tuples that functions here
 - buffers: of A (two per stage, of 64 rows), of the weight, of scales of A, the barriers of full
   stages and of empty ones, and of the number of the tile after the next, where a tile begins.
 - routing: sorted_token_ids, expert_ids, how many tiles there are along both, how many pairs, how
-  many of them a row of A has, and how many tiles are taken.
+  many of them a row of A has, how many tiles are taken, and how many rows the weight has.
 - operands: as the kernel names them; where A is sorted, descriptors of A, and of its scales in
   blocks, instead of pointers.
 - result: out_ptr, the width, and the activation's parameters, a tuple.
@@ -53,7 +53,7 @@ class HopperSettings(Settings):
     @property
     def halves_tiles(self) -> gl.constexpr:
         """Whether a tile may be computed as two halves, with 128 rows of the weight each."""
-        return gl.constexpr(bool(self.form == "") and bool(self.scales != "none"))
+        return gl.constexpr(not bool(self.split))
 
 
 @gluon.jit
@@ -74,13 +74,17 @@ def _num_tiles(routing, S: gl.constexpr):
 
 @gluon.jit
 def _tile(tile, num_whole, routing, S: gl.constexpr):
-    """(tile_m, tile_n, which half of its rows of the weight, -1 for both)."""
+    """(tile_m, tile_n, which half of its rows of the weight, -1 for both).
+
+    The second half of the last rows is none if there is nothing in it.
+    """
     num_tiles_m, num_tiles_n = routing[2:4]
     if S.halves_tiles:
         part = tile - num_whole
         number = gl.where(part < 0, tile, num_whole + part // 2)
         tile_m, tile_n = sorted_tile(number, num_tiles_m, num_tiles_n, S)
-        return tile_m, tile_n, gl.where(part < 0, -1, part % 2)
+        both = gl.where(tile_n * S.block_n + S.block_n // 2 < routing[7], -1, 0)
+        return tile_m, tile_n, gl.where(part < 0, both, part % 2)
     else:
         tile_m, tile_n = sorted_tile(tile, num_tiles_m, num_tiles_n, S)
         return tile_m, tile_n, -1
@@ -246,57 +250,67 @@ def _row_scale(where, part, routing, operands, S: gl.constexpr):
 
 
 @gluon.jit
+def _sums(BOTH: gl.constexpr, GROUP: gl.constexpr, b_scales, state, context, S: gl.constexpr):
+    """The sums of both halves of a tile, or of the one that there is, twice."""
+    stage, phase, num_tiles_k = state
+    buffers, routing = context[:2]
+    if S.scales == "none":
+        part_0, part_1, stage, phase = sums_of_16_bits(
+            BOTH, GROUP, buffers, stage, phase, num_tiles_k, S
+        )
+    else:
+        part_0, part_1, stage, phase = sums_of_tile(
+            BOTH, GROUP, buffers, stage, phase, b_scales, num_tiles_k, routing[4] < 0, S
+        )
+    return part_0, part_1, stage, phase
+
+
+@gluon.jit
+def _store_half(part, first, expert, row_scale, where, context, S: gl.constexpr):
+    """Store what comes of the sums of a half, whose rows of the weight are from ``first`` on."""
+    _, routing, operands, result = context
+    part = scaled(part, row_scale, first, expert, operands[12], operands, S)
+    column = first
+    if S.interleaved:
+        gate, up = gl.split(gl.reshape(part, (part.shape[0], part.shape[1] // 2, 2)))
+        part = activated(gate, up, result, S)
+        column = first // 2
+    elif S.form != "":
+        part = activated(part, part, result, S)
+    store_rows(part, column, where, routing, result, S)
+
+
+@gluon.jit
 def _multiply_half(GROUP: gl.constexpr, tile, b_scales, state, context, S: gl.constexpr):
     """Multiply, and store, the rows of a tile of which there is only a half."""
-    stage, phase, num_tiles_k = state
-    buffers, routing, operands, result = context
+    _, routing, operands, _ = context
     tile_m, tile_n, half, expert, _ = tile
     where = tile_m * S.block_m + GROUP * (S.block_m // 2)
     first = tile_n * S.block_n + half * (S.block_n // 2)
-    part, _, stage, phase = sums_of_tile(
-        False, GROUP, buffers, stage, phase, b_scales, num_tiles_k, routing[4] < 0, S
-    )
+    part, _, stage, phase = _sums(False, GROUP, b_scales, state, context, S)
     row_scale = _row_scale(where, part, routing, operands, S)
-    part = scaled(part, row_scale, first, expert, operands[12], operands, S)
-    store_rows(part, first, where, routing, result, S)
+    _store_half(part, first, expert, row_scale, where, context, S)
     return stage, phase
 
 
 @gluon.jit
 def _multiply(GROUP: gl.constexpr, tile, b_scales, state, context, S: gl.constexpr):
     """Multiply, and store, the rows of a tile."""
-    stage, phase, num_tiles_k = state
-    buffers, routing, operands, result = context
+    _, routing, operands, result = context
     tile_m, tile_n, _, expert, _ = tile
     second_half, N = operands[5], operands[12]
-    HALF: gl.constexpr = S.block_m // 2
     PART: gl.constexpr = S.block_n // 2
-    where = tile_m * S.block_m + GROUP * HALF
+    where = tile_m * S.block_m + GROUP * (S.block_m // 2)
     first = tile_n * (PART if S.split else S.block_n)
-    if S.scales == "none":
-        part_0, part_1, stage, phase = sums_of_16_bits(GROUP, buffers, stage, phase, num_tiles_k, S)
-    else:
-        part_0, part_1, stage, phase = sums_of_tile(
-            True, GROUP, buffers, stage, phase, b_scales, num_tiles_k, routing[4] < 0, S
-        )
+    part_0, part_1, stage, phase = _sums(True, GROUP, b_scales, state, context, S)
     row_scale = _row_scale(where, part_0, routing, operands, S)
-    part_0 = scaled(part_0, row_scale, first, expert, N, operands, S)
-    part_1 = scaled(part_1, row_scale, first + second_half, expert, N, operands, S)
     if S.split:
-        store_rows(activated(part_0, part_1, result, S), first, where, routing, result, S)
+        gate = scaled(part_0, row_scale, first, expert, N, operands, S)
+        up = scaled(part_1, row_scale, first + second_half, expert, N, operands, S)
+        store_rows(activated(gate, up, result, S), first, where, routing, result, S)
     else:
-        if S.interleaved:
-            gate_0, up_0 = gl.split(gl.reshape(part_0, (HALF, PART // 2, 2)))
-            gate_1, up_1 = gl.split(gl.reshape(part_1, (HALF, PART // 2, 2)))
-            part_0 = activated(gate_0, up_0, result, S)
-            part_1 = activated(gate_1, up_1, result, S)
-        elif S.form != "":
-            part_0 = activated(part_0, part_0, result, S)
-            part_1 = activated(part_1, part_1, result, S)
-        STEP: gl.constexpr = PART // 2 if S.interleaved else PART
-        column = tile_n * (2 * STEP)
-        store_rows(part_0, column, where, routing, result, S)
-        store_rows(part_1, column + STEP, where, routing, result, S)
+        _store_half(part_0, first, expert, row_scale, where, context, S)
+        _store_half(part_1, first + PART, expert, row_scale, where, context, S)
     return stage, phase
 
 

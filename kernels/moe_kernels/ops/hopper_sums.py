@@ -144,7 +144,9 @@ def sums_of_tile(
 
 
 @gluon.jit
-def sums_of_16_bits(GROUP: gl.constexpr, buffers, stage, phase, num_tiles_k, S: gl.constexpr):
+def sums_of_16_bits(
+    BOTH: gl.constexpr, GROUP: gl.constexpr, buffers, stage, phase, num_tiles_k, S: gl.constexpr
+):
     """The same for bf16 and fp16, all products of a sum within the matrix units.
 
     Products of a stage are asked for while those of the one before run.
@@ -153,13 +155,14 @@ def sums_of_16_bits(GROUP: gl.constexpr, buffers, stage, phase, num_tiles_k, S: 
     empty = buffers[4]
     HALF: gl.constexpr = S.block_m // 2
     PART: gl.constexpr = S.block_n // 2
-    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, S.block_n, 16])
+    COLUMNS: gl.constexpr = S.block_n if BOTH else PART
+    layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, COLUMNS, 16])
     of_half: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, PART, 16])
-    sums = gl.zeros((HALF, S.block_n), gl.float32, layout)
+    sums = gl.zeros((HALF, COLUMNS), gl.float32, layout)
     for k in range(num_tiles_k):
         _arrived(GROUP, buffers, stage, phase, layout, S)
         a = a_buffers.index(2 * stage + GROUP)
-        b = b_buffers.index(stage).permute((1, 0))
+        b = b_buffers.index(stage).slice(0, COLUMNS).permute((1, 0))
         sums = warpgroup_mma(a, b, sums, is_async=True)
         sums = warpgroup_mma_wait(1, (sums,))
         before = gl.where(stage == 0, S.stages, stage) - 1
@@ -167,7 +170,11 @@ def sums_of_16_bits(GROUP: gl.constexpr, buffers, stage, phase, num_tiles_k, S: 
         stage, phase = next_stage_of(stage, phase, S)
     sums = warpgroup_mma_wait(0, (sums,))
     mbarrier.arrive(empty.index(gl.where(stage == 0, S.stages, stage) - 1))
-    part_0, part_1 = gl.split(gl.permute(gl.reshape(sums, (HALF, 2, PART)), (0, 2, 1)))
-    part_0 = gl.convert_layout(part_0, of_half, assert_trivial=True)
-    part_1 = gl.convert_layout(part_1, of_half, assert_trivial=True)
+    if BOTH:
+        part_0, part_1 = gl.split(gl.permute(gl.reshape(sums, (HALF, 2, PART)), (0, 2, 1)))
+        part_0 = gl.convert_layout(part_0, of_half, assert_trivial=True)
+        part_1 = gl.convert_layout(part_1, of_half, assert_trivial=True)
+    else:
+        part_0 = sums
+        part_1 = sums
     return part_0, part_1, stage, phase
