@@ -25,7 +25,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from moe_kernels.activation import activation_form
 from moe_kernels.ops.gemm_launch import GemmCall, GemmLaunch
 from moe_kernels.ops.gemm_programs import settings_of
-from moe_kernels.ops.hopper_programs import HopperSettings, load_tiles, multiply_tiles
+from moe_kernels.ops.hopper_programs import TOLD, HopperSettings, load_tiles, multiply_tiles
 from moe_kernels.ops.launcher import Launcher
 from moe_kernels.ops.programmatic_launch import launch_attributes, wait_for_previous
 from moe_kernels.tensor_spec import TensorSpec
@@ -71,8 +71,7 @@ def _fused_moe_gemm_hopper_kernel(
     full = gl.allocate_shared_memory(gl.int64, [S.stages, 1], bars)
     empty = gl.allocate_shared_memory(gl.int64, [S.stages, 1], bars)
     for stage in gl.static_range(S.stages):
-        # The thread that asks TMA for the weight, and for A; or of A, all threads that copy it.
-        mbarrier.init(full.index(stage), 2 if S.a_is_sorted else 1 + 4 * 32)
+        mbarrier.init(full.index(stage), S.arrivals)
         mbarrier.init(empty.index(stage), 2)
     fence_async_shared()
     wait_for_previous(S.programmatic)
@@ -82,7 +81,7 @@ def _fused_moe_gemm_hopper_kernel(
     biases = bias_ptr if S.has_bias else out_ptr
     second_half = width if S.split else S.block_n // 2
     plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    tile_buffers = gl.allocate_shared_memory(gl.int32, [S.stages, 1], plain)
+    tile_buffers = gl.allocate_shared_memory(gl.int32, [S.stages, TOLD], plain)
     buffers = (a_buffers, b_buffers, scale_buffers, full, empty, tile_buffers)
     routing = (
         sorted_token_ids_ptr,
@@ -118,7 +117,7 @@ def _fused_moe_gemm_hopper_kernel(
             (load_tiles, (buffers, routing, operands, S)),
         ],
         [4, 4],
-        [232, 40],
+        [232, 48],
     )
 
 

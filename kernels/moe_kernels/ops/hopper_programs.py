@@ -3,7 +3,7 @@
 See :mod:`moe_kernels.ops.fused_moe_gemm_hopper`. The tuples that functions here are given:
 
 - buffers: of A (two per stage, of 64 rows), of the weight, of scales of A, the barriers of full
-  stages and of empty ones, and of the number of the tile after the next, where a tile begins.
+  stages and of empty ones, and, where a tile begins, of what was looked up of it.
 - routing: sorted_token_ids, expert_ids, how many tiles there are along both, how many pairs, how
   many of them a row of A has, how many tiles are taken, and how many rows the weight has.
 - operands: as the kernel names them; where A is sorted, descriptors of A, and of its scales in
@@ -55,6 +55,21 @@ class HopperSettings(Settings):
         """Whether a tile may be computed as two halves, with 128 rows of the weight each."""
         return gl.constexpr(not bool(self.split))
 
+    @property
+    def arrivals(self) -> gl.constexpr:
+        """At a full stage: of who asks TMA for the weight, and for A, or all who copy rows of A."""
+        return gl.constexpr(2 if self.a_is_sorted else 1 + 4 * 32)
+
+
+_AHEAD = gl.constexpr(8)
+"""So many stages before a tile is loaded it is taken, which is time enough to look it up.
+
+Not sooner: so programs begin with tiles in their order, and find in the cache what neighbours
+share, however long each was at the one before.
+"""
+TOLD = gl.constexpr(8)
+"""How many numbers there is room for that loading warps tell the others of a tile."""
+
 
 @gluon.jit
 def _num_tiles(routing, S: gl.constexpr):
@@ -73,41 +88,66 @@ def _num_tiles(routing, S: gl.constexpr):
 
 
 @gluon.jit
-def _tile(tile, num_whole, routing, S: gl.constexpr):
-    """(tile_m, tile_n, which half of its rows of the weight, -1 for both).
+def _looked_up(tile, routing, S: gl.constexpr):
+    """(tile_m, tile_n, half, expert, first pairs of both halves of its rows) of a tile.
 
-    The second half of the last rows is none if there is nothing in it.
+    half: which of its rows of the weight, -1 for both, of which the second is none where nothing is
+    in it. Past the last tile, those of the last one.
     """
-    num_tiles_m, num_tiles_n = routing[2:4]
+    sorted_token_ids_ptr, expert_ids_ptr, num_tiles_m, num_tiles_n = routing[:4]
+    num_tiles, num_whole = _num_tiles(routing, S)
+    number = gl.minimum(tile, gl.maximum(num_tiles, 1) - 1)
+    part = number - num_whole
     if S.halves_tiles:
-        part = tile - num_whole
-        number = gl.where(part < 0, tile, num_whole + part // 2)
-        tile_m, tile_n = sorted_tile(number, num_tiles_m, num_tiles_n, S)
-        both = gl.where(tile_n * S.block_n + S.block_n // 2 < routing[7], -1, 0)
-        return tile_m, tile_n, gl.where(part < 0, both, part % 2)
-    else:
-        tile_m, tile_n = sorted_tile(tile, num_tiles_m, num_tiles_n, S)
-        return tile_m, tile_n, -1
-
-
-@gluon.jit
-def _first_tiles():
-    """The three tiles that a program begins with; those after them it takes (:func:`_take_tile`).
-
-    So which tile is looked up, and which loaded, is known long before.
-    """
-    first = gl.program_id(0)
-    return first, first + gl.num_programs(0), first + 2 * gl.num_programs(0)
+        number = gl.where(part < 0, number, num_whole + part // 2)
+    tile_m, tile_n = sorted_tile(number, num_tiles_m, num_tiles_n, S)
+    half = tile_n * 0 - 1
+    if S.halves_tiles:
+        whole = gl.where(tile_n * S.block_n + S.block_n // 2 < routing[7], -1, 0)
+        half = gl.where(part < 0, whole, part % 2)
+    expert = gl.load(expert_ids_ptr + tile_m)
+    ids_ptr = sorted_token_ids_ptr + tile_m * S.block_m
+    return tile_m, tile_n, half, expert, gl.load(ids_ptr), gl.load(ids_ptr + S.block_m // 2)
 
 
 @gluon.jit
 def _take_tile(routing, num_tiles):
-    """A tile that no program has. Each that is computed takes one, and the last leaves 0."""
+    """A tile that no program has, after that which each begins with.
+
+    Each that is computed takes one, and the last leaves 0.
+    """
     taken_ptr = routing[6]
     taken = gl.atomic_add(taken_ptr, 1, sem="relaxed", scope="gpu")
     if taken == num_tiles - 1:
         gl.store(taken_ptr, 0)
-    return taken + 3 * gl.num_programs(0)
+    return taken + gl.num_programs(0)
+
+
+@gluon.jit
+def _tell(buffer, tile):
+    """Write to ``buffer`` what was looked up of a tile."""
+    index = gl.arange(0, TOLD, gl.BlockedLayout([1], [32], [4], [0]))
+    told = gl.where(index == 0, tile[0], tile[1])
+    for i in gl.static_range(2, 6):
+        told = gl.where(index == i, tile[i], told)
+    buffer.store(told)
+
+
+@gluon.jit
+def _told_number(buffer, i: gl.constexpr):
+    one_each: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    return gl.max(buffer.slice(i, 1).load(one_each), 0)
+
+
+@gluon.jit
+def _told(buffer, GROUP: gl.constexpr):
+    """What was looked up of a tile, as (tile_m, tile_n, half, expert (int64), first pair).
+
+    The pair is that of the GROUP-th half of its rows. Past the last tile, tile_m is -1.
+    """
+    expert = _told_number(buffer, 3).to(gl.int64)
+    where = _told_number(buffer, 0), _told_number(buffer, 1), _told_number(buffer, 2)
+    return where[0], where[1], where[2], expert, _told_number(buffer, 4 + GROUP)
 
 
 @gluon.jit
@@ -142,47 +182,59 @@ def _load_sorted_rows(row, k, stage, buffers, operands, S: gl.constexpr):
 
 
 @gluon.jit
+def _pairs_of_rows(tile_m, routing, layout: gl.constexpr, S: gl.constexpr):
+    """Of both halves of a tile's rows, and of all of them, as those need them who copy rows."""
+    HALF: gl.constexpr = S.block_m // 2
+    row_of_half = gl.arange(0, HALF, gl.SliceLayout(1, layout))
+    row_of_tile = gl.arange(0, S.block_m, gl.BlockedLayout([1], [32], [4], [0]))
+    ids_ptr = routing[0] + tile_m * S.block_m
+    return (
+        gl.load(ids_ptr + row_of_half),
+        gl.load(ids_ptr + HALF + row_of_half),
+        gl.load(ids_ptr + row_of_tile),
+    )
+
+
+@gluon.jit
 def load_tiles(buffers, routing, operands, S: gl.constexpr):
     """Fill the stages: rows of A by their pairs, their scales, and rows of the weight."""
     a_buffers, _, scale_buffers, full, empty, tile_buffers = buffers
-    sorted_token_ids_ptr, expert_ids_ptr = routing[:2]
     num_pairs, top_k = routing[4:6]
     a_ptr, stride_am, b_desc, expert_rows, K, second_half = operands[:6]
     a_scale_ptr, stride_asm = operands[6:8]
-    HALF: gl.constexpr = S.block_m // 2
     RUN: gl.constexpr = 16 * 8 // b_desc.dtype.primitive_bitwidth
     layout: gl.constexpr = gl.BlockedLayout([1, RUN], [4, 8], [4, 1], [1, 0])
-    one_each: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    row_of_half = gl.arange(0, HALF, gl.SliceLayout(1, layout))
-    row_of_tile = gl.arange(0, S.block_m, one_each)
     columns = gl.arange(0, S.block_k, gl.SliceLayout(0, layout))
     stage = 0
     phase = 1
-    num_tiles, num_whole = _num_tiles(routing, S)
-    tile, following, after = _first_tiles()
-    while tile < num_tiles:
-        tile_m, tile_n, half = _tile(tile, num_whole, routing, S)
-        expert = gl.load(expert_ids_ptr + tile_m)
+    num_tiles = _num_tiles(routing, S)[0]
+    num_tiles_k = gl.cdiv(K, S.block_k)
+    number = gl.program_id(0)
+    tile = _looked_up(number, routing, S)
+    pairs = _pairs_of_rows(tile[0], routing, layout, S)
+    while number < num_tiles:
+        tile_m, tile_n, half, expert = tile[:4]
+        a_row = tile_m * S.block_m
         b_row = expert * expert_rows + tile_n * (S.block_n // 2 if S.split else S.block_n)
         if half > 0:
             b_row += second_half
         if not S.a_is_sorted:
             # Padding reads any row: what comes of it is not stored.
-            ids_ptr = sorted_token_ids_ptr + tile_m * S.block_m
-            row_0 = gl.minimum(gl.load(ids_ptr + row_of_half), num_pairs - 1) // top_k
-            row_1 = gl.minimum(gl.load(ids_ptr + HALF + row_of_half), num_pairs - 1) // top_k
+            row_0 = gl.minimum(pairs[0], num_pairs - 1) // top_k
+            row_1 = gl.minimum(pairs[1], num_pairs - 1) // top_k
             a_0 = a_ptr + row_0[:, None].to(gl.int64) * stride_am + columns[None, :]
             a_1 = a_ptr + row_1[:, None].to(gl.int64) * stride_am + columns[None, :]
             if S.scales == "block":
-                row = gl.minimum(gl.load(ids_ptr + row_of_tile), num_pairs - 1) // top_k
+                row = gl.minimum(pairs[2], num_pairs - 1) // top_k
                 a_scales = a_scale_ptr + row.to(gl.int64) * stride_asm
-        for k in range(0, K, S.block_k):
+        for tile_k in range(num_tiles_k):
+            k = tile_k * S.block_k
             mbarrier.wait(empty.index(stage), phase)
-            if k == 0:
-                tile_buffers.index(stage).store(gl.full([1], after, gl.int32, one_each))
+            if tile_k == 0:
+                _tell(tile_buffers.index(stage), tile)
             _load_weight(b_row, half, k, stage, buffers, operands, S)
             if S.a_is_sorted:
-                _load_sorted_rows(tile_m * S.block_m, k, stage, buffers, operands, S)
+                _load_sorted_rows(a_row, k, stage, buffers, operands, S)
             else:
                 if S.mask_k:
                     mask = (columns < K - k)[None, :]
@@ -196,29 +248,18 @@ def load_tiles(buffers, routing, operands, S: gl.constexpr):
                     _load_rows(scales, a_scales + k // S.group_k)
                 async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
             stage, phase = next_stage_of(stage, phase, S)
-        tile = following
-        following = after
-        after = _take_tile(routing, num_tiles)
-
-
-@gluon.jit
-def _looked_up(tile, GROUP: gl.constexpr, routing, S: gl.constexpr):
-    """(tile_m, tile_n, half, expert, first pair of the GROUP-th half of its rows) of a tile.
-
-    Past the last tile, those of the last one.
-    """
-    sorted_token_ids_ptr, expert_ids_ptr = routing[:2]
-    num_tiles, num_whole = _num_tiles(routing, S)
-    last = gl.maximum(num_tiles, 1) - 1
-    tile_m, tile_n, half = _tile(gl.minimum(tile, last), num_whole, routing, S)
-    expert = gl.load(expert_ids_ptr + tile_m).to(gl.int64)
-    pair = gl.load(sorted_token_ids_ptr + tile_m * S.block_m + GROUP * (S.block_m // 2))
-    return tile_m, tile_n, half, expert, pair
+            if tile_k == gl.maximum(num_tiles_k - _AHEAD, 0):
+                number = _take_tile(routing, num_tiles)
+                tile = _looked_up(number, routing, S)
+                pairs = _pairs_of_rows(tile[0], routing, layout, S)
+    mbarrier.wait(empty.index(stage), phase)
+    _tell(tile_buffers.index(stage), (-1, -1, -1, -1, -1, -1))
+    mbarrier.arrive(full.index(stage), count=S.arrivals)
 
 
 @gluon.jit
 def _first_b_scales(tile, operands, S: gl.constexpr):
-    """Of a tile that was looked up, the ``b_scales`` of :mod:`moe_kernels.ops.hopper_sums`."""
+    """The ``b_scales`` of a tile, as :mod:`moe_kernels.ops.hopper_sums` has them."""
     second_half = operands[5]
     b_scale_ptr, stride_bse, stride_bsn = operands[8:11]
     if S.scales == "block":
@@ -316,30 +357,17 @@ def _multiply(GROUP: gl.constexpr, tile, b_scales, state, context, S: gl.constex
 
 @gluon.jit
 def multiply_tiles(GROUP: gl.constexpr, buffers, routing, operands, result, S: gl.constexpr):
-    """Multiply, and store, the GROUP-th half of each tile's rows.
-
-    What a tile begins with is looked up while the tile before is computed.
-    """
+    """Multiply, and store, the GROUP-th half of each tile's rows."""
     full, empty, tile_buffers = buffers[3:]
     num_pairs = routing[4]
     stage = 0
     phase = 0
     num_tiles_k = gl.cdiv(operands[4], S.block_k)
-    num_tiles = _num_tiles(routing, S)[0]
     context = (buffers, routing, operands, result)
-    one_each: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    number, next_number, last_number = _first_tiles()
-    following = _looked_up(number, GROUP, routing, S)
-    following_scales = _first_b_scales(following, operands, S)
-    after = _looked_up(next_number, GROUP, routing, S)
-    while number < num_tiles:
-        tile = following
-        b_scales = following_scales
-        following = after
-        following_scales = _first_b_scales(following, operands, S)
-        mbarrier.wait(full.index(stage), phase)
-        last_number = gl.max(tile_buffers.index(stage).load(one_each), 0)
-        after = _looked_up(last_number, GROUP, routing, S)
+    mbarrier.wait(full.index(stage), phase)
+    tile = _told(tile_buffers.index(stage), GROUP)
+    while tile[0] >= 0:
+        b_scales = _first_b_scales(tile, operands, S)
         state = (stage, phase, num_tiles_k)
         if tile[4] >= num_pairs:
             for _ in range(num_tiles_k):
@@ -350,5 +378,5 @@ def multiply_tiles(GROUP: gl.constexpr, buffers, routing, operands, result, S: g
             stage, phase = _multiply_half(GROUP, tile, b_scales, state, context, S)
         else:
             stage, phase = _multiply(GROUP, tile, b_scales, state, context, S)
-        number = next_number
-        next_number = last_number
+        mbarrier.wait(full.index(stage), phase)
+        tile = _told(tile_buffers.index(stage), GROUP)
