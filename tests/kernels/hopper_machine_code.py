@@ -39,7 +39,7 @@ EXPERTS, N, K, ROWS = 2, 512, 512, 16
 
 def pairs() -> SortedPairs:
     """As sorted, but for what they are."""
-    return SortedPairs(*[torch.zeros(256, dtype=torch.int32)] * 4)
+    return SortedPairs(*[torch.zeros(256, dtype=torch.int32)] * 5)
 
 
 def gemm(mode: str, activation: str, rows_are_sorted: bool = False) -> None:

@@ -47,6 +47,11 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CONSTANTS = {"swiglu_limit": 1.5, "activation_situ_beta": 1.3, "activation_situ_linear_beta": 2.0}
 
 
+def first_and_count(experts):
+    """For each of some blocks, by their experts: the first of its expert, and how many it has."""
+    return [[experts.index(expert), experts.count(expert)] for expert in experts]
+
+
 @given(
     num_tokens=st.integers(1, 40),
     topk=st.integers(1, 4),
@@ -71,7 +76,7 @@ def test_align_sorts_pairs_by_expert(num_tokens, topk, num_experts, block_size, 
         mapping = expert_map.tolist()
         expert_map = expert_map.to(DEVICE)
     routing = Routing(ids.to(DEVICE), num_experts, expert_map)
-    sorted_ids, expert_ids, post_padded, taken = moe_align_block_size(
+    sorted_ids, expert_ids, post_padded, taken, of_expert = moe_align_block_size(
         routing, block_size, num_local
     )
     assert taken.tolist() == [0]
@@ -88,6 +93,7 @@ def test_align_sorts_pairs_by_expert(num_tokens, topk, num_experts, block_size, 
     assert int(post_padded) == len(expected_ids)
     assert sorted_ids[: len(expected_ids)].tolist() == expected_ids
     assert expert_ids[: len(expected_experts)].tolist() == expected_experts
+    assert of_expert[: len(expected_experts)].tolist() == first_and_count(expected_experts)
 
 
 @pytest.mark.parametrize("num_experts", [3, 40])
@@ -95,7 +101,9 @@ def test_align_of_more_pairs_than_one_program_takes(num_experts):
     generator = torch.Generator().manual_seed(num_experts)
     ids = torch.randint(-1, num_experts, (350, 2), generator=generator, dtype=torch.int64)
     routing = Routing(ids.to(DEVICE), num_experts, None)
-    sorted_ids, expert_ids, post_padded, _ = moe_align_block_size(routing, 16, num_experts)
+    sorted_ids, expert_ids, post_padded, _, of_expert = moe_align_block_size(
+        routing, 16, num_experts
+    )
     flat = ids.flatten()
     expected, experts = [], []
     for expert in range(num_experts):
@@ -106,6 +114,7 @@ def test_align_of_more_pairs_than_one_program_takes(num_experts):
     assert int(post_padded) == len(expected)
     assert sorted_ids[: len(expected)].tolist() == expected
     assert expert_ids[: len(experts)].tolist() == experts
+    assert of_expert[: len(experts)].tolist() == first_and_count(experts)
 
 
 @pytest.mark.parametrize("num_experts", [3, 40])

@@ -91,7 +91,7 @@ def two_gemms(
         ),
     )
     a, a_scale, routing = hidden_states, hidden_states_scale, (topk_ids, expert_map)
-    pairs: GemmTensors = (None, None, None, *routing, None)
+    pairs: GemmTensors = (None, None, None, *routing, None, None)
     if launches.sort is not None:
         pairs = pairs_tensors(launches.sort(*routing))
     if launches.quantize_tokens is not None:

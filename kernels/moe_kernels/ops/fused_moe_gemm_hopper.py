@@ -44,6 +44,7 @@ def _fused_moe_gemm_hopper_kernel(
     expert_ids_ptr,
     num_tokens_post_padded_ptr,
     tiles_taken_ptr,
+    blocks_of_expert_ptr,
     expert_rows,
     N,
     K,
@@ -92,6 +93,7 @@ def _fused_moe_gemm_hopper_kernel(
         top_k,
         tiles_taken_ptr,
         N,
+        blocks_of_expert_ptr,
     )
     operands = (
         a_ptr,
@@ -121,7 +123,7 @@ def _fused_moe_gemm_hopper_kernel(
     )
 
 
-TAKES = itemgetter(0, 1, 2, 3, 4, 7, 9, 10, 11, 14)
+TAKES = itemgetter(0, 1, 2, 3, 4, 7, 9, 10, 11, 14, 15)
 """Those of a GEMM's tensors that the kernel has."""
 _DTYPES = {torch.float8_e4m3fn: False, torch.bfloat16: True, torch.float16: True}
 """Of what is multiplied, and whether that is without scales."""

@@ -89,11 +89,12 @@ def gemm_call(
 def pairs_tensors(pairs: Pairs) -> tuple[torch.Tensor | None, ...]:
     """What a launch has of ``pairs``.
 
-    sorted_token_ids, expert_ids, num_tokens_post_padded, topk_ids, expert_map, tiles_taken.
+    sorted_token_ids, expert_ids, num_tokens_post_padded, topk_ids, expert_map, tiles_taken,
+    blocks_of_expert.
     """
     if isinstance(pairs, SortedPairs):
-        return (*pairs[:3], None, None, pairs.tiles_taken)
-    return None, None, None, pairs.topk_ids, pairs.expert_map, None
+        return (*pairs[:3], None, None, *pairs[3:])
+    return None, None, None, pairs.topk_ids, pairs.expert_map, None, None
 
 
 GemmTensors = tuple[torch.Tensor | None, ...]

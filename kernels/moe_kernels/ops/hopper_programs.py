@@ -5,7 +5,8 @@ See :mod:`moe_kernels.ops.fused_moe_gemm_hopper`. The tuples that functions here
 - buffers: of A (two per stage, of 64 rows), of the weight, of scales of A, the barriers of full
   stages and of empty ones, and, where a tile begins, of what was looked up of it.
 - routing: sorted_token_ids, expert_ids, how many tiles there are along both, how many pairs, how
-  many of them a row of A has, how many tiles are taken, and how many rows the weight has.
+  many of them a row of A has, how many tiles are taken, how many rows the weight has, and
+  blocks_of_expert.
 - operands: as the kernel names them; where A is sorted, descriptors of A, and of its scales in
   blocks, instead of pointers.
 - result: out_ptr, the width, and the activation's parameters, a tuple.
@@ -21,7 +22,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import async_copy, mbarrier, tma
 
-from moe_kernels.ops.gemm_programs import Settings, sorted_tile
+from moe_kernels.ops.gemm_programs import Settings
 from moe_kernels.ops.hopper_results import activated, scaled, store_rows
 from moe_kernels.ops.hopper_sums import (
     next_stage_of,
@@ -88,19 +89,38 @@ def _num_tiles(routing, S: gl.constexpr):
 
 
 @gluon.jit
+def _place(number, routing, S: gl.constexpr):
+    """(tile_m, tile_n) of a tile's number: an expert's tiles in groups of about ``S.group_m`` rows.
+
+    All of a group read the same weights at about the same time; so those of an expert are read once
+    where it has one group.
+    """
+    num_tiles_m, num_tiles_n = routing[2:4]
+    some_m = number // num_tiles_n  # of the group
+    of_expert_ptr = routing[8] + 2 * some_m
+    first = gl.load(of_expert_ptr, mask=num_tiles_m > 0, other=0)
+    count = gl.load(of_expert_ptr + 1, mask=num_tiles_m > 0, other=1)
+    size = gl.cdiv(count, gl.cdiv(count, S.group_m))
+    before = (some_m - first) // size * size
+    size = gl.minimum(size, count - before)
+    in_group = number - (first + before) * num_tiles_n
+    return first + before + in_group % size, in_group // size
+
+
+@gluon.jit
 def _looked_up(tile, routing, S: gl.constexpr):
     """(tile_m, tile_n, half, expert, first pairs of both halves of its rows) of a tile.
 
     half: which of its rows of the weight, -1 for both, of which the second is none where nothing is
     in it. Past the last tile, those of the last one.
     """
-    sorted_token_ids_ptr, expert_ids_ptr, num_tiles_m, num_tiles_n = routing[:4]
+    sorted_token_ids_ptr, expert_ids_ptr = routing[:2]
     num_tiles, num_whole = _num_tiles(routing, S)
     number = gl.minimum(tile, gl.maximum(num_tiles, 1) - 1)
     part = number - num_whole
     if S.halves_tiles:
         number = gl.where(part < 0, number, num_whole + part // 2)
-    tile_m, tile_n = sorted_tile(number, num_tiles_m, num_tiles_n, S)
+    tile_m, tile_n = _place(number, routing, S)
     half = tile_n * 0 - 1
     if S.halves_tiles:
         whole = gl.where(tile_n * S.block_n + S.block_n // 2 < routing[7], -1, 0)

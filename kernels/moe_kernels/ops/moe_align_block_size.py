@@ -28,6 +28,7 @@ class SortedPairs(NamedTuple):
     expert_ids: torch.Tensor
     num_tokens_post_padded: torch.Tensor
     tiles_taken: torch.Tensor
+    blocks_of_expert: torch.Tensor
 
 
 _AT_ONCE = 128
@@ -86,6 +87,7 @@ def _scatter_kernel(
     expert_ids_ptr,
     num_tokens_post_padded_ptr,
     tiles_taken_ptr,
+    blocks_of_expert_ptr,
     num_pairs,
     num_experts,
     size,
@@ -123,7 +125,8 @@ def _scatter_kernel(
     if this_chunk == 0:
         tl.store(num_tokens_post_padded_ptr, tl.sum(blocks) * BLOCK_SIZE)
         tl.store(tiles_taken_ptr, 0)
-    following = (tl.cumsum(blocks, 0) - blocks) * BLOCK_SIZE + before
+    first_block = tl.cumsum(blocks, 0) - blocks
+    following = first_block * BLOCK_SIZE + before
 
     index = tl.arange(0, AT_ONCE)
     earlier = index[:, None] < index[None, :]
@@ -133,11 +136,16 @@ def _scatter_kernel(
             topk_ids_ptr, pair, pair < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
         )
         rank = tl.sum(((local[:, None] == local[None, :]) & earlier).to(tl.int32), 0)
-        place = tl.gather(following, tl.maximum(local, 0), 0) + rank
+        expert_or_0 = tl.maximum(local, 0)
+        place = tl.gather(following, expert_or_0, 0) + rank
         tl.store(sorted_token_ids_ptr + place, pair, mask=local >= 0)
         # The first pair of a block names its expert.
         first = (local >= 0) & (place % BLOCK_SIZE == 0)
-        tl.store(expert_ids_ptr + place // BLOCK_SIZE, local, mask=first)
+        block = place // BLOCK_SIZE
+        tl.store(expert_ids_ptr + block, local, mask=first)
+        of_expert_ptrs = blocks_of_expert_ptr + 2 * block
+        tl.store(of_expert_ptrs, tl.gather(first_block, expert_or_0, 0), mask=first)
+        tl.store(of_expert_ptrs + 1, tl.gather(blocks, expert_or_0, 0), mask=first)
         if CHUNK > AT_ONCE:
             following += _counts(local, EXPERTS)
 
@@ -155,6 +163,7 @@ def moe_align_block_size(routing: Routing, block_size: int, num_local_experts: i
     - expert_ids: the local expert of each block.
     - num_tokens_post_padded: [1], how much of sorted_token_ids is meaningful.
     - tiles_taken: [1], 0: how many tiles the programs of a GEMM have taken, which it leaves at 0.
+    - blocks_of_expert: [blocks, 2]: of each block, the first of its expert, and how many that has.
     """
     topk_ids, global_num_experts, expert_map = routing
     sizes = topk_ids.numel(), num_local_experts, block_size, global_num_experts
@@ -178,7 +187,10 @@ class Sort(NamedTuple):
         expert_ids = topk_ids.new_empty(self.blocks, dtype=torch.int32)
         num_tokens_post_padded = topk_ids.new_empty(1, dtype=torch.int32)
         tiles_taken = topk_ids.new_empty(1, dtype=torch.int32)
-        result = SortedPairs(sorted_token_ids, expert_ids, num_tokens_post_padded, tiles_taken)
+        blocks_of_expert = topk_ids.new_empty((self.blocks, 2), dtype=torch.int32)
+        result = SortedPairs(
+            sorted_token_ids, expert_ids, num_tokens_post_padded, tiles_taken, blocks_of_expert
+        )
         counts = None
         if self.counting is not None:
             counts = topk_ids.new_empty(self.counts_shape, dtype=torch.int32)
