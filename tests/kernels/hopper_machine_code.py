@@ -1,7 +1,8 @@
 """Compile GEMMs whose warpgroups share the work; print their machine code (``machine_code.py``).
 
 Arguments: mode:activation, as fp8_block:silu, or fp8_block: for none; sorted_fp8_block: and so on,
-where rows of A are sorted; of packed weights format:tile, as int4:16,128,256,1,8,4.
+where rows of A are sorted, and those of the result, if there is an activation; of packed weights
+format:tile, as int4:16,128,256,1,8,4.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ def gemm(mode: str, activation: str, rows_are_sorted: bool = False) -> None:
         block_shape=block_shape,
         activation=FusedActivation(activation, ActivationParameters()) if activation else None,
         a_is_sorted=rows_are_sorted,
+        out_is_sorted=rows_are_sorted and activation != "",
     )
 
 

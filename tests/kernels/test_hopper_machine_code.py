@@ -54,6 +54,8 @@ def test_it_multiplies_with_warpgroups_of_more_registers(code, gemm):
     assert "USETMAXREG" in names
     assert "UTMALDG" in names, "the weight comes by TMA"
     assert ("LDGSTS" in names) == (gemm not in SORTED), "rows come by asynchronous copies, or TMA"
+    by_tma = gemm in SORTED and gemm.endswith("silu")
+    assert ("UTMASTG" in names) == by_tma, "sorted results go by TMA"
 
 
 @pytest.mark.parametrize("gemm", GEMMS)

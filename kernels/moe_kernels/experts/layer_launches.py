@@ -33,6 +33,11 @@ _PRODUCTS = 2048
 
 The GEMM loads those in fewer steps.
 """
+_PRODUCTS_PER_PAIR = 4
+"""Or with so many to each pair of an expert: of few, GEMMs wait for what they load.
+
+For tokens that are not quantized; of others there is more to do than to copy them.
+"""
 _COPIED_BYTES = 25 << 20
 """Of FP8 tokens with one scale, which are copied once more: more would cost what it saves."""
 
@@ -245,7 +250,10 @@ def layer_launches(
     up, quantize_intermediate, down = launches(None)
     if sort is not None and up.takes_sorted_rows and down.takes_sorted_rows:
         rows = SortedRows(sort.size, num_pairs, False)
-        worth = w13.values.shape[1] >= _PRODUCTS * top_k * num_local_experts / num_experts
+        least = _PRODUCTS * top_k * num_local_experts / num_experts
+        if scheme.group_shape is None:
+            least = min(least, _PRODUCTS_PER_PAIR * num_pairs / num_experts)
+        worth = w13.values.shape[1] >= least
         if scheme.group_shape == TENSOR:
             worth = worth and sort.size * tokens.shape[1] <= _COPIED_BYTES
         if worth and scheme.group_shape in (None, TENSOR):

@@ -25,7 +25,8 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 from moe_kernels.activation import activation_form
 from moe_kernels.ops.gemm_launch import GemmCall, GemmLaunch
 from moe_kernels.ops.gemm_programs import settings_of
-from moe_kernels.ops.hopper_programs import TOLD, HopperSettings, load_tiles, multiply_tiles
+from moe_kernels.ops.hopper_programs import HopperSettings, load_tiles, multiply_tiles
+from moe_kernels.ops.hopper_tiles import TOLD
 from moe_kernels.ops.launcher import Launcher
 from moe_kernels.ops.programmatic_launch import launch_attributes, wait_for_previous
 from moe_kernels.tensor_spec import TensorSpec
@@ -36,7 +37,7 @@ from moe_kernels.tiling.devices import multiprocessors
 def _fused_moe_gemm_hopper_kernel(
     a_ptr,  # or its descriptor, where its rows are sorted
     b_desc,
-    out_ptr,
+    out_ptr,  # or its descriptor, where the result's are
     a_scale_ptr,  # or a descriptor, of scales in blocks of sorted rows
     b_scale_ptr,
     bias_ptr,
@@ -79,7 +80,7 @@ def _fused_moe_gemm_hopper_kernel(
     num_tiles_m = gl.load(num_tokens_post_padded_ptr) // S.block_m
     num_tiles_n = gl.cdiv(N, S.block_n)
     # What there is not is another pointer: tuples hold no None.
-    biases = bias_ptr if S.has_bias else out_ptr
+    biases = bias_ptr if S.has_bias else sorted_token_ids_ptr
     second_half = width if S.split else S.block_n // 2
     plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     tile_buffers = gl.allocate_shared_memory(gl.int32, [S.stages, TOLD], plain)
@@ -111,7 +112,11 @@ def _fused_moe_gemm_hopper_kernel(
         N,
     )
     parameters = (limit, alpha, beta, situ_beta, situ_linear_beta)
-    result = (out_ptr, width, parameters)
+    staging = tile_buffers
+    if S.stores_by_tma:
+        half_tile: gl.constexpr = [2, HALF, S.block_n // 2]
+        staging = gl.allocate_shared_memory(out_ptr.dtype, half_tile, out_ptr.layout)
+    result = (out_ptr, width, parameters, staging)
     gl.warp_specialize(
         [
             (multiply_tiles, (0, buffers, routing, operands, result, S)),
@@ -119,7 +124,7 @@ def _fused_moe_gemm_hopper_kernel(
             (load_tiles, (buffers, routing, operands, S)),
         ],
         [4, 4],
-        [232, 48],
+        [232, 40],
     )
 
 
@@ -151,6 +156,9 @@ def takes(
     if k % 16 or a.strides[0] % 16 or b.strides[1] % 16 or b.strides[0] % b.strides[1]:
         return False
     if a.strides[1] != 1 or b.strides[2] != 1:
+        return False
+    gated = activation is not None and activation_form(activation.name).gated
+    if call.out_is_sorted and (rows // 2 if gated else rows) % 8:
         return False
     if block_shape is None:
         return True
@@ -211,7 +219,16 @@ def launcher(
         block, unswizzled = [1, call.config.block_m], gl.NVMMASharedLayout(0, 32, 2)
         return TensorDescriptor(x, across, [strides[1], 1], block, unswizzled)
 
+    def result(x: torch.Tensor) -> TensorDescriptor:
+        block = [call.config.block_m // 2, call.config.block_n // 2]
+        swizzled = gl.NVMMASharedLayout(128, 16, 2)
+        return TensorDescriptor(
+            x, [launch.sorted_rows, launch.width], [launch.width, 1], block, swizzled
+        )
+
     described = {1: weight}
+    if settings.stores_by_tma:
+        described[2] = result
     if call.a_is_sorted:
         described[0] = rows
         if scales == "block":

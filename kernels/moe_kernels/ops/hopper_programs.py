@@ -9,7 +9,8 @@ See :mod:`moe_kernels.ops.fused_moe_gemm_hopper`. The tuples that functions here
   blocks_of_expert.
 - operands: as the kernel names them; where A is sorted, descriptors of A, and of its scales in
   blocks, instead of pointers.
-- result: out_ptr, the width, and the activation's parameters, a tuple.
+- result: out_ptr, the width, the activation's parameters, a tuple, and a buffer of each warpgroup.
+  Where TMA stores it, from there, a descriptor instead of the pointer.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -30,6 +31,7 @@ from moe_kernels.ops.hopper_sums import (
     sums_of_16_bits,
     sums_of_tile,
 )
+from moe_kernels.ops.hopper_tiles import count_tiles, looked_up, take_tile, tell, told
 
 # Triton 3.7 renamed them.
 _load_rows = getattr(async_copy, "async_load", async_copy.async_copy_global_to_shared)
@@ -57,117 +59,14 @@ class HopperSettings(Settings):
         return gl.constexpr(not bool(self.split))
 
     @property
+    def stores_by_tma(self) -> gl.constexpr:
+        """Whether the result is: its rows are sorted, and threads have neighbours in a row."""
+        return gl.constexpr(bool(self.out_is_sorted) and not bool(self.interleaved))
+
+    @property
     def arrivals(self) -> gl.constexpr:
         """At a full stage: of who asks TMA for the weight, and for A, or all who copy rows of A."""
         return gl.constexpr(2 if self.a_is_sorted else 1 + 4 * 32)
-
-
-_AHEAD = gl.constexpr(8)
-"""So many stages before a tile is loaded it is taken, which is time enough to look it up.
-
-Not sooner: so programs begin with tiles in their order, and find in the cache what neighbours
-share, however long each was at the one before.
-"""
-TOLD = gl.constexpr(8)
-"""How many numbers there is room for that loading warps tell the others of a tile."""
-
-
-@gluon.jit
-def _num_tiles(routing, S: gl.constexpr):
-    """(how many tiles programs take turns over, how many of them are whole).
-
-    Where the last turn would leave half of the programs or more without a tile, each of its tiles
-    is two halves.
-    """
-    num_tiles = routing[2] * routing[3]
-    in_last_turn = num_tiles % gl.num_programs(0)
-    if S.halves_tiles:
-        halved = gl.where(2 * in_last_turn <= gl.num_programs(0), in_last_turn, 0)
-        return num_tiles + halved, num_tiles - halved
-    else:
-        return num_tiles, num_tiles
-
-
-@gluon.jit
-def _place(number, routing, S: gl.constexpr):
-    """(tile_m, tile_n) of a tile's number: an expert's tiles in groups of about ``S.group_m`` rows.
-
-    All of a group read the same weights at about the same time; so those of an expert are read once
-    where it has one group.
-    """
-    num_tiles_m, num_tiles_n = routing[2:4]
-    some_m = number // num_tiles_n  # of the group
-    of_expert_ptr = routing[8] + 2 * some_m
-    first = gl.load(of_expert_ptr, mask=num_tiles_m > 0, other=0)
-    count = gl.load(of_expert_ptr + 1, mask=num_tiles_m > 0, other=1)
-    size = gl.cdiv(count, gl.cdiv(count, S.group_m))
-    before = (some_m - first) // size * size
-    size = gl.minimum(size, count - before)
-    in_group = number - (first + before) * num_tiles_n
-    return first + before + in_group % size, in_group // size
-
-
-@gluon.jit
-def _looked_up(tile, routing, S: gl.constexpr):
-    """(tile_m, tile_n, half, expert, first pairs of both halves of its rows) of a tile.
-
-    half: which of its rows of the weight, -1 for both, of which the second is none where nothing is
-    in it. Past the last tile, those of the last one.
-    """
-    sorted_token_ids_ptr, expert_ids_ptr = routing[:2]
-    num_tiles, num_whole = _num_tiles(routing, S)
-    number = gl.minimum(tile, gl.maximum(num_tiles, 1) - 1)
-    part = number - num_whole
-    if S.halves_tiles:
-        number = gl.where(part < 0, number, num_whole + part // 2)
-    tile_m, tile_n = _place(number, routing, S)
-    half = tile_n * 0 - 1
-    if S.halves_tiles:
-        whole = gl.where(tile_n * S.block_n + S.block_n // 2 < routing[7], -1, 0)
-        half = gl.where(part < 0, whole, part % 2)
-    expert = gl.load(expert_ids_ptr + tile_m)
-    ids_ptr = sorted_token_ids_ptr + tile_m * S.block_m
-    return tile_m, tile_n, half, expert, gl.load(ids_ptr), gl.load(ids_ptr + S.block_m // 2)
-
-
-@gluon.jit
-def _take_tile(routing, num_tiles):
-    """A tile that no program has, after that which each begins with.
-
-    Each that is computed takes one, and the last leaves 0.
-    """
-    taken_ptr = routing[6]
-    taken = gl.atomic_add(taken_ptr, 1, sem="relaxed", scope="gpu")
-    if taken == num_tiles - 1:
-        gl.store(taken_ptr, 0)
-    return taken + gl.num_programs(0)
-
-
-@gluon.jit
-def _tell(buffer, tile):
-    """Write to ``buffer`` what was looked up of a tile."""
-    index = gl.arange(0, TOLD, gl.BlockedLayout([1], [32], [4], [0]))
-    told = gl.where(index == 0, tile[0], tile[1])
-    for i in gl.static_range(2, 6):
-        told = gl.where(index == i, tile[i], told)
-    buffer.store(told)
-
-
-@gluon.jit
-def _told_number(buffer, i: gl.constexpr):
-    one_each: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
-    return gl.max(buffer.slice(i, 1).load(one_each), 0)
-
-
-@gluon.jit
-def _told(buffer, GROUP: gl.constexpr):
-    """What was looked up of a tile, as (tile_m, tile_n, half, expert (int64), first pair).
-
-    The pair is that of the GROUP-th half of its rows. Past the last tile, tile_m is -1.
-    """
-    expert = _told_number(buffer, 3).to(gl.int64)
-    where = _told_number(buffer, 0), _told_number(buffer, 1), _told_number(buffer, 2)
-    return where[0], where[1], where[2], expert, _told_number(buffer, 4 + GROUP)
 
 
 @gluon.jit
@@ -201,38 +100,36 @@ def _load_sorted_rows(row, k, stage, buffers, operands, S: gl.constexpr):
     _load_tile(a_desc, [row + HALF, k], bar, a_buffers.index(2 * stage + 1))
 
 
-@gluon.jit
-def _pairs_of_rows(tile_m, routing, layout: gl.constexpr, S: gl.constexpr):
-    """Of both halves of a tile's rows, and of all of them, as those need them who copy rows."""
-    HALF: gl.constexpr = S.block_m // 2
-    row_of_half = gl.arange(0, HALF, gl.SliceLayout(1, layout))
-    row_of_tile = gl.arange(0, S.block_m, gl.BlockedLayout([1], [32], [4], [0]))
-    ids_ptr = routing[0] + tile_m * S.block_m
-    return (
-        gl.load(ids_ptr + row_of_half),
-        gl.load(ids_ptr + HALF + row_of_half),
-        gl.load(ids_ptr + row_of_tile),
-    )
+_AHEAD = gl.constexpr(4)
+"""So many stages before a tile is loaded it is taken; not sooner.
+
+So programs begin with tiles in their order, and find in the cache what neighbours share, however
+long each was at the one before.
+"""
 
 
 @gluon.jit
 def load_tiles(buffers, routing, operands, S: gl.constexpr):
     """Fill the stages: rows of A by their pairs, their scales, and rows of the weight."""
     a_buffers, _, scale_buffers, full, empty, tile_buffers = buffers
+    sorted_token_ids_ptr = routing[0]
     num_pairs, top_k = routing[4:6]
     a_ptr, stride_am, b_desc, expert_rows, K, second_half = operands[:6]
     a_scale_ptr, stride_asm = operands[6:8]
+    HALF: gl.constexpr = S.block_m // 2
     RUN: gl.constexpr = 16 * 8 // b_desc.dtype.primitive_bitwidth
     layout: gl.constexpr = gl.BlockedLayout([1, RUN], [4, 8], [4, 1], [1, 0])
+    one_each: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    row_of_half = gl.arange(0, HALF, gl.SliceLayout(1, layout))
+    row_of_tile = gl.arange(0, S.block_m, one_each)
     columns = gl.arange(0, S.block_k, gl.SliceLayout(0, layout))
     stage = 0
     phase = 1
-    num_tiles = _num_tiles(routing, S)[0]
-    num_tiles_k = gl.cdiv(K, S.block_k)
+    num_tiles = count_tiles(routing, S)[0]
+    late = gl.maximum(gl.cdiv(K, S.block_k) - _AHEAD, 0) * S.block_k
     number = gl.program_id(0)
-    tile = _looked_up(number, routing, S)
-    pairs = _pairs_of_rows(tile[0], routing, layout, S)
     while number < num_tiles:
+        tile = looked_up(number, routing, S)
         tile_m, tile_n, half, expert = tile[:4]
         a_row = tile_m * S.block_m
         b_row = expert * expert_rows + tile_n * (S.block_n // 2 if S.split else S.block_n)
@@ -240,18 +137,18 @@ def load_tiles(buffers, routing, operands, S: gl.constexpr):
             b_row += second_half
         if not S.a_is_sorted:
             # Padding reads any row: what comes of it is not stored.
-            row_0 = gl.minimum(pairs[0], num_pairs - 1) // top_k
-            row_1 = gl.minimum(pairs[1], num_pairs - 1) // top_k
+            ids_ptr = sorted_token_ids_ptr + a_row
+            row_0 = gl.minimum(gl.load(ids_ptr + row_of_half), num_pairs - 1) // top_k
+            row_1 = gl.minimum(gl.load(ids_ptr + HALF + row_of_half), num_pairs - 1) // top_k
             a_0 = a_ptr + row_0[:, None].to(gl.int64) * stride_am + columns[None, :]
             a_1 = a_ptr + row_1[:, None].to(gl.int64) * stride_am + columns[None, :]
             if S.scales == "block":
-                row = gl.minimum(pairs[2], num_pairs - 1) // top_k
+                row = gl.minimum(gl.load(ids_ptr + row_of_tile), num_pairs - 1) // top_k
                 a_scales = a_scale_ptr + row.to(gl.int64) * stride_asm
-        for tile_k in range(num_tiles_k):
-            k = tile_k * S.block_k
+        for k in range(0, K, S.block_k):
             mbarrier.wait(empty.index(stage), phase)
-            if tile_k == 0:
-                _tell(tile_buffers.index(stage), tile)
+            if k == 0:
+                tell(tile_buffers.index(stage), tile)
             _load_weight(b_row, half, k, stage, buffers, operands, S)
             if S.a_is_sorted:
                 _load_sorted_rows(a_row, k, stage, buffers, operands, S)
@@ -268,12 +165,10 @@ def load_tiles(buffers, routing, operands, S: gl.constexpr):
                     _load_rows(scales, a_scales + k // S.group_k)
                 async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
             stage, phase = next_stage_of(stage, phase, S)
-            if tile_k == gl.maximum(num_tiles_k - _AHEAD, 0):
-                number = _take_tile(routing, num_tiles)
-                tile = _looked_up(number, routing, S)
-                pairs = _pairs_of_rows(tile[0], routing, layout, S)
+            if k == late:
+                number = take_tile(routing, num_tiles)
     mbarrier.wait(empty.index(stage), phase)
-    _tell(tile_buffers.index(stage), (-1, -1, -1, -1, -1, -1))
+    tell(tile_buffers.index(stage), (-1, -1, -1, -1, -1, -1))
     mbarrier.arrive(full.index(stage), count=S.arrivals)
 
 
@@ -383,9 +278,11 @@ def multiply_tiles(GROUP: gl.constexpr, buffers, routing, operands, result, S: g
     stage = 0
     phase = 0
     num_tiles_k = gl.cdiv(operands[4], S.block_k)
+    if S.stores_by_tma:
+        result = (result[0], result[1], result[2], result[3].index(GROUP))
     context = (buffers, routing, operands, result)
     mbarrier.wait(full.index(stage), phase)
-    tile = _told(tile_buffers.index(stage), GROUP)
+    tile = told(tile_buffers.index(stage), GROUP)
     while tile[0] >= 0:
         b_scales = _first_b_scales(tile, operands, S)
         state = (stage, phase, num_tiles_k)
@@ -399,4 +296,6 @@ def multiply_tiles(GROUP: gl.constexpr, buffers, routing, operands, result, S: g
         else:
             stage, phase = _multiply(GROUP, tile, b_scales, state, context, S)
         mbarrier.wait(full.index(stage), phase)
-        tile = _told(tile_buffers.index(stage), GROUP)
+        tile = told(tile_buffers.index(stage), GROUP)
+    if S.stores_by_tma:
+        tma.store_wait(0)

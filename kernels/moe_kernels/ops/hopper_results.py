@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
 
 from moe_kernels.ops.activation import activate
+
+# Triton 3.7 renamed it.
+_store_tile = getattr(tma, "async_store", tma.async_copy_shared_to_global)
 
 
 @gluon.jit
@@ -74,16 +78,29 @@ def _sigmoid(x):
 @gluon.jit
 def activated(gate, up, result, S: gl.constexpr):
     """The activation of sums, those of quantized operands rounded as if they had been stored."""
-    out_ptr, _, parameters = result
+    out, _, parameters = result[:3]
     if S.quantized:
-        gate = _rounded(gate, out_ptr.dtype.element_ty)
-        up = _rounded(up, out_ptr.dtype.element_ty)
+        dtype: gl.constexpr = out.dtype if S.stores_by_tma else out.dtype.element_ty
+        gate = _rounded(gate, dtype)
+        up = _rounded(up, dtype)
     return activate(gate, up, parameters, S, _sigmoid)
 
 
 @gluon.jit
 def store_rows(value, column, where, routing, result, S: gl.constexpr):
     """Store ``value`` [rows, columns], from ``column`` on, of the pairs from ``where`` on."""
+    if S.stores_by_tma:
+        out_desc, staging = result[0], result[3]
+        tma.store_wait(0)  # until what is there has been read
+        staging.store(value.to(out_desc.dtype))
+        fence_async_shared()
+        _store_tile(out_desc, [where, column], staging)
+    else:
+        _store_by_threads(value, column, where, routing, result, S)
+
+
+@gluon.jit
+def _store_by_threads(value, column, where, routing, result, S: gl.constexpr):
     sorted_token_ids_ptr, num_pairs = routing[0], routing[4]
     out_ptr, width = result[0], result[1]
     ROWS: gl.constexpr = value.shape[0]

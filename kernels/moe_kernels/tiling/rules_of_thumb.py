@@ -52,8 +52,9 @@ def rules_of_thumb(
     if few_rows and load < 1 and _few_fp8_rows(num_local_pairs, w13, w2):
         return _few_rows_config(num_local_pairs, w13, w2, "fp8", few_rows)
     if all(_specialized(load, weight, block_shape) for weight in (w13, w2)):
-        up, down = (_specialized_tile(load, weight) for weight in (w13, w2))
-        return LayerConfig(up, down)
+        # All of an expert's blocks, if they are not so many that rows of A are lost from the cache.
+        tile = TileConfig(128, 256, 128 // w13.dtype.itemsize, 16, 8, 4, warp_specialized=True)
+        return LayerConfig(tile, tile)
     block_m = _block_m(load, w13.dtype, block_shape is not None)
     up, down = (_tile(block_m, num_local_pairs, weight) for weight in (w13, w2))
     return LayerConfig(up, down)
@@ -75,12 +76,6 @@ def _specialized(load: float, weight: TensorSpec, block_shape: tuple[int, int] |
         and weight.shape[2] % 16 == weight.strides[1] % 16 == 0
         and weight.strides[2] == 1
     )
-
-
-def _specialized_tile(load: float, weight: TensorSpec) -> TileConfig:
-    """The tiling of a GEMM whose warpgroups share the work."""
-    group_m = _group_m(load, 128, weight)
-    return TileConfig(128, 256, 128 // weight.dtype.itemsize, group_m, 8, 4, warp_specialized=True)
 
 
 def _block_m(load: float, dtype: torch.dtype, scaled: bool) -> int:

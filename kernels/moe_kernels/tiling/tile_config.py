@@ -24,7 +24,10 @@ class TileConfig(NamedTuple):
     """Rows of the weight of a program: two per output column of a gated activation."""
     block_k: int
     group_m: int
-    """How many blocks of pairs take turns over the same rows of the weight."""
+    """How many blocks of pairs take turns over the same rows of the weight.
+
+    Where warpgroups share the work, and weights are not packed, those of one expert, and at most.
+    """
     num_warps: int
     num_stages: int
     warp_specialized: bool = False
