@@ -18,6 +18,8 @@ import triton
 from moe_kernels.experts import two_gemms as experts
 from moe_kernels.ops.launcher import Launcher
 from moe_kernels.ops.topk_softmax import topk_softmax
+from moe_kernels.tiling import rules_of_thumb
+from moe_kernels.tiling.devices import has_gluon
 
 LAUNCH_NOTHING = {"aten::empty", "aten::new_empty", "aten::new_empty_strided"}
 """Operators that take memory, and leave it as it is."""
@@ -77,3 +79,16 @@ def test_a_choice_of_experts_is_one_launch(launched):
         topk_softmax.__wrapped__(logits, 2, True, torch.bfloat16, torch.int64)
     assert watch.seen == []
     assert len(launched) == 1
+
+
+@pytest.mark.skipif(not has_gluon(), reason="needs Triton 3.6")
+@pytest.mark.parametrize(("num_tokens", "kernels"), [(1024, 6), (2048, 5)])
+def test_tokens_are_sorted_where_there_are_few_to_an_expert(
+    launched, monkeypatch, num_tokens, kernels
+):
+    """A sort in two, a copy of tokens in its order, two GEMMs and a sum."""
+    monkeypatch.setattr(rules_of_thumb, "specializes_warps", lambda device: True)
+    config = FusedMoEConfig(8, 2, 64, 512, in_dtype="bf16")
+    layer = random_layer(config, num_tokens=num_tokens)
+    bind("TritonExperts", config, layer.quant_config).apply(**layer.arguments())
+    assert len(launched) == kernels
