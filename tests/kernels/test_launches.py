@@ -17,7 +17,7 @@ pytest.importorskip("triton")
 import triton
 from moe_kernels.experts import two_gemms as experts
 from moe_kernels.ops.launcher import Launcher
-from moe_kernels.ops.topk_softmax import topk_softmax
+from moe_kernels.ops.router import route_tokens
 from moe_kernels.tiling import rules_of_thumb
 from moe_kernels.tiling.devices import has_gluon
 
@@ -73,12 +73,13 @@ def test_a_layer_launches_kernels_alone(
     assert len(launched) == kernels + len(keys)
 
 
-def test_a_choice_of_experts_is_one_launch(launched):
-    logits = torch.randn(5, 8)
+@pytest.mark.parametrize("bias", [None, torch.zeros(8).half()])
+def test_a_router_of_few_tokens_is_two_launches(launched, bias):
+    x, weight = torch.randn(5, 64).half(), torch.randn(8, 64).half()
     with Watch() as watch:
-        topk_softmax.__wrapped__(logits, 2, True, torch.bfloat16, torch.int64)
+        route_tokens.__wrapped__(x, weight, bias, 2, True, torch.float16, torch.int64)
     assert watch.seen == []
-    assert len(launched) == 1
+    assert len(launched) == 2
 
 
 @pytest.mark.skipif(not has_gluon(), reason="needs Triton 3.6")

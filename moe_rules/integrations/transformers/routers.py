@@ -1,7 +1,7 @@
 """Routers that choose experts in one launch, where they compute what that does.
 
 A router says in code how it chooses: by which logits, with which softmax for weights. So the code
-is asked: it and :mod:`moe_kernels.ops.topk_softmax` compute the same numbers, or they do not. Where
+is asked: it and :mod:`moe_kernels.ops.router` compute the same numbers, or they do not. Where
 they do, a layer on a GPU has one launch in the place of some five small ones.
 """
 
@@ -23,7 +23,8 @@ _METHOD = "_moe_rules_routing"
 _CONFIG = "_moe_rules_config"
 """The attributes in which a router has how it chooses, and the configuration of its experts."""
 
-_SAMPLES = 64
+_SAMPLES = 128
+"""So many tokens that torch multiplies their logits here, too, as the router itself does."""
 
 
 @dataclass(frozen=True)
@@ -154,15 +155,14 @@ def _chosen(
     module: Any, x: torch.Tensor, method: Method
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """What a router returns that chooses by ``method``."""
-    from moe_kernels.ops.topk_softmax import topk_softmax  # needs Triton
+    from moe_kernels.ops.router import route_tokens  # needs Triton
 
-    operands = [x.reshape(-1, x.shape[-1]), module.weight, getattr(module, "bias", None)]
+    x, weight, bias = x.reshape(-1, x.shape[-1]), module.weight, getattr(module, "bias", None)
     if method.in_float32:
-        operands = [None if each is None else each.float() for each in operands]
-    logits = nn.functional.linear(*operands)
+        x, weight, bias = x.float(), weight.float(), None if bias is None else bias.float()
     renormalize, dtypes = bool(method.renormalize), (method.weights_dtype, torch.int64)
-    weights, ids = topk_softmax(logits, module.top_k, renormalize, *dtypes)
-    return logits.to(method.logits_dtype), weights, ids
+    logits, *chosen = route_tokens(x, weight, bias, module.top_k, renormalize, *dtypes)
+    return logits.to(method.logits_dtype), chosen[0], chosen[1]
 
 
 def _same(own: Any, computed: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> bool:

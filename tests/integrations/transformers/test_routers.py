@@ -1,6 +1,6 @@
 """Routers that choose as a routing method does are told from others, and compute the same.
 
-Here torch stands in for the kernel, which tests/kernels/test_topk_softmax.py is about.
+Here torch stands in for the kernel, which tests/kernels/test_router.py is about.
 """
 
 import copy
@@ -33,16 +33,16 @@ ARCHITECTURES = architectures(*SERVED, *OTHERS, *WITH_SCORES)
 X = torch.randint(2, 100, (2, 12), generator=torch.Generator().manual_seed(1))
 
 
-def in_torch(logits, top_k, renormalize, weights_dtype, ids_dtype):
-    method = "Renormalize" if renormalize else "Default"
-    weights, ids = route(logits, top_k, method)
-    return weights.to(weights_dtype), ids.to(ids_dtype)
+def in_torch(x, weight, bias, top_k, renormalize, weights_dtype, ids_dtype):
+    logits = torch.nn.functional.linear(x, weight, bias)
+    weights, ids = route(logits, top_k, "Renormalize" if renormalize else "Default")
+    return logits, weights.to(weights_dtype), ids.to(ids_dtype)
 
 
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     monkeypatch.setattr(routers, "has_kernel", lambda device: True)
-    monkeypatch.setattr("moe_kernels.ops.topk_softmax.topk_softmax", in_torch)
+    monkeypatch.setattr("moe_kernels.ops.router.route_tokens", in_torch)
     with torch.no_grad():
         yield
 

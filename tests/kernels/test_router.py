@@ -1,4 +1,4 @@
-"""The choice of experts in one launch: on the GPU if there is one, else in the interpreter."""
+"""Routers: what they choose and by which logits, on the GPU if there is one, else interpreted."""
 
 import pytest
 import torch
@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 pytest.importorskip("triton")
 
-from moe_kernels.ops.topk_softmax import topk_softmax
+from moe_kernels.ops.router import FEW_TOKENS, choose_experts, route_tokens
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def chosen(logits, top_k, renormalize, weights_dtype=torch.float32, ids_dtype=torch.int64):
-    return topk_softmax(logits.to(DEVICE), top_k, renormalize, weights_dtype, ids_dtype)
+    return choose_experts(logits.to(DEVICE), top_k, renormalize, weights_dtype, ids_dtype)
 
 
 def expected(logits, top_k, renormalize):
@@ -73,3 +73,25 @@ def test_what_is_no_number_makes_no_weights_of_its_token_alone(value):
 def test_more_experts_than_there_are_are_refused(top_k):
     with pytest.raises(ValueError, match=f"top_k must be 1 to 4, .* got {top_k}"):
         chosen(torch.zeros(2, 4), top_k, True)
+
+
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("num_tokens", [0, 1, 17, FEW_TOKENS, FEW_TOKENS + 1])
+@pytest.mark.parametrize(("num_experts", "width"), [(8, 64), (60, 300), (33, 1030)])
+def test_logits_are_multiplied_and_chosen_by(num_tokens, num_experts, width, has_bias):
+    generator = torch.Generator().manual_seed(num_tokens)
+    x = torch.randn(num_tokens, 2 * width, generator=generator)[:, :width].half()
+    weight = (torch.randn(num_experts, width, generator=generator) * width**-0.5).half()
+    bias = torch.randn(num_experts, generator=generator).half() if has_bias else None
+    operands = [each if each is None else each.to(DEVICE) for each in (x, weight, bias)]
+    logits, weights, ids = route_tokens(*operands, 4, True, torch.float16, torch.int64)
+    wanted = torch.nn.functional.linear(
+        *(each if each is None else each.double() for each in operands)
+    )
+    torch.testing.assert_close(logits.double(), wanted, rtol=1e-3, atol=1e-3)
+    assert logits.dtype == torch.float16
+    expected_weights, expected_ids = expected(logits.cpu(), 4, True)
+    assert torch.equal(ids.cpu(), expected_ids)
+    torch.testing.assert_close(weights.cpu().double(), expected_weights, rtol=1e-3, atol=1e-5)
+    again = route_tokens(*operands, 4, True, torch.float16, torch.int64)
+    assert torch.equal(again[0], logits)
