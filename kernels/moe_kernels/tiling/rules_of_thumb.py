@@ -121,6 +121,10 @@ def _tile(block_m: int, num_local_pairs: float, weight: TensorSpec) -> TileConfi
         # FP8 has two sums, which are too many for four warps.
         warps, stages = (4, 3) if dtype == torch.int8 else (8, 4)
         tile = TileConfig(128, 128, block_k, group_m, warps, stages)
+    elif block_m == 16 and weight.strides[2] != 1:
+        # Of a weight that lies transposed wide tiles read longer runs, where there are many.
+        n, stages = (128, 4) if weight.shape[1] > k else (64, 6)
+        tile = TileConfig(16, n, block_k, group_m, 4, stages)
     elif block_m == 16:
         tile = TileConfig(16, 64, block_k, group_m, 4, 8)
     elif block_m == 32:

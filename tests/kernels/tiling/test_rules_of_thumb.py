@@ -16,10 +16,10 @@ SHARED_MEMORY = 232448  # of one program on Hopper
 
 
 def weights(dtype, experts, hidden, intermediate):
-    empty = torch.empty
+    empty = partial(torch.empty, dtype=dtype, device="meta")
     return (
-        empty(experts, 2 * intermediate, hidden, dtype=dtype, device="meta"),
-        empty(experts, hidden, intermediate, dtype=dtype, device="meta"),
+        spec_of(empty(experts, 2 * intermediate, hidden)),
+        spec_of(empty(experts, hidden, intermediate)),
     )
 
 
@@ -70,7 +70,7 @@ def test_less_shared_memory_means_fewer_stages():
     ("dtype", "load"), [(torch.float8_e4m3fn, 96), (torch.bfloat16, 256), (torch.float16, 256)]
 )
 def test_warpgroups_share_the_work_of_many_pairs_per_expert(dtype, load):
-    w13, w2 = map(spec_of, weights(dtype, 8, 4096, 4096))
+    w13, w2 = weights(dtype, 8, 4096, 4096)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rules_of_thumb, "specializes_warps", lambda _: True)
         many = rules_of_thumb.rules_of_thumb(8 * load, w13, w2)
@@ -78,6 +78,15 @@ def test_warpgroups_share_the_work_of_many_pairs_per_expert(dtype, load):
         assert all(tile.warp_specialized for tile in many)
         assert not any(tile.warp_specialized for tile in fewer)
         assert many.up.block_k * dtype.itemsize == 128
+
+
+def test_few_rows_of_transposed_weights_are_read_in_longer_runs():
+    w13, w2 = weights(torch.bfloat16, 32, 2880, 2880)
+    lying = [w._replace(strides=(w.strides[0], 1, w.shape[1])) for w in (w13, w2)]
+    for pairs in (4, 256):
+        wide, narrow = rules_of_thumb.rules_of_thumb(pairs, *lying)
+        assert (wide.block_m, wide.block_n) == (16, 128)
+        assert narrow.block_n == rules_of_thumb.rules_of_thumb(pairs, w13, w2).up.block_n == 64
 
 
 PACKED = {"int4": 4, "mxfp4": 4, "uint8": 8}
@@ -143,7 +152,7 @@ def test_fp8_has_the_program_for_few_rows_where_little_is_read():
     def ask(pairs, experts, hidden, intermediate, few_rows=1):
         weights13, weights2 = weights(torch.float8_e4m3fn, experts, hidden, intermediate)
         return rules_of_thumb.rules_of_thumb(
-            pairs, spec_of(weights13), spec_of(weights2), (128, 128), few_rows=few_rows
+            pairs, weights13, weights2, (128, 128), few_rows=few_rows
         ).up.block_m
 
     assert ask(8, 128, 2048, 768, 8) == FEW_ROWS
