@@ -24,7 +24,8 @@ FEW_TOKENS = 64
 """Up to so many tokens logits are multiplied here."""
 _COLUMNS = 256
 """Of a part of the columns: short enough that all of it is loaded at once."""
-_NO_EXPERT = tl.constexpr(-(2**63))
+_NO_EXPERT = tl.constexpr(-(2**31))
+"""Less than any logit, as those are put in order."""
 
 
 @triton.jit(do_not_specialize=["num_tokens"])
@@ -100,23 +101,23 @@ def _choose_kernel(
     else:
         logits = tl.load(logits_ptrs, mask=inside, other=-float("inf")).to(tl.float32)
     logits += 0.0  # of zeros there is one
-    # One number for logit and expert, of which no two are the same; of equal logits the first
-    # expert's is greater. What is no number is the greatest, and makes all weights none.
+    # What is no number is the greatest, and makes all weights none.
     logits = tl.where(logits == logits, logits, float("inf"))
-    key = _in_order(logits.to(tl.int32, bitcast=True)).to(tl.int64) << 32
-    key = tl.where(inside, key + (EXPERTS - expert), _NO_EXPERT)
+    rest = tl.where(inside, _in_order(logits.to(tl.int32, bitcast=True)), _NO_EXPERT)
     slot = tl.arange(0, SLOTS)
-    chosen = tl.zeros((SLOTS,), tl.int64)
-    rest = key
+    top = tl.zeros((SLOTS,), tl.int32)
+    ids = tl.zeros((SLOTS,), tl.int32)
     for k in tl.static_range(TOP_K):
+        # Of integers a warp has these at once.
         greatest = tl.max(rest, 0)
-        chosen = tl.where(slot == k, greatest, chosen)
-        rest = tl.where(rest == greatest, _NO_EXPERT, rest)
-    top = _in_order((chosen >> 32).to(tl.int32)).to(tl.float32, bitcast=True)
+        first = tl.min(tl.where(rest == greatest, expert, EXPERTS), 0)
+        top = tl.where(slot == k, greatest, top)
+        ids = tl.where(slot == k, first, ids)
+        rest = tl.where(expert == first, _NO_EXPERT, rest)
+    top_logits = _in_order(top).to(tl.float32, bitcast=True)
     greatest_logit = tl.max(logits, 0)
-    weights = tl.where(slot < TOP_K, tl.exp(top - greatest_logit), 0.0)
+    weights = tl.where(slot < TOP_K, tl.exp(top_logits - greatest_logit), 0.0)
     weights /= tl.sum(weights if RENORMALIZE else tl.exp(logits - greatest_logit), 0)
-    ids = EXPERTS - (chosen & 0xFFFFFFFF)
     pair = token * TOP_K + slot
     tl.store(topk_weights_ptr + pair, weights, mask=slot < TOP_K)
     tl.store(topk_ids_ptr + pair, ids, mask=slot < TOP_K)
@@ -206,7 +207,7 @@ def _multiplying(
     stride_we: int,
     device: torch.device,
 ) -> Launcher:
-    tokens, experts = max(16, triton.next_power_of_2(num_tokens)), 16
+    tokens = experts = 16  # small tiles, that more of them load at once
     grid = (
         triton.cdiv(num_experts, experts),
         triton.cdiv(width, _COLUMNS),
