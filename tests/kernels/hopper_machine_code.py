@@ -1,8 +1,8 @@
 """Compile GEMMs whose warpgroups share the work; print their machine code (``machine_code.py``).
 
 Arguments: mode:activation, as fp8_block:silu, or fp8_block: for none; sorted_fp8_block: and so on,
-where rows of A are sorted, and those of the result, if there is an activation; of packed weights
-format:tile, as int4:16,128,256,1,8,4.
+where rows of A are sorted, and those of the result, if there is an activation; transposed_bf16:
+where the weight lies so; of packed weights format:tile, as int4:16,128,256,1,8,4.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def code(mode: str, detail: str) -> list[str]:
     """The instructions, without modifiers, of a GEMM of this mode, or format of packed weights."""
     names = ("_fused_moe_gemm_hopper_kernel", "_fused_moe_gemm_quantized_hopper_kernel")
     with compiling(*names) as found:
-        if mode.removeprefix("sorted_") in MODES:
-            gemm(mode.removeprefix("sorted_"), detail, mode.startswith("sorted_"))
+        if (scheme := mode.removeprefix("sorted_").removeprefix("transposed_")) in MODES:
+            gemm(scheme, detail, mode.startswith("sorted_"), mode.startswith("transposed_"))
         else:
             packed_gemm(mode, TileConfig(*map(int, detail.split(",")), warp_specialized=True))
     (kernel,) = found
@@ -43,7 +43,7 @@ def pairs() -> SortedPairs:
     return SortedPairs(*[torch.zeros(256, dtype=torch.int32)] * 5)
 
 
-def gemm(mode: str, activation: str, rows_are_sorted: bool = False) -> None:
+def gemm(mode: str, activation: str, rows_are_sorted: bool, is_transposed: bool) -> None:
     """A GEMM with FP8 or bf16 weights."""
     block_shape = MODES[mode]
     block_n, block_k = block_shape or (1, K)
@@ -52,9 +52,10 @@ def gemm(mode: str, activation: str, rows_are_sorted: bool = False) -> None:
     if a_scale is not None and not rows_are_sorted:
         a_scale = a_scale.contiguous()
     dtype = torch.float8_e4m3fn if has_scales else torch.bfloat16
+    b = torch.zeros(EXPERTS, K, N).mT if is_transposed else torch.zeros(EXPERTS, N, K)
     fused_moe_gemm(
         torch.zeros(ROWS, K).to(dtype),
-        torch.zeros(EXPERTS, N, K).to(dtype),
+        b.to(dtype),
         pairs(),
         2 * ROWS,
         2,

@@ -5,6 +5,8 @@ Needs torch, triton and pytest only.
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
 from moe_kernels.activation import ActivationParameters, activation_form, apply_activation
@@ -43,6 +45,14 @@ CASES = [
     (3000, 8, 2, 1536, 2048, "silu", False),
     (3000, 8, 2, 2048, 768, None, False),
 ]
+TRANSPOSED = [
+    (600, 8, 2, 512, 512, None, False),
+    (333, 4, 3, 400, 576, "swigluoai", True),
+    (333, 4, 3, 208, 320, None, True),
+    (700, 5, 1, 144, 1152, "relu2_no_mul", False),
+    (3000, 8, 2, 2048, 768, None, False),
+]
+"""Of weights that lie as [E, K, N]."""
 
 
 def draw(scheme, experts, n, k, rows, dtype, seed):
@@ -58,8 +68,10 @@ def draw(scheme, experts, n, k, rows, dtype, seed):
     def scales(*shape):
         return torch.rand(*shape, device="cuda", generator=generator) + 0.5
 
-    if scheme == "16_bits":
+    if scheme.startswith("16_bits"):
         a, b = normal(rows, k).to(dtype), (normal(experts, n, k) * k**-0.5).to(dtype)
+        if scheme == "16_bits_transposed":
+            b = b.mT.contiguous().mT
         return (a, b, None, None, None), (a.float(), b.float())
     a, b = normal(rows, k).to(FP8), normal(experts, n, k).to(FP8)
     if scheme == "fp8_block":
@@ -135,8 +147,10 @@ def launched(monkeypatch):
 
 
 @pytest.mark.parametrize("skewed", [False, True])
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize(
+    ("scheme", "case"),
+    [*product(SCHEMES, CASES), *product(["16_bits_transposed"], TRANSPOSED)],
+)
 def test_it_computes_what_it_should_and_always_the_same(scheme, case, skewed, launched):
     tokens, experts, topk, n, k, activation, with_bias = case
     rows_are_pairs = activation is None

@@ -28,11 +28,14 @@ def taken(
     scales: str = "block",
     block_shape: tuple[int, int] | None = (128, 128),
     scale_strides: tuple[int, int] = (2, 1),
+    transposed: bool = False,
 ) -> bool:
     """Whether it takes the GEMM; ``columns``: how far apart the rows of both matrices are."""
     columns = columns or k
     a = torch.empty(32, columns, dtype=dtype, device="meta")[:, :k]
     b = torch.empty(4, n, columns, dtype=dtype, device="meta")[..., :k]
+    if transposed:
+        b = torch.empty(4, k, n, dtype=dtype, device="meta").mT
     strides = [*scale_strides, 8, 2, 1] if scales == "block" else [1, 0, n, 1, 0]
     return takes(call, spec_of(a), spec_of(b), scales, strides, block_shape)
 
@@ -42,6 +45,18 @@ def test_16_bits_are_taken(dtype):
     call = CALL._replace(config=TILE._replace(block_k=64))
     assert taken(call, dtype=dtype, scales="none", block_shape=None)
     assert not taken(dtype=dtype, scales="none", block_shape=None), "another tile"
+
+
+@pytest.mark.parametrize("activation", [None, "swigluoai"])
+def test_transposed_weights_of_16_bits_are_taken(activation):
+    fused = activation and FusedActivation(activation, ActivationParameters())
+    call = CALL._replace(config=TILE._replace(block_k=64), activation=fused)
+    given = {"dtype": torch.bfloat16, "scales": "none", "block_shape": None, "transposed": True}
+    assert taken(call, n=400, k=320, **given)
+    assert not taken(call, n=400, k=304, **given), "columns of another expert"
+    assert not taken(call, n=200, k=320, **given), "rows that do not begin at 16 bytes"
+    assert not taken(call._replace(activation=SILU), n=512, k=320, **given), "halves far apart"
+    assert not taken(CALL._replace(activation=fused), **given | {"dtype": torch.float8_e4m3fn})
 
 
 def test_fp8_is_taken():

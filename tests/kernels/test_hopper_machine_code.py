@@ -18,7 +18,7 @@ import machine_code
 SCRIPT = Path(__file__).with_name("hopper_machine_code.py")
 SORTED = ("sorted_fp8_block:", "sorted_fp8_channel:silu", "sorted_bf16:")
 """GEMMs of rows that are sorted."""
-GEMMS = ("fp8_block:silu", "fp8_channel:", "bf16:silu", *SORTED)
+GEMMS = ("fp8_block:silu", "fp8_channel:", "bf16:silu", "transposed_bf16:swigluoai", *SORTED)
 PACKED = {
     "int4:16,128,128,1,8,8": 8,
     "int4:16,128,256,1,8,4": 16,
@@ -44,7 +44,8 @@ def code(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 @pytest.mark.parametrize("gemm", GEMMS)
 def test_it_multiplies_with_warpgroups_of_more_registers(code, gemm):
     names = code[gemm]
-    halves = 0 if gemm.endswith("silu") else 1  # of a tile, alone
+    whole = gemm.endswith("silu") or gemm.startswith("transposed")
+    halves = 0 if whole else 1  # of a tile, alone
     if "bf16" in gemm:
         # Two warpgroups, 64 products in steps of 16.
         assert names.count("HGMMA") == 2 * (1 + halves) * 4

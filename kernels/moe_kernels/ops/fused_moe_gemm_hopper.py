@@ -7,7 +7,8 @@ that the loading one fills, so that one adds up its sums, or stores a tile, whil
 products run.
 
 The 256 rows of the weight are two halves of 128: of gates and of the ups that belong to them where
-the weight has all gates first, else neighbours. So gates and ups are in the same registers.
+the weight has all gates first, else neighbours. So gates and ups are in the same registers. A
+weight of 16 bits may lie transposed, as matrix units take that, too.
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -68,7 +69,9 @@ def _fused_moe_gemm_hopper_kernel(
     a_buffers = gl.allocate_shared_memory(b_desc.dtype, [2 * S.stages, HALF, S.block_k], tiled)
     unswizzled: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
     bars: gl.constexpr = mbarrier.MBarrierLayout()
-    b_buffers = gl.allocate_shared_memory(b_desc.dtype, [S.stages, S.block_n, S.block_k], tiled)
+    B_ROWS: gl.constexpr = S.block_k if S.b_is_transposed else S.block_n
+    B_COLUMNS: gl.constexpr = S.block_n if S.b_is_transposed else S.block_k
+    b_buffers = gl.allocate_shared_memory(b_desc.dtype, [S.stages, B_ROWS, B_COLUMNS], tiled)
     scale_buffers = gl.allocate_shared_memory(gl.float32, [S.stages, 1, S.block_m], unswizzled)
     full = gl.allocate_shared_memory(gl.int64, [S.stages, 1], bars)
     empty = gl.allocate_shared_memory(gl.int64, [S.stages, 1], bars)
@@ -152,20 +155,24 @@ def takes(
         return False
     if config[:3] != (128, 256, 128 // b.dtype.itemsize) or call.out_dtype.itemsize != 2:
         return False
+    split = activation is not None and activation_form(activation.name)[1:] == (True, False)
+    transposed = b.strides[2] != 1
+    stride = b.strides[2 if transposed else 1]
     # Triton knows multiples of 16, so that what is copied begins at 16 bytes; experts in a row.
-    if k % 16 or a.strides[0] % 16 or b.strides[1] % 16 or b.strides[0] % b.strides[1]:
-        return False
-    if a.strides[1] != 1 or b.strides[2] != 1:
+    if k % 16 or a.strides[0] % 16 or stride % 16 or b.strides[0] % stride or a.strides[1] != 1:
         return False
     gated = activation is not None and activation_form(activation.name).gated
     if call.out_is_sorted and (rows // 2 if gated else rows) % 8:
         return False
+    if transposed:
+        # Beyond an expert's rows there are another's; and neighbours are loaded at once.
+        whole = b.dtype.itemsize == 2 and k % config.block_k == 0
+        return b.strides[1] == 1 and whole and not split
     if block_shape is None:
         return True
     group_n, group_k = block_shape
     across, along = strides[:2]  # rows of scales; sorted ones are loaded by TMA
     part = config.block_n // 2
-    split = activation is not None and activation_form(activation.name)[1:] == (True, False)
     return (
         group_k == config.block_k
         and group_n % part == 0
@@ -186,7 +193,9 @@ def launcher(
 ) -> Launcher:
     """What launches the kernel for a GEMM that it :func:`takes`."""
     experts, n, k = b.shape
-    expert_rows = b.strides[0] // b.strides[1]
+    transposed = b.strides[2] != 1
+    stride = b.strides[2 if transposed else 1]
+    expert_rows = b.strides[0] // stride
     group_n, group_k = block_shape or (0, 0)
     settings = settings_of(
         HopperSettings,
@@ -202,13 +211,17 @@ def launcher(
         one_b_scale=strides[3] == 0,
         a_is_sorted=call.a_is_sorted,
         out_is_sorted=call.out_is_sorted,
+        b_is_transposed=transposed,
     )
     layout = gl.NVMMASharedLayout(128, 8 * b.dtype.itemsize, 2)
-    shape = [(experts - 1) * expert_rows + n, k]
+    rows_of_expert, columns = (k, n) if transposed else (n, k)
+    shape = [(experts - 1) * expert_rows + rows_of_expert, columns]
     block = [call.config.block_n // 2, call.config.block_k]
+    if transposed:
+        block = [call.config.block_k, call.config.block_n]
 
     def weight(x: torch.Tensor) -> TensorDescriptor:
-        return TensorDescriptor(x, shape, [b.strides[1], 1], block, layout)
+        return TensorDescriptor(x, shape, [stride, 1], block, layout)
 
     def rows(x: torch.Tensor) -> TensorDescriptor:
         half = [call.config.block_m // 2, call.config.block_k]

@@ -52,11 +52,13 @@ class HopperSettings(Settings):
     """Whether A has a row for each of the sorted pairs, padding as well: then TMA loads them."""
     out_is_sorted: bool
     """Whether the result has."""
+    b_is_transposed: bool
+    """Whether the weight lies as [E, K, N]."""
 
     @property
     def halves_tiles(self) -> gl.constexpr:
         """Whether a tile may be computed as two halves, with 128 rows of the weight each."""
-        return gl.constexpr(not bool(self.split))
+        return gl.constexpr(not (bool(self.split) or bool(self.b_is_transposed)))
 
     @property
     def stores_by_tma(self) -> gl.constexpr:
@@ -70,13 +72,20 @@ class HopperSettings(Settings):
 
 
 @gluon.jit
-def _load_weight(row, half, k, stage, buffers, operands, S: gl.constexpr):
-    """Both halves of a tile's rows of the weight, from ``row`` on, or the one that it has."""
+def _load_weight(expert_row, n, half, k, stage, buffers, operands, S: gl.constexpr):
+    """Both halves of a tile's rows of the weight, from ``n`` on, or the one that it has.
+
+    expert_row: where the expert's begin, or its columns, where the weight lies transposed.
+    """
     b_desc, second_half = operands[2], operands[5]
     PART: gl.constexpr = S.block_n // 2
     b = buffers[1].index(stage)
     bar = buffers[3].index(stage)
-    if half >= 0:
+    row = expert_row + n
+    if S.b_is_transposed:
+        mbarrier.expect(bar, b_desc.block_type.nbytes)
+        _load_tile(b_desc, [expert_row + k, n], bar, b)
+    elif half >= 0:
         mbarrier.expect(bar, b_desc.block_type.nbytes)
         _load_tile(b_desc, [row, k], bar, b.slice(0, PART))
     else:
@@ -132,9 +141,9 @@ def load_tiles(buffers, routing, operands, S: gl.constexpr):
         tile = looked_up(number, routing, S)
         tile_m, tile_n, half, expert = tile[:4]
         a_row = tile_m * S.block_m
-        b_row = expert * expert_rows + tile_n * (S.block_n // 2 if S.split else S.block_n)
+        n = tile_n * (S.block_n // 2 if S.split else S.block_n)
         if half > 0:
-            b_row += second_half
+            n += second_half
         if not S.a_is_sorted:
             # Padding reads any row: what comes of it is not stored.
             ids_ptr = sorted_token_ids_ptr + a_row
@@ -149,7 +158,7 @@ def load_tiles(buffers, routing, operands, S: gl.constexpr):
             mbarrier.wait(empty.index(stage), phase)
             if k == 0:
                 tell(tile_buffers.index(stage), tile)
-            _load_weight(b_row, half, k, stage, buffers, operands, S)
+            _load_weight(expert * expert_rows, n, half, k, stage, buffers, operands, S)
             if S.a_is_sorted:
                 _load_sorted_rows(a_row, k, stage, buffers, operands, S)
             else:

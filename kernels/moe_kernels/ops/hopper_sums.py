@@ -162,7 +162,9 @@ def sums_of_16_bits(
     for k in range(num_tiles_k):
         _arrived(GROUP, buffers, stage, phase, layout, S)
         a = a_buffers.index(2 * stage + GROUP)
-        b = b_buffers.index(stage).slice(0, COLUMNS).permute((1, 0))
+        b = b_buffers.index(stage)
+        if not S.b_is_transposed:
+            b = b.slice(0, COLUMNS).permute((1, 0))
         sums = warpgroup_mma(a, b, sums, is_async=True)
         sums = warpgroup_mma_wait(1, (sums,))
         before = gl.where(stage == 0, S.stages, stage) - 1

@@ -64,7 +64,8 @@ def _specialized(load: float, weight: TensorSpec, block_shape: tuple[int, int] |
     """Whether warpgroups share the work of the GEMM with ``weight`` [E, N, K].
 
     Its blocks of 128 rows must be full enough, for 16 bits so that their last ones do not count;
-    less full where FP8 experts are so large that there are many tiles in any case.
+    less full where FP8 experts are so large that there are many tiles in any case. Weights of 16
+    bits may lie transposed.
     """
     least = _SPECIALIZED_FROM.get(weight.dtype, math.inf)
     if weight.dtype == torch.float8_e4m3fn and _expert_bytes(weight) > _CACHE_BYTES:
@@ -73,8 +74,8 @@ def _specialized(load: float, weight: TensorSpec, block_shape: tuple[int, int] |
         load >= least
         and specializes_warps(weight.device)
         and block_shape in (None, (128, 128))
-        and weight.shape[2] % 16 == weight.strides[1] % 16 == 0
-        and weight.strides[2] == 1
+        and weight.shape[2] % 16 == max(weight.strides[1:]) % 16 == 0
+        and (weight.strides[2] == 1 or (weight.strides[1] == 1 and weight.dtype.itemsize == 2))
     )
 
 

@@ -12,6 +12,7 @@ from transformers import CompileConfig
 
 from moe_rules.integrations.transformers.layer import is_experts
 from moe_rules.integrations.transformers.packed import SERVING
+from moe_rules.integrations.transformers.routers import Choosing
 from tests.integrations.transformers.architectures import architectures, text_model, tiny
 from tests.integrations.transformers.modules import GATES, check, experts, routing
 
@@ -71,6 +72,25 @@ def test_logits_and_tokens(name):
     torch.testing.assert_close(here, eager, rtol=1e-4, atol=1e-5)
     assert torch.equal(here_tokens, eager_tokens)
     assert all(getattr(m, SERVING).kernel for m in model.modules() if is_experts(m))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", ["gpt_oss", "qwen3_moe"])
+def test_routers_choose_in_one_launch(name, dtype):
+    model = tiny(name, text_model(ARCHITECTURES[name]), dtype).cuda()
+    model.set_experts_implementation("moe_rules")
+    model(input_ids=tokens(2, 12))
+    routers = [module for module in model.modules() if isinstance(module, Choosing)]
+    x = torch.randn(33, routers[0].weight.shape[1]).to("cuda", dtype)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        _, weights, ids = routers[0](x)
+    names = [event.name for event in profile.events()]
+    assert len([name for name in names if "topk" in name]) == 1, names
+    model.set_experts_implementation("eager")
+    _, own_weights, own_ids = routers[0](x)
+    torch.testing.assert_close(weights, own_weights)
+    if dtype == torch.float32:  # of equal logits torch takes any
+        assert torch.equal(ids, own_ids)
 
 
 @pytest.mark.parametrize("mode", [None, "reduce-overhead"])

@@ -78,6 +78,9 @@ def test_warpgroups_share_the_work_of_many_pairs_per_expert(dtype, load):
         assert all(tile.warp_specialized for tile in many)
         assert not any(tile.warp_specialized for tile in fewer)
         assert many.up.block_k * dtype.itemsize == 128
+        lying = [w._replace(strides=(w.strides[0], 1, w.shape[1])) for w in (w13, w2)]
+        transposed = rules_of_thumb.rules_of_thumb(8 * load, *lying)
+        assert transposed.up.warp_specialized == (dtype.itemsize == 2)
 
 
 def test_few_rows_of_transposed_weights_are_read_in_longer_runs():
