@@ -16,7 +16,7 @@ from moe_kernels.testing import random_layer
 from moe_kernels.tiling.layer_config import trial
 from moe_kernels.tiling.tile_config import FEW_ROWS, LayerConfig, TileConfig
 
-from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 pytestmark = [
@@ -132,3 +132,20 @@ def test_a_token_without_experts_gets_zeros():
     layer.topk_ids.fill_(-1)
     with trial(tiling(*TILES[0])):
         assert not kernel.apply(**ready.arguments()).any()
+
+
+@pytest.mark.parametrize("local", range(5))
+@pytest.mark.parametrize("scheme", ["fp8_block", "fp8_channel", "int4", "bf16"])
+def test_a_token_with_so_many_of_its_experts_on_this_rank(scheme, local):
+    whole, *_ = make(scheme, (16, 6, 640, 384, "silu", False), 1)
+    layer = whole.share(range(4), FusedMoEParallelConfig(ep_size=4, use_ep=True))
+    layer.topk_ids[0] = torch.tensor([*range(4, 10 - local), *range(local)]).roll(1)
+    ready = converted(layer, SCHEMES[scheme][0])
+    kernel = bind(SCHEMES[scheme][0], layer.moe_config, ready.quant_config)
+    with trial(tiling(*TILES[0])):
+        output = kernel.apply(**ready.arguments())
+        assert torch.equal(output, kernel.apply(**ready.arguments()))
+    if local == 0:
+        assert not output.any()
+    else:
+        assert relative_error(output, layer.reference(kernel)) <= 3 * layer.error_bound(kernel)

@@ -40,7 +40,7 @@ from moe_kernels.ops.few_rows_weights import (
     weights_of_warps,
 )
 from moe_kernels.ops.programmatic_launch import let_next_start, wait_for_previous
-from moe_kernels.ops.routing import local_expert, pairs_of_slot
+from moe_kernels.ops.routing import local_expert, local_pairs, pair_of_rank, pairs_of_slot
 from moe_kernels.ops.unpack_weights import restored_sums
 
 
@@ -75,10 +75,10 @@ def _products(turn, sums, loaded, tokens, units, zero_units, scales, S: gl.const
 
 
 @gluon.jit
-def _factor_and_bias(place, factors, bias_ptr, routing, S: gl.constexpr):
+def _factor_and_bias(place, pair, factors, bias_ptr, routing, S: gl.constexpr):
     """What sums are to be multiplied by, and then to be added, as far as it is known before A is.
 
-    [warps, N, 1], or numbers. A bias is for the first warp of each pair.
+    [warps, N, 1], or numbers. A bias is for the first warp of each pair. pair: the first.
     """
     topk_weights_ptr = factors[0]
     b_scale_ptr, stride_bse, stride_bsn, _, row_scale_ptr, stride_rse, stride_rsn = factors[4:]
@@ -98,7 +98,7 @@ def _factor_and_bias(place, factors, bias_ptr, routing, S: gl.constexpr):
         pointers = gl.set_auto_layout(bias_ptr + expert * place[2] + n, mma)
         bias = gl.load(pointers, mask=first & exists, other=0.0).to(gl.float32)
     if S.has_topk_weights:
-        pointers = gl.set_auto_layout(topk_weights_ptr + pair_of_warps(S), mma)
+        pointers = gl.set_auto_layout(topk_weights_ptr + pair + pair_of_warps(S), mma)
         weight = gl.load(pointers, mask=exists, other=0.0).to(gl.float32)
         factor = weight * factor
         bias = weight * bias
@@ -150,11 +150,18 @@ def _store(total, pair, num_rows, place, result, S: gl.constexpr):
 
 
 @gluon.jit
+def _indices(S: gl.constexpr):
+    """[pairs], from 0 on."""
+    return gl.arange(0, S.pairs, gl.BlockedLayout([1], [32], [S.warps], [0]))
+
+
+@gluon.jit
 def _tile(routing, sorted_pairs, num_pairs, N, S: gl.constexpr):
     """(tile_n, slot, expert, how many rows, [pairs] their ranks) of this program.
 
     No rows: there is nothing to do. Ranks: as :func:`moe_kernels.ops.routing.pairs_of_slot` has
-    them, 0 where they are not needed.
+    them, 0 where they are not needed. With ``S.in_turn``, rows are a token's local pairs, and the
+    experts those of all [pairs].
     """
     topk_ids_ptr, expert_map_ptr, num_experts = routing
     _, expert_ids_ptr, num_tokens_post_padded_ptr = sorted_pairs
@@ -170,6 +177,15 @@ def _tile(routing, sorted_pairs, num_pairs, N, S: gl.constexpr):
         exists = slot * ROWS < gl.load(num_tokens_post_padded_ptr)
         expert = gl.load(expert_ids_ptr + slot, mask=exists, other=0)
         num_rows = exists.to(gl.int32) * ROWS
+    elif S.in_turn:
+        expert, num_rows, ranks = local_pairs(
+            _indices(S),
+            topk_ids_ptr,
+            num_pairs,
+            expert_map_ptr,
+            num_experts,
+            S.has_expert_map,
+        )
     elif S.single:
         expert = local_expert(
             topk_ids_ptr, slot, slot >= 0, expert_map_ptr, num_experts, S.has_expert_map
@@ -178,7 +194,7 @@ def _tile(routing, sorted_pairs, num_pairs, N, S: gl.constexpr):
     elif S.summed == 0:
         expert, num_rows, ranks = pairs_of_slot(
             slot,
-            gl.arange(0, S.pairs, gl.BlockedLayout([1], [32], [S.warps], [0])),
+            _indices(S),
             topk_ids_ptr,
             num_pairs,
             expert_map_ptr,
@@ -187,7 +203,7 @@ def _tile(routing, sorted_pairs, num_pairs, N, S: gl.constexpr):
             S.slots_are_experts,
             S.pairs,
         )
-    return tile_n, slot, expert.to(gl.int64), num_rows, ranks
+    return tile_n, slot, expert, num_rows, ranks
 
 
 @gluon.jit
@@ -271,8 +287,8 @@ def few_rows_kernel(
         routing = (topk_ids_ptr, expert_map_ptr, num_experts)
     if S.sorted:
         sorted_pairs = (sorted_token_ids_ptr, expert_ids_ptr, num_tokens_post_padded_ptr)
-    tile_n, slot, expert, num_rows, ranks = _tile(routing, sorted_pairs, num_pairs, N, S)
-    if num_rows == 0:
+    tile_n, slot, experts, num_rows, ranks = _tile(routing, sorted_pairs, num_pairs, N, S)
+    if not S.adds_up and num_rows == 0:
         if S.routing_is_older and gl.program_id(0) == 0:
             wait_for_previous(S.programmatic)  # one program's waiting is the kernel's
         return
@@ -291,8 +307,7 @@ def few_rows_kernel(
     )
     parameters = (limit, alpha, beta, situ_beta, situ_linear_beta)
     result = (out_ptr, parameters)
-    place = (expert, tile_n, N, width)
-    bias = bias_ptr if S.has_bias else a_ptr
+    bias_ptr = bias_ptr if S.has_bias else a_ptr
     CHUNKS: gl.constexpr = (S.columns + S.block_k - 1) // S.block_k
     WARPS: gl.constexpr = S.warps // S.pairs_at_once
     TURNS: gl.constexpr = (CHUNKS + WARPS - 1) // WARPS
@@ -300,24 +315,32 @@ def few_rows_kernel(
     mma: gl.constexpr = sums_layout(S.warps)
     by_row: gl.constexpr = gl.SliceLayout(0, gl.SliceLayout(1, mma))
     zeros = gl.zeros((S.warps, S.block_n, ROWS), gl.float32, mma)
-    weights = weights_of_warps(place, (b_ptr, stride_be, stride_bn), routing, S)
-    scales = (stride_bse, stride_bsn if S.scales == "block" else 1, stride_bsk, num_groups)
-    units = weights
-    zero_units = weights
-    if S.format != "" or S.scales == "block":
-        units = units_of_warps(b_scale_ptr, place, scales, routing, S)
-    if S.has_zero_point:
-        zero_units = units_of_warps(zero_point_ptr, place, scales, routing, S)
-    factor, bias = _factor_and_bias(place, factors, bias, routing, S)
-    for start in range(0, num_rows, ROWS):
+    all_sums = zeros
+    first = slot if S.in_turn else 0
+    step = gl.num_programs(1) if S.in_turn else ROWS
+    for start in range(first, num_rows, step):
+        first_pair = slot
+        expert = experts
+        if S.in_turn:
+            first_pair, expert = pair_of_rank(start, _indices(S), experts, ranks)
+        place = (expert.to(gl.int64), tile_n, N, width)
+        weights = weights_of_warps(place, (b_ptr, stride_be, stride_bn), routing, S)
+        scales = (stride_bse, stride_bsn if S.scales == "block" else 1, stride_bsk, num_groups)
+        units = weights
+        zero_units = weights
+        if S.format != "" or S.scales == "block":
+            units = units_of_warps(b_scale_ptr, place, scales, routing, S)
+        if S.has_zero_point:
+            zero_units = units_of_warps(zero_point_ptr, place, scales, routing, S)
+        factor, bias = _factor_and_bias(place, first_pair, factors, bias_ptr, routing, S)
         loaded = ()
         for i in gl.static_range(S.stages):
             loaded = loaded + (load_chunk(i, weights, units, zero_units, scales, S),)  # noqa: RUF005
         if S.routing_is_older:
             wait_for_previous(S.programmatic)
         if S.single or S.summed != 0:
-            pair = gl.full((ROWS,), slot, gl.int32, by_row)
-            rows = gl.full((1,), slot // top_k, gl.int64, by_row)
+            pair = gl.full((ROWS,), first_pair, gl.int32, by_row)
+            rows = gl.full((1,), first_pair // top_k, gl.int64, by_row)
             count = 1
         else:
             pair, count = _pairs(start, slot, num_rows, ranks, sorted_pairs[0], num_pairs, S)
@@ -326,9 +349,9 @@ def few_rows_kernel(
         tokens = tokens_of_warps(rows, a_ptr, stride_am, stride_ak, *factors[1:3], S)
         sums = (zeros, zeros)
         a = load_tokens(0, tokens, stride_ak, stride_ask, S)
-        for first in range(0, TURNS, S.stages):
+        for begin in range(0, TURNS, S.stages):
             for i in gl.static_range(S.stages):
-                turn = first + i
+                turn = begin + i
                 next_a = load_tokens(
                     gl.minimum(turn + 1, TURNS - 1), tokens, stride_ak, stride_ask, S
                 )
@@ -344,6 +367,12 @@ def few_rows_kernel(
                 loaded = _rotated(loaded, chunk)
                 a = next_a
         sums = sums[0] + sums[1]
-        sums = _scaled(sums, factor, tokens[1], rows, place, factors, routing, S)
-        total = gl.sum(sums + bias, 0)
-        _store(total, pair, count, place, result, S)
+        sums = _scaled(sums, factor, tokens[1], rows, place, factors, routing, S) + bias
+        if S.adds_up:
+            all_sums += sums
+        else:
+            _store(gl.sum(sums, 0), pair, count, place, result, S)
+    if S.adds_up:
+        wait_for_previous(S.programmatic)
+        pair = gl.zeros((ROWS,), gl.int32, by_row)
+        _store(gl.sum(all_sums, 0), pair, 1, (0, tile_n, N, width), result, S)

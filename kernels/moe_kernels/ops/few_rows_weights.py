@@ -34,11 +34,15 @@ class FewRowsSettings(Settings):
     columns: int
     """K."""
     single: bool
-    """Whether there is one token, whose pairs have programs of their own, or none."""
+    """Whether a program has one pair at a time, of one token."""
+    in_turn: bool
+    """Whether a program of one token has several of its local pairs, one after the other."""
+    adds_up: bool
+    """Whether it has all, and adds them up."""
     summed: int
-    """How many pairs are summed, 0: none are."""
+    """How many pairs are summed side by side, 0: none are."""
     pairs_at_once: int
-    """As many or more in a sum, a power of two; else 1."""
+    """As many or more, a power of two; else 1."""
     has_topk_weights: bool
     format: str
     """Of weights that are dequantized to the dtype of A; "": those that are multiplied."""

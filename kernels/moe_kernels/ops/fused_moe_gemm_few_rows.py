@@ -109,8 +109,9 @@ def fused_moe_gemm_few_rows(
     not used, num_stages is how many chunks a warp loads at a time.
 
     of_one_token: whether the pairs are those of one token.
-    sum_experts: with one token, of at most MOST_SUMMED pairs, and without an activation, return its
-    pairs' sum [1, N] instead, weighed by ``topk_weights`` [1, pairs], if there are any.
+    sum_experts: with one token, of at most MOST_SUMMED pairs or with an expert_map, and without an
+    activation, return its pairs' sum [1, N] instead, weighed by ``topk_weights`` [1, pairs], if
+    there are any.
     routing_is_older: as for :func:`moe_kernels.ops.gemm_launch.gemm_call`.
     """
     call = gemm_call(
@@ -134,7 +135,7 @@ def fused_moe_gemm_few_rows(
         weight_format,
         block_shape,
         of_one_token,
-        num_pairs if sum_experts else 0,
+        sum_experts,
         topk_weights is not None,
     )
     with_weight = (*b[1:], bias)
@@ -156,13 +157,10 @@ def prepared_gemm_few_rows(
     weight_format: str | None,
     block_shape: tuple[int, int] | None,
     of_one_token: bool,
-    summed: int,
+    sum_experts: bool,
     has_topk_weights: bool,
 ) -> Gemm:
-    """:func:`fused_moe_gemm_few_rows` for such tensors.
-
-    summed: pairs, 0 if they are not summed.
-    """
+    """:func:`fused_moe_gemm_few_rows` for such tensors."""
     # Where there is no Gluon they cannot be imported.
     from moe_kernels.ops.few_rows_programs import few_rows_kernel
     from moe_kernels.ops.few_rows_weights import FewRowsSettings
@@ -175,6 +173,9 @@ def prepared_gemm_few_rows(
     _, n, row_words = values.shape
     k = a.shape[1]
     launch = gemm_launch(call, values)
+    # Those of other ranks would have warps for nothing.
+    in_turn = of_one_token and call.blocks is None and call.has_expert_map
+    summed = call.num_pairs if sum_experts and not in_turn else 0
     single = of_one_token and call.blocks is None and not summed
     in_words = weight_format in WORD_FORMATS
     quantizes = ""
@@ -232,8 +233,10 @@ def prepared_gemm_few_rows(
             and (num_groups == 1 or groups["group"] % chunk == 0)
         ),
         single=single,
+        in_turn=in_turn,
+        adds_up=in_turn and sum_experts,
         summed=summed,
-        has_topk_weights=bool(summed) and has_topk_weights,
+        has_topk_weights=sum_experts and has_topk_weights,
         format=weight_format or "",
         words=in_words,
         loads=loads,
@@ -264,12 +267,17 @@ def prepared_gemm_few_rows(
         *launch.activation,
     )
     grid = launch.grid
-    if single or summed:
-        grid = (grid[0], call.num_pairs if single else 1)
+    if sum_experts:
+        grid = (grid[0], 1)
+    elif in_turn:
+        grid = (grid[0], -(-call.num_pairs * values.shape[0] // call.num_experts))
+    elif single:
+        grid = (grid[0], call.num_pairs)
     options = {**launch.options, "num_warps": warps}
     del options["num_stages"]  # of Triton's own pipelines
     launcher = Launcher(few_rows_kernel, grid, scalars, {"S": settings}, viewed=views, **options)
-    return Gemm(launcher, _TAKES, (1 if summed else call.num_pairs, launch.width), call.out_dtype)
+    rows = 1 if sum_experts else call.num_pairs
+    return Gemm(launcher, _TAKES, (rows, launch.width), call.out_dtype)
 
 
 _NO_GROUPS: dict[str, Any] = {

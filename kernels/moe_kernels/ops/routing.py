@@ -59,6 +59,28 @@ def pairs_of_slot(
 
 
 @triton.jit
+def local_pairs(
+    index, topk_ids_ptr, num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP: tl.constexpr
+):
+    """Each pair's local expert, how many have one, and [pairs] their ranks, -1 for the others.
+
+    index: [pairs], at least num_pairs, from 0 on.
+    """
+    experts = local_expert(
+        topk_ids_ptr, index, index < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
+    )
+    local = (experts >= 0).to(tl.int32)
+    return experts, tl.sum(local), tl.where(local != 0, tl.cumsum(local, 0) - 1, -1)
+
+
+@triton.jit
+def pair_of_rank(rank, index, experts, ranks):
+    """The pair that has ``rank``, and its expert; the others as :func:`local_pairs` has them."""
+    mine = ranks == rank
+    return tl.sum(tl.where(mine, index, 0)), tl.sum(tl.where(mine, experts, 0))
+
+
+@triton.jit
 def pairs_of_ranks(rank, wanted, PAIRS: tl.constexpr):
     """The pair that has each of the ``wanted`` ranks, 0 for a rank that none has."""
     hit = rank[None, :] == wanted[:, None]
