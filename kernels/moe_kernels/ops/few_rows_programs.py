@@ -349,8 +349,8 @@ def few_rows_kernel(
         tokens = tokens_of_warps(rows, a_ptr, stride_am, stride_ak, *factors[1:3], S)
         sums = (zeros, zeros)
         a = load_tokens(0, tokens, stride_ak, stride_ask, S)
-        for begin in range(0, TURNS, S.stages):
-            for i in gl.static_range(S.stages):
+        for begin in range(0, TURNS, S.unrolled):
+            for i in gl.static_range(S.unrolled):
                 turn = begin + i
                 next_a = load_tokens(
                     gl.minimum(turn + 1, TURNS - 1), tokens, stride_ak, stride_ask, S
@@ -362,7 +362,7 @@ def few_rows_kernel(
                 if S.scales == "block":
                     part = (part[0] + part[1]) * (a_scale * chunk[2]), zeros
                 sums = (sums[0] + part[0], zeros) if WITHIN else part
-                if S.stages < TURNS:
+                if S.unrolled < TURNS or i + S.stages < TURNS:
                     chunk = load_chunk(turn + S.stages, weights, units, zero_units, scales, S)
                 loaded = _rotated(loaded, chunk)
                 a = next_a

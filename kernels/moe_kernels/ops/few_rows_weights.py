@@ -63,6 +63,9 @@ class FewRowsSettings(Settings):
     """Whether it is the sum over a chunk that is multiplied by a scale, not every number."""
     row_words: int
     """32 bits each, of a row of the weight."""
+    unrolled: int
+    """How many turns a loop's body has: where it has all, each turn's loads come as early as they
+    may, else at its end, after all products."""
     whole: bool
     """Whether every warp has a chunk in each of its turns, and all of it."""
     scales_per_block: int

@@ -40,6 +40,9 @@ _CHUNK = 64
 MOST_SUMMED = 16
 """Up to so many pairs of one token can be summed, each by a warp or several of one program."""
 
+_MOST_UNROLLED = 8
+"""Up to so many turns are written out: more would be more code than there are weights to wait for."""
+
 _OPERANDS = {
     torch.bfloat16: tl.bfloat16,
     torch.float16: tl.float16,
@@ -212,7 +215,9 @@ def prepared_gemm_few_rows(
     group_n, group_k = block_shape if scales == "block" and block_shape else (1, 1)
     warps_of_pair = warps // pairs_at_once
     # What ptxas knows to be 0, as chunks that no warp has, it converts from FP8 to 12 now and then.
-    stages = min(call.config.num_stages, -(-k // (chunk * warps_of_pair)))
+    turns = -(-k // (chunk * warps_of_pair))
+    stages = min(call.config.num_stages, turns)
+    unrolled = turns if turns <= _MOST_UNROLLED else stages
     settings = settings_of(
         FewRowsSettings,
         **(launch.settings | {"stages": stages}),
@@ -225,7 +230,8 @@ def prepared_gemm_few_rows(
         warps=warps,
         columns=k,
         row_words=row_words,
-        whole=k % (chunk * warps_of_pair * stages) == 0,
+        unrolled=unrolled,
+        whole=k % (chunk * warps_of_pair) == 0 and turns % unrolled == 0,
         pairs_at_once=pairs_at_once,
         scale_sums=(
             weight_format == "int4"
