@@ -110,9 +110,7 @@ def layer_launches(
     num_tokens, num_local_experts = tokens.shape[0], w13.values.shape[0]
     num_pairs = num_tokens * top_k
     of_one_token = num_tokens == 1 and num_pairs <= MAX_UNSORTED_PAIRS
-    # Those of this rank are summed in turn, however many; all of them side by side.
-    side_by_side = num_pairs if num_pairs <= MOST_SUMMED and not has_expert_map else 0
-    sum_experts = of_one_token and not unsummed and (side_by_side > 0 or has_expert_map)
+    sum_experts = of_one_token and num_pairs <= MOST_SUMMED and not unsummed
     operands = w13.values.dtype if scheme.weight_format is None else dtype
     has_few_rows = (
         weights_aligned
@@ -126,7 +124,7 @@ def layer_launches(
         scheme.block_shape,
         weight_format=scheme.weight_format,
         dtype=dtype,
-        few_rows=(max(1, side_by_side) if sum_experts else 1) if has_few_rows else 0,
+        few_rows=(num_pairs if sum_experts and not has_expert_map else 1) if has_few_rows else 0,
     )
     few_rows = config.up.block_m == FEW_ROWS
 

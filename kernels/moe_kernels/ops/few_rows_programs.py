@@ -40,7 +40,7 @@ from moe_kernels.ops.few_rows_weights import (
     weights_of_warps,
 )
 from moe_kernels.ops.programmatic_launch import let_next_start, wait_for_previous
-from moe_kernels.ops.routing import local_expert, local_pairs, pair_of_rank, pairs_of_slot
+from moe_kernels.ops.routing import local_expert, local_experts, pair_of_rank, pairs_of_slot
 from moe_kernels.ops.unpack_weights import restored_sums
 
 
@@ -150,18 +150,12 @@ def _store(total, pair, num_rows, place, result, S: gl.constexpr):
 
 
 @gluon.jit
-def _indices(S: gl.constexpr):
-    """[pairs], from 0 on."""
-    return gl.arange(0, S.pairs, gl.BlockedLayout([1], [32], [S.warps], [0]))
-
-
-@gluon.jit
 def _tile(routing, sorted_pairs, num_pairs, N, S: gl.constexpr):
     """(tile_n, slot, expert, how many rows, [pairs] their ranks) of this program.
 
     No rows: there is nothing to do. Ranks: as :func:`moe_kernels.ops.routing.pairs_of_slot` has
-    them, 0 where they are not needed. With ``S.in_turn``, rows are a token's local pairs, and the
-    experts those of all [pairs].
+    them, 0 where they are not needed. With ``S.in_turn``, rows are a token's local pairs, and
+    ``expert`` is a tuple of all pairs' experts.
     """
     topk_ids_ptr, expert_map_ptr, num_experts = routing
     _, expert_ids_ptr, num_tokens_post_padded_ptr = sorted_pairs
@@ -178,13 +172,8 @@ def _tile(routing, sorted_pairs, num_pairs, N, S: gl.constexpr):
         expert = gl.load(expert_ids_ptr + slot, mask=exists, other=0)
         num_rows = exists.to(gl.int32) * ROWS
     elif S.in_turn:
-        expert, num_rows, ranks = local_pairs(
-            _indices(S),
-            topk_ids_ptr,
-            num_pairs,
-            expert_map_ptr,
-            num_experts,
-            S.has_expert_map,
+        expert, num_rows = local_experts(
+            topk_ids_ptr, num_pairs, expert_map_ptr, num_experts, S.has_expert_map, S.pairs
         )
     elif S.single:
         expert = local_expert(
@@ -194,7 +183,7 @@ def _tile(routing, sorted_pairs, num_pairs, N, S: gl.constexpr):
     elif S.summed == 0:
         expert, num_rows, ranks = pairs_of_slot(
             slot,
-            _indices(S),
+            gl.arange(0, S.pairs, gl.BlockedLayout([1], [32], [S.warps], [0])),
             topk_ids_ptr,
             num_pairs,
             expert_map_ptr,
@@ -322,7 +311,7 @@ def few_rows_kernel(
         first_pair = slot
         expert = experts
         if S.in_turn:
-            first_pair, expert = pair_of_rank(start, _indices(S), experts, ranks)
+            first_pair, expert = pair_of_rank(start, experts)
         place = (expert.to(gl.int64), tile_n, N, width)
         weights = weights_of_warps(place, (b_ptr, stride_be, stride_bn), routing, S)
         scales = (stride_bse, stride_bsn if S.scales == "block" else 1, stride_bsk, num_groups)

@@ -112,9 +112,8 @@ def fused_moe_gemm_few_rows(
     not used, num_stages is how many chunks a warp loads at a time.
 
     of_one_token: whether the pairs are those of one token.
-    sum_experts: with one token, of at most MOST_SUMMED pairs or with an expert_map, and without an
-    activation, return its pairs' sum [1, N] instead, weighed by ``topk_weights`` [1, pairs], if
-    there are any.
+    sum_experts: with one token, of at most MOST_SUMMED pairs, and without an activation, return its
+    pairs' sum [1, N] instead, weighed by ``topk_weights`` [1, pairs], if there are any.
     routing_is_older: as for :func:`moe_kernels.ops.gemm_launch.gemm_call`.
     """
     call = gemm_call(
@@ -177,7 +176,7 @@ def prepared_gemm_few_rows(
     k = a.shape[1]
     launch = gemm_launch(call, values)
     # Those of other ranks would have warps for nothing.
-    in_turn = of_one_token and call.blocks is None and call.has_expert_map
+    in_turn = of_one_token and call.has_expert_map and call.num_pairs <= MOST_SUMMED
     summed = call.num_pairs if sum_experts and not in_turn else 0
     single = of_one_token and call.blocks is None and not summed
     in_words = weight_format in WORD_FORMATS
@@ -281,6 +280,8 @@ def prepared_gemm_few_rows(
         grid = (grid[0], call.num_pairs)
     options = {**launch.options, "num_warps": warps}
     del options["num_stages"]  # of Triton's own pipelines
+    if in_turn:
+        options["maxnreg"] = 128  # ptxas would take all that there are for one program
     launcher = Launcher(few_rows_kernel, grid, scalars, {"S": settings}, viewed=views, **options)
     rows = 1 if sum_experts else call.num_pairs
     return Gemm(launcher, _TAKES, (rows, launch.width), call.out_dtype)

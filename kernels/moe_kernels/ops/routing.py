@@ -59,25 +59,42 @@ def pairs_of_slot(
 
 
 @triton.jit
-def local_pairs(
-    index, topk_ids_ptr, num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP: tl.constexpr
+def local_experts(
+    topk_ids_ptr,
+    num_pairs,
+    expert_map_ptr,
+    num_experts,
+    HAS_EXPERT_MAP: tl.constexpr,
+    PAIRS: tl.constexpr,
 ):
-    """Each pair's local expert, how many have one, and [pairs] their ranks, -1 for the others.
+    """The local expert of each of PAIRS pairs, -1 if it has none, and how many have one.
 
-    index: [pairs], at least num_pairs, from 0 on.
+    Numbers, which the compiler knows to be the same in all threads.
     """
-    experts = local_expert(
-        topk_ids_ptr, index, index < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
-    )
-    local = (experts >= 0).to(tl.int32)
-    return experts, tl.sum(local), tl.where(local != 0, tl.cumsum(local, 0) - 1, -1)
+    experts = ()
+    count = 0
+    for pair in tl.static_range(PAIRS):
+        expert = local_expert(
+            topk_ids_ptr, pair, pair < num_pairs, expert_map_ptr, num_experts, HAS_EXPERT_MAP
+        )
+        experts = experts + (expert,)  # noqa: RUF005
+        count += (expert >= 0).to(tl.int32)
+    return experts, count
 
 
 @triton.jit
-def pair_of_rank(rank, index, experts, ranks):
-    """The pair that has ``rank``, and its expert; the others as :func:`local_pairs` has them."""
-    mine = ranks == rank
-    return tl.sum(tl.where(mine, index, 0)), tl.sum(tl.where(mine, experts, 0))
+def pair_of_rank(rank, experts):
+    """The pair that has a local expert as the ``rank``-th, and its expert."""
+    pair = 0
+    expert = 0
+    left = rank
+    for i in tl.static_range(len(experts)):
+        local = experts[i] >= 0
+        mine = local & (left == 0)
+        pair = tl.where(mine, i, pair)
+        expert = tl.where(mine, experts[i], expert)
+        left -= local.to(tl.int32)
+    return pair, expert
 
 
 @triton.jit
