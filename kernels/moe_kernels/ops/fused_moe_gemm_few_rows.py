@@ -41,7 +41,7 @@ MOST_SUMMED = 16
 """Up to so many pairs of one token can be summed, each by a warp or several of one program."""
 
 _MOST_UNROLLED = 8
-"""Up to so many turns are written out: more would be more code than there are weights to wait for."""
+"""Up to so many turns are written out: code has to be loaded, too."""
 
 _OPERANDS = {
     torch.bfloat16: tl.bfloat16,
