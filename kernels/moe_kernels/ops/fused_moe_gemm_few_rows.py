@@ -216,7 +216,8 @@ def prepared_gemm_few_rows(
     # What ptxas knows to be 0, as chunks that no warp has, it converts from FP8 to 12 now and then.
     turns = -(-k // (chunk * warps_of_pair))
     stages = min(call.config.num_stages, turns)
-    unrolled = turns if turns <= _MOST_UNROLLED else stages
+    unrolled = range(min(turns, _MOST_UNROLLED), stages, -1)
+    unrolled = next((count for count in unrolled if turns % count == 0), stages)
     settings = settings_of(
         FewRowsSettings,
         **(launch.settings | {"stages": stages}),
