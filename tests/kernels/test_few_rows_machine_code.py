@@ -37,3 +37,18 @@ def test_weights_come_in_wide_loads_and_stay_in_registers(code, layer):
         assert names.count("LDG.E.128") >= 2, "two chunks at a time"
         assert any(name.startswith("HMMA.16816.F32") for name in names)
         assert not any(name.startswith(("LDGSTS", "LDL", "STL", "LDSM")) for name in names)
+
+
+@pytest.mark.parametrize("layer", [name for name in LAYERS if name.endswith(":1")])
+def test_of_one_token_weights_are_asked_for_first(code, layer):
+    up, _ = code[layer]
+    barrier = next(place for place, name in enumerate(up) if name.startswith("BAR"))
+    assert up[:barrier].count("LDG.E.128") >= 4, "of 16 rows, twice"
+
+
+@pytest.mark.parametrize("layer", ["int4:1", "int4:5", "int8:1"])
+def test_words_are_multiplied_as_they_are(code, layer):
+    for names in code[layer]:
+        products = sum(name.startswith("HMMA") for name in names)
+        packed = sum(name.startswith(("HFMA2", "HMUL2")) for name in names)
+        assert packed <= 2 * products, "tokens alone are raised"

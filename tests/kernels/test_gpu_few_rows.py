@@ -9,6 +9,7 @@ import pytest
 import torch
 from checkpoints import converted
 from moe_kernels.ops.fused_moe_gemm_few_rows import has_few_rows_program
+from moe_kernels.quantization.fp8 import dequantize, quantize
 from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
 from moe_kernels.tensor_spec import spec_of
@@ -17,7 +18,7 @@ from moe_kernels.tiling.layer_config import trial
 from moe_kernels.tiling.tile_config import FEW_ROWS, LayerConfig, TileConfig
 
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
-from moe_rules.vocabulary.quant_keys import NAMED_KEYS
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, TOKEN
 
 pytestmark = [
     pytest.mark.gpu,
@@ -53,6 +54,8 @@ LAYERS = [
     (8, 2, 1024, 512, "silu", False),
     (8, 3, 384, 256, "swigluoai", True),
     (16, 6, 640, 384, "relu2_no_mul", True),
+    (8, 2, 2304, 1152, "silu", False),  # more turns than tokens are brought to shared memory for
+    (8, 4, 2240, 1120, "swigluoai", True),  # and half a chunk
 ]
 TILES = [  # warps, chunks at a time, columns: of both GEMMs
     ((4, 2, 16), (8, 1, 16)),
@@ -88,6 +91,8 @@ def make(scheme, shape, tokens, seed=0):
 CASES = [(name, *case) for name in SCHEMES for case in ((0, 1, 0), (1, 5, 1), (2, 1, 1))] + [
     (name, 0, 40, 0) for name in ("bf16", "int4", "mxfp4")
 ]
+CASES += [(name, 3, 1, 1) for name in ("fp8_block", "fp8_channel", "int4", "int8", "mxfp4")]
+CASES += [("mxfp4", 4, 1, 0), ("mxfp4", 4, 1, 1)]
 
 
 @pytest.mark.parametrize(("scheme", "shape", "tokens", "tiles"), CASES)
@@ -125,6 +130,51 @@ def test_graph_replay_on_other_tokens(scheme, tokens):
             getattr(layer, field).copy_(getattr(other, field))
         graph.replay()
         assert torch.equal(replayed, run())
+
+
+def tiles_of(tokens):
+    """Programs for few rows where there is one token, else what is chosen."""
+    return trial(tiling(*TILES[0]) if tokens == 1 else None)
+
+
+@pytest.mark.parametrize("amax", [3.5, 5.25])
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize("scheme", ["fp8_block", "fp8_channel"])
+def test_tokens_that_are_quantized_already_give_the_same(scheme, tokens, amax):
+    # Over a scale of 1 or 3 times a power of two, every eighth number is in the middle of two.
+    layer, ready, kernel = make(scheme, LAYERS[0], tokens)
+    x = layer.hidden_states
+    x.copy_(torch.randint(-224, 225, x.shape) / 224 * amax)
+    x[:, ::128] = amax
+    group_shape = (1, 128) if scheme == "fp8_block" else TOKEN
+    with tiles_of(tokens):
+        output = kernel.apply(**ready.arguments())
+        x.copy_(dequantize(*quantize(x.cpu(), group_shape), group_shape))
+        assert torch.equal(output, kernel.apply(**ready.arguments()))
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+@pytest.mark.parametrize("scheme", ["fp8_block", "fp8_channel", "fp8_tensor"])
+def test_what_is_no_number_makes_its_token_none_and_no_other(scheme, tokens):
+    layer, ready, kernel = make(scheme, LAYERS[0], tokens)
+    with tiles_of(tokens):
+        before = kernel.apply(**ready.arguments())
+        layer.hidden_states[0, 5] = float("nan")
+        output = kernel.apply(**ready.arguments())
+    assert output[0].isnan().all()
+    assert torch.equal(output[1:], before[1:])
+
+
+@pytest.mark.parametrize("tokens", [1, 40])
+def test_infinity_over_a_static_scale_is_the_largest_number(tokens):
+    layer, ready, kernel = make("fp8_tensor", LAYERS[0], tokens)
+    outputs = []
+    with tiles_of(tokens):
+        for value in (1e4, float("inf")):
+            layer.hidden_states[0, 5] = value
+            outputs.append(kernel.apply(**ready.arguments()))
+    assert outputs[0].isfinite().all()
+    assert torch.equal(*outputs)
 
 
 def test_a_token_without_experts_gets_zeros():

@@ -111,6 +111,7 @@ def layer_launches(
     num_pairs = num_tokens * top_k
     of_one_token = num_tokens == 1 and num_pairs <= MAX_UNSORTED_PAIRS
     sum_experts = of_one_token and num_pairs <= MOST_SUMMED and not unsummed
+    summed_at_once = num_pairs if sum_experts and not has_expert_map else 1
     operands = w13.values.dtype if scheme.weight_format is None else dtype
     has_few_rows = (
         weights_aligned
@@ -124,19 +125,20 @@ def layer_launches(
         scheme.block_shape,
         weight_format=scheme.weight_format,
         dtype=dtype,
-        few_rows=(num_pairs if sum_experts and not has_expert_map else 1) if has_few_rows else 0,
+        few_rows=summed_at_once if has_few_rows else 0,
     )
     few_rows = config.up.block_m == FEW_ROWS
 
     def in_gemm(weight: WeightSpecs) -> bool:
         """Whether the GEMM with ``weight`` quantizes its tokens."""
         group_shape = scheme.group_shape
+        rows = (summed_at_once if weight is w2 else 1) if of_one_token else 0
         return (
             few_rows
             and scheme.weight_format is None
             and scheme.activation_format is None
             and group_shape is not None
-            and quantizes_rows(of_one_token, group_shape, weight.static)
+            and quantizes_rows(rows, weight.values.shape[2], group_shape, weight.static)
         )
 
     def quantization(

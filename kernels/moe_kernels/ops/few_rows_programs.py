@@ -13,20 +13,24 @@ one long row then, and the result is the layer's.
 
 from __future__ import annotations
 
+import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 
 from moe_kernels.ops.activation import activate
 from moe_kernels.ops.few_rows_tokens import (
+    LOWERED,
     ROWS,
+    code_of_one,
     columns_of_lane,
-    different_rows,
     load_tokens,
     pair_of_tokens,
     products_of_chunk,
     quantized_tokens,
-    tokens_of_warps,
+    tokens_in_shared,
+    tokens_of_rows,
+    tokens_of_turn,
 )
 from moe_kernels.ops.few_rows_weights import (
     expert_of_warps,
@@ -45,10 +49,13 @@ from moe_kernels.ops.unpack_weights import restored_sums
 
 
 @gluon.jit
-def _products(turn, sums, loaded, tokens, units, zero_units, scales, S: gl.constexpr):
+def _products(
+    turn, sums, loaded, tokens, sum_of_tokens, units, zero_units, scales, S: gl.constexpr
+):
     """Both ``sums``, and the products of each warp's chunk.
 
-    Two, since a product that adds to the one before waits for it.
+    Two, since a product that adds to the one before waits for it. ``sum_of_tokens``: over the
+    chunk, of a single token with ``S.scale_sums``.
     """
     mma: gl.constexpr = sums[0].type.layout
     COLUMNS: gl.constexpr = columns_of_lane(S)
@@ -56,20 +63,23 @@ def _products(turn, sums, loaded, tokens, units, zero_units, scales, S: gl.const
     right: gl.constexpr = gl.DotOperandLayout(1, mma, COLUMNS)
     numbers = numbers_of_chunk(turn, loaded, units, zero_units, scales, S)
     of_tokens = sums
-    if S.scale_sums:
-        ones = gl.full((S.warps, S.block_n, 4 * COLUMNS), 1.0, S.dtype, left)
+    ADDS_TOKENS: gl.constexpr = S.scale_sums and not S.in_shared
+    if ADDS_TOKENS:
+        ones = gl.full((S.warps, S.block_n, 4 * COLUMNS), 1, gl.int16, left)
     for product in gl.static_range(products_of_chunk(S)):
         a = tokens[product].to(S.dtype)
-        if different_rows(S) == 1:
+        if S.in_shared:
             a, _ = gl.broadcast(a, gl.full((1, 1, ROWS), 0, S.dtype, a.type.layout))
         a = gl.convert_layout(a, right, assert_trivial=True)
         b = gl.convert_layout(numbers[product], left, assert_trivial=True)
         sums = (sums[1], mma_v2(b, a, sums[0]))
-        if S.scale_sums:
-            of_tokens = (of_tokens[1], mma_v2(ones, a, of_tokens[0]))
+        if ADDS_TOKENS:
+            one = (ones * code_of_one(product, S)).to(S.dtype, bitcast=True)
+            of_tokens = (of_tokens[1], mma_v2(one, a, of_tokens[0]))
     if S.scale_sums:
         scale, zero_point = scales_of_chunk(turn, loaded, units, zero_units, scales, S)
-        sum_of_tokens = of_tokens[0] + of_tokens[1]
+        if ADDS_TOKENS:
+            sum_of_tokens = of_tokens[0] + of_tokens[1]
         sums = (sums[0] + sums[1] - sum_of_tokens * zero_point) * scale, sums[0]
     return sums
 
@@ -117,7 +127,9 @@ def _scaled(sums, factor, row_scale, rows, place, factors, routing, S: gl.conste
     elif S.has_a_scale:
         sums = sums * gl.load(a_scale_ptr)
     sums = sums * factor
-    if S.packed_arithmetic and not S.scale_sums:
+    if S.scale_sums:
+        sums = sums * LOWERED
+    elif S.packed_arithmetic:
         sums = restored_sums(sums, S.format)
     if S.summed != 0:
         _, exists = expert_of_warps(place[0], routing, S)
@@ -180,6 +192,7 @@ def _tile(routing, sorted_pairs, num_pairs, N, S: gl.constexpr):
             topk_ids_ptr, slot, slot >= 0, expert_map_ptr, num_experts, S.has_expert_map
         )
         num_rows = (expert >= 0).to(gl.int32)
+        expert = gl.maximum(expert, 0)
     elif S.summed == 0:
         expert, num_rows, ranks = pairs_of_slot(
             slot,
@@ -277,7 +290,10 @@ def few_rows_kernel(
     if S.sorted:
         sorted_pairs = (sorted_token_ids_ptr, expert_ids_ptr, num_tokens_post_padded_ptr)
     tile_n, slot, experts, num_rows, ranks = _tile(routing, sorted_pairs, num_pairs, N, S)
-    if not S.adds_up and num_rows == 0:
+    # A branch here would let all that is worked out before weights are loaded wait for the routing.
+    OF_ONE: gl.constexpr = S.single or S.summed != 0
+    ONE: gl.constexpr = OF_ONE and not S.in_turn
+    if not (S.adds_up or ONE) and num_rows == 0:
         if S.routing_is_older and gl.program_id(0) == 0:
             wait_for_previous(S.programmatic)  # one program's waiting is the kernel's
         return
@@ -307,7 +323,7 @@ def few_rows_kernel(
     all_sums = zeros
     first = slot if S.in_turn else 0
     step = gl.num_programs(1) if S.in_turn else ROWS
-    for start in range(first, num_rows, step):
+    for start in range(first, 1 if ONE else num_rows, step):
         first_pair = slot
         expert = experts
         if S.in_turn:
@@ -327,27 +343,38 @@ def few_rows_kernel(
             loaded = loaded + (load_chunk(i, weights, units, zero_units, scales, S),)  # noqa: RUF005
         if S.routing_is_older:
             wait_for_previous(S.programmatic)
-        if S.single or S.summed != 0:
+        elif S.in_shared:
+            tl.debug_barrier()  # or ptxas lets tokens, which are waited for first, come first
+        a = 0
+        row = (first_pair // top_k).to(gl.int64)
+        if OF_ONE:
             pair = gl.full((ROWS,), first_pair, gl.int32, by_row)
-            rows = gl.full((1,), first_pair // top_k, gl.int64, by_row)
-            count = 1
+            rows = gl.full((ROWS,), row, gl.int64, by_row)
+            count = num_rows if ONE else 1
         else:
             pair, count = _pairs(start, slot, num_rows, ranks, sorted_pairs[0], num_pairs, S)
             pair = gl.convert_layout(pair, by_row)
             rows = (pair // top_k).to(gl.int64)
-        tokens = tokens_of_warps(rows, a_ptr, stride_am, stride_ak, *factors[1:3], S)
+        if S.in_shared:
+            tokens = tokens_in_shared(row, a_ptr, stride_am, stride_ak, *factors[1:4], S)
+        else:
+            tokens = tokens_of_rows(rows, a_ptr, stride_am, stride_ak, *factors[1:3], S)
+            a = load_tokens(0, tokens, stride_ak, stride_ask, S)
         sums = (zeros, zeros)
-        a = load_tokens(0, tokens, stride_ak, stride_ask, S)
         for begin in range(0, TURNS, S.unrolled):
             for i in gl.static_range(S.unrolled):
                 turn = begin + i
-                next_a = load_tokens(
-                    gl.minimum(turn + 1, TURNS - 1), tokens, stride_ak, stride_ask, S
-                )
+                next_a = 0
+                if S.in_shared:
+                    a, a_scale = tokens_of_turn(gl.minimum(turn, TURNS - 1), tokens, S)
+                else:
+                    next_a = load_tokens(
+                        gl.minimum(turn + 1, TURNS - 1), tokens, stride_ak, stride_ask, S
+                    )
+                    a, a_scale = quantized_tokens(a, S)
                 chunk = loaded[0]
-                a, a_scale = quantized_tokens(a, S)
                 before = (zeros, zeros) if WITHIN else sums
-                part = _products(turn, before, chunk, a, units, zero_units, scales, S)
+                part = _products(turn, before, chunk, a, a_scale, units, zero_units, scales, S)
                 if S.scales == "block":
                     part = (part[0] + part[1]) * (a_scale * chunk[2]), zeros
                 sums = (sums[0] + part[0], zeros) if WITHIN else part

@@ -23,7 +23,7 @@ from triton.experimental.gluon import language as gl
 
 from moe_kernels.ops.gemm_programs import Settings
 from moe_kernels.ops.routing import local_expert
-from moe_kernels.ops.unpack_weights import scale_values, unpack_run, unpack_runs_bf16x2
+from moe_kernels.ops.unpack_weights import raw_runs, scale_values, unpack_run, unpack_runs_bf16x2
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +43,8 @@ class FewRowsSettings(Settings):
     """How many pairs are summed side by side, 0: none are."""
     pairs_at_once: int
     """As many or more, a power of two; else 1."""
+    in_shared: bool
+    """Whether what a program has of A, of one token, is brought to shared memory first."""
     has_topk_weights: bool
     format: str
     """Of weights that are dequantized to the dtype of A; "": those that are multiplied."""
@@ -60,7 +62,8 @@ class FewRowsSettings(Settings):
     one_unit: bool
     """Whether a lane's columns of a chunk have their scales in one unit."""
     scale_sums: bool
-    """Whether it is the sum over a chunk that is multiplied by a scale, not every number."""
+    """Whether words' bits are multiplied as they are (:func:`raw_runs`), and the sums over a chunk
+    by its scales, not every number."""
     row_words: int
     """32 bits each, of a row of the weight."""
     unrolled: int
@@ -163,6 +166,8 @@ def _words_of_load(S: gl.constexpr):
     k = gl.arange(0, 16)[None, None, :]
     if S.words and S.loads == 2:  # what a lane has of both loads is of the same columns' runs
         k = k // 8 * 16 + k % 8
+    elif not S.words:  # both loads of a lane are neighbours: the first asks for whole cache lines
+        k = k // 4 * (4 * S.loads) + k % 4
     return k
 
 
@@ -220,7 +225,7 @@ def load_chunk(turn, weights, units, zero_units, scales, S: gl.constexpr):
     """Each warp's chunk: one load or two [warps, N, 16], and units of scales and zero points."""
     pointers, exists = weights
     WORDS: gl.constexpr = 16 * S.loads
-    STEP: gl.constexpr = 8 if S.words else 16
+    STEP: gl.constexpr = 8 if S.words else 4
     pointers += turn * (S.warps // S.pairs_at_once * WORDS)
     loaded = ()
     for load in gl.static_range(S.loads):
@@ -296,19 +301,19 @@ def _scale(run: gl.constexpr, unit, turn, units, scales, S: gl.constexpr):
 
 @gluon.jit
 def scales_of_chunk(turn, loaded, units, zero_units, scales, S: gl.constexpr):
-    """(scale, zero point and 128) of the sums over each warp's chunk, [warps, N, 1] or numbers."""
+    """(scale, zero point) of the sums over each warp's chunk, [warps, N, 1] or numbers."""
     _, _, unit, zero_unit = loaded
-    zero_point = 8.0
+    zero_point = 8.0 if S.format == "int4" else 128.0
     if S.has_zero_point:
         zero_point = _scale(0, zero_unit, turn, zero_units, scales, S)
-    return _scale(0, unit, turn, units, scales, S), zero_point + 128.0
+    return _scale(0, unit, turn, units, scales, S), zero_point
 
 
 @gluon.jit
 def numbers_of_chunk(turn, loaded, units, zero_units, scales, S: gl.constexpr):
     """The weights of a chunk as numbers: a tuple of what is a product each.
 
-    With ``S.scale_sums``, codes and 128, without scales and zero points.
+    With ``S.scale_sums``, without scales and zero points.
     """
     word, other, unit, zero_unit = loaded
     RUNS: gl.constexpr = 4 // S.scales_per_block
@@ -333,17 +338,9 @@ def numbers_of_chunk(turn, loaded, units, zero_units, scales, S: gl.constexpr):
         value = _e4m3(word)
         values = ((value.to(gl.float32) * _for_columns(factors[0], value)).to(S.dtype),)
     elif S.scale_sums:
-        # 0x4300 is 128, whose lowest bits count ones.
+        bits = raw_runs(word, other, S.format)
         for run in gl.static_range(4):
-            value = gl.inline_asm_elementwise(
-                "lop3.b32 $0, $1, 0x000F000F, 0x43004300, 0xEA;",
-                "=r,r",
-                [word.to(gl.uint32) >> (4 * run)],
-                dtype=gl.int32,
-                is_pure=True,
-                pack=1,
-            )
-            values = values + (_halves(value, gl.bfloat16),)  # noqa: RUF005
+            values = values + (_halves(bits[run], gl.bfloat16),)  # noqa: RUF005
     elif S.packed_arithmetic:
         runs = unpack_runs_bf16x2(
             word,

@@ -40,6 +40,12 @@ _CHUNK = 64
 MOST_SUMMED = 16
 """Up to so many pairs of one token can be summed, each by a warp or several of one program."""
 
+_MOST_COLUMNS = 16384
+"""So many of one token's columns are brought to shared memory, all pairs' in a sum.
+
+More would leave too little of it to the weights that are on their way.
+"""
+
 _MOST_UNROLLED = 8
 """Up to so many turns are written out: code has to be loaded, too."""
 
@@ -71,15 +77,25 @@ def has_few_rows_program(
     )
 
 
-def quantizes_rows(of_one_token: bool, group_shape: tuple[int, int], static: bool) -> bool:
+def quantizes_rows(rows: int, columns: int, group_shape: tuple[int, int], static: bool) -> bool:
     """Whether :func:`fused_moe_gemm_few_rows` quantizes A itself, as ``group_shape`` says.
 
-    Over a ``static`` scale for all; of one token's pairs, unsorted, also each row of A, or the
-    columns that a warp has at a time.
+    Over a ``static`` scale for all; also each row of A, or the columns that a warp has at a time,
+    where programs have ``rows`` of one token, with so many columns. rows: 0 of several tokens.
     """
     if static:
         return group_shape == TENSOR
-    return of_one_token and group_shape in (TOKEN, (1, 2 * _CHUNK))
+    return group_shape in (TOKEN, (1, 2 * _CHUNK)) and 0 < _columns(rows, columns) <= _MOST_COLUMNS
+
+
+def _columns(rows: int, columns: int) -> int:
+    """How many a program has of one token's rows, which warps share as if a power of two."""
+    return _power_of_2(rows) * columns if rows else 0
+
+
+def _power_of_2(number: int) -> int:
+    """The least one that is not less."""
+    return 1 << (number - 1).bit_length()
 
 
 def fused_moe_gemm_few_rows(
@@ -209,15 +225,18 @@ def prepared_gemm_few_rows(
         }
     if scales == "block" and block_shape:
         groups = _NO_GROUPS | {"group": block_shape[1], "one_unit": True}
-    pairs_at_once = 1 << (summed - 1).bit_length() if summed else 1
+    pairs_at_once = _power_of_2(summed) if summed else 1
+    in_shared = (single or summed > 0) and (
+        quantizes in ("group", "token") or _columns(pairs_at_once, k) <= _MOST_COLUMNS
+    )
     warps = max(call.config.num_warps, pairs_at_once)
     group_n, group_k = block_shape if scales == "block" and block_shape else (1, 1)
     warps_of_pair = warps // pairs_at_once
     # What ptxas knows to be 0, as chunks that no warp has, it converts from FP8 to 12 now and then.
     turns = -(-k // (chunk * warps_of_pair))
     stages = min(call.config.num_stages, turns)
-    unrolled = range(min(turns, _MOST_UNROLLED), stages, -1)
-    unrolled = next((count for count in unrolled if turns % count == 0), stages)
+    counts = range(min(turns, _MOST_UNROLLED if in_shared else stages), stages, -1)
+    unrolled = next((count for count in counts if turns % count == 0), stages)
     settings = settings_of(
         FewRowsSettings,
         **(launch.settings | {"stages": stages}),
@@ -234,7 +253,7 @@ def prepared_gemm_few_rows(
         whole=k % (chunk * warps_of_pair) == 0 and turns % unrolled == 0,
         pairs_at_once=pairs_at_once,
         scale_sums=(
-            weight_format == "int4"
+            weight_format in ("int4", "uint8")
             and call.out_dtype == torch.bfloat16
             and (num_groups == 1 or groups["group"] % chunk == 0)
         ),
@@ -242,6 +261,7 @@ def prepared_gemm_few_rows(
         in_turn=in_turn,
         adds_up=in_turn and sum_experts,
         summed=summed,
+        in_shared=in_shared,
         has_topk_weights=sum_experts and has_topk_weights,
         format=weight_format or "",
         words=in_words,

@@ -215,6 +215,33 @@ def unpack_runs_bf16x2(
     )
 
 
+_RAW_NIBBLES = tl.constexpr(
+    "{ .reg .b32 t; and.b32 $0, $4, 0x000F000F; and.b32 $1, $4, 0x00F000F0;"
+    "shr.b32 t, $4, 8; and.b32 $2, t, 0x000F000F; and.b32 $3, t, 0x00F000F0; }"
+)
+_RAW_BYTES = tl.constexpr(
+    "{ and.b32 $0, $4, 0x00FF00FF; prmt.b32 $1, $4, 0, 0x4341;"
+    "and.b32 $2, $5, 0x00FF00FF; prmt.b32 $3, $5, 0, 0x4341; }"
+)
+
+
+@triton.jit
+def raw_runs(word, other, FORMAT: tl.constexpr):
+    """The four runs' codes as they are, in the lowest bits of bfloat16, two to an int32 of words.
+
+    Those are numbers: the codes times 2^-133, or 2^-129 int4's in runs 1 and 3. ``other``: as for
+    :func:`unpack_runs_bf16x2`.
+    """
+    return tl.inline_asm_elementwise(
+        _RAW_NIBBLES if FORMAT == "int4" else _RAW_BYTES,
+        "=&r,=&r,=&r,=&r,r,r",
+        [word, other],
+        dtype=_FOUR_INT32,
+        is_pure=True,
+        pack=1,
+    )
+
+
 @triton.jit
 def restored_sums(sums, FORMAT: tl.constexpr):
     """``sums`` of products with what :func:`unpack_runs_bf16x2` gives, times what that lacks."""
