@@ -216,20 +216,25 @@ def _few_rows_config(
     """
     size = 64 if stored in ("int4", "mxfp4") else 128  # bytes of a chunk, one of a warp at a time
     up, down = (-(-w.shape[2] * w.dtype.itemsize // size) for w in (w13, w2))
+    one_token = few_rows > 1
     if num_local_pairs * w13.shape[1] < 64 * multiprocessors(w13.device):
-        first = _few_rows_tile(8, 1, 16)
-    elif few_rows == 1:
+        first = _few_rows_tile(8, 2 if one_token else 1, 16)
+    elif not one_token:
         first = _few_rows_tile(2, 2, 32 if stored == "mxfp4" else 16)
     elif stored == "uint8":
-        first = _few_rows_tile(4, -(-up // 4) if up <= 16 else 2, 16)
+        first = _few_rows_tile(2, 4, 16) if up <= 16 else _few_rows_tile(4, 2, 16)
+    elif stored == "int4" and up >= 32:
+        first = _few_rows_tile(4, 4, 32)
     else:
-        first = _few_rows_tile(4, 2, 32)
-    if few_rows > 1:
+        first = _few_rows_tile(4, 2, 16)
+    if one_token:
         warps = max(1, 8 // few_rows)  # of each expert
-        stages = 3 if down % (3 * warps) == 0 else 2
-        second = _few_rows_tile(8, stages, 32 if down >= 64 and size == 64 else 16)
+        turns = -(-down // warps)
+        stages = turns if turns <= 6 else 4 if turns <= 16 else 2
+        many = w2.shape[1] >= 32 * multiprocessors(w2.device)
+        second = _few_rows_tile(8, stages, 32 if many or (down >= 64 and size == 64) else 16)
     elif down >= 8:
-        second = _few_rows_tile(2, 2, 16)
+        second = _few_rows_tile(4 if num_local_pairs < 2 else 2, 2, 16)
     else:
         second = _few_rows_tile(1, min(down, 3), 32)
     return LayerConfig(first, second)

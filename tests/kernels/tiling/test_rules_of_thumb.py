@@ -172,3 +172,13 @@ def test_all_experts_of_a_token_together_take_more_warps():
         for few_rows in (8, 1)
     )
     assert alone.down.num_warps > several.down.num_warps
+
+
+def test_one_token_loads_all_of_a_few_turns_at_once():
+    def down(experts, hidden, intermediate):
+        specs = map(spec_of, weights(torch.float8_e4m3fn, experts, hidden, intermediate))
+        return rules_of_thumb.rules_of_thumb(8, *specs, few_rows=8).down
+
+    assert down(128, 2048, 768).num_stages == 6, "each of 8 warps has 6 chunks of 128 bytes"
+    assert down(128, 2048, 896).num_stages == 4, "of 7"
+    assert (down(128, 2048, 768).block_n, down(256, 7168, 256).block_n) == (16, 32), "many tiles"
