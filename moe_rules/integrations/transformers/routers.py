@@ -75,8 +75,10 @@ class Choosing(Front):
         return asked
 
     def _may_choose(self, x: torch.Tensor) -> bool:
-        """Whether tokens ``x`` are where there is a kernel, which has no backward."""
+        """Whether tokens ``x`` are where there is a kernel, which has no backward, nor casts."""
         if self.training or not has_kernel(x.device) or x.device != self.weight.device:
+            return False
+        if torch.is_autocast_enabled(x.device.type):
             return False
         return not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
 

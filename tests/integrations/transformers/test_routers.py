@@ -115,10 +115,12 @@ def test_a_model_that_is_cast_is_asked_anew():
     assert not any(routers._known(module).in_float32 for module in choosing(model))
 
 
-def test_gradients_and_training_are_the_routers_own(monkeypatch):
+def test_gradients_training_and_casts_are_the_routers_own(monkeypatch):
     model = model_of("qwen3_moe")
     monkeypatch.setattr(routers, "_chosen", None)  # which nobody may call
     logits(model.train())
+    with torch.autocast("cpu", torch.bfloat16):
+        logits(model.eval())
     with torch.enable_grad():
         logits(model.eval())
 
