@@ -24,9 +24,15 @@ def console(stream: TextIO | None = None) -> Console:
     """A rich console: colours and lines that wrap at the terminal's width, on a terminal only."""
     from rich.console import Console
 
+    class PlainlyBroken(Console):
+        """A console that leaves it to the command line what a broken pipe comes to."""
+
+        def on_broken_pipe(self) -> None:
+            raise  # the BrokenPipeError that rich is about to handle
+
     stream = stream or sys.stdout
     terminal = stream.isatty() and os.environ.get("TERM") != "dumb"
-    return Console(
+    return PlainlyBroken(
         file=stream,
         highlight=False,
         width=None if terminal else UNLIMITED,

@@ -11,7 +11,7 @@ from types import ModuleType
 import pytest
 
 import moe_rules
-from moe_rules.cli import COMMANDS, INTERRUPTED, main
+from moe_rules.cli import BROKEN_PIPE, COMMANDS, INTERRUPTED, main
 from moe_rules.cli.commands import facts as facts_command
 from tests.cli.conftest import MODELS, Command
 
@@ -104,10 +104,11 @@ def test_a_bug_is_not_dressed_up_as_wrong_input(monkeypatch: pytest.MonkeyPatch)
         main(["facts"])
 
 
-def test_broken_pipe_is_quiet() -> None:
-    program = f"{sys.executable} -m moe_rules facts | true"
-    result = subprocess.run(program, shell=True, capture_output=True, text=True)
-    assert result.stderr == ""
+@pytest.mark.parametrize("words", ["facts", f"explain --model {MODEL} --machine h100"])
+def test_broken_pipe_is_quiet(words: str) -> None:
+    program = f"set -o pipefail; {sys.executable} -m moe_rules {words} | true"
+    result = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (BROKEN_PIPE, "")
 
 
 def test_no_colour_codes_without_a_terminal() -> None:
