@@ -91,6 +91,10 @@ def test_truth(text: str, facts: dict[str, FactValue], holds: bool | None) -> No
     assert condition(text).holds(facts) is holds
 
 
+def test_a_pattern_of_a_key_is_said_as_it_is_written() -> None:
+    assert condition(GROUPED).words() == GROUPED
+
+
 @pytest.mark.parametrize(
     ("text", "fragment"),
     [

@@ -73,7 +73,7 @@ def test_tables_are_read_once() -> None:
         (
             "architectures",
             *in_dbrx("has_bias: {field: n, defalt: 8}"),
-            "mean 'default'?",
+            "mean 'default'? (known: field, ",
         ),
         ("architectures", *in_dbrx("reads: {a: b}"), "a list is expected here"),
         (
