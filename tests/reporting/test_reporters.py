@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_rules.files.problems import Location, Problem
-from moe_rules.reporting import REPORTERS, Report
+from moe_rules.reporting import REPORTERS, Case, Report
 
 _TEXT = st.text(max_size=30)
 _PROBLEMS = st.builds(
@@ -171,3 +171,14 @@ def test_summary(severities: list[str], summary: str) -> None:
 def test_findings_are_in_file_order_and_counted_once() -> None:
     first, second = Problem("x", "1", Location("a", 1)), Problem("x", "2", Location("a", 2))
     assert Report.of([second, first, second], []).problems == (first, second)
+
+
+@pytest.mark.parametrize(
+    ("count", "summary"),
+    [(1, "no findings in 1 proof of 1 file; slow"), (2, "no findings in 2 proofs of 1 file; slow")],
+)
+def test_summary_of_what_a_command_calls_its_own(count: int, summary: str) -> None:
+    cases = tuple(Case(f"case {number}", "a.yaml", ()) for number in range(count))
+    called = ("proof", "proofs")
+    report = Report.of([], ["a.yaml"], examples=cases, called=called, remark="slow")
+    assert report.summary == summary
