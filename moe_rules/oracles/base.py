@@ -249,10 +249,10 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
 
     def map_backend(self, runner_backend: str) -> BackendT:
         """The first of :meth:`map_backends`. Raises ValueError for a name that stands for none."""
-        backends = self.map_backends(runner_backend)
-        if not backends:
+        found = self.map_backends(runner_backend)
+        if not found:
             raise ValueError(f"moe_backend={runner_backend!r} selects automatically")
-        return backends[0]
+        return found[0]
 
     # Kernels ----------------------------------------------------------------------------------
 
