@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from moe_rules.models import Deployment, ModelLayer, derive_layers
+
 EXAMPLES = Path(__file__).parents[2] / "examples" / "models"
 H100 = {"device": "cuda", "compute_capability": (9, 0)}
 A100 = {"device": "cuda", "compute_capability": (8, 0)}
@@ -56,3 +58,18 @@ def compressed(
 
 FP8_WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "dynamic": False}
 FP8_TOKENS = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}
+
+
+def one(
+    block: dict[str, Any] | None, machine: dict[str, Any] = H100, **deployment: Any
+) -> ModelLayer:
+    """The one kind of layer of a model with a quantization block."""
+    (layer,) = derive_layers(qwen3(block), machine, Deployment(**deployment))
+    return layer
+
+
+def asked(layer: ModelLayer) -> tuple[str | None, str | None, str | None]:
+    """The oracle and the names of its keys."""
+    keys = (layer.weight_key, layer.activation_key)
+    weight, activation = (None if key is None else key.name for key in keys)
+    return layer.oracle, weight, activation
