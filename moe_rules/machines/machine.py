@@ -72,22 +72,11 @@ class Machine:
     source: str
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{'.'.join(map(str, path))}: {message}" for path, message in self._check_facts()
-        ]
-        if problems:
-            raise MachineError(*problems)
-
-    def _check_facts(self) -> Iterable[tuple[KeyPath, str]]:
-        for group in ("platform", "software"):
-            facts = dict(getattr(self, group))
-            object.__setattr__(self, group, facts)
-            for name, value in facts.items():
-                try:
-                    facts[name] = _fact_value(group, name, value)
-                except FactError as error:
-                    yield (group, name), str(error)
-        yield from _device_problems(self.platform)
+        groups = {"platform": self.platform, "software": self.software}
+        _refuse([one for group, facts in groups.items() for one in _group_problems(group, facts)])
+        for group, facts in groups.items():
+            typed = {name: _fact_value(group, name, value) for name, value in facts.items()}
+            object.__setattr__(self, group, typed)
 
     def __hash__(self) -> int:
         facts = (frozenset(self.platform.items()), frozenset(self.software.items()))
@@ -142,11 +131,7 @@ class Machine:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Machine:
         """Inverse of :meth:`to_dict`. Raises :class:`MachineError` naming every problem."""
-        problems = _record_problems(data)
-        if problems:
-            raise MachineError(
-                *(f"{'.'.join(map(str, path)) or 'machine'}: {text}" for path, text in problems)
-            )
+        _refuse(_record_problems(data))
         return cls(
             name=data["name"],
             platform=data["platform"],
@@ -271,6 +256,13 @@ def _device_problems(platform: Mapping[str, object]) -> list[tuple[KeyPath, str]
         for name, device in DEVICE_OF.items()
         if platform["device"] != device and platform.get(name) not in (None, False)
     ]
+
+
+def _refuse(problems: Iterable[tuple[KeyPath, str]]) -> None:
+    """Raise MachineError for problems, if there are any."""
+    said = [f"{'.'.join(map(str, path)) or 'machine'}: {text}" for path, text in problems]
+    if said:
+        raise MachineError(*said)
 
 
 def _record_problems(data: object) -> list[tuple[KeyPath, str]]:
