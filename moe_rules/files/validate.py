@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
 
 from moe_rules.files.problems import KeyPath, Problem, RuleFileError
 from moe_rules.files.yaml_source import YamlSource
@@ -23,6 +24,11 @@ def validate(model: type[ModelT], source: YamlSource) -> ModelT:
     except ValidationError as error:
         problems = [_problem(model, source, item) for item in _fitting(source, error.errors())]
         raise RuleFileError(list(dict.fromkeys(problems))) from None
+
+
+def wrong_at(path: KeyPath, message: str) -> PydanticCustomError:
+    """What the validator of a whole file raises for something inside of it."""
+    return PydanticCustomError("wrong_at", "{message}", {"message": message, "path": path})
 
 
 def _fitting(source: YamlSource, errors: Errors, path: KeyPath = (), at: int = 0) -> Errors:
@@ -59,6 +65,8 @@ def _is_other_shape(errors: Errors, at: int) -> bool:
 def _problem(model: type[BaseModel], source: YamlSource, item: Any) -> Problem:
     path = _path(source, item["loc"])
     kind = item["type"]
+    if kind == "wrong_at":
+        return Problem("bad-value", item["msg"], source.at(item["ctx"]["path"]))
     if kind == "extra_forbidden":
         shape, name = map(str, ("", *item["loc"])[-2:])
         known = _known_keys(model, path[:-1], shape)

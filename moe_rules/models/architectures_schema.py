@@ -19,7 +19,7 @@ from moe_rules.models.schema import (
     Skip,
     Source,
     TableFile,
-    known_name,
+    named,
 )
 from moe_rules.vocabulary.table_names import PlatformName
 
@@ -243,7 +243,7 @@ class ArchitecturesFile(TableFile):
     def _like_names_exist(self) -> ArchitecturesFile:
         for name, row in self.architectures.items():
             if row.like is not None:
-                known_name(f"architectures.{name}.like", row.like, self.architectures)
+                named(("architectures", name, "like"), row.like, self.architectures)
         return self
 
 

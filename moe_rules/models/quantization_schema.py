@@ -10,6 +10,8 @@ from typing import Literal
 
 from pydantic import field_validator, model_validator
 
+from moe_rules.files.problems import KeyPath
+from moe_rules.files.validate import wrong_at
 from moe_rules.models.formats import FORMATS
 from moe_rules.models.schema import (
     Closed,
@@ -21,6 +23,7 @@ from moe_rules.models.schema import (
     Source,
     TableFile,
     known_name,
+    named,
 )
 from moe_rules.models.shard_checks import COMPUTED_KEYS, LAYER_CHANGES
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
@@ -155,28 +158,35 @@ class QuantizationFile(TableFile):
     @model_validator(mode="after")
     def _names_exist(self) -> QuantizationFile:
         for name, method in self.methods.items():
+            path: KeyPath = ("methods", name)
             if method.same_as is not None:
-                known_name(f"methods.{name}.same_as", method.same_as, self.methods)
+                named((*path, "same_as"), method.same_as, self.methods)
                 if self.methods[method.same_as].same_as is not None:
-                    raise ValueError(f"methods.{name}.same_as: {method.same_as} has same_as itself")
+                    raise wrong_at((*path, "same_as"), f"{method.same_as} has same_as itself")
             if isinstance(method.schemes, str):
-                known_name(f"methods.{name}.schemes", method.schemes, self.schemes)
-        lists = [*self.schemes.values(), *(m.schemes for m in self.methods.values())]
-        for scheme in (one for rows in lists if isinstance(rows, list) for one in rows):
-            if scheme.then is not None:
-                known_name("then", scheme.then, self.schemes)
-                self._check_end(scheme.then)
-            for checks in scheme.loading:
-                known_name("loading", checks, self.loading)
-        for method_name in (*(row.method for row in self.detect), *self.online.values()):
-            if method_name is not None:
-                known_name("method", method_name, self.methods)
+                named((*path, "schemes"), method.schemes, self.schemes)
+            else:
+                self._check_schemes((*path, "schemes"), method.schemes)
+        for name, schemes in self.schemes.items():
+            self._check_schemes(("schemes", name), schemes)
+            self._check_end(name)
+        for i, row in enumerate(self.detect):
+            if row.method is not None:
+                named(("detect", i, "method"), row.method, self.methods)
+        for name, target in self.online.items():
+            named(("online", name), target, self.methods)
         return self
 
+    def _check_schemes(self, path: KeyPath, schemes: list[Scheme]) -> None:
+        for i, scheme in enumerate(schemes):
+            if scheme.then is not None:
+                named((*path, i, "then"), scheme.then, self.schemes)
+            for j, checks in enumerate(scheme.loading):
+                named((*path, i, "loading", j), checks, self.loading)
+
     def _check_end(self, name: str, seen: tuple[str, ...] = ()) -> None:
-        """Raise ValueError where a list of schemes leads back to itself."""
         if name in seen:
-            raise ValueError(f"schemes.{name}: 'then' leads back to itself")
+            raise wrong_at(("schemes", name), f"{name} leads back to itself by 'then'")
         for scheme in self.schemes.get(name, ()):
             if scheme.then is not None:
                 self._check_end(scheme.then, (*seen, name))

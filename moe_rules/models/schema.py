@@ -8,6 +8,7 @@ conditions and sources are read is in :mod:`moe_rules.models.conditions` and
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -19,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from moe_rules.files.problems import KeyPath
+from moe_rules.files.validate import wrong_at
 from moe_rules.models.names import SKIP_RULES
 from moe_rules.models.suggest import unknown_name
 
@@ -164,6 +167,12 @@ class Skip(Closed):
     @classmethod
     def _known_rule(cls, rule: str) -> str:
         return known_name("rule", rule, SKIP_RULES)
+
+
+def named(path: KeyPath, name: str, names: Collection[str]) -> None:
+    """Raise what says where in a file a name stands that is none of these, with the nearest one."""
+    if name not in names:
+        raise wrong_at(path, unknown_name(f"name in {path[-1]}", name, names))
 
 
 def known_name(what: str, name: str, names: Any) -> str:
