@@ -99,6 +99,11 @@ def in_words(ways: Ways) -> list[str]:
     return lines
 
 
+def to_be_served(ways: Ways, platform: str) -> list[str]:
+    """The least changes after which any backend serves, as lines; that there are none is one."""
+    return in_words(ways) or [f"nothing on {platform} makes a backend of this oracle serve"]
+
+
 class Neighbours:
     """The least changes of many deployments, of which those of the same classes share them.
 

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from moe_rules.analysis.nearest import Neighbours, in_words, serves
+from moe_rules.analysis.nearest import Neighbours, serves, to_be_served
 from moe_rules.analysis.questions import Questions
 from moe_rules.cli.deployment import Question
 from moe_rules.cli.derivations import Derived
@@ -193,7 +193,7 @@ class Side:
         if neighbours is None:
             neighbours = Neighbours(rules.replaced(requested={}), decision.oracle, serves)
             self._neighbours[key] = neighbours
-        return in_words(neighbours.nearest(decision.deployment))
+        return to_be_served(neighbours.nearest(decision.deployment), rules.platform)
 
     def _asked_by(self, oracle: str) -> list[str]:
         """The facts by which a decision and its explanation may differ."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import argparse
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 from moe_rules.analysis.nearest import Neighbours
 from moe_rules.cli.deployment import machine_of
 from moe_rules.cli.derivations import Derivations, Derived
 from moe_rules.cli.model_files import ModelFiles, read_model
+from moe_rules.cli.render import progress
 from moe_rules.cli.report_answers import Side
+from moe_rules.cli.report_files import ReportFiles
 from moe_rules.cli.report_measured import State, measured_layers
 from moe_rules.cli.rule_sets import PACKAGED, RuleSet, rule_set
 from moe_rules.cli.schemes import MACHINES, SCHEMES
@@ -37,8 +38,8 @@ from moe_rules.version import __version__
 class Survey:
     """The cells of a report, one after the other, in shared tables."""
 
-    def __init__(self, deployments: Sequence[Mapping[str, Any]]) -> None:
-        self.tables = Tables()
+    def __init__(self, deployments: Sequence[Mapping[str, Any]], files: ReportFiles) -> None:
+        self.tables = Tables(files.name)
         self.requests: dict[str, None] = {}
         self.neighbours: dict[tuple[str, str], Neighbours] = {}
         self._deployments = deployments
@@ -89,16 +90,63 @@ def report_data(
     stated = Stated.read(args)
     names = list(dict.fromkeys(args.machine or MACHINES))
     machines = [machine_of(name, args.software, stated) for name in names]
-    survey = Survey(deployments)
-    after = _Rules(_given(args), machines, stated, survey)
-    before = None
-    if args.against is not None:
-        before = _Rules(rule_set(args.against, stack), machines, stated, survey)
+    given = _given(args)
+    against = None if args.against is None else rule_set(args.against, stack)
+    files = ReportFiles([given] if against is None else [given, against])
+    survey = Survey(deployments, files)
+    after = _Rules(given, machines, stated, survey)
+    before = None if against is None else _Rules(against, machines, stated, survey)
     schemes = args.scheme or [None, *SCHEMES]
     cells: list[dict[str, Any]] = []
     states: list[State] = []
-    for (m, given), (s, scheme) in itertools.product(enumerate(args.model), enumerate(schemes)):
-        options = argparse.Namespace(**{**vars(args), "model": given})
+    with progress("deciding", len(args.model) * len(schemes) * len(machines)) as advance:
+        for cell, some in _cells(args, schemes, machines, survey, after, before):
+            cells.append(cell)
+            states += some
+            advance()
+    models = [read_model(name, after.tables) for name in args.model]
+    tables = survey.tables.plain()
+    backends = {*after.backends(), *(() if before is None else before.backends())}
+    return {
+        "version": VERSION,
+        "moe_rules": __version__,
+        "format_version": FORMAT_VERSION,
+        "arguments": _common_arguments(args),
+        "repository": args.repository and args.repository.rstrip("/"),
+        "family_names": [*families(), OTHER],
+        "families": {name: family_of(name) for name in sorted(backends)},
+        "after": after.plain(),
+        "before": None if before is None else before.plain(),
+        "models": [
+            {"name": found.name, "argument": name, "format": _format_of(found)}
+            for found, name in zip(models, args.model, strict=True)
+        ],
+        "machines": [
+            {"name": name, "record": machine.to_dict()}
+            for name, machine in zip(names, machines, strict=True)
+        ],
+        "schemes": schemes,
+        "deployments": list(deployments),
+        "requests": [AUTO, *sorted(survey.requests.keys() - {AUTO})],
+        "cells": cells,
+        **tables,
+        "in_repository": sorted(files.in_repository),
+        "measured": [] if args.bench is None else measured_layers(args.bench, states),
+    }
+
+
+def _cells(
+    args: argparse.Namespace,
+    schemes: Sequence[str | None],
+    machines: Sequence[Machine],
+    survey: Survey,
+    after: _Rules,
+    before: _Rules | None,
+) -> Iterator[tuple[dict[str, Any], list[State]]]:
+    """Every cell, and its states that may have been measured."""
+    number = itertools.count()
+    for (m, model), (s, scheme) in itertools.product(enumerate(args.model), enumerate(schemes)):
+        options = argparse.Namespace(**{**vars(args), "model": model})
         derivations = after.derivations(options, scheme)
         earlier = None if before is None else before.derivations(options, scheme)
         for p, machine in enumerate(machines):
@@ -112,43 +160,14 @@ def report_data(
                 cell["before"] = (
                     cell["after"] if alike else survey.answers(earlier, facts, before.sides[p])
                 )
-            if args.bench is not None:
-                states += [
-                    State(len(cells), number, machine, after.sides[p].selector, question)
-                    for number, derived in enumerate(survey.layers(derivations, facts, AUTO))
-                    for question in (derived if isinstance(derived, tuple) else ())
-                ]
-            cells.append(cell)
-    models = [read_model(given, after.tables) for given in args.model]
-    tables = survey.tables.plain()
-    files = {tables["strings"][file] for file, _, _ in tables["places"]}
-    backends = {*after.backends(), *(() if before is None else before.backends())}
-    return {
-        "version": VERSION,
-        "moe_rules": __version__,
-        "format_version": FORMAT_VERSION,
-        "arguments": _common_arguments(args),
-        "repository": args.repository and args.repository.rstrip("/"),
-        "family_names": [*families(), OTHER],
-        "families": {name: family_of(name) for name in sorted(backends)},
-        "after": after.plain(),
-        "before": None if before is None else before.plain(),
-        "models": [
-            {"name": model.name, "argument": given, "format": _format_of(model)}
-            for model, given in zip(models, args.model, strict=True)
-        ],
-        "machines": [
-            {"name": name, "record": machine.to_dict()}
-            for name, machine in zip(names, machines, strict=True)
-        ],
-        "schemes": schemes,
-        "deployments": list(deployments),
-        "requests": [AUTO, *sorted(survey.requests.keys() - {AUTO})],
-        "cells": cells,
-        **tables,
-        "links": dict(sorted(_links(files))),
-        "measured": [] if args.bench is None else measured_layers(args.bench, states),
-    }
+            asked = [] if args.bench is None else survey.layers(derivations, facts, AUTO)
+            place = next(number)
+            states = [
+                State(place, deployment, machine, after.sides[p].selector, question)
+                for deployment, derived in enumerate(asked)
+                for question in (derived if isinstance(derived, tuple) else ())
+            ]
+            yield cell, states
 
 
 class _Rules:
@@ -214,13 +233,3 @@ def _format_of(model: ModelFiles) -> str:
     """What a model's own format is called in its files."""
     found = quantization_block(model.config, model.hf_quant_config)
     return "unquantized" if found is None else str(found[1].get("quant_method", "quantized"))
-
-
-def _links(files: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Rule files with their paths in the repository."""
-    for file in files:
-        for root, prefix in ((packaged_rules(), "rules/"), (Path.cwd(), "")):
-            path = Path(file).absolute()
-            if path.is_relative_to(root):
-                yield file, f"{prefix}{path.relative_to(root).as_posix()}"
-                break

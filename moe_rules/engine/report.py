@@ -21,13 +21,13 @@ def error_text(decision: Explanation) -> str:
         return _unknown_request(decision, name, where)
     if refusal.why == "refused":
         assert refusal.reason is not None
-        return f"{refusal.text} ({where}, {refusal.reason.location})"
+        return f"{refusal.text} ({where}, {refusal.reason.location.short})"
     if refusal.why == "request_cannot_serve" and decision.how == "requested":
         head = f"moe_backend={name!r} cannot serve this layer ({where})"
     elif refusal.why == "request_cannot_serve":
         assert refusal.reason is not None
         text = refusal.reason.text or "a backend is demanded that cannot serve"
-        head = f"{text} ({where}, {refusal.reason.location})"
+        head = f"{text} ({where}, {refusal.reason.location.short})"
     else:
         head = refusal.text or "no backend supports this deployment"
         head = f"{head} ({where})"
@@ -37,7 +37,9 @@ def error_text(decision: Explanation) -> str:
         lines.extend(_candidate(candidate))
     for removed in decision.removed:
         because = f": {removed.because}" if removed.because else ""
-        lines.append(f"  {removed.backend}: taken out of the order at {removed.location}{because}")
+        lines.append(
+            f"  {removed.backend}: taken out of the order at {removed.location.short}{because}"
+        )
     return "\n".join(lines)
 
 
@@ -50,7 +52,7 @@ def _unknown_request(decision: Explanation, name: str, where: str) -> str:
         )
     withdrawn = decision.withdrawn.get(name)
     if withdrawn is not None:
-        why = f"{withdrawn.text} ({withdrawn.location})"
+        why = f"{withdrawn.text} ({withdrawn.location.short})"
         return f"moe_backend={name!r} is no backend of {where}: {why}"
     known = f"it takes auto, {', '.join(names)}" if names else "it takes only auto"
     return f"moe_backend={name!r} is no backend of {where}{did_you_mean(name, names)}; {known}"
@@ -58,7 +60,7 @@ def _unknown_request(decision: Explanation, name: str, where: str) -> str:
 
 def _request_conditions(decision: Explanation, name: str) -> str:
     cases = decision._plan.oracle.requests[name]
-    return " | ".join(f"{case.when.words()} ({case.reason.location})" for case in cases)
+    return " | ".join(f"{case.when.words()} ({case.reason.location.short})" for case in cases)
 
 
 def _layer(decision: Explanation) -> list[str]:

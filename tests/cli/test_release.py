@@ -59,7 +59,7 @@ def test_a_request_that_the_release_does_not_have(cli: Command) -> None:
     assert answer.code == 1
     assert "moe_backend='marlin' is no backend of" in answer.err
     assert "before 0.33" in answer.err
-    assert "releases/0.32/cuda.yaml:" in answer.err
+    assert "(0.32/cuda.yaml:" in answer.err
 
 
 def test_a_backend_that_the_release_does_not_have(cli: Command) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
+from moe_rules.cli.render import progress
+from moe_rules.files.packaged import packaged_rules
 from moe_rules.json_schemas import schema_for
 from tests.cli.conftest import MODELS, Command
 from tests.cli.report_reader import Reader, data_of
@@ -32,7 +38,12 @@ def explained(
     words += ["--all2all", switches["all2all"]] if switches["all2all"] else []
     words += [] if request == "auto" else ["--moe-backend", request]
     answer = cli("explain", *words, *data["arguments"], "--format", "json")
-    return answer.json if answer.out else answer.err
+    return json.loads(without_folders(answer.out)) if answer.out else answer.err
+
+
+def without_folders(text: str) -> str:
+    """With places in the packaged rules as a report has them."""
+    return text.replace(f"{packaged_rules()}/", "rules/")
 
 
 def check(cli: Command, data: dict[str, Any], every: int = 1) -> int:
@@ -94,16 +105,64 @@ def test_facts_stated_and_rules_of_ones_own(cli: Command, tmp_path: Path, model:
     words = ["--model", model, "--machine", "b200", "--scheme", "unquantized", "--dp", 1]
     words += ["--set", "is_lora_enabled=true", "--rules", rules, "--out", page]
     assert cli("report", *words, "--against", "packaged").code == 0
+    # No place says where the computer that made the page has its files.
+    shown = page.read_text("utf-8").replace(f'"{rules}"', "what the user said")
+    assert not re.findall(f"{tmp_path}|{packaged_rules()}|{Path.cwd()}/rules", shown)
     data = data_of(page)
+    assert "mine/cuda.yaml" in data["strings"]
+    assert "rules/cuda/unquantized.yaml" in data["in_repository"]
+    assert "mine/cuda.yaml" not in data["in_repository"]
+    places = {"mine/cuda.yaml": str(rules / "cuda.yaml")}
+    data["strings"] = [places.get(text, text) for text in data["strings"]]
     data["arguments"] += data["after"]["arguments"]
     assert check(cli, data) > 5
     (cell,) = data["cells"]
     before = Reader(data).outcome(cell, 0, "auto", "before")
     assert before["backend"] != "TRITON"
-    assert before == cli(
+    said = cli(
         "explain", "--model", model, "--machine", "b200", "--scheme", "unquantized",
         "--set", "is_lora_enabled=true", "--format", "json",
-    ).json  # fmt: skip
+    ).out  # fmt: skip
+    assert before == json.loads(without_folders(said))
+
+
+def test_places_of_a_revision_begin_with_it(
+    cli: Command, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/cuda.yaml").write_text(
+        "platform: cuda\noracles:\n  unquantized:\n    adjust:\n"
+        "      - {first: [TRITON], because: ours}\n"
+    )
+    who = ["-c", "user.name=someone", "-c", "user.email=someone@example.org"]
+    for words in (["init"], ["add", "mine"], [*who, "commit", "-m", "ours"]):
+        subprocess.run(["git", *words], check=True, capture_output=True)
+    page = tmp_path / "report.html"
+    words = ["--model", model, "--machine", "b200", "--scheme", "unquantized", "--tp", 1, "--dp", 1]
+    words += ["--rules", "mine", "--against", "HEAD:mine"]
+    assert cli("report", *words, "--out", page).code == 0
+    data = data_of(page)
+    assert {"mine/cuda.yaml", "HEAD:mine/cuda.yaml"} <= set(data["strings"])
+    assert "HEAD:mine/cuda.yaml" not in data["in_repository"]
+    assert "mine/cuda.yaml" in data["in_repository"]
+    assert data["before"]["arguments"] is None
+
+
+def test_a_request_says_where_it_is(
+    cli: Command, tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = tmp_path / "mine"
+    rules.mkdir()
+    (rules / "cuda.yaml").write_text("platform: cuda\nrequested: {unquantized: triton}\n")
+    words = ["--model", model, "--machine", "h100", "--scheme", "unquantized", "--tp", 1, "--dp", 1]
+    page = tmp_path / "report.html"
+    assert cli("report", *words, "--rules", rules, "--out", page).code == 0
+    assert '"at":"mine/cuda.yaml:2:' in page.read_text("utf-8")
+    monkeypatch.setenv("MOE_RULES_BACKEND", "unquantized=triton")
+    assert cli("report", *words, "--out", page).code == 0
+    assert '"at":"MOE_RULES_BACKEND"' in page.read_text("utf-8")
+    assert "MOE_RULES_BACKEND" not in data_of(page)["in_repository"]
 
 
 def test_rules_that_decide_alike_are_said_to(cli: Command, tmp_path: Path, model: Path) -> None:
@@ -123,6 +182,15 @@ def test_least_changes_where_nothing_serves(cli: Command, tmp_path: Path, model:
     assert lines
     said = cli("explain", *words[:6], "--format", "text").out
     assert all(line in said for line in lines)
+
+
+def test_that_no_change_helps_is_said(cli: Command, tmp_path: Path, model: Path) -> None:
+    page = tmp_path / "report.html"
+    words = ["--model", model, "--machine", "tpu", "--scheme", "int4-gptq", "--tp", 1, "--dp", 1]
+    assert cli("report", *words, "--out", page).code == 0
+    line = "nothing on tpu makes a backend of this oracle serve"
+    assert line in data_of(page)["strings"]
+    assert line in cli("explain", *words[:6]).out
 
 
 def test_data_is_what_its_schema_says(cli: Command, tmp_path: Path, model: Path) -> None:
@@ -204,3 +272,15 @@ def test_switches_are_every_combination_that_can_be(
     for one in deployments:
         assert (one["all2all"] is not None) == (one["ep"] and one["dp"] > 1)
         assert not (one["ep"] and one["tp"] * one["dp"] == 1)
+
+
+def test_a_bar_on_a_terminal_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for terminal in (True, False):
+        stream = io.StringIO()
+        monkeypatch.setattr(stream, "isatty", lambda answer=terminal: answer)
+        monkeypatch.setattr(sys, "stderr", stream)
+        monkeypatch.setenv("TERM", "xterm")
+        with progress("deciding", 2) as advance:
+            advance()
+            advance()
+        assert ("deciding" in stream.getvalue()) == terminal

@@ -88,7 +88,7 @@ def test_tables_hold_a_value_once_and_runs_what_follows_its_like() -> None:
     table = Table()
     assert [table.add(value) for value in ({"a": 1}, [2], {"a": 1}, "x", "x")] == [0, 1, 0, 2, 2]
     assert table.values == [{"a": 1}, [2], "x"]
-    tables = Tables()
+    tables = Tables(str)
     assert tables.plain()["runs"] == []
     tables.runs([7, 7, None, None, None, 7])
     assert tables.plain()["runs"] == [[7, 2, None, 3, 7, 1]]

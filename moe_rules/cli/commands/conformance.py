@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +52,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
+    from moe_rules.cli.render import progress
     from moe_rules.conformance.cases import case_files
     from moe_rules.conformance.models import run_models
     from moe_rules.conformance.run import run_files
@@ -66,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     cases: Result | None = None
     if args.paths:
         files = case_files(args.paths)
-        with _progress(len(files)) as advance:
+        with progress("comparing", len(files)) as advance:
             cases = run_files(files, args.oracle, overlays, lambda _: advance())
     models = None if args.models is None else run_models(args.models, args.oracle, overlays)
     if args.format == "json":
@@ -83,23 +82,6 @@ def _check_oracles(names: list[str]) -> None:
     for name in names:
         if name not in ORACLES:
             raise UserError(f"there is no oracle {name!r}{did_you_mean(name, ORACLES)}")
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, if that is a terminal; gives what moves it on by one file."""
-    import sys
-
-    if not sys.stderr.isatty():
-        yield lambda: None
-        return
-    from rich.progress import Progress
-
-    from moe_rules.cli.render import console
-
-    with Progress(console=console(sys.stderr), transient=True) as bar:
-        task = bar.add_task("comparing", total=total)
-        yield lambda: bar.advance(task)
 
 
 def _plain(cases: Result | None, models: ModelsResult | None, show: int) -> dict[str, Any]:

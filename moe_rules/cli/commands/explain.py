@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     if args.format == "json":
         print(as_json(asked, decisions))
         return exit_code(decisions)
-    from moe_rules.analysis.nearest import in_words, least_changes
+    from moe_rules.analysis.nearest import least_changes, to_be_served
     from moe_rules.cli.render import console
     from moe_rules.cli.trace import print_trace
 
@@ -46,6 +46,8 @@ def run(args: argparse.Namespace) -> int:
                 asked.subject(question),
                 [*question.notes, *range_lines(asked, question)],
             )
-            nearest = in_words(least_changes(decision)) if decision.failed else []
+            nearest = []
+            if decision.failed:
+                nearest = to_be_served(least_changes(decision), decision.platform)
             print_trace(out, subject, asked.machine, notes, decision, refusals, nearest)
     return exit_code(decisions)

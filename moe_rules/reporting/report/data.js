@@ -13,6 +13,7 @@ function shortPlace(file, line) {
 export class Report {
   constructor(block) {
     this.raw = read(block);
+    this.inRepository = new Set(this.raw.in_repository);
     this.expanded = new Map();
     this.cellsByPlace = new Map(
       this.raw.cells.map((cell) => [`${cell.model} ${cell.scheme} ${cell.machine}`, cell]),
@@ -39,12 +40,14 @@ export class Report {
     if (position === undefined) return null;
     const [file, line, column] = this.raw.places[position];
     const path = this.raw.strings[file];
-    const { repository, links } = this.raw;
-    const link = links[path];
+    const { repository } = this.raw;
     return {
       full: [path, ...(line ? [line] : []), ...(line && column ? [column] : [])].join(":"),
       short: shortPlace(path, line),
-      href: repository && link ? `${repository}/${link}${line ? `#L${line}` : ""}` : null,
+      href:
+        repository && this.inRepository.has(path)
+          ? `${repository}/${path}${line ? `#L${line}` : ""}`
+          : null,
     };
   }
 

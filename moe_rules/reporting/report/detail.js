@@ -2,6 +2,7 @@
 
 import { tokenRanges, measuredTimes } from "./chart.js";
 import { h } from "./dom.js";
+import { deploymentInWords } from "./state.js";
 import { OWN_CODE, answerOf, answersOf, commandOf, statusOf, subjectOf, viewOf } from "./views.js";
 
 function placeLink(place) {
@@ -319,11 +320,14 @@ function kindsOfLayers(outcome, state, onChange) {
 }
 
 // Of a request that fails, the least change is to ask for another backend.
-function nearestSection(found) {
+// It takes its time, so that a report has it of the first deployment and of those decided with it.
+function nearestSection(report, found) {
   if (found.backend !== null || found.how === "requested") return null;
+  const first = deploymentInWords(report.raw.deployments[0]);
   return section(
     "Nearest: the least change after which a backend serves",
-    lines(found.nearest, { class: "changes" }) ?? h("p", {}, "The command below says it for this deployment."),
+    lines(found.nearest, { class: "changes" }) ??
+      h("p", {}, `This report has it for ${first}; explain says it for this deployment.`),
   );
 }
 
@@ -354,7 +358,7 @@ function body(report, cell, state, deployment, outcome, layer) {
     found.error
       ? h("details", { class: "block" }, h("summary", {}, "The error in full"), h("pre", { tabindex: "0" }, found.error))
       : null,
-    nearestSection(found),
+    nearestSection(report, found),
     orderSection(found),
     candidatesSection(found),
     found.byNumTokens.length ? section("By number of tokens", tokenRanges(found.byNumTokens)) : null,

@@ -280,7 +280,9 @@ class ReportData(Part):
     results: list[Result]
     reasons: list[Reason]
     failures: list[Failure]
-    places: list[tuple[String, int, int]] = Field(description="File, line and column; 0: none.")
+    places: list[tuple[String, int, int]] = Field(
+        description="File (below its rule set's folder), line and column; 0: none."
+    )
     strings: list[str]
-    links: dict[str, str] = Field(description="Files by their path in the repository.")
+    in_repository: list[str] = Field(description="Files that have their path there as a name.")
     measured: list[MeasuredLayer]

@@ -6,8 +6,9 @@ describes. Empty and usual values are left out.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from moe_rules.engine.because import because
@@ -15,7 +16,7 @@ from moe_rules.engine.decision import Decision
 from moe_rules.engine.explanation import Weighing
 from moe_rules.files.problems import Location
 from moe_rules.language.conditions import Failure
-from moe_rules.language.rules import Adjustment
+from moe_rules.language.rules import Adjustment, Requested
 from moe_rules.selectors.ranges import TokenRange
 from moe_rules.vocabulary.fact_values import FactValue, plain
 from moe_rules.vocabulary.facts import FACTS
@@ -45,14 +46,15 @@ class Table:
 
 
 class Tables:
-    """Everything that decisions have in common."""
+    """Everything that decisions have in common. ``file_name`` says what a file is called."""
 
     NAMES = (
         "answers", "runs", "outcomes", "facts", "fact_groups", "decisions", "orders", "weighed",
         "standings", "results", "reasons", "failures", "places", "strings",
     )  # fmt: skip
 
-    def __init__(self) -> None:
+    def __init__(self, file_name: Callable[[str], str]) -> None:
+        self._file_name = functools.cache(file_name)
         self.tables = {name: Table() for name in self.NAMES}
         self._weighed: dict[int, tuple[Weighing, int | None]] = {}
 
@@ -110,7 +112,7 @@ class Tables:
             "weighed": [position for _, position in order],
         }
         more = {
-            "requested": None if requested is None else requested.to_dict(),
+            "requested": None if requested is None else self._requested(requested),
             "error": None if error is None else self.strings(error.split("\n")),
             "warnings": self.strings(decision.warnings),
             "unknown_facts": self.strings(decision.unknown_facts),
@@ -183,8 +185,13 @@ class Tables:
     def _optional(self, text: str | None) -> int | None:
         return None if text is None else self.string(text)
 
+    def _requested(self, requested: Requested) -> dict[str, Any]:
+        place = requested.location
+        named = place.replaced(file=self._file_name(place.file))
+        return requested.replaced(location=named).to_dict()
+
     def _place(self, location: Location) -> int:
-        file = self.string(location.file)
+        file = self.string(self._file_name(location.file))
         return self.tables["places"].add([file, location.line, location.column])
 
     def _reason(self, *parts: Any) -> int:
