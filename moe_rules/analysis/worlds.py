@@ -16,7 +16,7 @@ from pydantic import Field
 from moe_rules.analysis.classes import Space
 from moe_rules.analysis.conditions import Conditions, Facts
 from moe_rules.analysis.diagram import Node
-from moe_rules.analysis.questions import Questions
+from moe_rules.analysis.questions import Missing, Questions
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import Problem, RuleFileError
 from moe_rules.files.validate import validate
@@ -24,6 +24,7 @@ from moe_rules.files.yaml_source import YamlSource, read_yaml
 from moe_rules.language.conditions import Condition
 from moe_rules.language.files import RawCondition, RawValues, Table
 from moe_rules.language.parse import Parser
+from moe_rules.language.reading import vocabulary
 from moe_rules.language.rules import Reason
 from moe_rules.machines.machine import named_machines, software_preset
 from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean, parse_value
@@ -106,7 +107,7 @@ class Worlds:
 def worlds_of(source: YamlSource) -> Worlds:
     """Read a file. Raises RuleFileError with everything that is wrong."""
     file = validate(WorldsFile, source)
-    parser = Parser(source, FACTS, {})
+    parser = Parser(source, FACTS, vocabulary().sets)
     entries = []
     for number, entry in enumerate(file.impossible):
         path = ("impossible", number)
@@ -155,8 +156,12 @@ def packaged_worlds() -> Worlds:
 
 
 def add_worlds(questions: Questions, worlds: Worlds) -> tuple[Impossible, ...]:
-    """Ask also what tells whether a deployment is possible. Returns what matters of that."""
-    left = list(worlds.impossible)
+    """Ask also what tells whether a deployment is possible. Returns what matters of that.
+
+    What the constants rule out by themselves, as what is of another kind of device, does not.
+    """
+    known = {n: v for n, v in questions.constants.items() if not isinstance(v, Missing)}
+    left = [one for one in worlds.impossible if one.when.holds(known) is not False]
     relevant: list[Impossible] = []
     while True:
         asked = questions.facts()

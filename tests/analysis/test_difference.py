@@ -73,6 +73,7 @@ def possible(facts: Mapping[str, FactValue]) -> bool:
 
 def made_possible(facts: Mapping[str, FactValue]) -> dict[str, FactValue]:
     """A deployment that can be, like one that may not."""
+    exchange = facts["all2all_backend"]
     return {
         **REQUEST_DEFAULTS,
         **facts,
@@ -80,6 +81,7 @@ def made_possible(facts: Mapping[str, FactValue]) -> dict[str, FactValue]:
         "compute_capability": facts["compute_capability"] or (9, 0),
         "ep_size": 8 if facts["use_ep"] else 1,
         "sp_size": facts["sp_size"] if facts["use_ep"] else 1,
+        "all2all_backend": "naive" if exchange.startswith("mori") else exchange,
     }
 
 
