@@ -7,32 +7,37 @@ from collections.abc import Mapping, Sequence
 
 from moe_rules.cli.errors import UserError
 
+Parsers = Mapping[str, argparse.ArgumentParser]
+
 
 def unrecognized_error(
     words: Sequence[str], unrecognized: Sequence[str], parser: argparse.ArgumentParser
 ) -> UserError:
     """What to tell the user of the first of some words; ``parser`` is that of all commands."""
     commands = _commands(parser)
-    command = next(word for word in words if word in commands)
-    known = commands[command]._option_string_actions
+    name = next((word for word in words if word in commands), "")
+    command = f"{parser.prog} {name}".rstrip()
+    known = commands.get(name, parser)._option_string_actions
     word, _, value = unrecognized[0].partition("=")
     if not word.startswith("-"):
-        hint = (
-            _by_value(unrecognized[0], known) or f"; moe-rules {command} --help has what it takes"
-        )
-        return UserError(f"{command} takes no {unrecognized[0]!r}{hint}")
+        hint = _by_value(unrecognized[0], known) or f"; {command} --help has what it takes"
+        return UserError(f"{name or command} takes no {unrecognized[0]!r}{hint}")
     if not value:
         place = list(words).index(unrecognized[0]) + 1
         value = words[place] if place < len(words) else ""
-    return UserError(
-        f"{command} has no option {word}"
-        + (_by_value(value, known) or _by_name(word, command, commands))
+    hint = (
+        _by_name(word, known)
+        or _by_value(value, known)
+        or f"{_others(word, commands)}; {command} --help lists them"
     )
+    return UserError(f"{name or command} has no option {word}{hint}")
 
 
-def _commands(parser: argparse.ArgumentParser) -> Mapping[str, argparse.ArgumentParser]:
-    (subparsers,) = (one for one in parser._actions if isinstance(one, argparse._SubParsersAction))
-    return subparsers.choices
+def _commands(parser: argparse.ArgumentParser) -> Parsers:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return action.choices
+    return {}
 
 
 def _by_value(value: str, known: Mapping[str, argparse.Action]) -> str:
@@ -52,15 +57,16 @@ def _by_value(value: str, known: Mapping[str, argparse.Action]) -> str:
     return ""
 
 
-def _by_name(word: str, command: str, commands: Mapping[str, argparse.ArgumentParser]) -> str:
-    """The nearest option, and the commands that have one of this very name."""
+def _others(word: str, commands: Parsers) -> str:
+    """The commands that have an option of this very name."""
+    others = [name for name, one in commands.items() if word in one._option_string_actions]
+    return f", which is one of {', '.join(others)}" if others else ""
+
+
+def _by_name(word: str, known: Mapping[str, argparse.Action]) -> str:
+    """The nearest option."""
     from moe_rules.vocabulary.fact_values import nearest
 
-    others = [name for name, one in commands.items() if word in one._option_string_actions]
-    where = f", which is one of {', '.join(others)}" if others else ""
     # Without the dashes, which make all options look alike.
-    close = nearest(
-        word.lstrip("-"), (one.lstrip("-") for one in commands[command]._option_string_actions)
-    )
-    hint = f"; did you mean --{close}?" if close else f"; moe-rules {command} --help lists them"
-    return f"{where}{hint}"
+    close = nearest(word.lstrip("-"), (option.lstrip("-") for option in known))
+    return f"; did you mean --{close}?" if close else ""

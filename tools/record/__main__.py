@@ -14,6 +14,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
+from moe_rules.cli.errors import UserError
+from moe_rules.cli.unrecognized import unrecognized_error
 from moe_rules.conformance.cases import CaseError, case_files
 from moe_rules.vocabulary.fact_values import did_you_mean
 from tools.record import executed
@@ -27,20 +29,29 @@ CACHE = Path(".record")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns its exit code: 0, 1 where answers differ, 2 for what fails."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    parser = _parser()
+    options, unrecognized = parser.parse_known_args(words)
     console = Console(stderr=True)
     try:
+        if unrecognized:
+            raise unrecognized_error(words, unrecognized, parser)
         return _run(options, console)
-    except (RecordingError, NoEnvironmentError, CaseError) as error:
-        console.print(f"error: {error}", markup=False, highlight=False, style="red")
-        return 2
+    except (RecordingError, NoEnvironmentError, CaseError, UserError) as error:
+        said = str(error)
+    except OSError as error:
+        said = f"{error.filename}: {error.strerror}"
     except KeyboardInterrupt:
         console.print("interrupted: the same command goes on with the machines that are left")
         return 130
+    console.print(f"error: {said}", markup=False, highlight=False, style="red", soft_wrap=True)
+    return 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.record", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.record", description=__doc__, allow_abbrev=False
+    )
     add = parser.add_argument
     add("version", help="a release of vLLM, as 0.33.0")
     add("--machine", action="append", default=[], help="as cuda-sm90 or h100; all if absent")
@@ -63,7 +74,12 @@ def _run(options: argparse.Namespace, console: Console) -> int:
             raise RecordingError(f"no oracle {oracle!r}{did_you_mean(oracle, ORACLES)}")
     if options.cases < 1 or options.jobs < 1:
         raise RecordingError("--cases and --jobs are at least 1")
+    # All that may be wrong is found before what takes long.
     names = known_machines(options.machine, options.platform)
+    inputs = case_files(map(Path, options.inputs)) if options.inputs else ()
+    compared = case_files(options.compare) if options.compare else ()
+    out = options.out or options.cache / "cases" / options.version
+    out.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
     python = options.python or python_of(options.version, options.cache)
     if not python.exists():
@@ -75,19 +91,16 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         tuple(options.oracle),
         options.cases,
         options.seed,
-        tuple(str(path.resolve()) for path in case_files(map(Path, options.inputs)))
-        if options.inputs
-        else (),
+        tuple(str(path.resolve()) for path in inputs),
     )
-    out = options.out or options.cache / "cases" / options.version
     with _Bars(console) as bars:
         reports = record(plan, python.absolute(), out, bars.show, jobs=options.jobs)
     _summarize(reports, out, console)
     seconds = time.perf_counter() - started
     console.print(f"{seconds:.0f} s, of which {environment:.0f} s for the environment; in {out}")
-    if not options.compare:
+    if not compared:
         return 0
-    verdict = compare(options.compare, [out])
+    verdict = compare(compared, [out])
     console.print(verdict.text(), markup=False, highlight=False)
     return 0 if verdict.agrees else 1
 

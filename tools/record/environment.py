@@ -27,7 +27,7 @@ class NoEnvironmentError(Exception):
 def requirements_for(version: str) -> Path:
     """The pinned requirements of a release, or of the newest one before it.
 
-    Raises NoEnvironmentError for what is no version.
+    Raises NoEnvironmentError for what is no version of three numbers.
     """
     wanted = _numbers(version)
     files = {_numbers(p.stem.removeprefix("requirements-")): p for p in HERE.glob("requirements-*")}
@@ -48,8 +48,8 @@ def python_of(version: str, cache: Path) -> Path:
     if folder.exists():
         shutil.rmtree(folder)
     venv.create(folder, with_pip=True)
+    _pip(python, "install", "--no-deps", f"vllm=={version}")  # first, for there may be none
     _pip(python, "install", "--requirement", str(requirements))
-    _pip(python, "install", "--no-deps", f"vllm=={version}")
     seconds = time.perf_counter() - started
     (folder / MADE).write_text(f"{requirements.name}, made in {seconds:.0f} s\n")
     return python
@@ -63,6 +63,6 @@ def _pip(python: Path, *arguments: str) -> None:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    if not re.fullmatch(r"\d+(\.\d+)*", version):
+    if not re.fullmatch(r"\d+\.\d+\.\d+", version):
         raise NoEnvironmentError(f"{version!r} is no version of vLLM, as 0.33.0")
     return tuple(map(int, version.split(".")))

@@ -132,7 +132,18 @@ def record(
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-    return {name: json.loads(_report(kept, name).read_text()) for name in plan.machines}
+    return {name: _read(_report(kept, name)) for name in plan.machines}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """A mapping that an earlier recording put down. Raises RecordingError."""
+    try:
+        found = json.loads(path.read_text())
+    except ValueError as error:
+        raise RecordingError(f"{path} is damaged ({error}): remove it") from None
+    if not isinstance(found, dict):
+        raise RecordingError(f"{path} is damaged (no mapping): remove it")
+    return found
 
 
 def _report(kept: Path, machine: str) -> Path:
@@ -141,7 +152,7 @@ def _report(kept: Path, machine: str) -> Path:
 
 def _agree(plan: Plan, path: Path) -> None:
     said = plan.to_dict()
-    if path.exists() and (before := json.loads(path.read_text())) != said:
+    if path.exists() and (before := _read(path)) != said:
         different = ", ".join(
             f"{name} {before.get(name)} and not {said.get(name)}"
             for name in sorted(before.keys() | said.keys())

@@ -96,7 +96,7 @@ def test_another_plan_needs_another_folder(
 ) -> None:
     assert record("--oracle", "fp8", "--cases", 10) == 0
     assert record("--oracle", "fp8", "--cases", 10, "--seed", 5) == 2
-    said = " ".join(capsys.readouterr().err.split())
+    said = capsys.readouterr().err
     assert "holds another recording, with seed 0 and not 5" in said
 
 
@@ -116,7 +116,7 @@ def test_a_release_that_the_environment_does_not_have_is_not_recorded(
     record: Record, inputs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert record("--inputs", inputs, release="0.33.0") == 2
-    assert "has vLLM 0.0.1, not 0.33.0" in " ".join(capsys.readouterr().err.split())
+    assert "has vLLM 0.0.1, not 0.33.0" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*.jsonl.gz"))
 
 
@@ -136,13 +136,18 @@ def test_a_release_that_the_environment_does_not_have_is_not_recorded(
         (("--oracle", "fp9"), "no oracle 'fp9'; did you mean 'fp8'?"),
         (("--cases", "0"), "--cases and --jobs are at least 1"),
         (("--inputs", "/nowhere"), "there is no file or folder /nowhere"),
+        (("--compare", "/nowhere"), "there is no file or folder /nowhere"),
+        (("--machin", "tpu"), "has no option --machin; did you mean --machine?"),
+        (("--only", "h100"), "has no option --only; h100 is a machine: --machine h100"),
+        (("--orcale", "fp8"), "has no option --orcale; did you mean --oracle?"),
+        (("fp8",), "python -m tools.record takes no 'fp8'; python -m tools.record --help has"),
     ],
 )
 def test_what_cannot_be_recorded_is_said(
     record: Record, words: tuple[str, ...], text: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert record(*words) == 2
-    assert text in " ".join(capsys.readouterr().err.split())
+    assert text in capsys.readouterr().err
 
 
 def test_what_is_no_case_is_not_asked_again(
@@ -151,21 +156,52 @@ def test_what_is_no_case_is_not_asked_again(
     path = tmp_path / "odd.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"id": "1"}\n'))
     assert record("--inputs", path) == 2
-    assert "odd.jsonl.gz:1: not a case" in "".join(capsys.readouterr().err.split("\n"))
+    assert "odd.jsonl.gz:1: not a case" in capsys.readouterr().err
 
 
 def test_a_process_that_fails_is_said_with_its_log(
     record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert record("--oracle", "fp8", "--cases", 10, python="/bin/false") == 2
-    said = " ".join(capsys.readouterr().err.split())
+    said = capsys.readouterr().err
     assert f"{MACHINE}: the process that asks vLLM failed" in said
     assert record("--oracle", "fp8", "--cases", 10) == 0
 
 
 def test_there_has_to_be_a_python(record: Record, capsys: pytest.CaptureFixture[str]) -> None:
     assert record(python="/nowhere/python") == 2
-    assert "there is no Python /nowhere/python" in " ".join(capsys.readouterr().err.split())
+    assert "there is no Python /nowhere/python" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        (
+            "plan.json",
+            "plan.json is damaged (Expecting value: line 1 column 1 (char 0)): remove it",
+        ),
+        (f"reports/{MACHINE}.json", f"{MACHINE}.json is damaged"),
+    ],
+)
+def test_a_recording_that_is_damaged_is_not_gone_on_with(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str], file: str, said: str
+) -> None:
+    assert record("--oracle", "fp8", "--cases", 10) == 0
+    (tmp_path / "out" / KEPT / file).write_text("")
+    assert record("--oracle", "fp8", "--cases", 10) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_cannot_be_run_or_written_is_said(
+    record: Record, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    words = ("--oracle", "fp8", "--cases", 10)
+    assert record(*words, python=str(file)) == 2
+    assert f"{file}: Permission denied" in capsys.readouterr().err
+    assert record(*words, "--out", file) == 2
+    assert f"{file}: File exists" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -175,7 +211,7 @@ def test_there_has_to_be_a_python(record: Record, capsys: pytest.CaptureFixture[
         ("0.32.0", "requirements-0.32.0.txt"),
         ("0.32.1", "requirements-0.32.0.txt"),
         ("0.31.0", "requirements-0.32.0.txt"),
-        ("1.0", "requirements-0.33.0.txt"),
+        ("1.0.0", "requirements-0.33.0.txt"),
     ],
 )
 def test_a_release_has_the_requirements_of_the_one_before_it(version: str, file: str) -> None:
@@ -183,15 +219,16 @@ def test_a_release_has_the_requirements_of_the_one_before_it(version: str, file:
 
 
 def test_requirements_are_pinned() -> None:
-    for path in requirements_for("1.0").parent.glob("requirements-*.txt"):
+    for path in requirements_for("1.0.0").parent.glob("requirements-*.txt"):
         lines = [line for line in path.read_text().splitlines() if not line.startswith("#")]
         assert len(lines) > 10
         assert all("==" in line for line in lines)
 
 
-def test_what_is_no_version_has_no_environment(tmp_path: Path) -> None:
-    with pytest.raises(NoEnvironmentError, match=r"'latest' is no version of vLLM, as 0\.33\.0"):
-        python_of("latest", tmp_path)
+@pytest.mark.parametrize("version", ["latest", "", "0.33", "../0.33.0"])
+def test_what_is_no_version_has_no_environment(version: str, tmp_path: Path) -> None:
+    with pytest.raises(NoEnvironmentError, match=r" is no version of vLLM, as 0\.33\.0"):
+        python_of(version, tmp_path)
 
 
 def test_an_environment_is_made_once(tmp_path: Path) -> None:
