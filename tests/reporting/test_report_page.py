@@ -8,7 +8,10 @@ import json
 import re
 from pathlib import Path
 
+import html5lib
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from moe_rules.language.ruleset import load_platform
 from moe_rules.reporting.report.families import OTHER, families, family_of
@@ -59,16 +62,28 @@ def test_the_policy_allows_this_script_and_style_alone() -> None:
     assert "<title>a &lt;title&gt; &amp; more</title>" in text
 
 
-@pytest.mark.parametrize(
-    "name", ["</script>", "<!--<script>", "\u2028", "\ud800", "{{data}}", "\\1"]
+NAMES = st.one_of(
+    st.sampled_from(
+        ["</script>", "<!--<script>", "\u2028", "\ud800", "{{data}}", "\\1", "</title>"]
+    ),
+    st.text(st.characters(exclude_categories=()), max_size=8),
 )
-def test_any_text_may_be_data(name: str) -> None:
+
+
+@given(NAMES)
+def test_any_text_may_be_data_and_a_title(name: str) -> None:
     block = data_block({"name": name})
     assert "<" not in block
     assert block.splitlines() == [block]
-    text = page({"name": name}, "title")
+    text = page({"name": name}, name)
     assert block in text
-    assert json.loads(block)["name"] == name.encode("utf-8", "replace").decode()
+    # Every byte of it is what HTML allows, and is read as it was meant.
+    html = html5lib.HTMLParser(strict=True).parse(text.encode("utf-8"))
+    space = "{http://www.w3.org/1999/xhtml}"
+    data = html.find(f".//{space}script[@id='data']")
+    assert json.loads(data.text) == {"name": name}
+    if name.isprintable():
+        assert (html.find(f".//{space}title").text or "") == name
 
 
 def test_backends_have_families() -> None:

@@ -12,6 +12,7 @@ import hashlib
 import html
 import json
 import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ def page(data: Mapping[str, Any], title: str) -> str:
     style = (FOLDER / "style.css").read_text(encoding="utf-8")
     script = modules(MAIN)
     parts = {
-        "title": html.escape(title),
+        "title": html.escape("".join(map(_shown, title))),
         "policy": "; ".join(
             (
                 "default-src 'none'",
@@ -48,9 +49,13 @@ def page(data: Mapping[str, Any], title: str) -> str:
 
 def data_block(data: Mapping[str, Any]) -> str:
     """JSON that may stand in a script element: it cannot end one, or begin a comment."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
-    text = text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
-    return text.encode("utf-8", "replace").decode("utf-8")
+    text = json.dumps(data, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace("\x7f", "\\u007f")
+
+
+def _shown(sign: str) -> str:
+    """A sign, or what stands for one that a page must not have: controls, halves, and no signs."""
+    return "\ufffd" if unicodedata.category(sign) in ("Cc", "Cs", "Cn") else sign
 
 
 def modules(name: str) -> str:
