@@ -190,6 +190,7 @@ def questions_of(
 
     ``tables`` are those of models, the packaged ones if absent.
     """
+    from moe_rules.files.problems import RuleFileError
     from moe_rules.models import derive_layers
     from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
 
@@ -202,7 +203,7 @@ def questions_of(
             overrides=_overrides(args, stated),
             tables=tables,
         )
-    except (CheckpointRefusedError, UnknownModelError):
+    except (CheckpointRefusedError, RuleFileError, UnknownModelError):
         raise
     except ValueError as error:
         raise UserError(f"{args.model}: {error}") from None

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from moe_rules.cli.errors import UserError
+from moe_rules.files.present import yaml_files_below
 from moe_rules.files.problems import RuleFileError
 from moe_rules.files.releases import FOLDER, release_of, releases
 from moe_rules.language.ruleset import VOCABULARY, is_hidden, overlay_path
@@ -28,11 +29,10 @@ def yaml_files(path: Path) -> list[Path]:
     """The file, or the YAML files of the folder that are not hidden. Raises UserError."""
     if not path.is_dir():
         return [path]
-    files = [file for suffix in ("yaml", "yml") for file in path.rglob(f"*.{suffix}")]
-    visible = [file for file in files if not is_hidden(file, path)]
+    visible = [file for file in yaml_files_below(path) if not is_hidden(file, path)]
     if not visible:
         raise UserError(f"{path}: the folder has no YAML file")
-    return sorted(visible)
+    return visible
 
 
 def rule_set_of(path: Path) -> Path | None:

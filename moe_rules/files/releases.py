@@ -7,11 +7,12 @@ that one, and each folder of ``rules/releases`` what a release decides otherwise
 from __future__ import annotations
 
 import functools
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from moe_rules.files.packaged import packaged_rules
-from moe_rules.files.problems import Location, Problem, RuleFileError
+from moe_rules.files.problems import KeyPath, Location, Problem, RuleFileError
 from moe_rules.files.stored import stored
 from moe_rules.vocabulary.record import Record
 
@@ -40,9 +41,15 @@ class Release(Record):
 def releases(rules: Path | None = None) -> tuple[Release, ...]:
     """The releases of a rule set (the packaged one if absent), the latest first.
 
-    A rule set without a list has none. Raises RuleFileError for a list that is wrong.
+    Another rule set without a list has none. Raises RuleFileError for a list that is wrong, and
+    where a folder lacks or belongs to no release.
     """
-    return _releases(rules or packaged_rules())
+    found = _releases(rules or packaged_rules())
+    if rules is None and not found:
+        raise RuleFileError(
+            [_wrong(packaged_rules() / LIST, f"there is no such file; {_FORM}", ())]
+        )
+    return found
 
 
 def release_of(word: str, rules: Path | None = None) -> Release:
@@ -101,18 +108,45 @@ def _numbers(version: str) -> tuple[int, ...]:
 @functools.cache
 def _releases(rules: Path) -> tuple[Release, ...]:
     file = rules / LIST
-    if not file.is_file():
-        return ()
-    versions: list[str] = stored("releases", [file], ROOMS, lambda: _read(file))
+    versions: list[str] = []
+    if file.exists():
+        versions = stored("releases", [file], ROOMS, lambda: _read(file))
     names = [".".join(version.split(".")[:2]) for version in versions]
-    found = []
-    folders: list[Path] = []
-    for number, (name, version) in enumerate(zip(names, versions, strict=True)):
-        folder = rules / FOLDER / name
-        if number and folder.is_dir():  # one that decides nothing otherwise has none
-            folders.append(folder)
-        found.append(Release(name, version, tuple(folders)))
-    return tuple(found)
+    folders = [rules / FOLDER / name for name in names[1:]]
+    problems = [
+        _wrong(
+            file,
+            f"there is no folder {FOLDER}/{folder.name}, of what {older} decides otherwise than "
+            f"{newer}; it is empty where that is nothing",
+            ("releases", number),
+        )
+        for number, ((newer, older), folder) in enumerate(
+            zip(pairwise(versions), folders, strict=True), 1
+        )
+        if not folder.is_dir()
+    ]
+    there = sorted(one for one in (rules / FOLDER).glob("[!.]*") if one.is_dir())
+    problems += [
+        _wrong(file, f"{FOLDER}/{one.name} is the folder of no older release here", ("releases",))
+        for one in there
+        if one not in folders
+    ]
+    if problems:
+        raise RuleFileError(problems)
+    return tuple(
+        Release(name, version, tuple(folders[:number]))
+        for number, (name, version) in enumerate(zip(names, versions, strict=True))
+    )
+
+
+def _wrong(file: Path, message: str, key: KeyPath) -> Problem:
+    from moe_rules.files.yaml_source import read_yaml
+
+    place = read_yaml(file).at(key) if file.exists() else Location(str(file))
+    return Problem("bad-value", message, place)
+
+
+_FORM = "a list of releases is 'releases: [0.33.0, 0.32.0]', the latest first"
 
 
 def _read(file: Path) -> list[str]:
@@ -121,10 +155,14 @@ def _read(file: Path) -> list[str]:
 
     source = read_yaml(file)
     versions: Any = source.data.get("releases") if isinstance(source.data, dict) else None
-    if isinstance(versions, list) and versions and all(map(_is_version, versions)):
-        return versions
-    message = "a list of releases is 'releases: [0.33.0, 0.32.0]', the latest first"
-    raise RuleFileError([Problem("bad-value", message, source.at(("releases",)))])
+    if not (isinstance(versions, list) and versions and all(map(_is_version, versions))):
+        raise RuleFileError([Problem("bad-value", _FORM, source.at(("releases",)))])
+    for number, (newer, older) in enumerate(pairwise(versions), 1):
+        if _numbers(older)[:2] >= _numbers(newer)[:2]:
+            message = f"{older} is no release before {newer}, each MAJOR.MINOR of which has one"
+            place = source.at(("releases", number))
+            raise RuleFileError([Problem("bad-value", f"{message}; {_FORM}", place)])
+    return versions
 
 
 def _is_version(value: Any) -> bool:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.present import is_present, yaml_files_below
 from moe_rules.files.problems import Location, Problem, RuleFileError
 from moe_rules.files.releases import MODELS, release_of
 from moe_rules.files.stored import stored
@@ -75,9 +76,9 @@ def rule_files(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         return [path]
-    files = (p for p in path.rglob("*") if p.suffix in (".yaml", ".yml") and p.is_file())
+    files = yaml_files_below(path)
     inside = (f for f in files if f.relative_to(path).parts[0] not in (WORDS, MODELS))
-    return sorted(file for file in inside if holds_rules(file) and not is_hidden(file, path))
+    return [file for file in inside if holds_rules(file) and not is_hidden(file, path)]
 
 
 def is_hidden(file: Path, folder: Path) -> bool:
@@ -98,16 +99,17 @@ def holds_rules(path: Path) -> bool:
 def platform_files(platform: str, folder: Path) -> list[Path]:
     """The packaged rule files of one platform."""
     single = folder / f"{platform}.yaml"
-    found = sorted((folder / platform).glob("*.yaml"))
-    several = [file for file in found if holds_rules(file)]
-    return [single, *several] if single.is_file() else several
+    inside = folder / platform
+    found = yaml_files_below(inside) if inside.is_dir() else ()
+    several = [file for file in found if file.parent == inside and holds_rules(file)]
+    return [single, *several] if is_present(single) else several
 
 
 def vocabulary_files(overlays: Sequence[Path] = (), *, packaged: Path | None = None) -> list[Path]:
     """The vocabulary of a rule set, the packaged one's if it has none, and those of overlays."""
     folders = (packaged or packaged_rules(), packaged_rules())
     own = next(folder / VOCABULARY for folder in folders if (folder / VOCABULARY).is_file())
-    return [own, *(words for overlay in overlays if (words := overlay / WORDS).is_file())]
+    return [own, *(words for overlay in overlays if is_present(words := overlay / WORDS))]
 
 
 def load_platform(

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.present import is_present
 from moe_rules.files.releases import MODELS, release_of
 from moe_rules.files.stored import stored
 
@@ -80,7 +81,7 @@ def load_tables(
 def _stored(name: str, directories: Sequence[Path]) -> dict[str, Any]:
     """The table of a file, with those of releases over it. Raises RuleFileError."""
     first, *older = (directory / f"{name}.yaml" for directory in directories)
-    files = [first, *(file for file in older if file.is_file())]
+    files = [first, *(file for file in older if is_present(file))]
 
     def make() -> dict[str, Any]:
         from moe_rules.models.table_files import read_table

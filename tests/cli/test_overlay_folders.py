@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -60,3 +62,35 @@ def test_a_folder_without_rules(cli: Command, write: Write) -> None:
         answer = cli(*words)
         assert answer.code == 2
         assert f"the folder {folder} has no rules" in answer.err
+
+
+@pytest.mark.parametrize("name", ["other.yaml", "words.yaml", "models/registry.yaml"])
+def test_a_link_that_leads_nowhere_is_not_passed_over(
+    cli: Command, write: Write, name: str
+) -> None:
+    folder = write("mine/xpu.yaml", OVERLAY).parent
+    link = folder / name
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to("nowhere.yaml")
+    answer = cli(*SELECT, folder)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err.startswith(f"moe-rules: error: {link}: ")
+
+
+@pytest.mark.parametrize("command", ["select", "check"])
+def test_a_folder_that_cannot_be_read_is_not_passed_over(
+    cli: Command, write: Write, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    folder = write("mine/xpu.yaml", OVERLAY).parent
+    closed = write("mine/more/cuda.yaml", "platform: cuda\n").parent
+    scandir = os.scandir
+
+    def denied(path: str) -> object:
+        if Path(path) == closed:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    answer = cli(*({"select": SELECT, "check": ["check"]}[command]), folder)
+    assert (answer.code, answer.out) == (2, "")
+    assert f"{closed}: Permission denied" in answer.err
