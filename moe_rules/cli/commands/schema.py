@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
             wanted = schema_for(args.name)
         except ValueError as error:
             raise UserError(str(error)) from None
-        chosen = {file: schema for file, schema in chosen.items() if schema is wanted}
+        chosen = {file: schema for file, schema in chosen.items() if schema == wanted}
     if args.write is None:
         print(schema_text(wanted if args.name is not None else chosen), end="")
         return 0
