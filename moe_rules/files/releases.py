@@ -53,7 +53,12 @@ def releases(rules: Path | None = None) -> tuple[Release, ...]:
 
 
 def release_of(word: str, rules: Path | None = None) -> Release:
-    """The release that a user calls "0.32" or "0.32.0". Raises RuleFileError, with the nearest."""
+    """The release that a user calls "0.32" or "0.32.0".
+
+    Raises RuleFileError, with the nearest; TypeError for what is no text, as 0.30 would be 0.3.
+    """
+    if not isinstance(word, str):
+        raise TypeError(f"a release is text, as '0.32', and not {word!r}")
     known = releases(rules)
     found = called(word, known)
     if found is not None:

@@ -40,8 +40,10 @@ def overlay_paths(extra: Sequence[str | Path] = (), release: str | None = None) 
 
     Those of ``release`` ("0.32") come before them. A word that is no path names a packaged overlay
     (``rules/overlays/<name>``). Raises RuleFileError for one, or a release, that does not exist,
-    and for a folder without rules.
+    and for a folder without rules; TypeError for one overlay that is no list of them.
     """
+    if isinstance(extra, str | Path):
+        raise TypeError(f"rules is a list of overlays, as [{str(extra)!r}]")
     words = [word for word in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if word]
     older = () if release is None else release_of(release).folders
     return (*older, *(with_rules(overlay_path(str(word))) for word in [*words, *extra]))
@@ -59,10 +61,10 @@ def with_rules(path: Path) -> Path:
 def overlay_path(word: str) -> Path:
     """The path, or the packaged overlay of that name. Raises RuleFileError if there is neither."""
     path = Path(word)
-    if path.exists():
+    if word and path.exists():  # an empty word would be the current folder
         return path
     overlays = packaged_rules() / "overlays"
-    if (overlays / word).exists():
+    if word and (overlays / word).exists():
         return overlays / word
     names = [entry.name for entry in overlays.iterdir()] if overlays.is_dir() else []
     message = f"there is no overlay {word!r}{did_you_mean(word, names)}"

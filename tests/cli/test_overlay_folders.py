@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from moe_rules.language.ruleset import overlay_paths
 from tests.cli.conftest import Command
 
 Write = Callable[[str, str | bytes], Path]
@@ -94,3 +95,15 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(
     answer = cli(*({"select": SELECT, "check": ["check"]}[command]), folder)
     assert (answer.code, answer.out) == (2, "")
     assert f"{closed}: Permission denied" in answer.err
+
+
+def test_an_empty_word_is_not_the_current_folder(cli: Command) -> None:
+    answer = cli(*SELECT, "")
+    assert (answer.code, answer.out) == (2, "")
+    assert "there is no overlay ''" in answer.err
+
+
+def test_one_overlay_is_no_list_of_them() -> None:
+    for one in ("corrected", Path("mine")):
+        with pytest.raises(TypeError, match=rf"rules is a list of overlays, as \['{one}'\]"):
+            overlay_paths(one)  # type: ignore[arg-type]

@@ -47,6 +47,11 @@ def test_another_release_is_an_error_that_names_the_nearest(
         release_of(word, rules)
 
 
+def test_a_release_is_text() -> None:
+    with pytest.raises(TypeError, match=r"a release is text, as '0\.32', and not 0\.32"):
+        release_of(0.32)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("version", "near"),
     [
