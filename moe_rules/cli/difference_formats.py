@@ -14,7 +14,7 @@ from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.witness import explain_command
 from moe_rules.reporting.base import counted
 from moe_rules.reporting.github import annotation
-from moe_rules.reporting.markdown import code
+from moe_rules.reporting.markdown import code, words
 from moe_rules.vocabulary.fact_values import in_words, plain
 
 LEAST_PERCENT = 0.001
@@ -62,8 +62,8 @@ def read_otherwise(one: Reading) -> str:
 
 def as_markdown(found: Comparison, show: int) -> str:
     """A list of the largest regions, for a pull request."""
-    lines = [f"### Decisions of {found.after.name} against {found.before.name}", ""]
-    lines += [f"- {_escaped(read_otherwise(one))}" for one in found.readings]
+    lines = [f"### Decisions of {words(found.after.name)} against {words(found.before.name)}", ""]
+    lines += [f"- {words(read_otherwise(one))}" for one in found.readings]
     lines += [""] if found.readings else []
     for one in found.differences[:show]:
         lines += item_of(one, found.after, one.where)
@@ -74,7 +74,7 @@ def as_markdown(found: Comparison, show: int) -> str:
 def item_of(one: Found, after: RuleSet, title: str) -> list[str]:
     """A region as an item of a list in Markdown, with what is told of it in a list below."""
     told = (f"    - {lead}: {code(text)}" for lead, text in _told(one, after))
-    whose = [f"    - for {_some(one.subjects)}"] if one.subjects else []
+    whose = [f"    - for {words(_some(one.subjects))}"] if one.subjects else []
     return [f"- **{title}**: {_change(one.difference, '→')}", *whose, *told]
 
 
@@ -154,10 +154,6 @@ def _flow(value: Any) -> str:
 def _some(names: tuple[str, ...], most: int = 6) -> str:
     rest = len(names) - most
     return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("*", "\\*").replace("<", "&lt;")
 
 
 def _summary(found: Comparison, show: int) -> str:

@@ -76,6 +76,10 @@ class Comparison(Record):
 class NothingComparedError(UserError):
     """No deployment is what the options say."""
 
+    def __init__(self, args: argparse.Namespace) -> None:
+        given = [f"--{name}" for name in NARROWING if getattr(args, name)]
+        super().__init__(f"nothing is compared: no deployment is what {' and '.join(given)} say")
+
 
 def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Comparison:
     """Compare what the options ask.
@@ -104,10 +108,7 @@ def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Compar
                 found.setdefault(key, (difference, scope, []))[2].append(scope.subject)
     otherwise = tuple(reading for reading in read if not reading.alike)
     if not compared and not otherwise:
-        given = [f"--{name}" for name in NARROWING if getattr(args, name)]
-        raise NothingComparedError(
-            f"nothing is compared: no deployment is what {' and '.join(given)} say"
-        )
+        raise NothingComparedError(args)
     ordered = sorted(found.values(), key=lambda item: -item[0].share)
     return Comparison(
         before,

@@ -15,7 +15,7 @@ from moe_rules.cli.names import NameChange, Where
 from moe_rules.cli.render import columns
 from moe_rules.cli.upgrading import KINDS, Asked, Served, Upgrade
 from moe_rules.reporting.base import counted
-from moe_rules.reporting.markdown import table
+from moe_rules.reporting.markdown import table, words
 
 
 def as_text(found: Upgrade, show: int) -> str:
@@ -40,7 +40,8 @@ def as_markdown(found: Upgrade, show: int) -> str:
     for asked in found.asked:
         if asked.model is not None:
             served = _served_table(asked, found)
-            blocks += [[f"### {asked.model}"], [served], _odd_lines(asked, "- ")]
+            odd = [f"- {words(line)}" for line in _odd_lines(asked)]
+            blocks += [[f"### {words(asked.model)}"], [served], odd]
         for kind, regions in asked.regions().items():
             items = [item_of(one, found.after, one.where) for one in regions[:show]]
             blocks += [[f"#### {KINDS[kind]}"], [line for item in items for line in item]]
@@ -110,7 +111,7 @@ def _model_lines(asked: Asked) -> Iterator[str]:
     rows = [["", one.reading.machine.name, one.reading.layers, _now(one)] for one in asked.served]
     if rows:
         yield columns(rows)
-    yield from _odd_lines(asked, "  ")
+    yield from (f"  {line}" for line in _odd_lines(asked))
 
 
 def _now(one: Served) -> str:
@@ -119,15 +120,15 @@ def _now(one: Served) -> str:
     return f"{one.after}, as before" if same else f"{one.before} -> {one.after}"
 
 
-def _odd_lines(asked: Asked, indent: str) -> list[str]:
+def _odd_lines(asked: Asked) -> list[str]:
     """The layers of a model that are read otherwise, each once."""
     odd = [one.reading for one in asked.served if not one.reading.alike and one.reading.facts]
-    return [f"{indent}{read_otherwise(one)}" for one in odd]
+    return [read_otherwise(one) for one in odd]
 
 
 def _served_table(asked: Asked, found: Upgrade) -> str:
     rows = [
-        [one.reading.machine.name, one.reading.layers, str(one.before), _after(one)]
+        [*map(words, (one.reading.machine.name, one.reading.layers, str(one.before), _after(one)))]
         for one in asked.served
     ]
     head = ["machine", "layers", found.before.name, found.after.name]

@@ -12,7 +12,7 @@ from moe_rules.cli.differing import Comparison, Found, NothingComparedError, com
 from moe_rules.cli.errors import NoMoELayersError, UserError
 from moe_rules.cli.model_files import read_model
 from moe_rules.cli.names import NameChange, Where, name_changes
-from moe_rules.cli.narrowing import machines_of
+from moe_rules.cli.narrowing import machines_of, platforms_of
 from moe_rules.cli.readings import Reading, readings
 from moe_rules.cli.render import will_not_load
 from moe_rules.cli.rule_sets import RuleSet
@@ -121,11 +121,15 @@ def _of_model(args: argparse.Namespace, model: str, before: RuleSet, after: Rule
     args = argparse.Namespace(**{**vars(args), "model": model})
     stated = Stated.read(args)
     name = read_model(model, after.tables()).name
+    machines = machines_of(args)
+    platforms = platforms_of(args, machines)
+    if not platforms:
+        raise NothingComparedError(args)
     try:
         found = [
             _served(reading, stated, before, after)
-            for machine in machines_of(args)
-            if not args.platform or machine.device in args.platform
+            for machine in machines
+            if machine.device in platforms
             for reading in readings(args, stated, machine, before, after)
         ]
     except NoMoELayersError:

@@ -1,4 +1,4 @@
-"""Tables and code in Markdown."""
+"""Tables, code and plain words in Markdown."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def code(text: str) -> str:
     marks = "`" * (longest + 1)
     space = " " if longest else ""
     return f"{marks}{space}{text}{space}{marks}"
+
+
+def words(text: str) -> str:
+    """Text as it is, in a line, whatever stands in it that means something in Markdown."""
+    return re.sub(r"[\\`*<\[]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split("\n")))
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -149,6 +149,13 @@ def test_markdown_has_tables_and_lists(cli: Command) -> None:
     assert "#### Another kernel of the backend\n\n- **fp8 on rocm**: " in text
 
 
+def test_names_of_users_mean_nothing_in_markdown(cli: Command, tmp_path: Path) -> None:
+    odd = tmp_path / "a*b`c\n<d>.json"
+    odd.write_text(BF16.read_text())
+    text = cli("upgrade", *FROM_TO, "--model", odd, "--machine", "h100", "--format", "markdown").out
+    assert "\n### a\\*b\\`c \\<d>\n\n" in text
+
+
 def test_what_only_the_command_would_say_is_told(cli: Command) -> None:
     """A CPU refuses by another error than before only where no kernel serves."""
     words = ("--model", BF16, "--machine", "x86")
@@ -171,6 +178,7 @@ def test_what_only_the_command_would_say_is_told(cli: Command) -> None:
         (["--to", "0.32"], "there are no tables of a release before 0.32; say --from"),
         (["--platform", "cudda"], "did you mean 'cuda'"),
         (["--model", "nothing.json"], "there is no such file or folder"),
+        (["--model", str(FP8), "--machine", "h100", "--platform", "rocm"], "nothing is compared"),
         (["--quantization", "fp8"], "--quantization goes with --model"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moe_rules.reporting.markdown import code, table
+from moe_rules.reporting.markdown import code, table, words
 
 CELLS = st.text("ab|\n*`", max_size=6)
 COLUMNS = 3
@@ -36,3 +36,16 @@ def test_without_rows_there_is_no_table() -> None:
 )
 def test_code_may_have_marks_of_code(text: str, said: str) -> None:
     assert code(text) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("FLASHINFER_TRTLLM / a-b.c (d)", "FLASHINFER_TRTLLM / a-b.c (d)"),
+        ("a*b `c` <d> [e](f)", r"a\*b \`c\` \<d> \[e](f)"),
+        ("_a_ b_c __", r"\_a\_ b_c \_\_"),
+        ("a\nb", "a b"),
+    ],
+)
+def test_words_mean_nothing_in_markdown(text: str, said: str) -> None:
+    assert words(text) == said
