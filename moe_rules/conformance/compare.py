@@ -96,12 +96,13 @@ class Comparer:
 
     def compiled(self, case: Case) -> CompiledOracle | None:
         """The compiled oracle of a case; None where its switches cannot be read, or no rules."""
-        device = str(case.parts.platform["device"])
-        if case.unreadable or device not in self.rules:
+        if case.unreadable:
             return None
+        device = str(case.parts.platform["device"])
         oracles = self._compiled.get(device)
         if oracles is None:
-            oracles = self._compiled[device] = compiled_oracles(self.rules[device])
+            rules = self.rules.get(device)
+            oracles = self._compiled[device] = {} if rules is None else compiled_oracles(rules)
         return oracles.get(case.oracle)
 
     def _interpreted(self, case: Case) -> Verdict:

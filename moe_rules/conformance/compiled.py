@@ -124,19 +124,22 @@ class _Step(dict[int, "_Step"]):
     Where all has been asked, ``asks`` is None, and there are ``answers``.
     """
 
-    __slots__ = ("_level", "_nodes", "_oracle", "answers", "asks")
+    __slots__ = ("_asking", "_nodes", "_oracle", "answers", "asks")
 
     def __init__(self, oracle: CompiledOracle, nodes: tuple[Node, ...]) -> None:
         self._oracle = oracle
         self._nodes = nodes
-        self._level = min([node.level for node in nodes])
-        self.asks = None if self._level == LEAF else oracle.asks[self._level]
+        levels = [node.level for node in nodes]
+        level = min(levels)
+        self._asking = [i for i, one in enumerate(levels) if one == level]
+        self.asks = None if level == LEAF else oracle.asks[level]
         if self.asks is None:
             self.answers = Answers(tuple([node.value for node in nodes]), oracle.place)
 
     def __missing__(self, number: int) -> _Step:
-        level = self._level
-        nodes = [node.children[number] if node.level == level else node for node in self._nodes]
+        nodes = list(self._nodes)
+        for i in self._asking:
+            nodes[i] = nodes[i].children[number]
         found = self[number] = self._oracle.step(tuple(nodes))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterable, Sequence
@@ -114,8 +115,14 @@ def load_comparer(overlays: Sequence[Path] = ()) -> Comparer:
 def run_file(path: Path, oracles: frozenset[str], comparer: Comparer) -> Result:
     """Compare the cases of one file (of the given oracles, if any are given)."""
     result = Result()
-    for case in read_cases(path, oracles):
-        result.add(case, comparer.compare(case), comparer)
+    collects = gc.isenabled()
+    gc.disable()  # nothing of a case refers to itself, and what is kept of many is long to look at
+    try:
+        for case in read_cases(path, oracles):
+            result.add(case, comparer.compare(case), comparer)
+    finally:
+        if collects:
+            gc.enable()
     return result
 
 

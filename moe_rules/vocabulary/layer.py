@@ -8,7 +8,7 @@ plain values, so that neither torch nor anything else is imported. dtypes are na
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 ACTIVATIONS = (
@@ -199,9 +199,23 @@ class FusedMoEConfig:
 
         Raises ValueError for an unknown field, TypeError for a missing one.
         """
-        fields = dict(data)
-        parallel = FusedMoEParallelConfig(**fields.pop("parallel", {}))
-        unknown = fields.keys() - cls.__dataclass_fields__.keys()
+        given = dict(data)
+        parallel = FusedMoEParallelConfig(**given.pop("parallel", {}))
+        unknown = given.keys() - _DEFAULTS.keys()
         if unknown:
             raise ValueError(f"unknown layer fact {min(unknown)!r}")
-        return cls(moe_parallel_config=parallel, **fields)
+        values = {**_DEFAULTS, **given, "moe_parallel_config": parallel}
+        if MISSING in values.values():
+            return cls(moe_parallel_config=parallel, **given)  # which says what is missing
+        # The constructor of a frozen dataclass sets every field by a call, ten times as slow.
+        config = object.__new__(cls)
+        config.__dict__.update(values)
+        config.__post_init__()
+        return config
+
+
+_DEFAULTS = {
+    field.name: field.default
+    for field in fields(FusedMoEConfig)
+    if field.name != "moe_parallel_config"
+}
