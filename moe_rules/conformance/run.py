@@ -5,8 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -115,15 +116,21 @@ def load_comparer(overlays: Sequence[Path] = ()) -> Comparer:
 def run_file(path: Path, oracles: frozenset[str], comparer: Comparer) -> Result:
     """Compare the cases of one file (of the given oracles, if any are given)."""
     result = Result()
+    for case in read_cases(path, oracles):
+        result.add(case, comparer.compare(case), comparer)
+    return result
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Nothing of a case refers to itself, and what is kept of many would be looked at again."""
     collects = gc.isenabled()
-    gc.disable()  # nothing of a case refers to itself, and what is kept of many is long to look at
+    gc.disable()
     try:
-        for case in read_cases(path, oracles):
-            result.add(case, comparer.compare(case), comparer)
+        yield
     finally:
         if collects:
             gc.enable()
-    return result
 
 
 _comparer: Comparer | None = None
@@ -134,6 +141,7 @@ def _start_worker(overlays: Sequence[Path]) -> None:
     global _comparer
     # An interrupt is the parent's to handle: it ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    gc.disable()  # see _uncollected
     _comparer = load_comparer(overlays)
 
 
@@ -157,9 +165,10 @@ def run_files(
     # Rules that cannot be loaded end a worker without a word, so they are loaded here first.
     comparer = load_comparer(overlays)
     if workers == 1:
-        for path in ordered:
-            result.merge(run_file(path, wanted, comparer))
-            progress(path)
+        with _uncollected():
+            for path in ordered:
+                result.merge(run_file(path, wanted, comparer))
+                progress(path)
     else:
         with ProcessPoolExecutor(
             workers, initializer=_start_worker, initargs=(tuple(overlays),)
