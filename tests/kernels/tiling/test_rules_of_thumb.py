@@ -176,7 +176,7 @@ def test_all_experts_of_a_token_together_take_more_warps():
 
 def test_one_token_loads_all_of_a_few_turns_at_once():
     def down(experts, hidden, intermediate):
-        specs = map(spec_of, weights(torch.float8_e4m3fn, experts, hidden, intermediate))
+        specs = weights(torch.float8_e4m3fn, experts, hidden, intermediate)
         return rules_of_thumb.rules_of_thumb(8, *specs, few_rows=8).down
 
     assert down(128, 2048, 768).num_stages == 6, "each of 8 warps has 6 chunks of 128 bytes"
