@@ -43,17 +43,16 @@ def summary(runs: Sequence[Results]) -> Iterator[str]:
     header += ["fastest peer's", "range", "peers"]
     yield _row(header)
     yield "|" + " --- |" * len(header)
-    for results in runs:
-        ratios = results.ratios()
-        for scheme in dict.fromkeys(m.scheme for m in results.measurements):
-            rows = [row for p, row in ratios.items() if (p.scheme, p.routing) == (scheme, ROUTING)]
-            picked = dict.fromkeys(p.backend for p in results.picks if p.scheme == scheme)
-            names = sorted({name for row in rows for name in row} - {BEST, PICK})
-            against_pick = [row[PICK] for row in rows if PICK in row]
-            against_best = [row[BEST] for row in rows if BEST in row]
-            cells = [scheme.replace("_", " "), ", ".join(picked), *_spread(against_pick)]
-            cells += [f"{len(against_pick)} of {len(rows)}", *_spread(against_best)]
-            yield _row([*cells, ", ".join(names)])
+    for scheme in dict.fromkeys(m.scheme for results in runs for m in results.measurements):
+        points = [row for results in runs for row in results.ratios().items()]
+        rows = [row for p, row in points if (p.scheme, p.routing) == (scheme, ROUTING)]
+        picked = dict.fromkeys(p.backend for r in runs for p in r.picks if p.scheme == scheme)
+        names = sorted({name for row in rows for name in row} - {BEST, PICK})
+        against_pick = [row[PICK] for row in rows if PICK in row]
+        against_best = [row[BEST] for row in rows if BEST in row]
+        cells = [scheme.replace("_", " "), ", ".join(picked), *_spread(against_pick)]
+        cells += [f"{len(against_pick)} of {len(rows)}", *_spread(against_best)]
+        yield _row([*cells, ", ".join(names)])
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -52,6 +52,11 @@ def test_tables_of_several_runs(tmp_path, monkeypatch, capsys) -> None:
     assert readme.read_text() == before
 
 
+def test_runs_of_one_scheme_are_summed_up_together(tmp_path, monkeypatch, capsys) -> None:
+    run(monkeypatch, *(write(tmp_path / name, "int4_w4a16") for name in "ab"))
+    assert capsys.readouterr().out.splitlines()[2:] == [ROW.replace("2 of 2", "4 of 4")]
+
+
 def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path, monkeypatch, capsys) -> None:
     folder, missing = write(tmp_path / "a", "int4_w4a16"), tmp_path / "none" / "file.md"
     for option in ("--readme", "--out"):
