@@ -40,6 +40,9 @@ FP8_BLOCKS = {
     "activation_scheme": "dynamic",
     "weight_block_size": [128, 128],
 }
+INT4 = {"num_bits": 4, "type": "int", "group_size": 128}
+AUTO_ROUND = {"quant_method": "auto-round", "bits": 4, "group_size": 128}
+NVFP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False}
 
 

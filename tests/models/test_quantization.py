@@ -16,21 +16,20 @@ from moe_rules.models.compressed_tensors import quantization_arguments
 from moe_rules.vocabulary.quant_keys import QuantKey, Scale
 from tests.models.checkpoints import (
     A100,
+    AUTO_ROUND,
     CPU,
     FP8_BLOCKS,
     FP8_TOKENS,
     FP8_WEIGHTS,
     GPTQ,
     H100,
+    INT4,
+    NVFP4,
     asked,
     compressed,
     one,
     qwen3,
 )
-
-INT4 = {"num_bits": 4, "type": "int", "group_size": 128}
-AUTO_ROUND = {"quant_method": "auto-round", "bits": 4, "group_size": 128}
-NVFP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 
 
 @pytest.mark.parametrize(

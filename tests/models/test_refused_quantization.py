@@ -15,22 +15,20 @@ from moe_rules.models import (
 from moe_rules.models.compressed_tensors import quantization_arguments
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 from tests.models.checkpoints import (
+    AUTO_ROUND,
     CPU,
     FP8_BLOCKS,
     FP8_TOKENS,
     FP8_WEIGHTS,
     GPTQ,
     H100,
+    INT4,
     XPU,
     asked,
     compressed,
     one,
     qwen3,
 )
-
-INT4 = {"num_bits": 4, "type": "int", "group_size": 128}
-AUTO_ROUND = {"quant_method": "auto-round", "bits": 4, "group_size": 128}
-NVFP4 = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "group_size": 16}
 
 
 @pytest.mark.parametrize(
