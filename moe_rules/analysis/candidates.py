@@ -23,7 +23,7 @@ from moe_rules.language.fact_tests import (
     ScalePattern,
 )
 from moe_rules.vocabulary.fact_values import Fact, FactValue
-from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
+from moe_rules.vocabulary.quant_keys import NAMED_KEYS, TENSOR, QuantKey, Scale
 
 _HIGH = 99
 """A minor version above any that is written."""
@@ -208,5 +208,6 @@ def _extents(tests: list[FactTest]) -> list[int]:
     words = [value for atom in atoms if isinstance(atom, OneOf) for value in atom.values]
     found: dict[tuple[bool, ...], int] = {}
     for number in _integers(atoms, words):
-        found.setdefault(tuple(test.holds(number, {}) for test in tests), number)
+        if number > 0 or number == TENSOR[0]:  # what a scale may cover: some, or the whole extent
+            found.setdefault(tuple(test.holds(number, {}) for test in tests), number)
     return list(found.values())

@@ -104,4 +104,4 @@ def test_where_releases_differ_is_asked() -> None:
     deployments = Deployments("int8", machine, rule_sets("cpu"))
     cases = map(parsed, made("cpu-x86-amx", 0, "int8", count=60))
     results = [deployments.result({**one.constants, **one.request}) for one in cases]
-    assert sum(len(set(one)) > 1 for one in results) > 5
+    assert sum(len(set(one)) > 1 for one in results) >= 5
