@@ -1,4 +1,4 @@
-"""What the README shows comes out."""
+"""What the README and the documents show comes out."""
 
 from __future__ import annotations
 
@@ -26,3 +26,14 @@ def test_the_first_command_prints_what_stands_below_it(
 def _without_lines(told: list[str]) -> list[str]:
     """Rules move in their files."""
     return [re.sub(r"\.yaml:\d+", ".yaml", line) for line in told]
+
+
+@pytest.mark.parametrize("document", ["vllm.md", "transformers.md"])
+def test_kernels_in_logs_stand_where_the_logs_say(document: str) -> None:
+    text = " ".join((ROOT / "docs" / document).read_text(encoding="utf-8").split())
+    places = re.findall(r"/ (\w+), because first in the order, [^(]*\((\S+\.yaml):(\d+)\)", text)
+    assert places
+    for kernel, file, line in places:
+        folder = "rules/overlays" if (ROOT / "rules/overlays" / file).is_file() else "rules"
+        lines = (ROOT / folder / file).read_text(encoding="utf-8").splitlines()
+        assert lines[int(line) - 1].startswith(f"  {kernel}:"), f"{document}: {file}:{line}"

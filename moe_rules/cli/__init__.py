@@ -58,10 +58,15 @@ def build_parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"moe-rules {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    asked = [name for name in COMMANDS if [name.replace("_", "-")] == list(words[:1])]
+    asked = [name for name in COMMANDS if [_word(name)] == list(words[:1])]
     for name in asked or COMMANDS:
         importlib.import_module(f"moe_rules.cli.commands.{name}").add_parser(subparsers)
     return parser
+
+
+def _word(name: str) -> str:
+    """The command that a module is for, as users write it."""
+    return name.replace("_", "-")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,6 +76,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal may lack the signs that we draw with
     try:
         words = sys.argv[1:] if argv is None else argv
+        if words and not words[0].startswith("-") and words[0] not in map(_word, COMMANDS):
+            from moe_rules.cli.unrecognized import unknown_command_error
+
+            raise unknown_command_error(words[0], [_word(name) for name in COMMANDS])
         parser = build_parser(words)
         args, unrecognized = parser.parse_known_args(words)
         if unrecognized:

@@ -82,7 +82,17 @@ def _config_file(given: str) -> Path:
         return path
     if REPOSITORY.fullmatch(given) and not given.endswith(".json"):
         return _in_cache(given)
-    raise UserError(f"--model {given}: there is no such file or folder")
+    raise UserError(f"--model {given}: there is no such file or folder{_beside(path)}")
+
+
+def _beside(path: Path) -> str:
+    """The name in the folder of a file that is not there which looks most like its own."""
+    from moe_rules.vocabulary.fact_values import nearest
+
+    folder = path.parent
+    names = (one.name for one in folder.iterdir()) if folder.is_dir() else ()
+    close = nearest(path.name, names)
+    return f"; did you mean {path.with_name(close)}?" if close else ""
 
 
 def _in_folder(folder: Path) -> Path:

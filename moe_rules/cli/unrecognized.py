@@ -33,6 +33,14 @@ def unrecognized_error(
     return UserError(f"{name or command} has no option {word}{hint}")
 
 
+def unknown_command_error(word: str, commands: Sequence[str]) -> UserError:
+    """What to tell the user of a command that there is not."""
+    from moe_rules.vocabulary.fact_values import did_you_mean
+
+    rest = f" (one of {', '.join(commands)}); moe-rules --help says what each does"
+    return UserError(f"there is no command {word!r}{did_you_mean(word, commands) or rest}")
+
+
 def _commands(parser: argparse.ArgumentParser) -> Parsers:
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -60,7 +68,7 @@ def _by_value(value: str, known: Mapping[str, argparse.Action]) -> str:
 def _others(word: str, commands: Parsers) -> str:
     """The commands that have an option of this very name."""
     others = [name for name, one in commands.items() if word in one._option_string_actions]
-    return f", which is one of {', '.join(others)}" if others else ""
+    return f" (others have it: {', '.join(others)})" if others else ""
 
 
 def _by_name(word: str, known: Mapping[str, argparse.Action]) -> str:

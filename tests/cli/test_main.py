@@ -42,7 +42,7 @@ def test_every_command_has_help_with_an_example_that_parses(cli: Command, name: 
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["selct"], ["select", "--tp", "0"], ["select", "--tp", "two"], ["list", "nothing"]],
+    [[], ["select", "--tp", "0"], ["select", "--tp", "two"], ["list", "nothing"]],
 )
 def test_wrong_command_lines_end_with_2(cli: Command, words: list[str]) -> None:
     answer = cli(*words)
@@ -72,7 +72,7 @@ def test_wrong_command_lines_end_with_2(cli: Command, words: list[str]) -> None:
         (["select", "--modell", "x"], "select has no option --modell; did you mean --model?"),
         (
             ["check", "--platform="],
-            "check has no option --platform, which is one of list, diff, upgrade",
+            "check has no option --platform (others have it: list, diff, upgrade",
         ),
         (["select", "--xyz"], "select has no option --xyz; moe-rules select --help lists them"),
         (["diff", "a", "b", "c"], "diff takes no 'c'; moe-rules diff --help has what it takes"),
@@ -82,6 +82,22 @@ def test_words_that_a_command_does_not_take_lead_to_those_it_does(
     cli: Command, words: list[str], said: str
 ) -> None:
     answer = cli(*words)
+    assert (answer.code, answer.out) == (2, "")
+    assert said in answer.err
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("selct", "there is no command 'selct'; did you mean 'select'?"),
+        ("whynot", "there is no command 'whynot'; did you mean 'why-not'?"),
+        ("xyz", "there is no command 'xyz' (one of select, explain, why-not, "),
+    ],
+)
+def test_a_command_that_there_is_not_leads_to_the_nearest(
+    cli: Command, word: str, said: str
+) -> None:
+    answer = cli(word, "--model", "x")
     assert (answer.code, answer.out) == (2, "")
     assert said in answer.err
 

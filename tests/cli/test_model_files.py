@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.model_files import read_model, read_object
-from tests.cli.conftest import Command
+from tests.cli.conftest import MODELS, Command
 from tests.models.fuzzing import JUNK, corpus, paths_of, spoilt
 
 CORPUS = corpus()
@@ -96,8 +96,16 @@ def test_a_name_that_no_repository_can_have(cli: Command, cache: Path, given: st
     assert f"--model {given}: there is no such file or folder; " in answer.err
 
 
+def test_a_slip_in_the_name_of_a_model_leads_to_the_nearest(cli: Command) -> None:
+    answer = cli("select", "--model", MODELS / "Qwen3-30B-A3.json")
+    assert answer.code == 2
+    assert f"no such file or folder; did you mean {MODELS / 'Qwen3-30B-A3B.json'}?" in answer.err
+
+
 def test_a_model_that_is_not_there(cli: Command, tmp_path: Path) -> None:
-    assert "there is no such file" in cli("select", "--model", tmp_path / "x.json").err
+    assert cli("select", "--model", tmp_path / "x.json").err.endswith("no such file or folder\n")
+    missing = tmp_path / "nowhere" / "config.json"
+    assert cli("select", "--model", missing).err.endswith("no such file or folder\n")
     assert "there is no such file" in cli("select", "--model", "models/x.json").err
     assert "the folder has no config.json" in cli("select", "--model", tmp_path).err
 
