@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from moe_rules.analysis.difference import Difference, differences
@@ -146,8 +147,11 @@ def _facts_in(condition: Any) -> Iterator[str]:
 def _differences(
     scope: Scope, before: PlatformRules, after: PlatformRules, oracle: str
 ) -> Iterator[Difference]:
+    """The regions; their witnesses have the layer's sizes, also those that no rule asks for."""
+    sizes = {name: scope.facts[name] for name in REQUIRED_FACTS if name in scope.facts}
     try:
-        yield from differences(before, after, oracle, machine=scope.machine, facts=scope.facts)
+        for one in differences(before, after, oracle, machine=scope.machine, facts=scope.facts):
+            yield replace(one, witness={**one.witness, **sizes})
     except ImpossibleError as error:
         about = scope.subject or scope.platform
         raise UserError(f"nothing is compared for {about}: {error}") from None

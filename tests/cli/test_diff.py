@@ -103,6 +103,8 @@ def test_narrowed_to_a_machine_a_model_or_facts(cli: Command, mine: Path) -> Non
     of_model = cli("diff", mine, "--model", MODEL, "--machine", "h100", "--machine", "b200")
     assert "for layers 0-47 on b200" in of_model.out
     assert "h100" not in of_model.out.partition("see:")[0]
+    command = of_model.out.partition("see:")[2]  # about the model's layers, asked for or not
+    assert "--set experts_per_token=8 --set hidden_dim=2048 --set intermediate_size=768" in command
     everywhere = cli("diff", mine, "--model", MODEL, "--platform", "cuda", "--format", "json")
     subjects = {name for one in everywhere.json["differences"] for name in one["subjects"]}
     assert "layers 0-47 on b200" in subjects
