@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,11 +25,13 @@ _CONFIG = "_moe_rules_config"
 
 _SAMPLES = 128
 """So many tokens that torch multiplies their logits here, too, as the router itself does."""
+_LARGE = 32.0
+"""Times which half of them are: a router may bound its logits."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a router with weights on ``device``, in ``dtype``, chooses experts.
+    """How a router with weights on ``device``, in ``dtype``, chooses experts for ``ndim``-D tokens.
 
     in_float32: whether it multiplies so. renormalize: whether weights are the softmax over the
     chosen experts; None: it chooses otherwise, and itself. logits_dtype, weights_dtype: of what it
@@ -38,6 +40,7 @@ class Method:
 
     device: torch.device
     dtype: torch.dtype
+    ndim: int
     renormalize: bool | None = None
     in_float32: bool = False
     logits_dtype: torch.dtype = torch.float32
@@ -63,9 +66,9 @@ class Choosing(Front):
             return super().forward(*args, **kwargs)
         # torch.compile may trace twice, and has to come by the same way.
         if torch.compiler.is_compiling() or _known(self) is None:
-            self.when_traced(_find)
+            self.when_traced(_find, args[0].ndim)
         found: Method = getattr(self, _METHOD)
-        if found.renormalize is None or args[0].dtype != found.dtype:
+        if found.renormalize is None or (args[0].dtype, args[0].ndim) != (found.dtype, found.ndim):
             return super().forward(*args, **kwargs)
         return _chosen(self, args[0], found)
 
@@ -80,7 +83,10 @@ class Choosing(Front):
             return False
         if torch.is_autocast_enabled(x.device.type):
             return False
-        return not (torch.is_grad_enabled() and (x.requires_grad or self.weight.requires_grad))
+        multiplied = x, self.weight, getattr(self, "bias", None)
+        return not (
+            torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in multiplied)
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         """What is set may be what the router's code looks at, so that it is asked anew."""
@@ -118,7 +124,9 @@ def let_choose(module: nn.Module) -> None:
 def _is_router(module: nn.Module) -> bool:
     """Whether a module has what routers have here, and no other tensors, as a bias of scores."""
     names = {name for name, _ in itertools.chain(module.named_parameters(), module.named_buffers())}
-    return hasattr(module, "top_k") and "weight" in names and names <= {"weight", "bias"}
+    if not hasattr(module, "top_k") or "weight" not in names or not names <= {"weight", "bias"}:
+        return False
+    return not any(torch.is_tensor(v) for one in module.modules() for v in vars(one).values())
 
 
 def _known(module: Any) -> Method | None:
@@ -127,22 +135,30 @@ def _known(module: Any) -> Method | None:
     return found if found is not None and found.holds_for(module.weight) else None
 
 
-def _find(module: Any) -> None:
+def _find(module: Any, ndim: int) -> None:
     """Find out how ``module`` chooses, by what it computes of samples, unless that is known."""
     if _known(module) is not None:
         return
     weight = module.weight
-    found = Method(weight.device, weight.dtype)
+    found = of_samples = Method(weight.device, weight.dtype, max(ndim, 2))
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_SAMPLES, weight.shape[-1], generator=generator).to(weight.device, weight.dtype)
+    x = torch.randn(_SAMPLES, weight.shape[-1], generator=generator)
+    x[::2] *= _LARGE
+    x = x.to(weight.device, weight.dtype)[(None,) * (of_samples.ndim - 2)]
     with torch.no_grad():
         try:
-            own = plain_class(module).forward(module, x)
+            sample = _with_some_bias(module, generator)
+            own = plain_class(module).forward(sample, x)
             logits, weights, _ = own
             for renormalize, in_float32 in itertools.product((True, False), (False, True)):
-                dtypes = logits.dtype, weights.dtype
-                candidate = Method(weight.device, weight.dtype, renormalize, in_float32, *dtypes)
-                if _same(own, _chosen(module, x, candidate)):
+                candidate = replace(
+                    of_samples,
+                    renormalize=renormalize,
+                    in_float32=in_float32,
+                    logits_dtype=logits.dtype,
+                    weights_dtype=weights.dtype,
+                )
+                if _same(own, _chosen(sample, x, candidate)):
                     found = candidate
                     break
         except Exception:  # it takes or returns something else
@@ -151,6 +167,18 @@ def _find(module: Any) -> None:
     name = type(module).__name__
     how = "itself" if found.renormalize is None else "in one launch"
     say(logging.INFO, f"{NAME}: {name} chooses experts {how}")
+
+
+def _with_some_bias(module: Any, generator: torch.Generator) -> Any:
+    """A plain router as ``module``; a bias is one that shows what it is added to: zeros do not."""
+    sample: Any = object.__new__(plain_class(module))
+    sample.__dict__.update(module.__dict__)
+    for kind in ("_parameters", "_buffers"):
+        tensors = sample.__dict__[kind]
+        if (bias := tensors.get("bias")) is not None:
+            some = torch.randn(bias.shape, generator=generator).to(bias.device, bias.dtype)
+            sample.__dict__[kind] = {**tensors, "bias": some}
+    return sample
 
 
 def _chosen(
@@ -170,13 +198,20 @@ def _chosen(
 def _same(own: Any, computed: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> bool:
     """Whether a router's logits are bit for bit those, and its choice and weights as good as.
 
-    Of equal logits it may choose another.
+    Of equal logits it may choose another, and of those too small to have a weight. One by one
+    weights may be rounded otherwise; all together that is neither more nor less, as a factor is.
     """
     (logits, weights, ids), (these_logits, these_weights, these_ids) = own, computed
-    if not torch.equal(logits, these_logits) or ids.shape != these_ids.shape:
+    if not torch.equal(logits, these_logits) or ids.dtype != these_ids.dtype:
         return False
-    tolerance = 4 * torch.finfo(weights.dtype).eps
-    return ids.dtype == these_ids.dtype and bool(
-        torch.equal(logits.gather(1, ids), logits.gather(1, these_ids))
-        and torch.allclose(weights, these_weights, rtol=tolerance, atol=0)
+    if not weights.shape == ids.shape == these_ids.shape:
+        return False
+    # The softmax of large logits is that exact in float32.
+    nothing, step = 64 * torch.finfo(torch.float32).eps, torch.finfo(weights.dtype).eps
+    weights, these_weights = weights.double(), these_weights.double()
+    of_equal = logits.gather(1, ids) == logits.gather(1, these_ids)
+    return bool(
+        (of_equal | (weights.maximum(these_weights) < nothing)).all()
+        and torch.allclose(weights, these_weights, rtol=4 * step, atol=nothing)
+        and torch.allclose(weights.mean(), these_weights.mean(), rtol=step / 8, atol=nothing)
     )

@@ -5,6 +5,7 @@ Here torch stands in for the kernel, which tests/kernels/test_router.py is about
 
 import copy
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -123,6 +124,112 @@ def test_gradients_training_and_casts_are_the_routers_own(monkeypatch):
         logits(model.eval())
     with torch.enable_grad():
         logits(model.eval())
+
+
+class Router(torch.nn.Module):
+    """One that is served."""
+
+    def __init__(self, dtype=torch.bfloat16):
+        super().__init__()
+        self.top_k = 2
+        self.weight = torch.nn.Parameter(torch.randn(8, 64, dtype=dtype) / 8)
+
+    def forward(self, x):
+        logits = torch.nn.functional.linear(x.reshape(-1, 64), self.weight)
+        return logits, *self.choose(logits)
+
+    def choose(self, logits):
+        weights, ids = logits.float().softmax(-1).topk(2)
+        return (weights / weights.sum(-1, keepdim=True)).to(logits.dtype), ids
+
+
+class WithFactor(Router):
+    """Its factor is less than what bfloat16 rounds a weight by."""
+
+    def choose(self, logits):
+        weights, ids = super().choose(logits)
+        return weights * 1.02, ids
+
+
+class WithBounds(Router):
+    def choose(self, logits):
+        return super().choose(logits.clamp(-20, 20))
+
+
+class PerSequence(Router):
+    """It has the shape of its tokens in what it returns."""
+
+    def forward(self, x):
+        logits = torch.nn.functional.linear(x, self.weight)
+        return logits, *self.choose(logits)
+
+
+class WithBiasOfScores(Router):
+    """Its bias is called as one of logits, and zero at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(8, dtype=self.weight.dtype))
+
+    def choose(self, logits):
+        scores = logits.float().softmax(-1)
+        ids = (scores + self.bias).topk(2)[1]
+        return scores.gather(1, ids).to(logits.dtype), ids
+
+
+class WithTensor(Router):
+    """Its bias of scores is no parameter, and zero at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.correction = torch.zeros(8)
+
+    def choose(self, logits):
+        weights, ids = (logits.float().softmax(-1) + self.correction).topk(2)
+        return (weights / weights.sum(-1, keepdim=True)).to(logits.dtype), ids
+
+
+def asked(router):
+    """In front of a router that is beside experts with this implementation, if it may be."""
+    if routers._is_router(router):
+        routers.put_in_front(Choosing, router)
+        vars(router)["_moe_rules_config"] = SimpleNamespace(_experts_implementation=routers.NAME)
+    return router.eval()
+
+
+@pytest.mark.parametrize("shape", [(40, 64), (2, 20, 64)])
+@pytest.mark.parametrize(
+    "cls", [Router, WithFactor, WithBounds, PerSequence, WithBiasOfScores, WithTensor]
+)
+def test_whatever_a_router_is_it_computes_its_own(cls, shape):
+    router = asked(cls())
+    router(torch.randn(shape).bfloat16())
+    for bias in (getattr(router, "bias", None), getattr(router, "correction", None)):
+        if bias is not None:
+            bias.copy_(torch.arange(8) / 2)  # in place, as loading a state does
+    x = torch.randn(shape).bfloat16() * 20
+    for mine, own in zip(router(x), cls.forward(router, x), strict=True):
+        torch.testing.assert_close(mine, own)
+    if cls is Router:
+        assert routers._known(router).renormalize is True
+
+
+def test_tokens_of_another_shape_are_the_routers_own():
+    router = asked(PerSequence())
+    router(torch.randn(40, 64).bfloat16())
+    assert routers._known(router).renormalize is True
+    assert router(torch.randn(2, 20, 64).bfloat16())[0].shape == (2, 20, 8)
+
+
+def test_a_bias_alone_may_be_trained(monkeypatch):
+    model = model_of("gpt_oss").requires_grad_(False)
+    logits(model)
+    for router in choosing(model):
+        router.bias.requires_grad_(True)
+    monkeypatch.setattr(routers, "_chosen", None)  # it has no backward
+    with torch.enable_grad():
+        logits(model).sum().backward()
+    assert all(router.bias.grad is not None for router in choosing(model))
 
 
 @pytest.mark.parametrize("by_hand", [False, True])
