@@ -6,8 +6,8 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
-from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, with_assumed
-from moe_rules.engine.selection import How, Outcome, Result
+from moe_rules.engine.plan import BackendPlan, FactMap, OraclePlan, specialise, with_assumed
+from moe_rules.engine.selection import How, Outcome, Result, run
 from moe_rules.files.problems import Location
 from moe_rules.language.conditions import Failure
 from moe_rules.language.rules import (
@@ -112,6 +112,12 @@ class Explanation:
     @functools.cached_property
     def _ran(self) -> Run:
         return self._explain(self._asked)
+
+    def __reduce__(self) -> tuple[type[Explanation], tuple[Any, ...]]:
+        """A copy goes through its rules again with the same facts: plans are code."""
+        plan, outcome = self._ran
+        asked = (self.rules, plan.oracle.name, plan.known, plan.unknown, outcome.supplied)
+        return type(self), (self.rules, self.oracle, self.result, _again, asked, self.requested)
 
     @property
     def _plan(self) -> OraclePlan:
@@ -334,3 +340,9 @@ class Explanation:
     def withdrawn(self) -> Mapping[str, Reason]:
         """Backends and requests that the oracle has in another release, and why not in this one."""
         return self._plan.oracle.withdrawn
+
+
+def _again(asked: tuple[PlatformRules, str, FactMap, frozenset[str], FactMap]) -> Run:
+    rules, oracle, known, unknown, supplied = asked
+    plan = specialise(rules, rules.oracles[oracle], known, unknown)
+    return plan, run(plan, supplied)

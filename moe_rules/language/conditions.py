@@ -112,6 +112,10 @@ class Constant(Condition):
     def words(self) -> str:
         return {True: "always", False: "never", None: "unknown"}[self.value]
 
+    def __reduce__(self) -> str:
+        """Copies are the same object, with which code asks for identity."""
+        return {True: "ALWAYS", False: "NEVER", None: "UNKNOWN"}[self.value]
+
 
 ALWAYS = Constant(True)
 NEVER = Constant(False)
