@@ -180,6 +180,8 @@ def _decoded(path: Path, decoder: msgspec.json.Decoder[LineT]) -> Iterator[tuple
         raise CaseError(f"{path}:{number}: not a case: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise CaseError(f"{path}:{number}: not JSON: {error}") from None
+    if number == 0:  # as what is left of one that could not be written
+        raise CaseError(f"{path}: the file has no line")
 
 
 def platform_facts(platform: Mapping[str, Any]) -> dict[str, FactValue]:

@@ -63,12 +63,16 @@ class Comparer:
         key = tuple(facts.items())
         selector = self._selectors.get(key)
         if selector is None:
-            rules = self.rules[str(facts["device"])]
+            device = str(facts["device"])
+            rules = self.rules.get(device)
+            if rules is None:
+                known = ", ".join(self.rules)
+                raise FactError(f"there are no rules of device {device!r} (known: {known})")
             selector = self._selectors[key] = Selector(rules, facts, unknown=())
         return selector
 
     def decide(self, case: Case) -> Decision:
-        """Our decision of a case. Raises FactError for an oracle without a table."""
+        """Our decision of a case. Raises FactError for a device or an oracle without a table."""
         return self.selector(case.constants).decide(case.oracle, case.request)
 
     def compare(self, case: Case) -> Verdict:

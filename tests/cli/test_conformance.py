@@ -89,6 +89,16 @@ def test_an_oracle_without_a_table_disagrees(cli: Command, tmp_path: Path) -> No
     assert answer.json["oracles"]["nvfp5"]["decision"] == {"agree": 0, "total": 1}
 
 
+def test_a_device_without_rules(cli: Command, tmp_path: Path) -> None:
+    _, case = next(iter(read_lines(H100)))
+    platform = {**case["platform"], "kind": "npu"}
+    answer = cli(
+        "conformance", write_cases(tmp_path / "new.jsonl.gz", {**case, "platform": platform})
+    )
+    assert answer.code == 1
+    assert "there are no rules of device 'npu' (known: cuda, " in answer.out
+
+
 def test_malformed_files(cli: Command, tmp_path: Path) -> None:
     broken = tmp_path / "broken.jsonl.gz"
     broken.write_bytes(b"no gzip")

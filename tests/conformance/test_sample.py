@@ -191,6 +191,10 @@ def test_unreadable_case_files(tmp_path: Path) -> None:
     damaged.write_bytes(packed[:10] + b"\xff" * 9 + packed[19:])
     with pytest.raises(CaseError, match=r"damaged.jsonl.gz:1: not a gzip file"):
         list(read_lines(damaged))
+    for nothing in (b"", gzip.compress(b"")):
+        damaged.write_bytes(nothing)
+        with pytest.raises(CaseError, match=r"damaged.jsonl.gz: the file has no line"):
+            list(read_lines(damaged))
     nested = tmp_path / "nested.jsonl.gz"
     nested.write_bytes(gzip.compress(b'{"a":' + b"[" * 10**5 + b"]" * 10**5 + b"}"))
     with pytest.raises(CaseError, match=r"nested.jsonl.gz:1: not JSON"):
