@@ -75,7 +75,7 @@ def align(
         routing = Routing(topk_ids, num_experts, expert_map)
         return moe_align_block_size(routing, block_size, num_experts)[:3]
     routing = Routing(topk_ids, num_experts, None)
-    rows, experts, count, _ = moe_align_block_size(routing, block_size, num_experts)
+    rows, experts, count = moe_align_block_size(routing, block_size, num_experts)[:3]
     return rows, expert_map[experts.clamp(0, num_experts - 1).long()], count
 
 
@@ -84,7 +84,7 @@ def align_local(topk_ids: torch.Tensor, block_size: int, num_experts: int) -> An
     absent = num_experts
     ids = torch.where(topk_ids < 0, absent, topk_ids)
     routing = Routing(ids, num_experts + 1, None)
-    rows, experts, count, _ = moe_align_block_size(routing, block_size, num_experts + 1)
+    rows, experts, count = moe_align_block_size(routing, block_size, num_experts + 1)[:3]
     return rows, torch.where(experts == absent, -1, experts), count
 
 
