@@ -51,8 +51,8 @@ def overlay_paths(extra: Sequence[str | Path] = (), release: str | None = None) 
 
 def with_rules(path: Path) -> Path:
     """The overlay itself. Raises RuleFileError for a folder without any rules."""
-    others = (path / WORDS, path / MODELS)
-    if path.is_dir() and not rule_files(path) and not any(other.exists() for other in others):
+    others = is_present(path / WORDS) or (path / MODELS).exists()
+    if path.is_dir() and not rule_files(path) and not others:
         message = f"the folder {path} has no rules"
         raise RuleFileError([Problem("no-rules", message, Location(str(path)))])
     return path

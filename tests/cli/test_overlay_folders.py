@@ -57,8 +57,10 @@ def test_a_machine_that_is_named_as_rules(cli: Command, write: Write) -> None:
     assert "x.yaml" in answer.err
 
 
-def test_a_folder_without_rules(cli: Command, write: Write) -> None:
+@pytest.mark.parametrize("file", ["notes.txt", "words.yaml/notes.txt"])
+def test_a_folder_without_rules(cli: Command, write: Write, file: str) -> None:
     folder = write("mine/notes.txt", "nothing").parent
+    write(f"mine/{file}", "nothing")
     for words in (["diff", folder], [*SELECT, folder]):
         answer = cli(*words)
         assert answer.code == 2
