@@ -121,7 +121,7 @@ def _told(one: Found, after: RuleSet) -> list[tuple[str, str]]:
     if one.besides:
         told.append(("as with", in_line({n: plain(value) for n, value in one.besides.items()})))
     if one.difference.witness and after.options is not None:
-        told.append(("see", _see(one.difference, after.options)))
+        told.append(("see", _see(one, after.options)))
     return told
 
 
@@ -168,6 +168,7 @@ def _summary(found: Comparison, show: int) -> str:
     return f"{counted(count, 'region')} of {what} {verb}{more}"
 
 
-def _see(one: Difference, options: Sequence[str]) -> str:
+def _see(found: Found, options: Sequence[str]) -> str:
     """The command that shows what happens to the deployment of a difference."""
-    return explain_command(one.platform, one.oracle, one.witness, options)
+    one = found.difference
+    return explain_command(one.platform, one.oracle, one.witness, options, found.machine)

@@ -40,12 +40,14 @@ class Scope(Record):
 class Found(Record):
     """A region, and the machines or layers for which it was found, where these were asked for.
 
-    ``besides`` is what its witness has of unusual facts that no condition of the region speaks of.
+    ``besides`` is what its witness has of unusual facts that no condition of the region speaks of,
+    ``machine`` the first of those machines.
     """
 
     difference: Difference
     subjects: tuple[str, ...]
     besides: Mapping[str, FactValue] = {}
+    machine: Machine | None = None
 
     @property
     def where(self) -> str:
@@ -118,7 +120,7 @@ def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Compar
         platforms,
         tuple(dict.fromkeys(scope.subject for scope in scopes if scope.subject)),
         tuple(
-            Found(one, tuple(filter(None, names)), _besides(one, scope))
+            Found(one, tuple(filter(None, names)), _besides(one, scope), scope.machine)
             for one, scope, names in ordered
         ),
         otherwise,
@@ -128,7 +130,7 @@ def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Compar
 def _besides(difference: Difference, scope: Scope) -> dict[str, FactValue]:
     known = {*scope.facts, *(scope.machine.facts() if scope.machine else ()), *REQUIRED_FACTS}
     known |= {name for when in difference.when for name in _facts_in(when)}
-    unusual = unusual_facts(difference.platform, difference.witness)
+    unusual = unusual_facts(difference.platform, difference.witness, scope.machine)
     return {name: value for name, value in unusual.items() if name not in known}
 
 

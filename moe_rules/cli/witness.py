@@ -18,21 +18,30 @@ from moe_rules.vocabulary.quant_keys import QuantKey
 
 
 def explain_command(
-    platform: str, oracle: str, witness: Mapping[str, FactValue], rules: Sequence[str] = ()
+    platform: str,
+    oracle: str,
+    witness: Mapping[str, FactValue],
+    rules: Sequence[str] = (),
+    machine: Machine | None = None,
 ) -> str:
-    """The command that shows what happens to a deployment; ``rules`` are its options for rules."""
-    machine = machine_like(platform, witness)
+    """The command that shows what happens to a deployment; ``rules`` are its options for rules.
+
+    ``machine`` is the one it is asked of, if one was; a command can only name a named one.
+    """
+    machine = _to_be_named(platform, witness, machine)
     words = ["moe-rules", "explain", "--oracle", oracle]
     words += [] if machine is None else ["--machine", machine.name]
     words += rules
-    for name, value in stated_facts(platform, witness).items():
+    for name, value in stated_facts(platform, witness, machine).items():
         words += ["--set", f"{name}={_stated(value)}"]
     return shlex.join(words)
 
 
-def stated_facts(platform: str, witness: Mapping[str, FactValue]) -> dict[str, FactValue]:
+def stated_facts(
+    platform: str, witness: Mapping[str, FactValue], machine: Machine | None = None
+) -> dict[str, FactValue]:
     """The facts that the command has to state: the layer's sizes, and what is not so anyway."""
-    machine = machine_like(platform, witness)
+    machine = _to_be_named(platform, witness, machine)
     if machine is None:
         witness = {"device": platform, **witness}
     usual = packaged_worlds().usual
@@ -45,12 +54,14 @@ def stated_facts(platform: str, witness: Mapping[str, FactValue]) -> dict[str, F
     }
 
 
-def unusual_facts(platform: str, witness: Mapping[str, FactValue]) -> dict[str, FactValue]:
+def unusual_facts(
+    platform: str, witness: Mapping[str, FactValue], machine: Machine | None = None
+) -> dict[str, FactValue]:
     """Those of the stated facts that usually have another value."""
     usual = usual_values(platform)
     return {
         name: value
-        for name, value in stated_facts(platform, witness).items()
+        for name, value in stated_facts(platform, witness, machine).items()
         if name not in usual or usual[name][0] != value
     }
 
@@ -59,6 +70,15 @@ def _said_without_words(layer: Mapping[str, Any]) -> dict[str, FactValue]:
     """The facts that ``explain`` has where nothing is stated but a layer's sizes."""
     facts = layer_facts(FusedMoEConfig(**layer))
     return {**facts, **REQUEST_DEFAULTS, "weight_key": None, "activation_key": None}
+
+
+def _to_be_named(
+    platform: str, witness: Mapping[str, FactValue], machine: Machine | None
+) -> Machine | None:
+    named = named_machines().get(machine.name) if machine is not None else None
+    if named is not None and named.machine() == machine:
+        return machine
+    return machine_like(platform, witness)
 
 
 def machine_like(platform: str, witness: Mapping[str, FactValue]) -> Machine | None:

@@ -96,6 +96,13 @@ def test_every_region_has_a_deployment_that_either_release_explains(cli: Command
             assert (said["backend"], said["kernel"]) == (one[side]["backend"], one[side]["kernel"])
 
 
+def test_a_region_is_shown_on_the_machine_that_was_asked_about(cli: Command) -> None:
+    text = cli("upgrade", *FROM_TO, "--model", FP8, "--machine", "mi355x").out
+    shown = [line for line in text.splitlines() if "see: " in line]
+    assert shown
+    assert all("--machine mi355x" in line for line in shown)
+
+
 def test_a_model_that_the_older_release_does_not_know(cli: Command, new: Path) -> None:
     words = ("upgrade", "--model", new, "--machine", "h100")
     text = cli(*words).out
