@@ -16,7 +16,7 @@ def check_narrowing(args: argparse.Namespace) -> None:
     for name in args.platform or ():
         platform_called(name)
     for name in args.oracle or ():
-        _known("--oracle", name, ORACLES)
+        oracle_called(name)
 
 
 def platform_called(name: str) -> str:
@@ -27,6 +27,11 @@ def platform_called(name: str) -> str:
             f"--platform for a kind of device ({', '.join(PLATFORMS)})"
         )
     return _known("--platform", name, PLATFORMS)
+
+
+def oracle_called(name: str) -> str:
+    """An oracle by its name. Raises UserError for one that there is not."""
+    return _known("--oracle", name, ORACLES)
 
 
 def is_machine(name: str) -> bool:

@@ -52,6 +52,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare and print."""
+    from moe_rules.cli.narrowing import oracle_called
     from moe_rules.cli.render import progress
     from moe_rules.conformance.cases import case_files
     from moe_rules.conformance.models import run_models
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
 
     if not args.paths and args.models is None:
         raise UserError("nothing to compare: give case files, or --models DIR")
-    _check_oracles(args.oracle)
+    for name in args.oracle:
+        oracle_called(name)
     overlays = overlay_paths(args.rules, args.release)
     cases: Result | None = None
     if args.paths:
@@ -73,15 +75,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         print(_text(cases, models, args.show))
     return int(not all(result.complete for result in (cases, models) if result is not None))
-
-
-def _check_oracles(names: list[str]) -> None:
-    from moe_rules.vocabulary.fact_values import did_you_mean
-    from moe_rules.vocabulary.table_names import ORACLES
-
-    for name in names:
-        if name not in ORACLES:
-            raise UserError(f"there is no oracle {name!r}{did_you_mean(name, ORACLES)}")
 
 
 def _plain(cases: Result | None, models: ModelsResult | None, show: int) -> dict[str, Any]:
