@@ -84,19 +84,22 @@ def check(paths: Iterable[Path], release: str | None = None) -> Report:
     for path in [existing(path) for path in paths] or [packaged_rules()]:
         checker.check(path)
     checker.against_schemas()
-    return Report.of(checker.problems, list(checker.documents))
+    return Report.of(checker.problems, list(checker.asked))
 
 
 class _Checker:
     def __init__(self, release: str | None) -> None:
         self.release = release
         self.problems: list[Problem] = []
+        self.asked: dict[str, None] = {}
+        """The files that are asked about, by name; others are read as what those belong to."""
         self.documents: dict[str, tuple[YamlSource, Any] | None] = {}
         self.own_schemas: dict[str, SchemaErrors] = {}
         """Schemas of files in overlays that have words of their own, by name of the file."""
 
     def check(self, path: Path) -> None:
         files = yaml_files(path)
+        self.asked.update(dict.fromkeys(map(shown, files)))
         root = rule_set_of(path)
         overlays: dict[Path, list[Path]] = {}
         platforms: set[str] = set()
@@ -225,12 +228,13 @@ class _Checker:
         self.problems.extend(requested_problems(rules.requested, rules.oracles))
 
     def against_schemas(self) -> None:
-        """Hold files in which nothing else is wrong against the JSON Schema of their kind.
+        """Hold the files asked about in which nothing else is wrong against their JSON Schema.
 
         Last, because names that are resolved say more about what is wrong than a schema does.
         """
         wrong = {p.location.file for p in self.problems if p.severity == "error"}
-        for name, document in self.documents.items():
+        for name in self.asked:
+            document = self.documents[name]
             if document is not None and name not in wrong:
                 source, _ = document
                 own = self.own_schemas.get(name)
