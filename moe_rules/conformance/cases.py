@@ -101,7 +101,7 @@ class Line(msgspec.Struct, frozen=True, gc=False):
     expect: msgspec.Raw
 
 
-_LINE = msgspec.json.Decoder(Line)
+_LINE: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 _NO_CASE = (
     *(AttributeError, IndexError, TypeError, ValueError),
     *(msgspec.MsgspecError, RecursionError),
