@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
+from moe_rules.cli.render import note
 
 if TYPE_CHECKING:
     from moe_rules.engine.decision import Decision
@@ -80,7 +81,7 @@ def execute(
     seed: int = 0,
     max_weight_bytes: float = 1.5 * GIGABYTE,
 ) -> Execution:
-    """Bind the kernel of a decision and run it on a random layer.
+    """Bind the kernel of a decision and run it on a random layer, saying which step is at work.
 
     ``device`` None: the decision's platform. The number of experts is reduced until the weights
     fit into ``max_weight_bytes``. Raises UserError (exit code 1) where the kernel cannot be had or
@@ -97,6 +98,7 @@ def execute(
     weight_key, activation_key, group_size = scheme_of(decision)
     reduced, reductions = reduced_to(moe, weight_key, max_weight_bytes)
     try:
+        note(f"making random weights of {reduced.num_experts} experts on {chosen}")
         layer = random_layer(
             reduced,
             weight_key,
@@ -108,8 +110,11 @@ def execute(
         )
         kernel = bind(name, reduced, layer.quant_config, oracle=decision.oracle)
         with torch.inference_mode():
+            note(f"running {name}")
             output = kernel.apply(**layer.arguments())
+            note("computing the float64 reference")
             expected = layer.reference(kernel)
+            note(f"timing {name}")
             times = _times(lambda: kernel.apply(**layer.arguments()), chosen)
     except (KernelUnavailableError, NotImplementedError, ValueError) as error:
         raise UserError(str(error), 1) from error

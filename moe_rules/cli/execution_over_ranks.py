@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.execution import kernel_here, reduced_to, scheme_of, software
+from moe_rules.cli.render import note
 
 if TYPE_CHECKING:
     from moe_kernels.benchmark.over_ranks import LayerOverRanks, Phase
@@ -97,7 +98,7 @@ def execute_over_ranks(
 ) -> ExecutionOverRanks:
     """Bind the kernel of a decision on every rank, and run it on a random layer.
 
-    ``num_tokens`` in all; otherwise as :func:`moe_rules.cli.execution.execute`. Raises UserError
+    ``num_tokens`` in all; rank 0 says which step is at work; otherwise as :func:`moe_rules.cli.execution.execute`. Raises UserError
     (exit code 1) where the kernel cannot be had or does not run here, or a rank is missing.
     """
     name, module, chosen = kernel_here(decision, device)
@@ -116,12 +117,16 @@ def execute_over_ranks(
     reduced, reductions = reduced_to(one_rank, weight_key, max_weight_bytes / number_of_ranks())
     try:
         with process_group(chosen, timeout) as (ranks, own), torch.inference_mode():
+            if ranks.rank == 0:
+                note(f"making random weights of {reduced.num_experts} experts on every rank")
             whole = random_layer(
                 reduced, weight_key, activation_key, num_tokens, own, seed, group_size=group_size
             )
             spread = SpreadLayer(
                 ranks, whole, name, moe.moe_parallel_config, oracle=decision.oracle
             )
+            if ranks.rank == 0:
+                note(f"running {name} on one rank and over {ranks.size}, and timing it")
             layer = spread.measure(whole, moe.moe_parallel_config.all2all_backend)
     except (KernelUnavailableError, NotImplementedError, RankError, ValueError) as error:
         raise UserError(str(error), 1) from error

@@ -56,6 +56,11 @@ def progress(what: str, total: int) -> Iterator[Callable[[], None]]:
         yield lambda: bar.advance(task)
 
 
+def note(text: str) -> None:
+    """Say on standard error what a long command is about to do, terminal or not."""
+    print(f"moe-rules: {text}", file=sys.stderr, flush=True)
+
+
 def columns(rows: Iterable[Sequence[str]]) -> str:
     """Left-aligned columns, two spaces apart; the last one is not padded."""
     table = [list(row) for row in rows]

@@ -46,6 +46,17 @@ def test_text_says_error_time_and_versions(cli: Command) -> None:
     assert torch.__version__ in out
 
 
+def test_says_what_it_is_about_to_do_beside_the_answer(cli: Command) -> None:
+    answer = cli(*CPU, "--format", "json")
+    assert answer.json["run"]["num_experts"] == 8
+    assert answer.err.splitlines() == [
+        "moe-rules: making random weights of 8 experts on cpu",
+        "moe-rules: running CPUUnquantizedExperts",
+        "moe-rules: computing the float64 reference",
+        "moe-rules: timing CPUUnquantizedExperts",
+    ]
+
+
 def test_runs_block_fp8_on_the_cpu(cli: Command) -> None:
     answer = cli("run", "--machine", "x86-amx-fp8", "--oracle", "fp8", *LAYER, *BLOCK_FP8)
     assert answer.code == 0, answer.err
