@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from moe_rules.analysis.difference import Difference
 from moe_rules.cli.differing import Comparison, Found
-from moe_rules.cli.readings import Reading
+from moe_rules.cli.readings import Reading, Subject
+from moe_rules.cli.render import at_places
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.witness import explain_command
 from moe_rules.reporting.base import counted
@@ -19,12 +20,17 @@ from moe_rules.vocabulary.fact_values import in_words, plain
 
 LEAST_PERCENT = 0.001
 """Below that no figure is said."""
+MOST_NAMES = 6
+"""So many machines are named, or kinds of layers that are on the same ones."""
 
 
 def as_json(found: Comparison, show: int) -> str:
     """Every region, whatever ``show`` says."""
     differences = [
-        {**one.difference.to_dict(), **({"subjects": list(one.subjects)} if one.subjects else {})}
+        {
+            **one.difference.to_dict(),
+            **({"subjects": [*map(str, one.subjects)]} if one.subjects else {}),
+        }
         for one in found.differences
     ]
     read = {"readings": [one.to_dict() for one in found.readings]} if found.readings else {}
@@ -33,7 +39,7 @@ def as_json(found: Comparison, show: int) -> str:
 
 def as_text(found: Comparison, show: int) -> str:
     """Some lines for each of the largest regions, and a summary."""
-    lines = [read_otherwise(one) for one in found.readings]
+    lines = read_otherwise(found.readings)
     lines += [""] if lines else []
     for one in found.differences[:show]:
         lines += [*lines_of(one, found.after), ""]
@@ -43,27 +49,34 @@ def as_text(found: Comparison, show: int) -> str:
 def lines_of(one: Found, after: RuleSet) -> list[str]:
     """A region as lines of text: what it is, its conditions, and the command that shows one."""
     told = (f"  {lead}: {text}" for lead, text in _told(one, after))
-    whose = [f"  for {_some(one.subjects)}"] if one.subjects else []
+    whose = [f"  for {_whose(one.subjects)}"] if one.subjects else []
     return [f"{one.where}: {_change(one.difference, '->')}", *whose, *told]
 
 
-def read_otherwise(one: Reading) -> str:
-    """What two rule sets read otherwise of a model's layers, as a line."""
+def read_otherwise(readings: Iterable[Reading]) -> list[str]:
+    """What two rule sets read otherwise of a model's layers: a line for all of which it is said."""
+    subjects: dict[str, list[Subject]] = {}
+    for one in readings:
+        subjects.setdefault(_otherwise(one), []).append(one.subject)
+    return [f"{_whose(some)}: {said}" for said, some in subjects.items()]
+
+
+def _otherwise(one: Reading) -> str:
     if isinstance(one.before, str) or isinstance(one.after, str):
         was, now = (
             question if isinstance(question, str) else f"oracle {question.oracle}"
             for question in (one.before, one.after)
         )
-        return f"{one.subject}: {was} -> {now}"
+        return f"{was} -> {now}"
     changes = {"oracle": (one.before.oracle, one.after.oracle), **one.facts}
     said = [f"{name} {was} -> {now}" for name, (was, now) in changes.items() if was != now]
-    return f"{one.subject} is read otherwise: {', '.join(said)}"
+    return f"read otherwise, {', '.join(said)}"
 
 
 def as_markdown(found: Comparison, show: int) -> str:
     """A list of the largest regions, for a pull request."""
     lines = [f"### Decisions of {words(found.after.name)} against {words(found.before.name)}", ""]
-    lines += [f"- {words(read_otherwise(one))}" for one in found.readings]
+    lines += [f"- {words(line)}" for line in read_otherwise(found.readings)]
     lines += [""] if found.readings else []
     for one in found.differences[:show]:
         lines += item_of(one, found.after, one.where)
@@ -74,14 +87,14 @@ def as_markdown(found: Comparison, show: int) -> str:
 def item_of(one: Found, after: RuleSet, title: str) -> list[str]:
     """A region as an item of a list in Markdown, with what is told of it in a list below."""
     told = (f"    - {lead}: {code(text)}" for lead, text in _told(one, after))
-    whose = [f"    - for {words(_some(one.subjects))}"] if one.subjects else []
+    whose = [f"    - for {words(_whose(one.subjects))}"] if one.subjects else []
     return [f"- **{title}**: {_change(one.difference, '→')}", *whose, *told]
 
 
 def as_github(found: Comparison, show: int) -> str:
     """An annotation for each region, and the summary."""
     title = "A model is read otherwise"
-    lines = [annotation("notice", title, read_otherwise(one)) for one in found.readings]
+    lines = [annotation("notice", title, line) for line in read_otherwise(found.readings)]
     for one in found.differences:
         told = (f"{lead}: {text}" for lead, text in _conditions(one.difference))
         text = "; ".join([_change(one.difference, "->"), *told])
@@ -151,15 +164,15 @@ def _flow(value: Any) -> str:
     return in_words(value)
 
 
-def _some(names: tuple[str, ...], most: int = 6) -> str:
-    rest = len(names) - most
-    return ", ".join(names[:most]) + (f" and {rest} more" if rest > 0 else "")
+def _whose(subjects: Iterable[Subject]) -> str:
+    """Subjects in words, the machines of the same layers together."""
+    return at_places(subjects, MOST_NAMES)
 
 
 def _summary(found: Comparison, show: int) -> str:
     what = f"{counted(len(found.compared), 'oracle')} on {', '.join(found.platforms)}"
     if found.subjects:
-        what += f" ({_some(found.subjects)})"
+        what += f" ({_whose(found.subjects)})"
     if found.equal:
         return f"{found.before.name} and {found.after.name} decide alike everywhere: {what}"
     count = len(found.differences)

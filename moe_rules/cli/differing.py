@@ -13,7 +13,7 @@ from moe_rules.analysis.worlds import ImpossibleError
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.narrowing import machines_of, platforms_of
 from moe_rules.cli.options import REQUIRED_FACTS
-from moe_rules.cli.readings import Reading, readings
+from moe_rules.cli.readings import Reading, Subject, readings
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.stated import Stated
 from moe_rules.cli.witness import unusual_facts
@@ -34,7 +34,7 @@ class Scope(Record):
     machine: Machine | None
     oracle: str | None
     facts: Mapping[str, FactValue]
-    subject: str
+    subject: Subject | None
 
 
 class Found(Record):
@@ -45,7 +45,7 @@ class Found(Record):
     """
 
     difference: Difference
-    subjects: tuple[str, ...]
+    subjects: tuple[Subject, ...]
     besides: Mapping[str, FactValue] = {}
     machine: Machine | None = None
 
@@ -66,7 +66,7 @@ class Comparison(Record):
     after: RuleSet
     compared: tuple[tuple[str, str], ...]
     platforms: tuple[str, ...]
-    subjects: tuple[str, ...]
+    subjects: tuple[Subject, ...]
     differences: tuple[Found, ...]
     readings: tuple[Reading, ...] = ()
 
@@ -95,7 +95,7 @@ def compare(args: argparse.Namespace, before: RuleSet, after: RuleSet) -> Compar
     platforms = tuple(dict.fromkeys(scope.platform for scope in scopes))
     rules = {name: (before.load(name), after.load(name)) for name in platforms}
     compared: dict[tuple[str, str], None] = {}
-    found: dict[str, tuple[Difference, Scope, list[str]]] = {}
+    found: dict[str, tuple[Difference, Scope, list[Subject | None]]] = {}
     for scope in scopes:
         one, other = rules[scope.platform]
         oracles = dict.fromkeys((*one.oracles, *other.oracles))
@@ -173,13 +173,13 @@ def _scopes(
         if args.software is not None:
             raise UserError("--software goes with --machine or --model")
         for platform in wanted:
-            yield Scope(platform, None, None, fixed, "")
+            yield Scope(platform, None, None, fixed, None)
         return
     for machine in machines:
         if machine.device not in wanted:
             continue
         if args.model is None:
-            yield Scope(machine.device, machine, None, fixed, machine.name)
+            yield Scope(machine.device, machine, None, fixed, Subject(machine.name))
         else:
             found = readings(args, stated, machine, before, after)
             read += found

@@ -98,8 +98,9 @@ def execute_over_ranks(
 ) -> ExecutionOverRanks:
     """Bind the kernel of a decision on every rank, and run it on a random layer.
 
-    ``num_tokens`` in all; rank 0 says which step is at work; otherwise as :func:`moe_rules.cli.execution.execute`. Raises UserError
-    (exit code 1) where the kernel cannot be had or does not run here, or a rank is missing.
+    ``num_tokens`` in all; rank 0 says which step is at work; otherwise as
+    :func:`moe_rules.cli.execution.execute`. Raises UserError (exit code 1) where the kernel cannot
+    be had or does not run here, or a rank is missing.
     """
     name, module, chosen = kernel_here(decision, device)
     import torch

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from moe_rules.cli import deployment
 from moe_rules.cli.deployment import Question, layers_in_words
 from moe_rules.cli.errors import NoMoELayersError
 from moe_rules.cli.model_files import read_model
+from moe_rules.cli.render import at_places
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.stated import Stated
 from moe_rules.machines.machine import Machine
@@ -18,6 +19,16 @@ from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
 from moe_rules.vocabulary.record import Record
 
 NONE_THERE = "no MoE layer there"
+
+
+class Subject(NamedTuple):
+    """What an answer is about: a machine, or layers ("layers 0-47") of a model on it."""
+
+    machine: str
+    layers: str = ""
+
+    def __str__(self) -> str:
+        return at_places([self])
 
 
 class Reading(Record):
@@ -40,9 +51,9 @@ class Reading(Record):
         return _asked(self.before) == _asked(self.after)
 
     @property
-    def subject(self) -> str:
+    def subject(self) -> Subject:
         """Which layers, and where."""
-        return f"{self.layers} on {self.machine.name}" if self.layers else f"on {self.machine.name}"
+        return Subject(self.machine.name, self.layers)
 
     @property
     def facts(self) -> dict[str, tuple[str, str]]:
@@ -60,7 +71,7 @@ class Reading(Record):
             for side, question in (("before", self.before), ("after", self.after))
         }
         facts = {name: {"before": a, "after": b} for name, (a, b) in self.facts.items()}
-        return {"subject": self.subject, **said, "facts": facts}
+        return {"subject": str(self.subject), **said, "facts": facts}
 
 
 def readings(

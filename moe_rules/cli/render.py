@@ -72,6 +72,31 @@ def columns(rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
+def listed(names: Sequence[str], most: int | None = None) -> str:
+    """Names in words: "a, b and c"; of more than ``most``, those and how many more there are."""
+    shown = [*names[:most]]
+    if len(shown) < len(names):
+        shown.append(f"{len(names) - len(shown)} more")
+    return " and ".join(filter(None, (", ".join(shown[:-1]), *shown[-1:])))
+
+
+def at_places(pairs: Iterable[tuple[str, str]], most: int | None = None) -> str:
+    """Places and what is there, as "a and b on x, y and z; c on w"; a place alone with "" there.
+
+    What is at the same places is told together; ``most`` as in :func:`listed`.
+    """
+    places: dict[str, dict[str, None]] = {}
+    for place, thing in pairs:
+        places.setdefault(thing, {})[place] = None
+    things: dict[tuple[str, ...], list[str]] = {}
+    for thing, some in places.items():
+        things.setdefault(tuple(some), []).append(thing)
+    return "; ".join(
+        " on ".join(filter(None, (listed(names, most), listed(some, most))))
+        for some, names in things.items()
+    )
+
+
 def answer(decision: Decision) -> str:
     """Backend and kernel, or that nothing serves."""
     if decision.failed:

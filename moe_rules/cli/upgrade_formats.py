@@ -11,8 +11,8 @@ from moe_rules.cli.difference_formats import (
     lines_of,
     read_otherwise,
 )
-from moe_rules.cli.names import NameChange, Where
-from moe_rules.cli.render import columns
+from moe_rules.cli.names import NameChange
+from moe_rules.cli.render import at_places, columns
 from moe_rules.cli.upgrading import KINDS, Asked, Served, Upgrade
 from moe_rules.reporting.base import counted
 from moe_rules.reporting.markdown import table, words
@@ -67,7 +67,7 @@ def as_json(found: Upgrade, show: int) -> str:
             "model": asked.model,
             "layers": [_plain_served(one) for one in asked.served],
             "differences": [
-                {"kind": kind, **one.difference.to_dict(), "subjects": list(one.subjects)}
+                {"kind": kind, **one.difference.to_dict(), "subjects": [*map(str, one.subjects)]}
                 for kind, regions in asked.regions().items()
                 for one in regions
             ],
@@ -121,9 +121,9 @@ def _now(one: Served) -> str:
 
 
 def _odd_lines(asked: Asked) -> list[str]:
-    """The layers of a model that are read otherwise, each once."""
+    """What is read otherwise of a model's layers, each once."""
     odd = [one.reading for one in asked.served if not one.reading.alike and one.reading.facts]
-    return [read_otherwise(one) for one in odd]
+    return read_otherwise(odd)
 
 
 def _served_table(asked: Asked, found: Upgrade) -> str:
@@ -155,22 +155,11 @@ def name_lines(names: Sequence[NameChange], indent: str) -> list[str]:
     lines = []
     for one in names:
         if one.where:
-            lines.append(f"{one.kind} {one.name} {one.in_words} ({_where_in_words(one.where)})")
+            lines.append(f"{one.kind} {one.name} {one.in_words} ({at_places(one.where)})")
         else:
             together.setdefault((f"{one.kind}s", one.in_words), []).append(one.name)
     lines += [f"{kind}: {', '.join(some)} ({word})" for (kind, word), some in together.items()]
     return [indent + line for line in lines]
-
-
-def _where_in_words(where: Sequence[Where]) -> str:
-    """Oracles by the platforms on which they have a name."""
-    platforms: dict[str, list[str]] = {}
-    for platform, oracle in where:
-        platforms.setdefault(oracle, []).append(platform)
-    oracles: dict[str, list[str]] = {}
-    for oracle, some in platforms.items():
-        oracles.setdefault(", ".join(some), []).append(oracle)
-    return "; ".join(f"{', '.join(names)} on {some}" for some, names in oracles.items())
 
 
 def _rest(count: int, show: int) -> list[str]:

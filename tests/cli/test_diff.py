@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from moe_rules.cli.difference_formats import percent
+from moe_rules.cli.render import at_places
 from moe_rules.files.packaged import packaged_rules
 from tests.cli.conftest import MODELS, Command
 
@@ -251,3 +252,9 @@ def test_formats(cli: Command, mine: Path) -> None:
 )
 def test_shares_are_said_in_figures_that_one_reads(share: float, said: str) -> None:
     assert percent(share) == said
+
+
+def test_what_is_at_the_same_places_is_told_together() -> None:
+    pairs = [("a", "x"), ("b", "x"), ("a", "y"), ("b", "y"), ("c", "z")]
+    assert at_places(pairs) == "x and y on a and b; z on c"
+    assert at_places([("a", ""), ("b", ""), ("c", ""), ("d", "")], 2) == "a, b and 2 more"

@@ -38,17 +38,17 @@ def new(tmp_path: Path) -> Path:
 
 
 def test_layers_of_a_model_and_what_users_may_ask_for(cli: Command) -> None:
-    words = ("--model", FP8, "--machine", "h100", "--machine", "mi300x")
-    answer = cli("upgrade", *FROM_TO, *words)
+    words = [word for name in ("h100", "mi300x", "mi325x") for word in ("--machine", name)]
+    answer = cli("upgrade", *FROM_TO, "--model", FP8, *words)
     assert answer.code == 1
     assert "  h100    layers 0-47  TRITON / TritonExperts, as before" in answer.out
     renamed = "fp8 on rocm: AITER / AiterExperts -> AITER / AiterFp8BlockExperts"
     assert f"Another kernel of the backend: {renamed}" in answer.out
-    assert "  for layers 0-47 on mi300x" in answer.out
+    assert "  for layers 0-47 on mi300x and mi325x" in answer.out
     assert "  kernel AiterExperts vanishes (fp8 on rocm)" in answer.out
     (names,) = re.findall(r"(\d+) names that appear or vanish\n$", answer.out)
     assert int(names) == len(re.findall(r"^  \w+ \w+ (appears|vanishes|matters)", answer.out, re.M))
-    assert "0 of 2 kinds of layers changed; 1 region of deployments that differ; " in answer.out
+    assert "0 of 3 kinds of layers changed; 1 region of deployments that differ; " in answer.out
 
 
 def test_a_fact_that_matters_now_alone_is_no_change(cli: Command) -> None:
@@ -115,9 +115,9 @@ def test_a_model_that_the_older_release_does_not_know(cli: Command, new: Path) -
     back = cli("upgrade", "--from", "0.33", "--to", "0.32", *words[1:], "--format", "json").json
     assert back["asked"][0]["layers"][0]["kind"] == "ceases"
     # diff reads models by the tables of either side, too.
-    differ = cli("diff", "0.32", "0.33", "--model", new, "--machine", "h100")
+    differ = cli("diff", "0.32", "0.33", "--model", new, "--machine", "h100", "--machine", "h200")
     assert differ.code == 1
-    assert f"layers 0-1 on h100: {unknown}" in differ.out
+    assert f"layers 0-1 on h100 and h200: {unknown}" in differ.out
     assert "-> oracle unquantized" in differ.out
     found = cli("diff", "0.32", "0.33", "--model", new, "--machine", "h100", "--format", "json")
     (read,) = found.json["readings"]
