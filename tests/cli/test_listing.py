@@ -60,6 +60,18 @@ def test_facts_of_a_group(cli: Command) -> None:
     assert "did you mean 'layer'?" in answer.err
 
 
+def test_facts_by_name(cli: Command) -> None:
+    rows = cli("facts", "ep_size", "has_bias", "--format", "json").json
+    assert [row["name"] for row in rows] == ["ep_size", "has_bias"]
+    assert cli("facts", "has_bias").out.startswith("layer\n  has_bias  bool  ")
+    answer = cli("facts", "has_bais")
+    assert answer.code == 2
+    assert "there is no fact 'has_bais'; did you mean 'has_bias'? (moe-rules facts " in answer.err
+    assert "there is no fact 'has_bias' in group request " in (
+        cli("facts", "has_bias", "--group", "request").err
+    )
+
+
 def test_list_oracles_of_every_platform(cli: Command) -> None:
     rows = cli("list", "--format", "json").json
     assert {row["platform"] for row in rows} == set(PLATFORMS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
@@ -18,11 +19,12 @@ def add_parser(subparsers: Subparsers) -> None:
     parser = command(
         subparsers,
         "facts",
-        "list every fact that a rule may test",
+        "list the facts that a rule may test",
         "Name, type, domain and meaning, by group. Derived facts follow from the others and\n"
         "cannot be stated; every other one can be, with --set.",
         "moe-rules facts --group layer",
     )
+    parser.add_argument("names", metavar="FACT", nargs="*", help="default: every fact")
     parser.add_argument("--group", help="only this group: platform, software, layer, ...")
     add_release(parser)
     add_format(parser, "text", "json")
@@ -31,7 +33,7 @@ def add_parser(subparsers: Subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """List the vocabulary."""
-    facts = _facts(args.group, args.release)
+    facts = _facts(args.names, args.group, args.release)
     if args.format == "json":
         print(json.dumps([_plain(fact) for fact in facts], indent=2))
         return 0
@@ -47,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _facts(group: str | None, release: str | None) -> list[Fact]:
+def _facts(names: Sequence[str], group: str | None, release: str | None) -> list[Fact]:
+    """The facts of a group by name; all where none is named. Raises UserError for wrong names."""
     from moe_rules.files.releases import release_of
     from moe_rules.language.reading import vocabulary
     from moe_rules.language.ruleset import vocabulary_files
@@ -61,7 +64,15 @@ def _facts(group: str | None, release: str | None) -> list[Fact]:
             f"--group {group}: there is no such group{did_you_mean(group, groups)} "
             f"(known: {', '.join(groups)})"
         )
-    return [fact for fact in facts if group in (None, fact.group)]
+    known = {fact.name: fact for fact in facts if group in (None, fact.group)}
+    for name in names:
+        if name not in known:
+            where = "" if group is None else f" in group {group}"
+            raise UserError(
+                f"there is no fact {name!r}{where}{did_you_mean(name, known)} "
+                f"(moe-rules facts lists all, --group NAME those of one of {', '.join(groups)})"
+            )
+    return [known[name] for name in names or known]
 
 
 def _reading(fact: Fact) -> str:
