@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import chdir
 from pathlib import Path
 
 from moe_rules.cli import main
@@ -32,7 +33,8 @@ def report_page() -> Page:
 
 def write_report(root: Path, file: Path) -> None:
     """Write the report of a checkout's example. Raises RuntimeError where that fails."""
-    words = _command(str(root / MODEL), str(file))
-    status = main(words)
+    words = _command(MODEL, str(file.absolute()))
+    with chdir(root):  # the page repeats the model as it is given here
+        status = main(words)
     if status != 0:
         raise RuntimeError(f"moe-rules {' '.join(words)} ended with {status}")

@@ -183,3 +183,18 @@ def test_kernels_are_told_by_kind(pages: dict[str, Page]) -> None:
     hashed = pages["facts/sets.md"].text.split("### hash_routing")[1].split("\n###")[0]
     assert "Only monolithic kernels are asked. Supported by:" in hashed
     assert "tritonexperts" not in hashed
+
+
+def test_the_example_of_a_report_says_nothing_of_where_it_was_made(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def remember(words: list[str]) -> int:
+        model = Path(words[words.index("--model") + 1])
+        asked.append((model, model.is_file()))
+        return 0
+
+    asked: list[tuple[Path, bool]] = []
+    monkeypatch.setattr(example_report, "main", remember)
+    monkeypatch.chdir(tmp_path)
+    example_report.write_report(ROOT, Path("report.html"))
+    assert asked == [(Path(example_report.MODEL), True)]
