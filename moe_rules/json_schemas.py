@@ -31,17 +31,22 @@ from moe_rules.models.quantization_schema import QuantizationFile
 from moe_rules.models.registry_schema import RegistryFile
 from moe_rules.models.schema import part_of
 from moe_rules.reporting.report.schema import ReportData
+from moe_rules.vocabulary.fact_schemas import (
+    KEY_NAME,
+    Schema,
+    plain_values,
+    reference,
+    stated,
+)
 from moe_rules.vocabulary.fact_values import Fact, did_you_mean
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
-
-Schema = dict[str, Any]
 
 DRAFT = "http://json-schema.org/draft-07/schema#"
 
 _REFERENCE = "#/definitions/{model}"
 _COMPARISON = r"^\s*(>=|<=|>|<)\s*[0-9.]+(\s*,?\s*(>=|<=|>|<)\s*[0-9.]+)*\s*$"
-_VERSION = r"^[0-9]+\.([0-9]+|\*)$"
+_FAMILY = r"^[0-9]+\.\*$"
 
 
 @functools.cache
@@ -103,10 +108,10 @@ def _tidy(node: Any) -> Any:
     """Resolve our own references; drop the titles and defaults made from field names."""
     if isinstance(node, dict):
         if "x-definition" in node:
-            reference = {"$ref": _REFERENCE.format(model=node["x-definition"])}
+            referred = reference(node["x-definition"])
             text = node.get("description")
             # Draft-07 ignores everything beside $ref.
-            return {"description": text, "allOf": [reference]} if text else reference
+            return {"description": text, "allOf": [referred]} if text else referred
         return {
             key: _tidy_map(value) if key in ("properties", "definitions") else _tidy(value)
             for key, value in node.items()
@@ -124,10 +129,10 @@ def _condition_definitions(words: Words) -> dict[str, Schema]:
     shared = {
         "Set": {"enum": [f"${name}" for name in words.sets]},
         "IntFact": {"enum": [fact.name for fact in facts.values() if fact.type == "int"]},
-        "QuantKeyName": {"enum": list(NAMED_KEYS)},
+        KEY_NAME: {"enum": list(NAMED_KEYS)},
         "QuantKey": _quant_key(),
     }
-    # Facts of one type share the schema of their tests; enums have their own words.
+    # Facts of one domain share the schema of their tests.
     tests = {_test_name(fact): _test(fact) for fact in facts.values()}
     condition: Schema = {
         "type": "object",
@@ -136,17 +141,17 @@ def _condition_definitions(words: Words) -> dict[str, Schema]:
         "properties": {
             "any": {
                 "type": "array",
-                "items": _ref("Condition"),
+                "items": reference("Condition"),
                 "minItems": 1,
                 "description": "At least one of these conditions holds.",
             },
             "all": {
                 "type": "array",
-                "items": _ref("Condition"),
+                "items": reference("Condition"),
                 "minItems": 1,
                 "description": "All of these conditions hold.",
             },
-            "not": _ref("Condition"),
+            "not": reference("Condition"),
             "is": {
                 "type": ["string", "array"],
                 "items": {"type": "string"},
@@ -155,7 +160,7 @@ def _condition_definitions(words: Words) -> dict[str, Schema]:
             **{
                 name: {
                     "description": f"{fact.meaning} ({fact.domain})",
-                    "allOf": [_ref(_test_name(fact))],
+                    "allOf": [reference(_test_name(fact))],
                 }
                 for name, fact in facts.items()
             },
@@ -167,7 +172,7 @@ def _condition_definitions(words: Words) -> dict[str, Schema]:
         "additionalProperties": False,
         "properties": {name: _assumed(fact) for name, fact in facts.items()},
     }
-    key_test = _ref(_test_name(facts["weight_key"]))
+    key_test = reference(_test_name(facts["weight_key"]))
     return {**shared, **tests, "Condition": condition, "Test": key_test, "Values": values}
 
 
@@ -177,9 +182,9 @@ def _facts_definition() -> dict[str, Schema]:
         "type": "object",
         "description": "Facts and their values.",
         "additionalProperties": False,
-        "properties": {name: _stated(fact) for name, fact in FACTS.items()},
+        "properties": {name: stated(fact) for name, fact in FACTS.items()},
     }
-    return {"Facts": facts, "QuantKeyName": {"enum": list(NAMED_KEYS)}}
+    return {"Facts": facts, KEY_NAME: {"enum": list(NAMED_KEYS)}}
 
 
 def _outcome_definitions() -> dict[str, Schema]:
@@ -190,12 +195,12 @@ def _outcome_definitions() -> dict[str, Schema]:
         "additionalProperties": False,
         "properties": {
             **{
-                joiner: {"type": "array", "items": _ref("Outcome"), "minItems": 1}
+                joiner: {"type": "array", "items": reference("Outcome"), "minItems": 1}
                 for joiner in ("any", "all")
             },
-            "not": _ref("Outcome"),
+            "not": reference("Outcome"),
             **{
-                name: {"description": fact.meaning, "allOf": [_ref(_test_name(fact))]}
+                name: {"description": fact.meaning, "allOf": [reference(_test_name(fact))]}
                 for name, fact in OUTCOME.items()
             },
         },
@@ -203,65 +208,34 @@ def _outcome_definitions() -> dict[str, Schema]:
     return {"Outcome": outcome, **{_test_name(fact): _test(fact) for fact in OUTCOME.values()}}
 
 
-def _stated(fact: Fact) -> Schema:
-    none: list[Schema] = [{"const": "none"}] if fact.nullable else []
-    schema: Schema = {"description": f"{fact.meaning} ({fact.domain})"}
-    match fact.type:
-        case "bool":
-            kinds: list[Schema] = [{"type": "boolean"}]
-        case "switch":
-            kinds = [{"type": "boolean"}, {"const": "unset"}]
-        case "int" | "float":
-            least = {} if fact.least is None else {"minimum": fact.least}
-            kinds = [{"type": "integer" if fact.type == "int" else "number", **least}]
-        case "version":
-            kinds = [{"type": "string", "pattern": r"^[0-9]+\.[0-9]+$"}]
-        case "enum":
-            kinds = [{"enum": list(fact.values)}]
-        case "string":
-            kinds = [{"type": "string"}]
-        case "quant_key":
-            kinds = [_ref("QuantKeyName"), {"type": "object"}]
-    return {**schema, "anyOf": [*kinds, *none]}
-
-
-def _ref(name: str) -> Schema:
-    return {"$ref": _REFERENCE.format(model=name)}
-
-
 def _test_name(fact: Fact) -> str:
     if fact.values:
         return f"Test.{fact.name}"
-    return f"Test.{fact.type}{'.nullable' if fact.nullable else ''}"
+    least = "" if fact.least is None else f".from_{fact.least}"
+    return f"Test.{fact.type}{least}{'.nullable' if fact.nullable else ''}"
 
 
-def _value(fact: Fact) -> list[Schema]:
-    """Schemas of one value of a fact."""
-    none: list[Schema] = [{"const": "none"}] if fact.nullable else []
+def _other_tests(fact: Fact) -> list[Schema]:
+    """What a test of a fact may be beside a value of it, in one word."""
     match fact.type:
-        case "bool":
-            return [{"type": "boolean"}, *none]
         case "switch":
-            return [{"type": "boolean"}, {"enum": ["set", "unset"]}]
+            return [{"const": "set"}]
         case "int" | "float":
-            kind = "integer" if fact.type == "int" else "number"
-            return [{"type": kind}, {"type": "string", "pattern": _COMPARISON}, *none]
+            return [{"type": "string", "pattern": _COMPARISON}]
         case "version":
-            pattern = f"({_VERSION})|({_COMPARISON})"
-            return [{"type": "string", "pattern": pattern}, {"type": "number"}, *none]
-        case "enum":
-            return [{"enum": list(fact.values)}, *none]
-        case "string":
-            known: list[Schema] = [{"enum": list(fact.values)}] if fact.values else []
-            return [*known, {"type": "string"}]
+            several = {"type": "string", "pattern": f"({_FAMILY})|({_COMPARISON})"}
+            return [several, {"type": "number"}]
         case "quant_key":
-            return [_ref("QuantKeyName"), _ref("QuantKey"), *none]
+            return [reference("QuantKey")]
+        case "enum" | "string":
+            return [{"type": "string", "pattern": r"^.+\*$"}]
+        case "bool":
+            return []
 
 
 def _test(fact: Fact) -> Schema:
-    single = [*_value(fact), _ref("Set"), {"const": "any"}]
-    if fact.type in ("string", "enum"):
-        single.append({"type": "string", "pattern": r"^.+\*$"})
+    shared = [reference("Set"), {"const": "any"}]
+    single = [*plain_values(fact), *_other_tests(fact), *shared]
     several: Schema = {"type": "array", "items": {"anyOf": single}, "minItems": 1}
     structured: Schema = {
         "type": "object",
@@ -269,13 +243,13 @@ def _test(fact: Fact) -> Schema:
         "minProperties": 1,
         "maxProperties": 1,
         "properties": {
-            "not": _ref(_test_name(fact)),
+            "not": reference(_test_name(fact)),
             "same_as": {"type": "string", "description": "Another fact of the same type."},
         },
     }
     if fact.type == "int":
         structured["properties"]["multiple_of"] = {
-            "anyOf": [{"type": "integer", "minimum": 1}, _ref("IntFact")]
+            "anyOf": [{"type": "integer", "minimum": 1}, reference("IntFact")]
         }
     return {"anyOf": [*single, several, structured]}
 
@@ -287,7 +261,7 @@ def _assumed(fact: Fact) -> Schema:
         "required": ["value_of"],
         "properties": {"value_of": {"type": "string"}},
     }
-    return {"anyOf": [*_value(fact), copied]}
+    return {"anyOf": [*stated(fact)["anyOf"], copied]}
 
 
 def _quant_key() -> Schema:

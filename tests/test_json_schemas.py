@@ -48,6 +48,12 @@ def test_packaged_file_satisfies_the_schema_it_names(path: Path) -> None:
         {"kernels": {"X": {"requires": {"num_expert": 1}}}},
         {"kernels": {"X": {"requires": {"activation": "sliu"}}}},
         {"kernels": {"X": {"requires": {"num_experts": "many"}}}},
+        {"kernels": {"X": {"requires": {"ep_size": 0}}}},
+        {
+            "oracles": {
+                "fp8": {"backends": {"X": {"kernels": ["Y"], "assume": {"num_experts": ">=8"}}}}
+            }
+        },
         {"kernels": {"X": {"requires": {"use_ep": {"multiple_of": 2}}}}},
         {"platform": "cudda"},
     ],

@@ -11,23 +11,10 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 
 from moe_rules.machines.machine import Machine, MachineError, facts_of, normalized_name
-from moe_rules.vocabulary.fact_values import Fact, did_you_mean
+from moe_rules.vocabulary.fact_schemas import stated
+from moe_rules.vocabulary.fact_values import did_you_mean
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.table_names import PlatformName
-
-
-def _schema_of(fact: Fact) -> dict[str, Any]:
-    schema: dict[str, Any] = {"description": fact.meaning}
-    match fact.type:
-        case "bool":
-            return {**schema, "type": "boolean"}
-        case "enum":
-            return {**schema, "enum": list(fact.values)}
-        case "version":
-            return {**schema, "type": "string", "pattern": r"^[0-9]+\.[0-9]+$"}
-        case _:
-            examples = {"examples": list(fact.values)} if fact.values else {}
-            return {**schema, "type": "string", "minLength": 1, **examples}
 
 
 def _check_platform(platform: dict[str, Any]) -> dict[str, Any]:
@@ -55,7 +42,7 @@ Platform = Annotated[
     WithJsonSchema(
         {
             "type": "object",
-            "properties": {name: _schema_of(FACTS[name]) for name in facts_of("platform")},
+            "properties": {name: stated(FACTS[name]) for name in facts_of("platform")},
             "required": ["device"],
             "additionalProperties": False,
         }
