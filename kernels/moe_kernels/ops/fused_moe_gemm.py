@@ -170,15 +170,9 @@ def _fused_moe_gemm_kernel(
     situ_linear_beta,
     S: tl.constexpr,
 ):
-    routing = (
-        sorted_token_ids_ptr,
-        expert_ids_ptr,
-        num_tokens_post_padded_ptr,
-        topk_ids_ptr,
-        expert_map_ptr,
-        num_experts,
-    )
-    tile_n, expert, num_rows, where = tile_of_program(routing, num_pairs, N, S)
+    sorted_pairs = (expert_ids_ptr, num_tokens_post_padded_ptr)
+    routing = (topk_ids_ptr, expert_map_ptr, num_experts)
+    tile_n, expert, num_rows, where = tile_of_program(sorted_pairs, routing, num_pairs, N, S)
     if num_rows == 0:
         return
     n = weight_rows(tl.arange(0, S.block_n), tile_n, N, width, S)

@@ -1,9 +1,7 @@
 """The grouped GEMM of MoE layers on weights that are dequantized as they are loaded.
 
 Memory holds only the packed weights; tiles of them become numbers of the activations' dtype in
-registers, and go from there to the matrix units. Hence the product is transposed: on Hopper it is
-the left operand that may come from registers, and the side that needs 64 rows has weights, of
-which there are enough, not tokens.
+registers, and go from there to the matrix units (:mod:`moe_kernels.ops.quantized_sums`).
 """
 
 # mypy: allow-untyped-defs, allow-incomplete-defs, allow-untyped-calls, allow-untyped-decorators
@@ -12,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass
 from operator import itemgetter
 from typing import NamedTuple
 
@@ -30,7 +27,6 @@ from moe_kernels.ops.gemm_launch import (
     pairs_tensors,
 )
 from moe_kernels.ops.gemm_programs import (
-    Settings,
     compute_tile,
     settings_of,
     tile_of_program,
@@ -38,7 +34,7 @@ from moe_kernels.ops.gemm_programs import (
     weight_rows,
 )
 from moe_kernels.ops.launcher import Launcher, kept
-from moe_kernels.ops.unpack_weights import restored_sums, unpack_tile
+from moe_kernels.ops.quantized_sums import QuantizedSettings, sums_of_packed
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
 from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional, viewed
 from moe_kernels.tiling.devices import specializes_warps
@@ -52,107 +48,6 @@ class WeightTensors(NamedTuple):
     scale: torch.Tensor | None
     zero_point: torch.Tensor | None = None
     scale_2: torch.Tensor | None = None
-
-
-@triton.jit
-def _finished(product):
-    """``product``, by way of nothing that the compiler knows, so that it is waited for.
-
-    Hopper's matrix units work while the program goes on. Triton lets them do so into the next
-    iteration, where the registers that they read weights from may be written already.
-    """
-    return tl.inline_asm_elementwise("", "=r,0", [product], tl.float32, is_pure=True, pack=1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Settings(Settings):
-    """What the kernel is compiled for. ``block_k``: columns of one product."""
-
-    blocks: int
-    """Products of an iteration."""
-    format: str
-    words: int
-    """Words of a row in a product, 0 if values are in bytes."""
-    packed_arithmetic: bool
-    """Whether two numbers are unpacked at a time."""
-    native_mx: bool
-    scale: str
-    """The scales' dtype."""
-    per_unit: int
-    """Scales of a unit."""
-    one_unit: bool
-    """Whether all columns of an iteration have their scales in one unit."""
-    group: int
-    scales_per_block: int
-    dtype: tl.dtype
-    """Of A."""
-    has_a_scale: bool
-    has_zero_point: bool
-    has_row_scale: bool
-
-
-@triton.jit
-def _sums(row, row_mask, operands, S: tl.constexpr, ROWS: tl.constexpr):
-    """See :func:`moe_kernels.ops.gemm_programs.compute_tile`."""
-    a_ptr, stride_am, stride_ak, a_scale_ptr, stride_asm, stride_ask = operands[:6]
-    K, stored_columns, num_groups, b_rows, row_scales = operands[6:11]
-    weight_scales = operands[11:]
-    b_scale_ptr, zero_point_ptr, scale_units, stride_bsg = weight_scales
-    a_columns = a_ptr + row[None, :] * stride_am
-    accumulator = tl.zeros((S.block_n, ROWS), dtype=tl.float32)
-    for tile_k in tl.range(0, tl.cdiv(K, S.block_k * S.blocks), num_stages=S.stages):
-        scale_unit = 0
-        zero_unit = 0
-        if S.one_unit:
-            unit = tile_k * (S.blocks * S.block_k) // (S.group * S.per_unit) * stride_bsg
-            scale_unit = tl.load(b_scale_ptr + scale_units + unit)
-            if S.has_zero_point:
-                zero_unit = tl.load(zero_point_ptr + scale_units + unit)
-        for block in tl.static_range(S.blocks):
-            first = (tile_k * S.blocks + block) * S.block_k
-            k = first + tl.arange(0, S.block_k)
-            mask = row_mask[None, :]
-            if S.mask_k:
-                mask = mask & (k < K)[:, None]
-            a = tl.load(a_columns + k[:, None] * stride_ak, mask=mask, other=0.0)
-            stored = first // S.block_k * S.words + tl.arange(0, 16) if S.words else k
-            b_ptrs = b_rows[:, None] + stored[None, :]
-            b_mask = (stored < stored_columns)[None, :] if S.mask_k else None
-            b = tl.load(b_ptrs, mask=b_mask, other=0 if S.mask_k else None)
-            other = b
-            if S.words == 32:
-                other = tl.load(b_ptrs + 16, mask=b_mask, other=0 if S.mask_k else None)
-            if S.native_mx:
-                group = first // 32 + tl.arange(0, S.block_k // 32)
-                inside = group < num_groups
-                a_scale = tl.load(
-                    a_scale_ptr + row[:, None] * stride_asm + group[None, :] * stride_ask,
-                    mask=row_mask[:, None] & inside[None, :],
-                    other=0,
-                )
-                b_scale_ptrs = (
-                    b_scale_ptr
-                    + (scale_units[:, None] + group[None, :] // 4 * stride_bsg) * 4
-                    + group[None, :] % 4
-                )
-                b_scale = tl.load(b_scale_ptrs, mask=inside[None, :], other=0)
-                accumulator = tl.dot_scaled(b, b_scale, "e4m3", a, a_scale, "e4m3", accumulator)
-            else:
-                weight = unpack_tile(
-                    first, b, other, (scale_unit, zero_unit), weight_scales, num_groups, S
-                )
-                accumulator = tl.dot(weight, a, accumulator, input_precision=S.input_precision)
-                if S.programmatic:  # the GPUs that have it multiply while the program goes on
-                    accumulator = _finished(accumulator)
-
-    accumulator = tl.trans(accumulator)
-    if S.has_a_scale:
-        accumulator *= tl.load(a_scale_ptr)
-    if S.packed_arithmetic:
-        accumulator = restored_sums(accumulator, S.format)
-    if S.has_row_scale:
-        accumulator *= tl.load(row_scales)[None, :]
-    return accumulator
 
 
 @triton.jit(do_not_specialize=["num_pairs", "num_experts"])
@@ -195,15 +90,9 @@ def _fused_moe_gemm_quantized_kernel(
     situ_linear_beta,
     S: tl.constexpr,
 ):
-    routing = (
-        sorted_token_ids_ptr,
-        expert_ids_ptr,
-        num_tokens_post_padded_ptr,
-        topk_ids_ptr,
-        expert_map_ptr,
-        num_experts,
-    )
-    tile_n, expert, num_rows, where = tile_of_program(routing, num_pairs, N, S)
+    sorted_pairs = (expert_ids_ptr, num_tokens_post_padded_ptr)
+    routing = (topk_ids_ptr, expert_map_ptr, num_experts)
+    tile_n, expert, num_rows, where = tile_of_program(sorted_pairs, routing, num_pairs, N, S)
     if num_rows == 0:
         return
     n = weight_rows(tl.arange(0, S.block_n), tile_n, N, width, S)
@@ -221,7 +110,7 @@ def _fused_moe_gemm_quantized_kernel(
     scales = (b_scale_ptr, zero_points, expert * stride_bse + n, stride_bsg)
     parameters = (limit, alpha, beta, situ_beta, situ_linear_beta)
     result = (out_ptr, tile_n, width, parameters)
-    compute_tile(_sums, pairs, tokens + weights + scales, bias_columns, result, S)
+    compute_tile(sums_of_packed, pairs, tokens + weights + scales, bias_columns, result, S)
 
 
 def fused_moe_gemm_quantized(
@@ -309,7 +198,7 @@ def prepared_gemm_quantized(
     block_k, scales_per_block = _block(group, num_groups, in_words, config.block_k)
     blocks = max(1, config.block_k // block_k)
     settings = settings_of(
-        _Settings,
+        QuantizedSettings,
         **launch.settings,
         input_precision="ieee" if call.out_dtype == torch.float32 else "tf32",
         mask_k=k % (block_k * blocks) != 0,

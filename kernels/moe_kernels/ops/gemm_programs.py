@@ -93,16 +93,16 @@ def sorted_tile(tile, num_tiles_m, num_tiles_n, S: tl.constexpr):
 
 
 @triton.jit
-def tile_of_program(routing, num_pairs, N, S: tl.constexpr):
+def tile_of_program(sorted_pairs, routing, num_pairs, N, S: tl.constexpr):
     """(tile_n, expert (int64), number of rows, where :func:`_pairs_of_rows` finds the pairs).
 
-    routing: :func:`moe_kernels.ops.gemm_launch.pairs_tensors`, and the number of experts.
+    sorted_pairs: expert_ids and num_tokens_post_padded. routing: topk_ids, expert_map, and the
+    number of experts.
     No rows: there is nothing to do. It waits for the kernel before this one, unless the routing is
     older: then that is left to do for programs with rows.
     """
-    _, expert_ids_ptr, num_tokens_post_padded_ptr, topk_ids_ptr, expert_map_ptr, num_experts = (
-        routing
-    )
+    expert_ids_ptr, num_tokens_post_padded_ptr = sorted_pairs
+    topk_ids_ptr, expert_map_ptr, num_experts = routing
     if S.routing_is_older:
         let_next_start(S.programmatic)
     else:

@@ -24,6 +24,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import async_copy, mbarrier, tma
 
 from moe_kernels.ops.gemm_programs import Settings
+from moe_kernels.ops.gluon_names import load_rows, load_tile
 from moe_kernels.ops.hopper_results import activated, scaled, store_rows
 from moe_kernels.ops.hopper_sums import (
     next_stage_of,
@@ -32,10 +33,6 @@ from moe_kernels.ops.hopper_sums import (
     sums_of_tile,
 )
 from moe_kernels.ops.hopper_tiles import count_tiles, looked_up, take_tile, tell, told
-
-# Triton 3.7 renamed them.
-_load_rows = getattr(async_copy, "async_load", async_copy.async_copy_global_to_shared)
-_load_tile = getattr(tma, "async_load", tma.async_copy_global_to_shared)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,14 +81,14 @@ def _load_weight(expert_row, n, half, k, stage, buffers, operands, S: gl.constex
     row = expert_row + n
     if S.b_is_transposed:
         mbarrier.expect(bar, b_desc.block_type.nbytes)
-        _load_tile(b_desc, [expert_row + k, n], bar, b)
+        load_tile(b_desc, [expert_row + k, n], bar, b)
     elif half >= 0:
         mbarrier.expect(bar, b_desc.block_type.nbytes)
-        _load_tile(b_desc, [row, k], bar, b.slice(0, PART))
+        load_tile(b_desc, [row, k], bar, b.slice(0, PART))
     else:
         mbarrier.expect(bar, 2 * b_desc.block_type.nbytes)
-        _load_tile(b_desc, [row, k], bar, b.slice(0, PART))
-        _load_tile(b_desc, [row + second_half, k], bar, b.slice(PART, PART))
+        load_tile(b_desc, [row, k], bar, b.slice(0, PART))
+        load_tile(b_desc, [row + second_half, k], bar, b.slice(PART, PART))
 
 
 @gluon.jit
@@ -102,11 +99,11 @@ def _load_sorted_rows(row, k, stage, buffers, operands, S: gl.constexpr):
     HALF: gl.constexpr = S.block_m // 2
     if S.scales == "block":
         mbarrier.expect(bar, 2 * a_desc.block_type.nbytes + a_scale_desc.block_type.nbytes)
-        _load_tile(a_scale_desc, [k // S.group_k, row], bar, scale_buffers.index(stage))
+        load_tile(a_scale_desc, [k // S.group_k, row], bar, scale_buffers.index(stage))
     else:
         mbarrier.expect(bar, 2 * a_desc.block_type.nbytes)
-    _load_tile(a_desc, [row, k], bar, a_buffers.index(2 * stage))
-    _load_tile(a_desc, [row + HALF, k], bar, a_buffers.index(2 * stage + 1))
+    load_tile(a_desc, [row, k], bar, a_buffers.index(2 * stage))
+    load_tile(a_desc, [row + HALF, k], bar, a_buffers.index(2 * stage + 1))
 
 
 _AHEAD = gl.constexpr(4)
@@ -164,14 +161,14 @@ def load_tiles(buffers, routing, operands, S: gl.constexpr):
             else:
                 if S.mask_k:
                     mask = (columns < K - k)[None, :]
-                    _load_rows(a_buffers.index(2 * stage), a_0 + k, mask)
-                    _load_rows(a_buffers.index(2 * stage + 1), a_1 + k, mask)
+                    load_rows(a_buffers.index(2 * stage), a_0 + k, mask)
+                    load_rows(a_buffers.index(2 * stage + 1), a_1 + k, mask)
                 else:
-                    _load_rows(a_buffers.index(2 * stage), a_0 + k)
-                    _load_rows(a_buffers.index(2 * stage + 1), a_1 + k)
+                    load_rows(a_buffers.index(2 * stage), a_0 + k)
+                    load_rows(a_buffers.index(2 * stage + 1), a_1 + k)
                 if S.scales == "block":
                     scales = scales_of_stage(scale_buffers, stage, S)
-                    _load_rows(scales, a_scales + k // S.group_k)
+                    load_rows(scales, a_scales + k // S.group_k)
                 async_copy.mbarrier_arrive(full.index(stage), increment_count=False)
             stage, phase = next_stage_of(stage, phase, S)
             if k == late:

@@ -12,9 +12,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, tma
 
 from moe_kernels.ops.activation import activate
-
-# Triton 3.7 renamed it.
-_store_tile = getattr(tma, "async_store", tma.async_copy_shared_to_global)
+from moe_kernels.ops.gluon_names import store_tile
 
 
 @gluon.jit
@@ -94,7 +92,7 @@ def store_rows(value, column, where, routing, result, S: gl.constexpr):
         tma.store_wait(0)  # until what is there has been read
         staging.store(value.to(out_desc.dtype))
         fence_async_shared()
-        _store_tile(out_desc, [where, column], staging)
+        store_tile(out_desc, [where, column], staging)
     else:
         _store_by_threads(value, column, where, routing, result, S)
 

@@ -17,9 +17,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-_Buffer = gl.shared_memory_descriptor
-# Triton 3.7 renamed it.
-_as_other = getattr(_Buffer, "reinterpret", None) or _Buffer._reinterpret
+from moe_kernels.ops.gluon_names import as_other
 
 
 @gluon.jit
@@ -60,7 +58,7 @@ def _add_scaled(part, sums, scale, S: gl.constexpr):
 def scales_of_stage(scale_buffers, stage, S: gl.constexpr):
     """Where the scales of a stage's rows of A are; to TMA they are a matrix."""
     plain: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
-    return _as_other(scale_buffers.index(stage), gl.float32, [S.block_m], plain)
+    return as_other(scale_buffers.index(stage), gl.float32, [S.block_m], plain)
 
 
 @gluon.jit

@@ -284,8 +284,8 @@ def unpack_tile(first, b, other, units, weight_scales, num_groups, S: tl.constex
     """The weights [block_n, block_k] of the columns from ``first`` on, as numbers.
 
     b, other: as stored. units: of scales and zero points, if one holds for all columns of an
-    iteration. weight_scales: where they are. S: the settings of
-    :mod:`moe_kernels.ops.fused_moe_gemm_quantized`.
+    iteration. weight_scales: where they are. S: a
+    :class:`moe_kernels.ops.quantized_sums.QuantizedSettings`.
     """
     b_scale_ptr, zero_point_ptr, scale_units, stride_bsg = weight_scales
     packed_scales, packed_zero_points = units
