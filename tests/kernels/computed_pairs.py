@@ -179,3 +179,7 @@ def check_duplicates(scheme, num_tokens, device):
         bound = 2e-2 if scheme.in_dtype == "bf16" else 3e-3
         assert relative_error(output, expected.double()) <= bound
         assert torch.equal(kernel.apply(**arguments | {"topk_ids": ids}), output)
+
+
+CHECKS = (check_pairs_without_expert, check_same_whatever_they_hold, check_duplicates)
+"""Each of a scheme, so many tokens, and a device."""

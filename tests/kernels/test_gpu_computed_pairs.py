@@ -8,14 +8,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from computed_pairs import (
-    SCHEMES,
-    check_duplicates,
-    check_pairs_without_expert,
-    check_same_whatever_they_hold,
-    make,
-    without_experts,
-)
+from computed_pairs import CHECKS, SCHEMES, make, without_experts
 from moe_kernels.registry import runs_on_cpu
 
 pytestmark = [
@@ -34,22 +27,11 @@ def poison():
     del memory
 
 
+@pytest.mark.parametrize("check", CHECKS)
 @pytest.mark.parametrize("num_tokens", FEW_AND_MANY)
 @pytest.mark.parametrize("scheme", ON_GPU, ids=str)
-def test_pairs_without_a_local_expert_are_zero(scheme, num_tokens):
-    check_pairs_without_expert(scheme, num_tokens, "cuda")
-
-
-@pytest.mark.parametrize("num_tokens", FEW_AND_MANY)
-@pytest.mark.parametrize("scheme", ON_GPU, ids=str)
-def test_it_does_not_matter_what_they_hold(scheme, num_tokens):
-    check_same_whatever_they_hold(scheme, num_tokens, "cuda")
-
-
-@pytest.mark.parametrize("num_tokens", FEW_AND_MANY)
-@pytest.mark.parametrize("scheme", ON_GPU, ids=str)
-def test_an_expert_named_twice_counts_twice(scheme, num_tokens):
-    check_duplicates(scheme, num_tokens, "cuda")
+def test_odd_routings(scheme, num_tokens, check):
+    check(scheme, num_tokens, "cuda")
 
 
 def odd_arguments(layer, arguments):
