@@ -143,34 +143,35 @@ def test_what_transformers_computes_is_compiled_without_breaks(requires_grad):
     assert output.requires_grad == requires_grad
 
 
-def test_where_grouped_mm_would_raise_eager_computes(log):
-    module = experts(hidden=30, gate=lambda self, x: torch.sin(x[..., ::2]) + x[..., 1::2])
-    x, (index, weights) = torch.randn(9, 30), routing(9, 6)
+def check_by_eager(module, hidden, log, dtype=torch.float32):
+    """Transformers' eager computes ``module``, and the log says so."""
+    x, (index, weights) = torch.randn(9, hidden, dtype=dtype), routing(9, 6)
     with torch.no_grad():
         output = module(x, index, weights)
-    torch.testing.assert_close(output, expected(module, x, index, weights).float())
+    torch.testing.assert_close(output, expected(module, x, index, weights).to(dtype))
     assert "transformers' eager computes it" in log.text
 
 
+def without_grouped_mm():
+    """Experts that it raises for, with a gate that no kernel has."""
+    return experts(hidden=30, gate=lambda self, x: torch.sin(x[..., ::2]) + x[..., 1::2])
+
+
+def test_where_grouped_mm_would_raise_eager_computes(log):
+    check_by_eager(without_grouped_mm(), 30, log)
+
+
 def test_models_in_float64_are_computed_by_eager(log):
-    module = experts(dtype=torch.float64)
-    x, (index, weights) = torch.randn(9, 32, dtype=torch.float64), routing(9, 6)
-    with torch.no_grad():
-        output = module(x, index, weights)
-    torch.testing.assert_close(output, expected(module, x, index, weights))
-    assert "transformers' eager computes it, because unsupported dtype" in log.text
+    check_by_eager(experts(dtype=torch.float64), 32, log, torch.float64)
+    assert "because unsupported dtype" in log.text
 
 
 def test_eager_is_what_lies_below_all_decorations(log):
     """Transformers' FP8 quantizer decorates one class once for every layer."""
-    module = experts(hidden=30, gate=lambda self, x: torch.sin(x[..., ::2]) + x[..., 1::2])
+    module = without_grouped_mm()
     decorate = use_experts_implementation()
     module.__class__ = decorate(decorate(type(module)))
-    x, (index, weights) = torch.randn(9, 30), routing(9, 6)
-    with torch.no_grad():
-        output = module(x, index, weights)
-    torch.testing.assert_close(output, expected(module, x, index, weights).float())
-    assert "transformers' eager computes it" in log.text
+    check_by_eager(module, 30, log)
 
 
 def test_gradients_are_transformers_own(log):
