@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from moe_rules.machines.machine import Machine
 from tests.vllm.parity import ORACLES, machine, read_cases
 from tools.record import simulation
 
@@ -33,7 +34,12 @@ def microseconds(function: Callable[..., Any], args: Any, options: Any) -> float
     return statistics.median(rounds)
 
 
-def main() -> None:
+def print_table(name: str, select: Callable[[str, Any, Machine], Callable[..., Any]]) -> None:
+    """The table for the files that this script is run with.
+
+    select: makes what selects here, in the column ``name``, of an oracle, vLLM's own selector and
+    the simulated machine.
+    """
     cases = read_cases([Path(path) for path in sys.argv[1:]])
     platform = cases[0]["platform"]
     ordinary = [c for c in cases if not c["env"] and c["expect"]["outcome"] == "selected"]
@@ -43,7 +49,7 @@ def main() -> None:
     logging.disable(logging.CRITICAL)
     from tools.record import objects
 
-    print("| oracle | backend | vLLM | moe_rules | ratio |\n| --- | --- | --- | --- | --- |")
+    print(f"| oracle | backend | vLLM | {name} | ratio |\n| --- | --- | --- | --- | --- |")
     for oracle in objects.SELECTORS:
         found = (c for c in ordinary if c["oracle"] == oracle and c["software"] == software)
         case = next(found, None)
@@ -51,16 +57,23 @@ def main() -> None:
             continue
         world.set(software, {}, objects.engine(case))
         args, options = objects.arguments(case)
-        ours = objects.selector(oracle, "moe_rules.oracles")
-        module = sys.modules[ours.__module__]
-        which = "_deepseek_v4" if oracle == "mxfp4_deepseek_v4" else "_oracle"
-        vars(module)[which].__init__(machine(platform, software))
         theirs = objects.selector(oracle, ORACLES)
+        ours = select(oracle, theirs, machine(platform, software))
         assert ours(*args, **options) == theirs(*args, **options)
         a, b = (microseconds(function, args, options) for function in (theirs, ours))
         backend = case["expect"]["backend"]
         print(f"| {oracle} | {backend} | {a:.1f} | {b:.2f} | {b / a:.2f} |", flush=True)
 
 
+def _oracle(oracle: str, theirs: Any, on: Machine) -> Callable[..., Any]:
+    from tools.record import objects
+
+    ours: Callable[..., Any] = objects.selector(oracle, "moe_rules.oracles")
+    module = sys.modules[ours.__module__]
+    which = "_deepseek_v4" if oracle == "mxfp4_deepseek_v4" else "_oracle"
+    vars(module)[which].__init__(on)
+    return ours
+
+
 if __name__ == "__main__":
-    main()
+    print_table("moe_rules", _oracle)

@@ -13,7 +13,7 @@ import importlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,19 +62,15 @@ def same(theirs: Any, ours: Any) -> bool:
     )
 
 
-def main() -> None:
-    name, *paths = sys.argv[1:]
-    cases = read_cases([Path(path) for path in paths])
-    platform = next(c["platform"] for c in cases if c["platform"]["name"] == name)
-    world = simulation.start(platform)
-    from moe_rules.oracles.base import MoEKernelOracle
+def compare(
+    cases: list[dict[str, Any]], world: Any, ours: Callable[[dict[str, Any]], Any]
+) -> dict[str, Any]:
+    """What vLLM's selectors and those that ``ours`` has for cases say, in a simulated world."""
     from tools.record import objects
 
     counts: Counter[str] = Counter()
     crashes: Counter[str] = Counter()
     differences: list[dict[str, Any]] = []
-    oracles = oracle_classes(MoEKernelOracle)
-    known: dict[Any, MoEKernelOracle[Any]] = {}
     for case in cases:
         world.set(case["software"], case["env"], objects.engine(case))
         try:
@@ -82,20 +78,36 @@ def main() -> None:
         except (AssertionError, NotImplementedError, ValueError):
             counts["no layer in vLLM"] += 1
             continue
-        key = (case["oracle"], json.dumps(case["software"]))
-        if key not in known:
-            known[key] = oracles[case["oracle"]](machine(platform, case["software"]))
-        theirs = outcome(objects.selector(case["oracle"], ORACLES), args, options)
-        ours = outcome(_selector(known[key]), args, options)
+        selectors = (objects.selector(case["oracle"], ORACLES), ours(case))
+        theirs, answer = (outcome(selector, args, options) for selector in selectors)
         counts["compared"] += 1
         if isinstance(theirs, Exception) and not isinstance(theirs, REFUSALS):
-            crashes[f"{type(theirs).__name__}: {theirs} | {_text(ours)}"] += 1
-        elif same(theirs, ours):
+            crashes[f"{type(theirs).__name__}: {theirs} | {_text(answer)}"] += 1
+        elif same(theirs, answer):
             counts["refused" if isinstance(theirs, Exception) else "selected"] += 1
         else:
             asked = {"id": case["id"], "oracle": case["oracle"]}
-            differences.append({**asked, "vllm": _text(theirs), "ours": _text(ours)})
-    print(json.dumps({**counts, "crashes": crashes, "differences": differences}))
+            differences.append({**asked, "vllm": _text(theirs), "ours": _text(answer)})
+    return {**counts, "crashes": crashes, "differences": differences}
+
+
+def main() -> None:
+    name, *paths = sys.argv[1:]
+    cases = read_cases([Path(path) for path in paths])
+    platform = next(c["platform"] for c in cases if c["platform"]["name"] == name)
+    world = simulation.start(platform)
+    from moe_rules.oracles.base import MoEKernelOracle
+
+    oracles = oracle_classes(MoEKernelOracle)
+    known: dict[Any, MoEKernelOracle[Any]] = {}
+
+    def ours(case: dict[str, Any]) -> Any:
+        key = (case["oracle"], json.dumps(case["software"]))
+        if key not in known:
+            known[key] = oracles[case["oracle"]](machine(platform, case["software"]))
+        return _selector(known[key])
+
+    print(json.dumps(compare(cases, world, ours)))
 
 
 def oracle_classes(base: Any) -> dict[str, Any]:

@@ -10,11 +10,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.vllm.parity import ORACLES, REFUSALS, outcome, read_cases, same
+from tests.vllm.parity import ORACLES, compare, read_cases
 from tools.record import simulation
 
 
@@ -28,41 +27,22 @@ def main() -> None:
     from moe_rules.selectors.selector import selector_for
     from tools.record import objects
 
-    counts: Counter[str] = Counter()
-    crashes: Counter[str] = Counter()
-    differences: list[dict[str, Any]] = []
-    software, ours = None, {}
-    for case in cases:
+    software = None
+    known: dict[str, Any] = {}
+
+    def ours(case: dict[str, Any]) -> Any:
+        nonlocal software
         if case["software"] != software:
             software = case["software"]
             selector_for.cache_clear()
-            ours.clear()
-        world.set(case["software"], case["env"], objects.engine(case))
-        try:
-            args, options = objects.arguments(case)
-        except (AssertionError, NotImplementedError, ValueError):
-            counts["no layer in vLLM"] += 1
-            continue
+            known.clear()
         oracle = case["oracle"]
-        original = objects.selector(oracle, ORACLES)
-        if oracle not in ours:
-            ours[oracle] = selecting(selectors.Tables(oracle, original), original)
-        theirs, answer = (outcome(f, args, options) for f in (original, ours[oracle]))
-        counts["compared"] += 1
-        if isinstance(theirs, Exception) and not isinstance(theirs, REFUSALS):
-            crashes[f"{type(theirs).__name__}: {theirs} | {text(answer)}"] += 1
-        elif same(theirs, answer):
-            counts["refused" if isinstance(theirs, Exception) else "selected"] += 1
-        else:
-            asked = {"id": case["id"], "oracle": oracle}
-            differences.append({**asked, "vllm": text(theirs), "ours": text(answer)})
-    print(json.dumps({**counts, "crashes of vLLM": crashes, "differences": differences}))
+        if oracle not in known:
+            original = objects.selector(oracle, ORACLES)
+            known[oracle] = selecting(selectors.Tables(oracle, original), original)
+        return known[oracle]
 
-
-def text(result: Any) -> str:
-    if isinstance(result, Exception):
-        return f"{type(result).__name__}: {str(result)[:300]}"
-    return f"{result[0]!r}, {result[1]}"
+    print(json.dumps(compare(cases, world, ours)))
 
 
 if __name__ == "__main__":
