@@ -20,13 +20,13 @@ from operator import itemgetter
 import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from moe_kernels.activation import activation_form
 from moe_kernels.ops.gemm_launch import GemmCall, GemmLaunch
 from moe_kernels.ops.gemm_programs import settings_of
 from moe_kernels.ops.hopper_programs import HopperSettings, load_tiles, multiply_tiles
+from moe_kernels.ops.hopper_stages import barriers_of_stages
 from moe_kernels.ops.hopper_tiles import TOLD
 from moe_kernels.ops.launcher import Launcher
 from moe_kernels.ops.programmatic_launch import launch_attributes, wait_for_previous
@@ -68,17 +68,11 @@ def _fused_moe_gemm_hopper_kernel(
     tiled: gl.constexpr = b_desc.layout
     a_buffers = gl.allocate_shared_memory(b_desc.dtype, [2 * S.stages, HALF, S.block_k], tiled)
     unswizzled: gl.constexpr = gl.NVMMASharedLayout(0, 32, 2)
-    bars: gl.constexpr = mbarrier.MBarrierLayout()
     B_ROWS: gl.constexpr = S.block_k if S.b_is_transposed else S.block_n
     B_COLUMNS: gl.constexpr = S.block_n if S.b_is_transposed else S.block_k
     b_buffers = gl.allocate_shared_memory(b_desc.dtype, [S.stages, B_ROWS, B_COLUMNS], tiled)
     scale_buffers = gl.allocate_shared_memory(gl.float32, [S.stages, 1, S.block_m], unswizzled)
-    full = gl.allocate_shared_memory(gl.int64, [S.stages, 1], bars)
-    empty = gl.allocate_shared_memory(gl.int64, [S.stages, 1], bars)
-    for stage in gl.static_range(S.stages):
-        mbarrier.init(full.index(stage), S.arrivals)
-        mbarrier.init(empty.index(stage), 2)
-    fence_async_shared()
+    full, empty = barriers_of_stages(S.arrivals, 2, S)
     wait_for_previous(S.programmatic)
     num_tiles_m = gl.load(num_tokens_post_padded_ptr) // S.block_m
     num_tiles_n = gl.cdiv(N, S.block_n)

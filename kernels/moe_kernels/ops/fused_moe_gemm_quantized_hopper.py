@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
-from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, mbarrier
 
+from moe_kernels.ops.hopper_stages import barriers_of_stages
 from moe_kernels.ops.hopper_unpacking import count_units, units_of_stage, words_in_shared_memory
 from moe_kernels.ops.launcher import Launcher
 from moe_kernels.ops.programmatic_launch import launch_attributes, wait_for_previous
@@ -98,12 +98,7 @@ def _fused_moe_gemm_quantized_hopper_kernel(
     zero_stages = scale_stages
     if S.has_zero_point:
         zero_stages = gl.allocate_shared_memory(gl.int32, [UNITS, S.block_n], ONE_ROW)
-    full = gl.allocate_shared_memory(gl.int64, [S.stages, 1], mbarrier.MBarrierLayout())
-    empty = gl.allocate_shared_memory(gl.int64, [S.stages, 1], mbarrier.MBarrierLayout())
-    for stage in gl.static_range(S.stages):
-        mbarrier.init(full.index(stage), count=32 * LOADING_WARPS)
-        mbarrier.init(empty.index(stage), count=1)
-    fence_async_shared()
+    full, empty = barriers_of_stages(32 * LOADING_WARPS, 1, S)
 
     # What there is not is another pointer: tuples hold no None.
     zero_points = zero_point_ptr if S.has_zero_point else b_scale_ptr

@@ -26,12 +26,8 @@ from triton.experimental.gluon.language.nvidia.hopper import async_copy, mbarrie
 from moe_kernels.ops.gemm_programs import Settings
 from moe_kernels.ops.gluon_names import load_rows, load_tile
 from moe_kernels.ops.hopper_results import activated, scaled, store_rows
-from moe_kernels.ops.hopper_sums import (
-    next_stage_of,
-    scales_of_stage,
-    sums_of_16_bits,
-    sums_of_tile,
-)
+from moe_kernels.ops.hopper_stages import next_stage_of
+from moe_kernels.ops.hopper_sums import scales_of_stage, sums_of_16_bits, sums_of_tile
 from moe_kernels.ops.hopper_tiles import count_tiles, looked_up, take_tile, tell, told
 
 

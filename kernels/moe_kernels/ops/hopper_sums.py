@@ -18,13 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 )
 
 from moe_kernels.ops.gluon_names import as_other
-
-
-@gluon.jit
-def next_stage_of(stage, phase, S: gl.constexpr):
-    """The stage after this one, and the phase of its barriers."""
-    last = stage == S.stages - 1
-    return gl.where(last, 0, stage + 1), gl.where(last, phase ^ 1, phase)
+from moe_kernels.ops.hopper_stages import next_stage_of
 
 
 @gluon.jit

@@ -28,7 +28,7 @@ from triton.runtime.jit import constexpr_function
 from moe_kernels.ops.activation import activate
 from moe_kernels.ops.gemm_programs import sorted_tile, weight_rows
 from moe_kernels.ops.gluon_names import load_rows
-from moe_kernels.ops.hopper_sums import next_stage_of
+from moe_kernels.ops.hopper_stages import next_stage_of
 from moe_kernels.ops.hopper_unpacking import (
     blocks_of_stage,
     load_units,
