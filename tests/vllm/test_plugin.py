@@ -124,6 +124,8 @@ def asked(**changes):
         return [kind.__name__, str(error)]
     return [backend.name, kernel.__name__]
 """
+SELECTING = START + SM90 + LOAD + CALL
+"""One layer, in an engine with the plugin."""
 
 
 def overlay(folder: Path, text: str) -> str:
@@ -138,10 +140,7 @@ BOUND = "kernels: {TritonExperts: {class: 'tests.vllm.out_of_tree:Experts'}}\n"
 
 def test_one_line_for_each_kind_of_layer() -> None:
     code = (
-        START
-        + SM90
-        + LOAD
-        + CALL
+        SELECTING
         + """
 found = [asked(), asked(), asked(hidden_dim=256)]
 print(json.dumps([found, Lines.lines]))
@@ -157,7 +156,7 @@ print(json.dumps([found, Lines.lines]))
 
 
 def test_an_overlay_disables_and_binds(tmp_path: Path) -> None:
-    code = START + SM90 + LOAD + CALL + "print(json.dumps([asked(), Lines.lines]))"
+    code = SELECTING + "print(json.dumps([asked(), Lines.lines]))"
     (error, text), lines = answer(
         code, MOE_RULES_VLLM="on", MOE_RULES_PATH=overlay(tmp_path, WITHDRAWN)
     )
@@ -186,10 +185,7 @@ def test_an_overlay_that_vllm_cannot_run_says_why(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         overlay(tmp_path / name, text)
     code = (
-        START
-        + SM90
-        + LOAD
-        + CALL
+        SELECTING
         + f"""
 import os
 found = {{}}
@@ -219,10 +215,7 @@ print(json.dumps(found))
 
 def test_other_arguments_are_as_wrong_as_for_vllm() -> None:
     code = (
-        START
-        + SM90
-        + LOAD
-        + CALL
+        SELECTING
         + """
 from moe_rules import FusedMoEConfig
 from vllm.model_executor.layers.fused_moe.oracle.fp8 import select_fp8_moe_backend
@@ -251,7 +244,7 @@ print(json.dumps(found))
 
 
 def test_a_refusal_has_the_reasons_of_both() -> None:
-    code = START + SM90 + LOAD + CALL + "print(json.dumps(asked(moe_backend='aiter')))"
+    code = SELECTING + "print(json.dumps(asked(moe_backend='aiter')))"
     error, text = answer(code, MOE_RULES_VLLM="on")
     assert error == "ValueError"
     assert "moe_backend='aiter' is no backend of oracle 'unquantized' on cuda" in text
@@ -261,10 +254,7 @@ def test_a_refusal_has_the_reasons_of_both() -> None:
 def test_shadow_says_a_difference_once_and_records(tmp_path: Path) -> None:
     record = tmp_path / "field.jsonl.gz"
     code = (
-        START
-        + SM90
-        + LOAD
-        + CALL
+        SELECTING
         + """
 found = [asked(), asked(), asked(hidden_dim=256), asked(moe_backend="aiter")]
 print(json.dumps([found, Lines.lines]))
@@ -290,7 +280,7 @@ print(json.dumps([found, Lines.lines]))
 
 
 def test_shadow_compares_where_it_cannot_record(tmp_path: Path) -> None:
-    code = START + SM90 + LOAD + CALL + "print(json.dumps([[asked(), asked()], Lines.lines]))"
+    code = SELECTING + "print(json.dumps([[asked(), asked()], Lines.lines]))"
     record = tmp_path / "no such folder" / "field.jsonl.gz"
     found, lines = answer(code, MOE_RULES_VLLM="shadow", MOE_RULES_VLLM_RECORD=str(record))
     assert found == [["TRITON", "TritonExperts"]] * 2
@@ -312,10 +302,7 @@ def test_on_says_once_that_nothing_is_recorded(tmp_path: Path) -> None:
 
 def test_a_draft_model_has_requests_of_its_own() -> None:
     code = (
-        START
-        + SM90
-        + LOAD
-        + CALL
+        SELECTING
         + """
 found = [asked()]
 with set_model_tag("eagle_head"):
