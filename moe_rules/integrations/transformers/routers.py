@@ -23,6 +23,10 @@ _METHOD = "_moe_rules_routing"
 _CONFIG = "_moe_rules_config"
 """The attributes in which a router has how it chooses, and the configuration of its experts."""
 
+_OF_ANY_MODULE = vars(nn.Module()).keys()
+_PLAIN = (bool, int, float, str, torch.dtype, type(None))
+"""What an attribute of a router may be."""
+
 _SAMPLES = 128
 """So many tokens that torch multiplies their logits here, too, as the router itself does."""
 _LARGE = 32.0
@@ -122,11 +126,16 @@ def let_choose(module: nn.Module) -> None:
 
 
 def _is_router(module: nn.Module) -> bool:
-    """Whether a module has what routers have here, and no other tensors, as a bias of scores."""
+    """Whether a module has what routers have here, and otherwise what changes by being set alone.
+
+    Whether a configuration, another module or a tensor, as a bias of scores, has changed since the
+    router was asked, nobody would know.
+    """
     names = {name for name, _ in itertools.chain(module.named_parameters(), module.named_buffers())}
     if not hasattr(module, "top_k") or "weight" not in names or not names <= {"weight", "bias"}:
         return False
-    return not any(torch.is_tensor(v) for one in module.modules() for v in vars(one).values())
+    own = vars(module).keys() - _OF_ANY_MODULE - {_METHOD, _CONFIG}
+    return not module._modules and all(isinstance(vars(module)[name], _PLAIN) for name in own)
 
 
 def _known(module: Any) -> Method | None:

@@ -189,6 +189,33 @@ class WithTensor(Router):
         return (weights / weights.sum(-1, keepdim=True)).to(logits.dtype), ids
 
 
+class Factor(torch.nn.Module):
+    factor = 1.0
+
+    def forward(self, weights):
+        return weights * self.factor
+
+
+class WithModule(Router):
+    def __init__(self):
+        super().__init__()
+        self.scale = Factor()
+
+    def choose(self, logits):
+        weights, ids = super().choose(logits)
+        return self.scale(weights), ids
+
+
+class WithConfiguration(Router):
+    def __init__(self):
+        super().__init__()
+        self.config = SimpleNamespace(factor=1.0)
+
+    def choose(self, logits):
+        weights, ids = super().choose(logits)
+        return weights * self.config.factor, ids
+
+
 def asked(router):
     """In front of a router that is beside experts with this implementation, if it may be."""
     if routers._is_router(router):
@@ -212,6 +239,14 @@ def test_whatever_a_router_is_it_computes_its_own(cls, shape):
         torch.testing.assert_close(mine, own)
     if cls is Router:
         assert routers._known(router).renormalize is True
+
+
+@pytest.mark.parametrize("cls", [WithModule, WithConfiguration])
+def test_what_changes_elsewhere_counts(cls):
+    router, x = asked(cls()), torch.randn(40, 64).bfloat16()
+    before = router(x)[1]
+    (router.scale if cls is WithModule else router.config).factor = 2.0
+    torch.testing.assert_close(router(x)[1], 2 * before)
 
 
 def test_tokens_of_another_shape_are_the_routers_own():
