@@ -129,14 +129,6 @@ def _layer_of(record: Mapping[str, Any], layers: list[ModelLayer]) -> ModelLayer
     return next((one for one in layers if index is None or index in one.layers), None)
 
 
-def compare_models(directory: Path, oracles: list[str] | None = None) -> Comparison:
-    """Compare every record of the directory (see :func:`derived_lines`)."""
-    comparison = Comparison()
-    for line in derived_lines(Path(directory), oracles):
-        compare_line(line, comparison)
-    return comparison
-
-
 def compare_line(line: DerivedLine, comparison: Comparison) -> None:
     """Add one line: facts of every recorded layer, scheme of an oracle's, reason of a refusal."""
     record = line.record

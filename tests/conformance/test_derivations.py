@@ -9,7 +9,8 @@ import pytest
 
 from moe_rules.conformance.cases import platform_facts
 from moe_rules.conformance.derivations import (
-    compare_models,
+    Comparison,
+    compare_line,
     derived_lines,
     plain_facts,
 )
@@ -66,8 +67,15 @@ def write(directory: Path, records: list[dict[str, Any]]) -> None:
         lines.writelines(json.dumps(one) + "\n" for one in records)
 
 
+def compared(directory: Path, oracles: list[str] | None = None) -> Comparison:
+    comparison = Comparison()
+    for line in derived_lines(directory, oracles):
+        compare_line(line, comparison)
+    return comparison
+
+
 def test_agreement(directory: Path) -> None:
-    comparison = compare_models(directory)
+    comparison = compared(directory)
     assert comparison.agrees
     assert comparison.to_dict() == {
         "models": {
@@ -79,7 +87,7 @@ def test_agreement(directory: Path) -> None:
 
 
 def test_a_filter_keeps_the_records_of_its_oracles(directory: Path) -> None:
-    counts = compare_models(directory, oracles=["fp8"]).to_dict()["models"]
+    counts = compared(directory, ["fp8"]).to_dict()["models"]
     assert [counts[what]["total"] for what in ("facts", "scheme", "refused")] == [1, 1, 0]
 
 
@@ -90,7 +98,7 @@ def test_disagreements_are_told(directory: Path) -> None:
     wrong = {**record("plain", qwen3()), "model": "asymmetric"}
     refused = {**HERE, "model": "plain", "status": "refused", "refused": {"error_message": "no"}}
     write(directory, [plain, wrong, refused])
-    comparison = compare_models(directory)
+    comparison = compared(directory)
     assert [one.agree for one in comparison.counts.values()] == [0, 0, 0]
     told = "\n".join(comparison.disagreements)
     assert "num_experts: ours 128, recorded 64" in told
