@@ -100,6 +100,11 @@ class FusedMoEQuantConfig:
         asymmetric = self.weight_key is not None and not self.weight_key.symmetric
         for field in ("w13_zp", "w2_zp"):
             self._check("weight", self.weight_key, field, asymmetric, "zero points")
+        for field in ("a13_scale", "a2_scale", "a13_scale_2", "a2_scale_2"):
+            scale = getattr(self, field)
+            if scale is not None and scale.numel() != 1:
+                shape = list(scale.shape)
+                raise ValueError(f"{field} must be one element, for all experts, got shape {shape}")
 
     def _check(self, kind: str, key: QuantKey | None, field: str, wanted: bool, what: str) -> None:
         """Raise ValueError unless ``field`` is there if and only if it is ``wanted``."""

@@ -20,6 +20,11 @@ class Routing(NamedTuple):
     global_num_experts: int
     expert_map: torch.Tensor | None
 
+    def contiguous(self) -> Routing:
+        """The same, as kernels read it."""
+        expert_map = None if self.expert_map is None else self.expert_map.contiguous()
+        return Routing(self.topk_ids.contiguous(), self.global_num_experts, expert_map)
+
     def local_experts(self) -> torch.Tensor:
         """The local expert of each pair, [M, topk] int64, or -1: it has none, and is not computed.
 

@@ -9,7 +9,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from computed_pairs import CHECKS, NO_EXPERTS, NUM_EXPERTS, SCHEMES
+from computed_pairs import CHECKS, NO_EXPERTS, NUM_EXPERTS, SCHEMES, Scheme, make
 from moe_kernels.ops import quantize_scaled
 from moe_kernels.registry import our_names
 from moe_kernels.registry.bind import bind
@@ -64,6 +64,18 @@ def test_against_sums_written_out(kernel):
         **layer.arguments() | {"topk_ids": ids, "topk_weights": weights}
     )
     torch.testing.assert_close(output.double(), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_tokens", FEW_AND_MANY)
+@pytest.mark.parametrize("kernel", UNQUANTIZED)
+def test_a_routing_may_lie_anywhere(kernel, num_tokens):
+    """A column of a table has no neighbours in memory."""
+    _, arguments, bound = make(Scheme(kernel, in_dtype="fp32"), num_tokens, "cpu")
+    strided = {
+        name: torch.stack([arguments[name], torch.zeros_like(arguments[name])], -1)[..., 0]
+        for name in ("topk_ids", "topk_weights", "expert_map", "hidden_states")
+    }
+    assert torch.equal(bound.apply(**arguments | strided), bound.apply(**arguments))
 
 
 @pytest.mark.parametrize("kernel", UNQUANTIZED)

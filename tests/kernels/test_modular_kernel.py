@@ -1,10 +1,15 @@
 """What apply says of arguments that do not fit, and which parts fit together."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
+from computed_pairs import FP8_BLOCK, INT8_TOKEN, NUM_EXPERTS, Scheme, make
 from moe_kernels.modular_kernel import FusedMoEActivationFormat, FusedMoEKernel
 from moe_kernels.prepare_finalize.no_ep import MoEPrepareAndFinalizeNoEP
 from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
@@ -41,6 +46,71 @@ def test_wrong_arguments_are_named(case):
         bind("CPUUnquantizedExperts", CONFIG).apply(**LAYER.arguments() | changes)
 
 
+SCHEMES = [
+    Scheme("CPUUnquantizedExperts", in_dtype="fp32"),
+    Scheme("CPUExpertsInt8", *INT8_TOKEN),
+    Scheme("CPUExpertsInt4", "kInt4Static", group_size=32),
+    Scheme("CPUExpertsFp8", *FP8_BLOCK),
+    Scheme("TritonExperts", in_dtype="fp32"),
+    Scheme("TritonExperts", *INT8_TOKEN),
+    Scheme("TritonWNA16Experts", "kInt4Static", group_size=32),
+    Scheme("OAITritonExperts", "kMxfp4Static"),
+    Scheme("Nvfp4QuantizationEmulationTritonExperts", "kNvfp4Static", "kNvfp4Dynamic"),
+]
+
+
+@pytest.mark.parametrize("field", ["bias", "scale", "scale_2"])
+@pytest.mark.parametrize("weight", ["w13", "w2"])
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+def test_scales_and_biases_fit_their_weights(scheme, weight, field):
+    """Kernels read as much as there has to be, wherever that is."""
+    pytest.importorskip("triton")
+    layer, arguments, kernel = make(scheme, 5, "cpu", expert_map=False)
+    config, name = kernel.experts.quant_config, f"{weight}_{field}"
+    bias = torch.zeros(layer.w13.shape[:2] if weight == "w13" else (NUM_EXPERTS, 128))
+    right = bias if field == "bias" else getattr(config, name)
+    if right is None:
+        pytest.skip("weights of this format have none")
+    wrong = [right[:2]]
+    if right.dim() > 1:
+        wrong.append(right.narrow(2 if right.dim() == 4 else 1, 0, 1))
+    wrong = [tensor for tensor in wrong if tensor.shape != right.shape]
+    for tensor in wrong:
+        other = bind(scheme.kernel, layer.moe_config, replace(config, **{name: tensor}))
+        message = re.escape(f"{name} must be {list(right.shape)}")
+        with pytest.raises(ValueError, match=message):
+            other.apply(**arguments)
+    as_is = bind(scheme.kernel, layer.moe_config, replace(config, **{name: right}))
+    strided = torch.stack([right, right], -1)[..., 0]
+    other = bind(scheme.kernel, layer.moe_config, replace(config, **{name: strided}))
+    error = relative_error(other.apply(**arguments), as_is.apply(**arguments).double())
+    assert error <= layer.error_bound(kernel)
+
+
+@pytest.mark.parametrize("kernel", ["TritonExperts", "TritonWNA16Experts"])
+def test_triton_takes_tokens_in_the_layers_dtype(kernel):
+    pytest.importorskip("triton")
+    scheme = next(scheme for scheme in SCHEMES if scheme.kernel == kernel)
+    layer, arguments, bound = make(scheme, 5, "cpu", expert_map=False)
+    other = torch.bfloat16
+    tokens = {"hidden_states": layer.hidden_states.to(other)}
+    with pytest.raises(ValueError, match=f"tokens .*got .* tokens {other}"):
+        bound.apply(**arguments | tokens)
+    if layer.quant_config.weight_key is None:
+        weights = {"w13": layer.w13.to(other), "w2": layer.w2.to(other)}
+        with pytest.raises(ValueError, match=f"needs torch.float32 weights .*got w13 {other}"):
+            bound.apply(**arguments | tokens | weights)
+
+
+@pytest.mark.parametrize("kernel", ["CPUUnquantizedExperts", "TritonExperts"])
+def test_tokens_without_any_pair_get_zeros(kernel):
+    pytest.importorskip("triton")
+    scheme = next(scheme for scheme in SCHEMES if scheme.kernel == kernel)
+    _, arguments, bound = make(scheme, 5, "cpu", expert_map=False)
+    none = {name: arguments[name][:, :0] for name in ("topk_ids", "topk_weights")}
+    assert not bound.apply(**arguments | none).any()
+
+
 def test_formats_must_agree():
     class Batched(MoEPrepareAndFinalizeNoEP):
         activation_format = FusedMoEActivationFormat.BatchedExperts
@@ -62,6 +132,11 @@ def test_formats_must_agree():
                 "w2_scale": torch.ones(4),
             },
             "w13_scale must be float32, got torch.float16",
+        ),
+        (
+            {"activation_key": NAMED_KEYS["kFp8StaticTensorSym"], "a13_scale": torch.ones(4)}
+            | {"a2_scale": torch.ones(1)},
+            r"a13_scale must be one element, for all experts, got shape \[4\]",
         ),
     ],
 )

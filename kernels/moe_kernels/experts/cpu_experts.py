@@ -7,10 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from moe_kernels.activation import ActivationParameters, apply_activation
+from moe_kernels.activation import ActivationParameters, activation_form, apply_activation
 from moe_kernels.cpu.compiled import Segment
 from moe_kernels.cpu.packed_weights import PACKED, stands_for_packed
 from moe_kernels.experts.cpu_products import ExpertLinear
+from moe_kernels.experts.weight_specs import check_weight, weight_specs
 from moe_kernels.modular_kernel import (
     FusedMoEExperts,
     FusedMoEExpertsMonolithic,
@@ -61,8 +62,16 @@ def cpu_experts(
     """
     top_k, dtype = topk_ids.shape[1], hidden_states.dtype
     num_experts, n13 = w13.shape[:2]
-    parameters = ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)
     weight_groups = (weight_group_shape[0], weight_group_shape[1])
+    blocks = weight_groups if weight_format == "fp8" and min(weight_groups) > 0 else None
+    for name, weight, tensors, columns in (
+        ("w13", w13, w13_tensors, hidden_states.shape[1]),
+        ("w2", w2, w2_tensors, n13 // 2 if activation_form(activation).gated else n13),
+    ):
+        check_weight(name, weight_specs(weight, tensors), columns, weight_format, blocks)
+    if topk_ids.numel() == 0:
+        return torch.zeros_like(hidden_states)
+    parameters = ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)
     activation_groups = (activation_group_shape[0], activation_group_shape[1])
     form = weight_format, weight_groups, activation_format, activation_groups
     layers = None if packed is None else PACKED[packed]
@@ -190,7 +199,8 @@ class CPUExperts(FusedMoEExperts):
         the layout of :mod:`moe_kernels.quantization.schemes`, which takes longer.
 
         Raises ValueError for tensors that are not on the CPU, unquantized weights in another dtype
-        than the tokens, or packed ones without ``packed`` of their conversion in quant_config.
+        than the tokens, packed ones without ``packed`` of their conversion in quant_config, and
+        scales and biases that do not fit the weights.
         """
         name, hidden_states = type(self).__name__, prepared.hidden_states
         if hidden_states.device.type != "cpu":

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from moe_kernels.activation import ActivationParameters
+from moe_kernels.activation import ActivationParameters, activation_form
+from moe_kernels.experts.weight_specs import WeightSpecs, check_weight
 from moe_kernels.ops.fused_moe_gemm import prepared_gemm
 from moe_kernels.ops.fused_moe_gemm_few_rows import (
     MOST_SUMMED,
@@ -58,17 +59,6 @@ class Scheme(NamedTuple):
     native_mx: bool
 
 
-class WeightSpecs(NamedTuple):
-    """Of a weight, and of its scale, zero point, second scale and bias; whether a's is static."""
-
-    values: TensorSpec
-    scale: TensorSpec | None
-    zero_point: TensorSpec | None
-    scale_2: TensorSpec | None
-    bias: TensorSpec | None
-    static: bool
-
-
 class LayerLaunches(NamedTuple):
     """What is done in turn, None what is not."""
 
@@ -103,9 +93,15 @@ def layer_launches(
     """The launches of a call.
 
     tokens_aligned, weights_aligned: whether they begin at multiples of 16 bytes. activation: its
-    name and parameters. Raises ValueError for tensors on a CPU, which Triton does not run on.
+    name and parameters. Raises ValueError for tensors on a CPU, which Triton does not run on, and
+    for what does not fit the weights.
     """
     require_gpu(tokens.device)
+    for of, weight, columns in (
+        ("w13", w13, tokens.shape[1]),
+        ("w2", w2, w13.values.shape[1] // (2 if activation_form(activation[0]).gated else 1)),
+    ):
+        check_weight(of, weight, columns, scheme.weight_format, scheme.block_shape)
 
     num_tokens, num_local_experts = tokens.shape[0], w13.values.shape[0]
     num_pairs = num_tokens * top_k

@@ -85,13 +85,15 @@ class QuantizedTritonExperts(TwoGemmExperts):
     def check_dtypes(
         self, hidden_states: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor
     ) -> None:
-        """Weights have the dtype of their format."""
+        """Weights have the dtype of their format, tokens the layer's or are quantized."""
         expected = {"int8": torch.int8, "mxfp8": torch.float8_e4m3fn}
         dtype = expected.get(str(self.weight_format), torch.uint8)
-        if not w13.dtype == w2.dtype == dtype:
+        taken = torch.float8_e4m3fn if self._native_mx else self._dtype
+        if not w13.dtype == w2.dtype == dtype or hidden_states.dtype != taken:
             raise ValueError(
-                f"{type(self).__name__} needs {dtype} weights for {self.quant_config.weight_key}, "
-                f"got w13 {w13.dtype}, w2 {w2.dtype}"
+                f"{type(self).__name__} needs {dtype} weights and {self._dtype} tokens for "
+                f"{self.quant_config.weight_key}, got w13 {w13.dtype}, w2 {w2.dtype}, tokens "
+                f"{hidden_states.dtype}"
             )
 
 

@@ -37,7 +37,7 @@ def quantize_input(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """:func:`moe_kernels.ops.quantize_scaled.quantize_scaled` as an operator."""
     require_gpu(x.device)
-    routing = Routing(topk_ids.contiguous(), global_num_experts, expert_map)
+    routing = Routing(topk_ids, global_num_experts, expert_map).contiguous()
     quantized, computed = quantize_scaled(
         x, (group_shape[0], group_shape[1]), scale, dtype, routing
     )
@@ -72,7 +72,7 @@ class TritonExperts(TwoGemmExperts):
     Takes layers in bf16, fp16 or fp32, unquantized or with FP8 weights and activations: per
     tensor (static or dynamic) or channel with tensor or token, or any blocks (r, c) with groups
     of (1, c); or with INT8: per channel with token, or per tensor with dynamic tensor, multiplied
-    as integers. w13: [E, 2I, H], w2: [E, H, I], any strides; biases contiguous. Named after vLLM's
+    as integers. w13: [E, 2I, H], w2: [E, H, I], any strides. Named after vLLM's
     ``fused_moe/experts/triton_moe.py``.
     """
 
@@ -101,7 +101,7 @@ class TritonExperts(TwoGemmExperts):
             return hidden_states, None
         quantized, scale = quantize_input(
             hidden_states,
-            torch.int8 if self.weight_format == "int8" else torch.float8_e4m3fn,
+            _DTYPES[str(self.weight_format)],
             self._group_shape,
             self.quant_config.a13_scale,
             *routing,
@@ -111,11 +111,15 @@ class TritonExperts(TwoGemmExperts):
     def check_dtypes(
         self, hidden_states: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor
     ) -> None:
-        """Tokens and weights have one dtype, or tokens the layer's, to be quantized."""
-        quantized = hidden_states.dtype == w13.dtype
-        to_be = self._group_shape is not None and hidden_states.dtype == self._dtype
-        if w13.dtype != w2.dtype or not (quantized or to_be):
+        """Weights have the dtype of their format, tokens that or, to be quantized, the layer's."""
+        expected = _DTYPES.get(str(self.weight_format), self._dtype)
+        taken = hidden_states.dtype in (expected, self._dtype)
+        if not (taken and w13.dtype == w2.dtype == expected):
             raise ValueError(
-                f"TritonExperts multiplies like with like: tokens are {hidden_states.dtype}, "
-                f"w13 {w13.dtype}, w2 {w2.dtype}"
+                f"{type(self).__name__} needs {expected} weights and {self._dtype} tokens here, "
+                f"got w13 {w13.dtype}, w2 {w2.dtype}, tokens {hidden_states.dtype}"
             )
+
+
+_DTYPES = {"fp8": torch.float8_e4m3fn, "int8": torch.int8}
+"""The dtypes of quantized weights and tokens."""

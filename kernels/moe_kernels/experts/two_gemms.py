@@ -8,12 +8,14 @@ from typing import Any, ClassVar
 import torch
 
 from moe_kernels.dtypes import torch_dtype
-from moe_kernels.experts.layer_launches import Scheme, WeightSpecs, layer_launches
+from moe_kernels.experts.layer_launches import Scheme, layer_launches
+from moe_kernels.experts.weight_specs import weight_specs
 from moe_kernels.modular_kernel import FusedMoEExperts, PrepareResult
 from moe_kernels.ops.gemm_launch import GemmTensors, pairs_tensors
 from moe_kernels.ops.library import register_operator
 from moe_kernels.ops.quantize_activations import quantize_activations
 from moe_kernels.quant_config import FusedMoEQuantConfig
+from moe_kernels.routing import Routing
 from moe_kernels.tensor_spec import spec_of, spec_of_optional
 from moe_rules.vocabulary.layer import FusedMoEConfig
 
@@ -65,15 +67,15 @@ def two_gemms(
     if topk_ids.numel() == 0 or w13.shape[0] == 0:
         rows = topk_ids.numel() if unsummed else topk_ids.shape[0]
         return hidden_states.new_zeros(rows, hidden_states.shape[1], dtype=dtype)
-    topk_ids = topk_ids.contiguous()
+    topk_ids, _, expert_map = Routing(topk_ids, global_num_experts, expert_map).contiguous()
     if topk_weights is not None:
         topk_weights = topk_weights.contiguous()
     launches = layer_launches(
         spec_of(hidden_states),
         spec_of_optional(hidden_states_scale),
         dtype,
-        _specs(w13, w13_tensors),
-        _specs(w2, w2_tensors),
+        weight_specs(w13, w13_tensors),
+        weight_specs(w2, w2_tensors),
         hidden_states.data_ptr() % 16 == 0,
         (w13.data_ptr() | w2.data_ptr()) % 16 == 0,
         topk_ids.shape[1],
@@ -123,19 +125,6 @@ def two_gemms(
     return total
 
 
-def _specs(weight: torch.Tensor, tensors: list[torch.Tensor | None]) -> WeightSpecs:
-    """Of a weight and what goes with it."""
-    scale, zero_point, scale_2, bias, a_scale, _ = tensors
-    return WeightSpecs(
-        spec_of(weight),
-        spec_of_optional(scale),
-        spec_of_optional(zero_point),
-        spec_of_optional(scale_2),
-        spec_of_optional(bias),
-        a_scale is not None,
-    )
-
-
 def _pair(shape: list[int] | None) -> tuple[int, int] | None:
     return None if shape is None else (shape[0], shape[1])
 
@@ -153,7 +142,10 @@ class TwoGemmExperts(FusedMoEExperts):
     def __init__(self, moe_config: FusedMoEConfig, quant_config: FusedMoEQuantConfig) -> None:
         super().__init__(moe_config, quant_config)
         self._dtype = torch_dtype(moe_config.in_dtype)
-        self._w13_tensors, self._w2_tensors = quant_config.gemm_tensors()
+        self._w13_tensors, self._w2_tensors = (
+            [None if x is None else x.contiguous() for x in tensors]
+            for tensors in quant_config.gemm_tensors()
+        )
 
     @property
     def _native_mx(self) -> bool:
@@ -164,14 +156,15 @@ class TwoGemmExperts(FusedMoEExperts):
     def check_dtypes(
         self, hidden_states: torch.Tensor, w13: torch.Tensor, w2: torch.Tensor
     ) -> None:
-        """Raise ValueError for weights that are not what these experts take."""
+        """Raise ValueError for tokens and weights that are not what these experts take."""
 
     def apply(
         self, prepared: PrepareResult, w13: torch.Tensor, w2: torch.Tensor, activation: str
     ) -> torch.Tensor:
         """See :meth:`moe_kernels.modular_kernel.FusedMoEExperts.apply`.
 
-        Raises ValueError for tensors on the CPU, and weights of another dtype than expected.
+        Raises ValueError for tensors on the CPU, tokens and weights of another dtype than expected,
+        and scales and biases that do not fit the weights.
         """
         self.check_dtypes(prepared.hidden_states, w13, w2)
         output: torch.Tensor = two_gemms(
