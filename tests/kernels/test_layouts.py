@@ -1,8 +1,11 @@
 """Conversions keep the values."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from checkpoints import FORMATS, checkpoint
+from computed_pairs import SCHEMES, Scheme
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from moe_kernels.layouts import LayerWeights, convert_to_kernel_format
@@ -10,6 +13,7 @@ from moe_kernels.quantization.fp8 import dequantize, quantize
 from moe_kernels.quantization.integers import quantize_integer
 from moe_kernels.quantization.packing import pack_words
 from moe_kernels.quantization.schemes import QuantizedWeight, dequantize_weight
+from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 from read_back import values
 
@@ -24,6 +28,31 @@ def test_unquantized_weights_stay():
     converted = convert_to_kernel_format("TritonExperts", weights)
     assert converted.w13 is weights.w13
     assert converted.w2 is weights.w2
+
+
+STATIC = (
+    Scheme("TritonExperts", *["kFp8StaticTensorSym"] * 2),
+    Scheme("OCP_MXQuantizationEmulationTritonExperts", "kMxfp4Static", "kFp8StaticTensorSym"),
+)
+
+
+@pytest.mark.parametrize("scheme", [*SCHEMES, *STATIC], ids=str)
+def test_a_rank_may_have_no_experts(scheme):
+    """Scales of activations are by expert in checkpoints, so that it has none of these either."""
+    config = FusedMoEConfig(4, 2, 64, 64, in_dtype=scheme.in_dtype)
+    keys = [key and NAMED_KEYS[key] for key in (scheme.weight, scheme.activation)]
+    layer = random_layer(config, *keys, num_tokens=3, group_size=scheme.group_size)
+    layer = layer.share([], config.moe_parallel_config)
+    weights = checkpoint(layer, "moe_wna16")
+    if weights.a13_scale is not None:
+        weights = weights._replace(a13_scale=torch.empty(0), a2_scale=torch.empty(0, 1))
+    converted = convert_to_kernel_format(
+        scheme.kernel, weights, keys[0], checkpoint_format="moe_wna16"
+    )
+    quant_config = replace(layer.quant_config, **converted.quant_fields())
+    kernel = bind(scheme.kernel, config, quant_config, oracle=scheme.oracle)
+    tensors = {"w13": converted.w13, "w2": converted.w2}
+    assert not kernel.apply(**layer.arguments() | tensors).any()
 
 
 def test_shards_of_w13_get_one_scale():

@@ -42,7 +42,12 @@ def canonical_scales(weights: LayerWeights, key: QuantKey) -> LayerWeights:
 
 
 def largest(scale: torch.Tensor | None) -> torch.Tensor | None:
-    """One static activation scale for all experts and shards: the largest, so that none clips."""
+    """One static activation scale for all experts and shards: the largest, so that none clips.
+
+    1 where there are none.
+    """
+    if scale is not None and scale.numel() == 0:
+        scale = scale.new_ones(1)
     return None if scale is None else scale.float().max().reshape(1)
 
 

@@ -49,7 +49,7 @@ def nvfp4(weights: LayerWeights) -> LayerWeights:
     if first is None or second is None:
         raise ValueError("weights in NVFP4 need w13_scale_2 and w2_scale_2, got None")
     num_experts, rows, _ = weights.w13.shape
-    first = first.float().reshape(-1 if first.numel() > 1 else 1)
+    first = first.float().reshape(-1)
     if first.numel() == 2 * num_experts:
         shards = first.reshape(num_experts, 2)
         first = shards[:, 0].contiguous()

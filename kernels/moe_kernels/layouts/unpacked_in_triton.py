@@ -23,11 +23,10 @@ _LARGEST_E8M0 = 192
 def in_units(groups: torch.Tensor) -> torch.Tensor:
     """[E, N, groups] as [E, units, N, groups of a unit], the last unit filled up with zeros."""
     per_unit = 4 // groups.element_size()
-    # As bytes, since torch does not pad FP8.
-    bits = groups.reshape(-1).view(torch.uint8).view(*groups.shape[:2], -1)
-    filled = torch.nn.functional.pad(bits, (0, -bits.shape[2] % 4)).view(groups.dtype)
-    num_experts, rows, _ = groups.shape
-    return filled.view(num_experts, rows, -1, per_unit).transpose(1, 2).contiguous()
+    # torch does not pad FP8.
+    bits = groups.view(torch.uint8) if per_unit == 4 else groups
+    filled = torch.nn.functional.pad(bits, (0, -groups.shape[2] % per_unit)).view(groups.dtype)
+    return filled.unflatten(2, (-1, per_unit)).transpose(1, 2).contiguous()
 
 
 def unpacked_in_triton(weights: LayerWeights) -> LayerWeights:
@@ -46,7 +45,8 @@ def unpacked_in_triton(weights: LayerWeights) -> LayerWeights:
         if zero_point is not None:
             changes[f"{name}_zp"] = in_units(zero_point.to(scale.dtype))
     if fmt == "mxfp4":
-        largest = max(int(scale.max()) for scale in weights.required_scales() if scale.numel())
+        scales = weights.required_scales()
+        largest = max((int(scale.max()) for scale in scales if scale.numel()), default=0)
         if largest > _LARGEST_E8M0:
             raise ValueError(
                 f"an MXFP4 scale is 2^{largest - 127}; expected at most 2^{_LARGEST_E8M0 - 127}"
