@@ -3,8 +3,8 @@
 Each rank has tokens of its own, any number of them; experts are spread over the ranks. prepare
 sends each token, with its routing, to ranks that have experts for it; these compute their part of
 its weighted sum, and finalize brings the parts back and sums them. Tokens are quantized before they
-travel where the experts take them quantized, but for one scale over all tokens: that is one over
-those that a rank receives.
+travel where the experts take them quantized, but for one scale over all tokens, which is one over
+those that a rank receives, and static scales that are not the same on all ranks.
 """
 
 from __future__ import annotations
@@ -66,7 +66,12 @@ class PrepareAndFinalizeOverRanks(FusedMoEPrepareAndFinalize):
             local = expert_map.tolist()
             held = [expert for expert, place in enumerate(local) if place >= 0]
         self._num_local_experts = moe_config.num_experts if held is None else len(held)
-        placed = ranks.agree(self._facts(quant_config), held)
+        static = quant_config.a13_scale, quant_config.a13_scale_2
+        scales = [None if scale is None else float(scale) for scale in static]
+        said = ranks.agree(self._facts(quant_config), [held, scales])
+        # Each rank may have the largest of its own experts' scales.
+        self._quantizes_late |= any(others != scales for _, others in said)
+        placed = [experts for experts, _ in said]
         self._owners = _owners(placed, ranks.numbers, moe_config) if held is not None else None
 
     def _facts(self, quant_config: FusedMoEQuantConfig) -> Facts:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from moe_kernels.benchmark.peers import converted
 from moe_kernels.ops import quantize_scaled
 from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
@@ -82,6 +83,30 @@ def test_one_scale_for_all_is_one_over_the_tokens_of_a_ranks_experts(
         part = bind(kernel, alone.moe_config, alone.quant_config).apply(**alone.arguments())
         expected = expected + part.double()
     assert relative_error(output_of(pools, case, exchange), expected) <= 1e-3
+
+
+def static_scale_in_triton(layer):
+    return converted(layer, "OCP_MXQuantizationEmulationTritonExperts")
+
+
+def run_with_scale_of_rank(rank, size, case, exchange):
+    """This rank's output, where static scales differ by powers of two."""
+    share = case.share(case.whole(), rank, exchange)
+    config = replace(share.quant_config, a13_scale=share.quant_config.a13_scale * 2**rank)
+    kernel = case.kernel_of(replace(share, quant_config=config), exchange)
+    return kernel.apply(**share.arguments()).numpy()
+
+
+@interpreted
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_static_scales_may_differ(pools, exchange):
+    keys = "kMxfp4Static", "kFp8StaticTensorSym"
+    case = Case((3, 2), 4, None, "OCP_MXQuantizationEmulationTritonExperts", *keys, "fp32")
+    whole = replace(case, hidden=64, intermediate=64).whole()
+    case = replace(case, hidden=64, intermediate=64, change=static_scale_in_triton)
+    parts = pools(2).run(run_with_scale_of_rank, case, exchange)
+    output = torch.cat([torch.from_numpy(part) for part in parts])
+    assert relative_error(output, whole.reference()) <= whole.error_bound()
 
 
 def few_programs(*_):
