@@ -39,7 +39,7 @@ def experts_forward(interface: Any) -> ExpertsForward:
         # Before anything looks at parameters: torch.compile goes on with those that it has seen.
         # It may trace twice, and has to come by the same way.
         watched = torch.is_grad_enabled() or torch.compiler.is_compiling()
-        if watched or getattr(self, SERVING, None) is None:
+        if watched or _serving(self) is None:
             _prepare(self, top_k_index.shape[-1], hidden_states.dtype)
         w13, w2 = gemm_weights(self)
         if torch.is_grad_enabled() and (
@@ -73,7 +73,7 @@ def _prepare_now(module: Any, top_k: int, dtype: torch.dtype) -> None:
     others that come meanwhile find it done.
     """
     with CONVERTING:
-        serving: Serving | None = getattr(module, SERVING, None)
+        serving = _serving(module)
         if torch.is_grad_enabled() and stored(module, up_name(module)).requires_grad:
             restore(module)
         elif serving is None or not serving.serves(*gemm_weights(module)):
@@ -81,6 +81,12 @@ def _prepare_now(module: Any, top_k: int, dtype: torch.dtype) -> None:
             module.__dict__[SERVING] = serving
             if serving.kernel is None:
                 say_fallback(type(module).__name__, _own_name(module), serving.refusal)
+
+
+def _serving(module: Any) -> Serving | None:
+    """What serves ``module``, if it was made of the biases and scales that are there."""
+    serving: Serving | None = getattr(module, SERVING, None)
+    return serving if serving is not None and serving.is_of(module) else None
 
 
 _prepare_traced = torch.compiler.assume_constant_result(_prepare_now)  # type: ignore[no-untyped-call]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -14,6 +14,8 @@ class Front(nn.Module):
     """What :func:`put_in_front` puts in front of the class of a module."""
 
     _plain_class: type[nn.Module]
+    attributes: ClassVar[tuple[str, ...]]
+    """What it keeps in a module."""
 
     @torch.compiler.assume_constant_result  # type: ignore[misc]
     def when_traced(self, function: Callable[..., None], *args: object) -> None:
@@ -22,6 +24,11 @@ class Front(nn.Module):
         Before torch 2.13 it gives a module to none but the module's own methods.
         """
         function(self, *args)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Copies and pickles are plain."""
+        state = {name: x for name, x in self.__dict__.items() if name not in self.attributes}
+        return object.__new__, (plain_class(self),), state
 
 
 def put_in_front(front: type[Front], module: Any) -> None:

@@ -58,12 +58,17 @@ def gemm_weights(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
     return (w13.transpose(1, 2), w2.transpose(1, 2)) if module.is_transposed else (w13, w2)
 
 
+def beside_weights(module: Any) -> tuple[str, str, str, str]:
+    """The names of the biases and scales of a :class:`LayerTensors`, of which it may have none."""
+    both = (up_name(module), "down_proj")
+    up, down, up_scale, down_scale = (f"{w}_{part}" for part in ("bias", "scale_inv") for w in both)
+    return up, down, up_scale, down_scale
+
+
 def layer_tensors(module: Any) -> LayerTensors:
     """See :class:`LayerTensors`."""
-    both = (up_name(module), "down_proj")
-    biases = [getattr(module, f"{name}_bias", None) for name in both]
-    scales = [getattr(module, f"{name}_scale_inv", None) for name in both]
-    return LayerTensors(*gemm_weights(module), *biases, *scales)
+    others = [getattr(module, name, None) for name in beside_weights(module)]
+    return LayerTensors(*gemm_weights(module), *others)
 
 
 def layer_config(module: Any, top_k: int, dtype: torch.dtype) -> FusedMoEConfig:

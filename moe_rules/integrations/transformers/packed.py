@@ -44,6 +44,7 @@ class Packable(Front):
     """In front of the class of a module whose weights :func:`let_go` may take."""
 
     config: Any
+    attributes = (SERVING,)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own; what is not ours gets the module as it was."""
@@ -58,6 +59,12 @@ class Packable(Front):
         if own is not None and stands_for_packed(own):
             restore(self)
         return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What is set may be what a kernel was selected by, as a limit or an activation."""
+        if name != "training":
+            self.__dict__.pop(SERVING, None)
+        super().__setattr__(name, value)
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """Moves and casts parameters; then something else may serve the module."""
@@ -80,9 +87,9 @@ class Packable(Front):
                     destination[prefix + name] = _values(self, name, let_go.product)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copies and pickles are plain."""
-        release(self)
-        return self.__reduce_ex__(protocol)
+        """Copies and pickles have the weights."""
+        restore(self)
+        return super().__reduce_ex__(protocol)
 
 
 def make_packable(module: Any) -> None:

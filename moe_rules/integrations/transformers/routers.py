@@ -60,6 +60,7 @@ class Choosing(Front):
 
     _moe_rules_config: Any
     weight: torch.Tensor
+    attributes = (_METHOD, _CONFIG)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """(router_logits [M, E], top_k_weights and top_k_index [M, topk]), as the module's own."""
@@ -97,11 +98,6 @@ class Choosing(Front):
         self.__dict__.pop(_METHOD, None)
         super().__setattr__(name, value)
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
-        """Copies and pickles are plain."""
-        let_choose(self)
-        return self.__reduce_ex__(protocol)
-
 
 def make_choosing(parent: Any) -> None:
     """Put :class:`Choosing` in front of routers beside experts in ``parent``, if any are."""
@@ -120,7 +116,7 @@ def has_kernel(device: torch.device) -> bool:
 
 def let_choose(module: nn.Module) -> None:
     """Make a router what it was before anything here had to do with it."""
-    for name in (_METHOD, _CONFIG):
+    for name in Choosing.attributes:
         module.__dict__.pop(name, None)
     make_plain(module)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from moe_kernels.cpu.packed_weights import stands_for_packed
@@ -23,6 +24,7 @@ from moe_rules.integrations.saying import reason_words, selection_line
 from moe_rules.integrations.transformers.layer import (
     LayerTensors,
     NotServedError,
+    beside_weights,
     layer_config,
     layer_tensors,
 )
@@ -54,7 +56,8 @@ _TORCH_DEVICES = {"cuda": "cuda", "rocm": "cuda", "xpu": "xpu", "cpu": "cpu"}
 class Serving:
     """What computes a module with weights on one device, in one dtype: a kernel, or none, and why.
 
-    ``dtype``: of the tokens that the kernel takes. ``packed``: the weights were let go.
+    ``dtype``: of the tokens that the kernel takes. ``packed``: the weights were let go. ``beside``:
+    the module's biases and scales, which the kernel has.
     """
 
     device: torch.device
@@ -64,6 +67,11 @@ class Serving:
     activation: str
     refusal: str = ""
     packed: bool = False
+    beside: Mapping[str, nn.Parameter] = field(default_factory=dict)
+
+    def is_of(self, module: nn.Module) -> bool:
+        """Whether the module has the biases and scales that the kernel has."""
+        return all(module._parameters.get(name) is x for name, x in self.beside.items())
 
     def serves(self, w13: torch.Tensor, w2: torch.Tensor) -> bool:
         """Whether the weights are still where and what they were."""
@@ -95,7 +103,11 @@ def serve(module: nn.Module, top_k: int, dtype: torch.dtype) -> Serving:
     except NotServedError as error:
         return Serving(device, weight_dtype, dtype, None, "", str(error))
     packed = stands_for_packed(layer_tensors(module).w13)
-    return Serving(device, weight_dtype, dtype, kernel, layer.activation, packed=packed)
+    own = {name: module._parameters.get(name) for name in beside_weights(module)}
+    beside = {name: x for name, x in own.items() if x is not None}
+    return Serving(
+        device, weight_dtype, dtype, kernel, layer.activation, packed=packed, beside=beside
+    )
 
 
 def _scheme(module: nn.Module) -> Scheme:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+from torch.func import functional_call
 
 pytest.importorskip("transformers")
 
@@ -234,3 +236,40 @@ def test_one_parameter_at_a_time_is_there_twice():
     if getattr(second, SERVING).packed:
         pytest.skip("nothing is compiled for this CPU, so that weights are packed")
     assert memory("VmHWM") - before < 0.9 * weight_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("limit", 0.5),
+        ("alpha", 2.5),
+        ("gate_up_proj_bias", nn.Parameter(torch.ones(6, 96), False)),
+        ("down_proj_bias", nn.Parameter(torch.ones(6, 32), False)),
+    ],
+)
+def test_what_is_set_afterwards_counts(name, value):
+    module = experts(has_bias=True, gate=gpt_oss_gate, limit=3.0, alpha=1.7)
+    x, chosen = torch.randn(5, 32), routing(5, 6)
+    module(x, *chosen)
+    served = getattr(module, SERVING)
+    module.train()
+    module(x, *chosen)
+    assert getattr(module, SERVING) is served
+    setattr(module, name, value)
+    with torch.no_grad():
+        output = module(x, *chosen)
+    assert getattr(module, SERVING).kernel is not None
+    assert relative_error(output, expected(module, x, *chosen)) <= 1e-5
+
+
+def test_parameters_of_one_call_alone():
+    """``functional_call`` puts them in the places of others, past the module's own methods."""
+    module = experts(has_bias=True)
+    x, chosen = torch.randn(5, 32), routing(5, 6)
+    before = module(x, *chosen)
+    given = {"gate_up_proj_bias": torch.ones(6, 96)}
+    output = functional_call(module, given, (x, *chosen))
+    assert torch.equal(module(x, *chosen), before)
+    module.gate_up_proj_bias.data.fill_(1.0)
+    assert torch.equal(module(x, *chosen), output)
+    assert not torch.equal(output, before)

@@ -283,10 +283,11 @@ def test_another_implementation_has_the_model_as_it_was(by_hand):
 
 def test_copies_are_plain():
     model = model_of("qwen3_moe")
-    wanted = logits(model)
+    wanted, routers = logits(model), choosing(model)
     for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         assert choosing(copied) == []
         torch.testing.assert_close(logits(copied), wanted, rtol=1e-5, atol=1e-5)
+    assert choosing(model) == routers != []
 
 
 def test_several_models_compile():
