@@ -26,7 +26,9 @@ def in_units(groups: torch.Tensor) -> torch.Tensor:
     # torch does not pad FP8.
     bits = groups.view(torch.uint8) if per_unit == 4 else groups
     filled = torch.nn.functional.pad(bits, (0, -groups.shape[2] % per_unit)).view(groups.dtype)
-    return filled.unflatten(2, (-1, per_unit)).transpose(1, 2).contiguous()
+    num_experts, rows, count = filled.shape
+    units = filled.view(num_experts, rows, count // per_unit, per_unit)
+    return units.transpose(1, 2).contiguous()
 
 
 def unpacked_in_triton(weights: LayerWeights) -> LayerWeights:
