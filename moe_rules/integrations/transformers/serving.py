@@ -70,8 +70,11 @@ class Serving:
     beside: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
     def is_of(self, module: nn.Module) -> bool:
-        """Whether the module has the biases and scales that the kernel has."""
-        return all(module._parameters.get(name) is x for name, x in self.beside.items())
+        """Whether the module has the biases and scales that the kernel has.
+
+        Over ranks each call has parameters of its own, which lie where those of the last one did.
+        """
+        return all(_lies_at(module._parameters.get(name), x) for name, x in self.beside.items())
 
     def serves(self, w13: torch.Tensor, w2: torch.Tensor) -> bool:
         """Whether the weights are still where and what they were."""
@@ -81,6 +84,11 @@ class Serving:
             and stands_for_packed(w13) == self.packed
             and stands_for_packed(w2) == self.packed
         )
+
+
+def _lies_at(x: torch.Tensor | None, other: torch.Tensor) -> bool:
+    """Whether ``x`` is where ``other`` is."""
+    return x is other or (x is not None and x.data_ptr() == other.data_ptr())
 
 
 def serve(module: nn.Module, top_k: int, dtype: torch.dtype) -> Serving:

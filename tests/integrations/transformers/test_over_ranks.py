@@ -51,10 +51,13 @@ def logits(rank, size, folder, parallel):
         experts_implementation="moe_rules",
     )
     with torch.no_grad():
-        model(input_ids=X)  # what serves a layer is kept, its weights come anew in each call
+        model(input_ids=X)
+        first = [getattr(module, SERVING, None) for module in model.modules()]
         output = model(input_ids=X).logits
     output = output.full_tensor() if hasattr(output, "full_tensor") else output
     servings = [getattr(module, SERVING, None) for module in model.modules()]
+    # What serves a layer is kept; its weights, biases and scales come anew in each call.
+    assert all(one is other for one, other in zip(first, servings, strict=True))
     kernels = {type(s.kernel.experts).__name__ for s in servings if s is not None}
     return output.numpy(), kernels
 
