@@ -58,7 +58,7 @@ def graph_us(calls: Sequence[Call], replays: int = 7) -> float:
         end.record()
         events.append((start, end))
     torch.cuda.synchronize()
-    times = [start.elapsed_time(end) * 1e3 / len(calls) for start, end in events]
+    times: list[float] = [start.elapsed_time(end) * 1e3 / len(calls) for start, end in events]
     return statistics.median(times)
 
 
