@@ -39,7 +39,7 @@ KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(REQUIRED, positive),
     "defers_all_reduce": flag,
     "sequence_parallel": flag,
-    "own_experts_class": flag,
+    "transforms_experts": flag,
     "minimum_intermediate_size_per_partition": integer,
 }
 """What the sources of a row may give: the type of the fact, where it is one."""

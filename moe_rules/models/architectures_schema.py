@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from moe_rules.models.place import ROUTED_EXPERTS
 from moe_rules.models.schema import (
     Closed,
     Conditions,
@@ -163,8 +164,9 @@ class Architecture(Closed):
     class reads without a default, so that a configuration without them is refused.
     ``layer_fields`` names a list with one mapping for each decoder layer, whose fields count for
     that layer before the configuration's own. ``mtp``: layers that a draft model makes of the same
-    checkpoint. ``own_experts_class``: the layers have a class of
-    routed experts, or transforms around them, with which constants cannot replace experts.
+    checkpoint. ``experts_class``: vLLM's class of the routed experts, by which targets of a
+    quantization may name them. ``transforms_experts``: the layers transform what goes into their
+    experts or comes out of them. Neither goes with experts that constants replace.
     ``no_oracle``: why the model class asks no oracle.
     """
 
@@ -196,7 +198,8 @@ class Architecture(Closed):
     sequence_parallel: Source = False
     minimum_intermediate_size_per_partition: Source = None
     tensor_parallel_at_most_experts: bool = False
-    own_experts_class: Source = False
+    experts_class: str = ROUTED_EXPERTS
+    transforms_experts: Source = False
     balances_experts: bool = False
     needs_moe_layers: bool = False
     pads_experts_to_ranks: bool = False

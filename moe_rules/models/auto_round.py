@@ -97,7 +97,8 @@ def _refuse_unsupported(block: Mapping[str, Any], data_type: str) -> tuple[str, 
     bits, group_size = block["bits"], block["group_size"]
     if bits not in ((4, 8) if data_type == "mx_fp" else range(2, 9)):
         raise CheckpointRefusedError(f"AutoRound's {data_type} with {bits} bits is not supported")
-    packing_format = block.get("packing_format") or formats[0]
+    packing_format = block.get("packing_format")
+    packing_format = formats[0] if packing_format is None else packing_format
     if not held:
         formats = tuple(one for family in PACKING_FORMATS.values() for one in family)
     if packing_format not in formats:
@@ -125,7 +126,7 @@ def _packing(named: str) -> str | None:
 
 def _quantized_blocks(checkpoint: Checkpoint) -> list[str] | None:
     block = checkpoint.block
-    names = block.get("block_name_to_quantize") or block.get("to_quant_block_names")
+    names = block.get("block_name_to_quantize", block.get("to_quant_block_names"))
     if isinstance(names, str):
         names = names.split(",")
     return rename_all(names, checkpoint.renaming) if names else None

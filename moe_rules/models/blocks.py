@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import wraps
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
-from moe_rules.models.errors import PatternError
+from moe_rules.models.errors import CheckpointRefusedError, PatternError
 from moe_rules.models.patterns import compiled
 from moe_rules.models.place import Checkpoint, LayerResolver
 from moe_rules.models.typed import (
@@ -21,6 +21,8 @@ from moe_rules.models.typed import (
     flag,
     flag_or_text,
     integer,
+    lax_flag,
+    lax_integer,
     listed,
     mapped,
     optional,
@@ -47,6 +49,18 @@ def shaped(shape: Shape) -> Callable[[Reader], Reader]:
     return decorate
 
 
+def given(fields: Mapping[str, Any], name: str, absent: Any = None, where: str = "") -> Any:
+    """A field that vLLM reads as it is: where it may be absent, it may still not be null.
+
+    ``where`` leads to the fields. Raises CheckpointRefusedError.
+    """
+    value = fields.get(name, absent)
+    if value is None:
+        how = "gives null for" if name in fields else "does not give"
+        raise CheckpointRefusedError(f"the quantization block {how} {where + name!r}")
+    return value
+
+
 def _pattern(pattern: str) -> str:
     try:
         compiled(pattern)
@@ -68,6 +82,13 @@ def rule(value: object) -> str:
     given = text(value)
     _pattern(given[2:] if given[:2] in ("-:", "+:") else given)
     return given
+
+
+def _local(value: str) -> str:
+    """Of what may be dynamic, the part that is so for each group."""
+    if value.lower() != "local":
+        raise Misfit("true, false or 'local'", value)
+    return value.lower()
 
 
 HEAD = Shape(
@@ -136,17 +157,20 @@ MODELOPT_MIXED_BLOCK = Shape(
 """A block of ModelOpt with an algorithm for each module."""
 BLOCK_STRUCTURE = either("text or a list of two integers", (str, text), (list, listed(positive, 2)))
 QUANTIZATION_ARGUMENTS = Shape(
-    num_bits=integer,
+    num_bits=lax_integer,
     type=text,
-    symmetric=flag,
+    symmetric=lax_flag,
     group_size=optional(integer),
     strategy=optional(text),
-    dynamic=flag_or_text,
+    dynamic=either("true, false or 'local'", (str, _local), (object, lax_flag)),
     actorder=optional(flag_or_text),
     scale_dtype=optional(text),
+    zp_dtype=optional(text),
     block_structure=optional(BLOCK_STRUCTURE),
+    observer=optional(text),
+    observer_kwargs=mapped(anything),
 )
-"""How compressed-tensors quantizes weights or activations."""
+"""How compressed-tensors quantizes weights or activations: all fields that there are."""
 COMPRESSED_GROUP = Shape(
     targets=optional(listed(module_name)),
     weights=optional(QUANTIZATION_ARGUMENTS),

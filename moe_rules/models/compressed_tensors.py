@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moe_rules.models.blocks import COMPRESSED_TENSORS_BLOCK, shaped
+from moe_rules.models.blocks import (
+    COMPRESSED_TENSORS_BLOCK,
+    QUANTIZATION_ARGUMENTS,
+    given,
+    shaped,
+)
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import matches_pattern, rename
-from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
-from moe_rules.models.typed import shown
-
-ROUTED_EXPERTS = "RoutedExperts"
-"""The class of vLLM's layer, which a target may name."""
+from moe_rules.models.place import ROUTED_EXPERTS, Checkpoint, LayerResolver, Place, Values
+from moe_rules.models.suggest import unknown_name
+from moe_rules.models.typed import lax_flag, lax_integer, shown
 
 FORMATS_WITH_ACTIVATIONS = (
     "naive-quantized",
@@ -34,10 +37,12 @@ def compressed_tensors(checkpoint: Checkpoint) -> LayerResolver:
     for weights only) and ``format``.
     """
     schemes = _schemes_by_target(checkpoint)
-    ignored = [_renamed(name, checkpoint) for name in checkpoint.block.get("ignore") or []]
+    ignored = [_renamed(name, checkpoint) for name in given(checkpoint.block, "ignore", [])]
 
     def resolve(place: Place) -> Values | None:
-        found = [_match(name, schemes, ignored) for name in place.projection_names()]
+        found = [
+            _match(name, place.experts_class, schemes, ignored) for name in place.projection_names()
+        ]
         if any(one != found[0] for one in found[1:]):
             raise CheckpointRefusedError(
                 f"the projections of {place.name} are quantized in different ways", "quant_method"
@@ -54,11 +59,13 @@ def _schemes_by_target(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     if isinstance(sparsity, Mapping) and sparsity.get("targets"):
         raise CheckpointRefusedError("sparse compressed-tensors checkpoints are not supported")
     schemes: dict[str, dict[str, Any]] = {}
-    for group in (block.get("config_groups") or {}).values():
-        targets = group.get("targets") or []
-        if len(targets) == 1 and targets[0].endswith("Attention"):
+    for name, group in given(block, "config_groups", {}).items():
+        where = f"config_groups.{name}."
+        targets = given(group, "targets", where=where)
+        if not targets or (len(targets) == 1 and targets[0].endswith("Attention")):
             continue
-        scheme = _scheme(group, block.get("format"))
+        weights = quantization_arguments(given(group, "weights", where=where))
+        scheme = _scheme(group, weights, block.get("format"))
         for target in targets:
             schemes[_renamed(target, checkpoint)] = scheme
     if "Linear" in schemes:
@@ -66,8 +73,9 @@ def _schemes_by_target(checkpoint: Checkpoint) -> dict[str, dict[str, Any]]:
     return schemes
 
 
-def _scheme(group: Mapping[str, Any], block_format: str | None) -> dict[str, Any]:
-    weights = quantization_arguments(group.get("weights") or {})
+def _scheme(
+    group: Mapping[str, Any], weights: Mapping[str, Any], block_format: str | None
+) -> dict[str, Any]:
     if weights["actorder"] in ("group", "dynamic"):
         raise CheckpointRefusedError(
             f"weights ordered by activation (actorder {weights['actorder']!r}) are no longer "
@@ -81,30 +89,37 @@ def _scheme(group: Mapping[str, Any], block_format: str | None) -> dict[str, Any
     return {"weights": weights, "input": arguments, "format": layout}
 
 
-def quantization_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+def quantization_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
     """Quantization arguments with the format's defaults; the strategy follows from the group size.
 
     Raises CheckpointRefusedError for arguments that the format itself does not allow.
     """
-    group_size = given.get("group_size")
-    strategy = given.get("strategy")
+    unknown = next((name for name in args if name not in QUANTIZATION_ARGUMENTS.fields), None)
+    if unknown is not None:
+        raise CheckpointRefusedError(
+            unknown_name("quantization argument", unknown, QUANTIZATION_ARGUMENTS.fields)
+        )
+    group_size = args.get("group_size")
+    strategy = args.get("strategy")
     if strategy is None:
         positive = isinstance(group_size, int) and group_size > 0
         strategy = "group" if positive else "tensor" if group_size is None else "channel"
-    actorder = given.get("actorder")
+    actorder = args.get("actorder")
     if isinstance(actorder, bool):
         actorder = "group" if actorder else None
-    dynamic = given.get("dynamic", False)
+    actorder = None if actorder is None else actorder.lower()
+    dynamic = args.get("dynamic", False)
+    dynamic = dynamic.lower() if isinstance(dynamic, str) else lax_flag(dynamic)
     arguments = {
-        "num_bits": given.get("num_bits", 8),
-        "type": str(given.get("type", "int")).lower(),
-        "symmetric": given.get("symmetric", True),
+        "num_bits": lax_integer(args.get("num_bits", 8)),
+        "type": str(args.get("type", "int")).lower(),
+        "symmetric": lax_flag(args.get("symmetric", True)),
         "group_size": group_size,
         "strategy": str(strategy).lower(),
         "dynamic": bool(dynamic),
         "actorder": actorder,
-        "scale_dtype": str(given.get("scale_dtype") or "").removeprefix("torch.") or None,
-        "block_structure": _block_structure(given.get("block_structure")),
+        "scale_dtype": str(args.get("scale_dtype") or "").removeprefix("torch.") or None,
+        "block_structure": _block_structure(args.get("block_structure")),
     }
     grouped = arguments["strategy"] in ("group", "tensor_group")
     if arguments["strategy"] == "token" and not dynamic:
@@ -120,7 +135,7 @@ def quantization_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     if dynamic == "local" and arguments["strategy"] != "tensor_group":
         raise CheckpointRefusedError("dynamic 'local' goes with strategy 'tensor_group' only")
     if arguments["type"] == "float" and arguments["num_bits"] not in (4, 8):
-        zeros = given.get("zp_dtype")
+        zeros = args.get("zp_dtype")
         if zeros is None:
             raise CheckpointRefusedError(
                 f"float quantization with {arguments['num_bits']} bits; expected 4 or 8"
@@ -145,7 +160,7 @@ def _block_structure(given: str | list[int] | None) -> list[int] | None:
 
 
 def _match(
-    name: str, schemes: Mapping[str, dict[str, Any]], ignored: list[str]
+    name: str, layer_class: str, schemes: Mapping[str, dict[str, Any]], ignored: list[str]
 ) -> dict[str, Any] | None:
     if any(matches_pattern(name, entry) for entry in ignored):
         return None
@@ -153,15 +168,15 @@ def _match(
         if matches_pattern(name, target):
             return scheme
     for target, scheme in schemes.items():
-        if _names_class(target):
+        if _names_class(target, layer_class):
             return scheme
     return None
 
 
-def _names_class(target: str) -> bool:
+def _names_class(target: str, layer_class: str) -> bool:
     if target.startswith("re:"):
-        return matches_pattern(ROUTED_EXPERTS, target)
-    return target.lower() in ROUTED_EXPERTS.lower()
+        return matches_pattern(layer_class, target)
+    return target.lower() in layer_class.lower()
 
 
 def _renamed(name: str, checkpoint: Checkpoint) -> str:

@@ -123,7 +123,10 @@ def _derive(
         text=text,
         platform=_Platform(machine_facts),
         deployment=deployment.facts(),
-        model={"architecture": find(architectures_of(config, text, tables), tables)},
+        model={
+            "architecture": find(architectures_of(config, text, tables), tables),
+            "experts_class": row["experts_class"],
+        },
     )
     text.refuse_whole_numbers()
     refuse_layer_lists(tables.architectures, text)
@@ -267,7 +270,7 @@ def _kinds(
     by_index = "layer.index" in repr(checks)
     for number, index in enumerate(indices):
         path = row["experts"].format(layer=index, index=number)
-        place = Place(path, tuple(row["projections"]))
+        place = Place.of(row, path)
         paths[index] = place.name
         here = at_layer(row, context, index)
         replaced = substituted.get(index, frozenset())
@@ -280,8 +283,8 @@ def _kinds(
         moe = facts[varying]
         question = _question(row, quantization, place, moe, stated)
         if replaced:
-            own_class = bool(said(row, "own_experts_class", here))
-            refuse_substituted(moe, question, own_class=own_class)
+            transformed = bool(said(row, "transforms_experts", here))
+            refuse_substituted(moe, question, place.experts_class, transformed=transformed)
         moe = question.layer or moe
         alike_to = (id(moe), id(question), own, index if by_index else None)
         if alike_to not in loading:
@@ -325,7 +328,7 @@ def _hint(
         return None
     if any(replace(question, loading=()) != UNQUANTIZED for question in questions):
         return None
-    places = [Place(path, tuple(row["projections"])) for path in paths.values()]
+    places = [Place.of(row, path) for path in paths.values()]
     return names_no_experts(quantization.checkpoint, places)
 
 

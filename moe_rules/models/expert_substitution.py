@@ -13,6 +13,7 @@ from typing import Any
 from moe_rules.models.conditions import descend
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.hf_config import HfConfig
+from moe_rules.models.place import ROUTED_EXPERTS
 from moe_rules.models.quantization import Question
 from moe_rules.models.typed import (
     Misfit,
@@ -121,14 +122,17 @@ def retained_experts(num_experts: int, replaced: frozenset[int], layer: int) -> 
     return num_experts - len(replaced)
 
 
-def refuse_substituted(moe: FusedMoEConfig, question: Question, *, own_class: bool) -> None:
+def refuse_substituted(
+    moe: FusedMoEConfig, question: Question, experts_class: str, *, transformed: bool
+) -> None:
     """Raise CheckpointRefusedError for what vLLM does not do with a layer of replaced experts.
 
-    ``own_class``: the model's layers have an experts class or transforms of their own.
+    ``transformed``: the layers transform what goes into their experts or comes out of them.
     """
     parallel = moe.moe_parallel_config
     against = {
-        "an experts class of the model's own": own_class,
+        "an experts class of the model's own": experts_class != ROUTED_EXPERTS,
+        "transforms around the experts": transformed,
         "quantized experts": question.oracle != "unquantized",
         "LoRA": moe.is_lora_enabled,
         "EPLB": parallel.enable_eplb,

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_rules.models.blocks import HEAD
+from moe_rules.models.blocks import HEAD, given
 from moe_rules.models.conditions import descend
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.typed import (
@@ -27,6 +27,7 @@ from moe_rules.models.typed import (
 from moe_rules.vocabulary.layer import dtype_name
 
 CONFIG = "config.json"
+QUANTIZATION = "hf_quant_config.json"
 
 
 FIELDS = Shape(
@@ -154,22 +155,50 @@ def quantization_block(
 
     In this order: ``quantization_config``; ``hf_quant_config.json``; ``compression_config``; the
     same two of ``text_config``. The method is spelled out: a ModelOpt block in its own layout
-    (``producer`` and ``quantization``) need not name one; its algorithm does.
+    (``producer`` and ``quantization``) need not name one; its algorithm does. The algorithms of
+    single layers that config.json leaves out are read from hf_quant_config.json.
     """
     text = fields.get("text_config") or {}
     inner = below(CONFIG, "text_config")
     declared = [
-        (below(CONFIG, "quantization_config"), fields.get("quantization_config") or None),
-        ("hf_quant_config.json", hf_quant_config or None),
+        (below(CONFIG, "quantization_config"), fields.get("quantization_config")),
+        (QUANTIZATION, hf_quant_config),
         (below(CONFIG, "compression_config"), fields.get("compression_config")),
-        (below(inner, "quantization_config"), text.get("quantization_config") or None),
+        (below(inner, "quantization_config"), text.get("quantization_config")),
         (below(inner, "compression_config"), text.get("compression_config")),
     ]
     place, block = next(((p, b) for p, b in declared if b is not None), ("", None))
     if block is None:
         return None
     read(HEAD, block, place)
-    return place, {**_upper_algorithm(block), "quant_method": _method(block)}
+    method = _method(block)
+    if _leaves_out_layers(method, block):
+        place, block = QUANTIZATION, _by_layer(hf_quant_config)
+    return place, {**_upper_algorithm(block), "quant_method": method}
+
+
+def _leaves_out_layers(method: str, block: Mapping[str, Any]) -> bool:
+    """Whether a ModelOpt block says that algorithms differ, and not on its top level how."""
+    inner = block if block.get("quantization") is None else block["quantization"]
+    mixed = str(inner.get("quant_algo") or "").upper() == "MIXED_PRECISION"
+    return method.startswith("modelopt") and mixed and "quantized_layers" not in block
+
+
+def _by_layer(hf_quant_config: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    """hf_quant_config.json, read for what config.json leaves out."""
+    if hf_quant_config is None:
+        raise CheckpointRefusedError(
+            "MIXED_PRECISION without quantized_layers in quantization_config, and no "
+            f"{QUANTIZATION} beside it"
+        )
+    read(HEAD, hf_quant_config, QUANTIZATION)
+    producer = hf_quant_config.get("producer")
+    if not isinstance(producer, Mapping) or producer.get("name") != "modelopt":
+        raise CheckpointRefusedError(
+            f"{QUANTIZATION}: producer.name must be modelopt, where config.json has no "
+            "quantized_layers"
+        )
+    return hf_quant_config
 
 
 def _upper_algorithm(block: Mapping[str, Any]) -> dict[str, Any]:
@@ -183,14 +212,14 @@ def _upper_algorithm(block: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _method(block: Mapping[str, Any]) -> str:
-    method = str(block.get("quant_method") or "").lower()
     inner = block.get("quantization")
     if isinstance(inner, Mapping):
         producer = block.get("producer")
         named = isinstance(producer, Mapping) and producer.get("name") == "modelopt"
         if (named or "modelopt_quant_config" in inner) and inner.get("quant_algo") is not None:
-            method = _modelopt_method(str(inner["quant_algo"]).upper())
-    return method.replace("compressed_tensors", "compressed-tensors")
+            return _modelopt_method(str(inner["quant_algo"]).upper())
+    method: str = given(block, "quant_method", "")
+    return method.lower().replace("compressed_tensors", "compressed-tensors")
 
 
 def _modelopt_method(algorithm: str) -> str:

@@ -33,7 +33,7 @@ def names_no_experts(checkpoint: Checkpoint, places: Sequence[Place]) -> str | N
 
 
 def _without_exclusions(block: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {name: value for name, value in block.items() if name not in EXCLUSIONS}
+    kept = {name: [] if name in EXCLUSIONS else value for name, value in block.items()}
     inner = kept.get("quantization")
     if isinstance(inner, Mapping):
         kept["quantization"] = _without_exclusions(inner)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from typing import Any
 
-from moe_rules.models.blocks import QUARK_BLOCK, shaped
+from moe_rules.models.blocks import QUARK_BLOCK, given, shaped
 from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import SKIP_RULES, rename, rename_all
 from moe_rules.models.place import Checkpoint, LayerResolver, Place, Values
@@ -23,10 +23,9 @@ def quark(checkpoint: Checkpoint) -> LayerResolver:
     ``packed`` (integers are packed) and ``group_size`` of the weights.
     """
     block = checkpoint.block
-    export = block.get("export")
-    if not isinstance(export, Mapping):
-        raise CheckpointRefusedError("the Quark block does not give 'export'")
-    names = rename_all(block.get("exclude") or [], checkpoint.renaming)
+    export = given(block, "export")
+    given(export, "kv_cache_group", where="export.")
+    names = rename_all(given(block, "exclude"), checkpoint.renaming)
     excludes = SKIP_RULES["pattern_or_child"](names)
     by_name = {
         rename(name, checkpoint.renaming): scheme
@@ -36,6 +35,7 @@ def quark(checkpoint: Checkpoint) -> LayerResolver:
     def resolve(place: Place) -> Values | None:
         if excludes(place.name):
             return None
+        given(block, "layer_type_quant_config")
         scheme = _scheme_of(place.name, by_name) or block.get("global_quant_config") or {}
         if scheme.get("output_tensors") or scheme.get("bias"):
             raise CheckpointRefusedError(

@@ -158,7 +158,10 @@ class LoadCheck(Closed):
 
 
 class Skip(Closed):
-    """Which layers are left unquantized, by the first of these fields that is not empty."""
+    """Which layers are left unquantized, by the first of these fields that is not empty.
+
+    ModelOpt's is the first that is there.
+    """
 
     fields: list[str]
     rule: str

@@ -100,6 +100,26 @@ def text(value: Any) -> str:
     return value
 
 
+TRUTHS = {
+    **dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True),
+    **dict.fromkeys(("0", "off", "f", "false", "n", "no"), False),
+}
+
+
+def lax_flag(value: Any) -> bool:
+    """True or false as pydantic takes it: as 1 and 0, and as text, too."""
+    if isinstance(value, str):
+        return flag(TRUTHS.get(value.lower(), value))
+    return bool(value) if value in (0, 1) else flag(value)
+
+
+def lax_integer(value: Any) -> int:
+    """An integer as pydantic takes it: as a whole float and as text, too."""
+    if isinstance(value, str) and value.strip().isdecimal():
+        return integer(int(value))
+    return integer(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 # Several ------------------------------------------------------------------------------------------
 
 

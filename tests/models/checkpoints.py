@@ -63,6 +63,15 @@ FP8_WEIGHTS = {"num_bits": 8, "type": "float", "strategy": "channel", "dynamic":
 FP8_TOKENS = {"num_bits": 8, "type": "float", "strategy": "token", "dynamic": True}
 
 
+QUARK = {
+    "quant_method": "quark",
+    "export": {"kv_cache_group": [], "pack_method": "order"},
+    "exclude": [],
+    "layer_type_quant_config": {},
+}
+"""What every block of Quark has, beside its schemes."""
+
+
 def one(
     block: dict[str, Any] | None, machine: dict[str, Any] = H100, **deployment: Any
 ) -> ModelLayer:

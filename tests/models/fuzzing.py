@@ -17,6 +17,7 @@ from tests.models.checkpoints import (
     FP8_TOKENS,
     FP8_WEIGHTS,
     GPTQ,
+    QUARK,
     compressed,
     qwen3,
 )
@@ -154,9 +155,8 @@ MXFP4 = {
     "symmetric": None,
     "is_dynamic": False,
 }
-QUARK: dict[str, Any] = {
-    "quant_method": "quark",
-    "export": {"pack_method": "reorder"},
+QUARK_MXFP4: dict[str, Any] = {
+    **QUARK,
     "exclude": ["lm_head", "re:.*gate"],
     "global_quant_config": {"weight": MXFP4, "input_tensors": {**MXFP4, "is_dynamic": True}},
     "layer_quant_config": {"*layers.3*": {"weight": [MXFP4], "input_tensors": None}},
@@ -216,7 +216,6 @@ BLOCKS: dict[str, dict[str, Any]] = {
         "quantization": {"quant_algo": "FP8", "exclude_modules": ["model.layers.1*"]},
     },
     "modelopt_mixed": MIXED,
-    "modelopt_mixed-nested": {"producer": {"name": "modelopt"}, "quantization": MIXED},
     "mxfp8": {"quant_method": "mxfp8", "ignored_layers": ["lm_head"]},
     "compressed-int4": compressed(
         INT4, None, "pack-quantized", ignore=["lm_head", r"re:.*mlp\.gate$"]
@@ -226,9 +225,9 @@ BLOCKS: dict[str, dict[str, Any]] = {
     "compressed-w4a8": compressed(
         INT4, {**FP8_TOKENS, "type": "int", "num_bits": 8}, "int-quantized"
     ),
-    "quark": QUARK,
+    "quark": QUARK_MXFP4,
     "quark-int4": {
-        **QUARK,
+        **QUARK_MXFP4,
         "global_quant_config": {
             "weight": {"dtype": "int4", "qscheme": "per_group", "group_size": 128,
                        "symmetric": True},

@@ -16,6 +16,7 @@ from tests.models.checkpoints import (
     FP8_WEIGHTS,
     GPTQ,
     H100,
+    QUARK,
     compressed,
     qwen3,
 )
@@ -27,8 +28,7 @@ NVFP4_GROUPS = {"num_bits": 4, "type": "float", "strategy": "tensor_group", "gro
 INT4_GROUPS = {"num_bits": 4, "type": "int", "strategy": "group", "group_size": 32}
 BLOCKS = {**FP8_WEIGHTS, "strategy": "block", "block_structure": [128, 128]}
 QUARK_INT8 = {
-    "quant_method": "quark",
-    "export": {"pack_method": "order"},
+    **QUARK,
     "global_quant_config": {
         "weight": {"dtype": "int8", "qscheme": "per_channel", "symmetric": True},
         "input_tensors": {"dtype": "int8", "qscheme": "per_channel", "is_dynamic": True},

@@ -185,12 +185,6 @@ def test_a_tree_of_modules_is_found_inside_a_nested_model() -> None:
     assert (second.oracle, second.layers) == ("nvfp4", (1,))
 
 
-def test_the_block_may_lie_in_a_file_of_its_own() -> None:
-    block = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
-    (layer,) = derive_layers(qwen3(), H100, hf_quant_config=block)
-    assert layer.oracle == "nvfp4"
-
-
 def test_gptq_rules_change_or_leave_out_layers() -> None:
     rules = {r"-:model\.layers\.0\.": {}, r"+:model\.layers\.1\.": {"bits": 8}}
     keys = {

@@ -15,6 +15,7 @@ from moe_rules.models import (
     derive_layers,
     load_tables,
 )
+from tests.models.checkpoints import QUARK
 
 MODELS = Path(__file__).parents[2] / "examples" / "models"
 OLDER = load_tables(release="0.32")
@@ -59,8 +60,7 @@ QUARK_MXFP8 = {
 
 def test_quark_experts_of_mxfp8() -> None:
     block = {
-        "quant_method": "quark",
-        "export": {"kv_cache_group": [], "pack_method": "reorder"},
+        **QUARK,
         "global_quant_config": {
             "weight": {**QUARK_MXFP8, "is_dynamic": False},
             "input_tensors": {**QUARK_MXFP8, "is_dynamic": True},

@@ -1,0 +1,169 @@
+"""Quantization blocks with nulls, gaps, unknown fields and values of other types."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from moe_rules.models import CheckpointRefusedError, derive_layers
+from tests.models.checkpoints import (
+    AUTO_ROUND,
+    FP8_BLOCKS,
+    FP8_TOKENS,
+    FP8_WEIGHTS,
+    H100,
+    NVFP4,
+    QUARK,
+    asked,
+    compressed,
+    one,
+    qwen3,
+)
+
+FP8 = compressed(FP8_WEIGHTS, FP8_TOKENS, "float-quantized")
+QUARK_FP8 = {
+    **QUARK,
+    "global_quant_config": {
+        "weight": {"dtype": "fp8_e4m3", "qscheme": "per_tensor"},
+        "input_tensors": {"dtype": "fp8_e4m3", "qscheme": "per_tensor"},
+    },
+}
+
+
+def grouped(**changes: Any) -> dict[str, Any]:
+    """A compressed-tensors block whose group is changed so; a field that is ... is not there."""
+    group = {**FP8["config_groups"]["group_0"], **changes}
+    return {**FP8, "config_groups": {"a": {k: v for k, v in group.items() if v is not ...}}}
+
+
+def without(block: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in block.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("block", "said"),
+    [
+        ({**FP8, "ignore": None}, "gives null for 'ignore'"),
+        ({**FP8, "config_groups": None}, "gives null for 'config_groups'"),
+        (grouped(targets=...), "does not give 'config_groups.a.targets'"),
+        (grouped(targets=None), "gives null for 'config_groups.a.targets'"),
+        (grouped(weights=None), "gives null for 'config_groups.a.weights'"),
+        (grouped(weights={**FP8_WEIGHTS, "bits": 8}), "unknown quantization argument 'bits'"),
+        (grouped(weights={**FP8_WEIGHTS, "dynamic": "true"}), "must be true, false or 'local'"),
+        (without(QUARK_FP8, "exclude"), "does not give 'exclude'"),
+        ({**QUARK_FP8, "layer_type_quant_config": None}, "null for 'layer_type_quant_config'"),
+        ({**QUARK_FP8, "export": {}}, "does not give 'export.kv_cache_group'"),
+        ({**FP8_BLOCKS, "quant_method": None}, "gives null for 'quant_method'"),
+        ({**AUTO_ROUND, "packing_format": ""}, "must be packed as"),
+    ],
+)
+def test_what_a_block_must_give(block: dict[str, Any], said: str) -> None:
+    with pytest.raises(CheckpointRefusedError) as caught:
+        one(block)
+    assert said in str(caught.value)
+
+
+def test_all_experts_left_out_need_no_schemes_by_class() -> None:
+    block = {**without(QUARK_FP8, "layer_type_quant_config"), "exclude": ["re:.*experts"]}
+    assert asked(one(block))[0] == "unquantized"
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {"num_bits": "8"},
+        {"num_bits": 8.0},
+        {"symmetric": "true"},
+        {"symmetric": 1},
+        {"dynamic": 0},
+        {"observer": "minmax", "observer_kwargs": {}, "zp_dtype": None},
+    ],
+)
+def test_arguments_are_taken_as_pydantic_takes_them(weights: dict[str, Any]) -> None:
+    expected = ("fp8", "kFp8StaticChannelSym", "kFp8DynamicTokenSym")
+    assert asked(one(grouped(weights={**FP8_WEIGHTS, **weights}))) == expected
+
+
+def test_an_empty_block_stands_before_what_is_declared_elsewhere() -> None:
+    file = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "FP8"}}
+    (quantized,) = derive_layers(qwen3(), H100, hf_quant_config=file)
+    (unquantized,) = derive_layers(qwen3({}), H100, hf_quant_config=file)
+    assert (quantized.oracle, unquantized.oracle) == ("fp8", "unquantized")
+
+
+def test_the_first_name_of_quantized_blocks_counts_even_if_it_is_null() -> None:
+    elsewhere = {**AUTO_ROUND, "to_quant_block_names": "model.visual"}
+    assert asked(one(elsewhere))[0] == "unquantized"
+    assert asked(one({**elsewhere, "block_name_to_quantize": None}))[0] == "int_wna16"
+
+
+@pytest.mark.parametrize(
+    ("architecture", "fields", "target", "quantized"),
+    [
+        ("Qwen3MoeForCausalLM", {}, "Linear", True),
+        ("Qwen3MoeForCausalLM", {}, "routedexperts", True),
+        ("FlexOlmoForCausalLM", {}, "TransformersRoutedExperts", True),
+        ("FlexOlmoForCausalLM", {}, "Linear", True),
+        ("Qwen3MoeForCausalLM", {}, "TransformersRoutedExperts", False),
+        ("DbrxForCausalLM", {"hidden_size": 256}, "Linear", False),
+        ("DbrxForCausalLM", {"hidden_size": 256}, "DbrxExperts", True),
+    ],
+)
+def test_targets_name_the_class_of_the_models_experts(
+    architecture: str, fields: dict[str, Any], target: str, quantized: bool
+) -> None:
+    dbrx = {"ffn_config": {"moe_num_experts": 8, "moe_top_k": 2, "ffn_hidden_size": 512}}
+    config = {**qwen3(grouped(targets=[target])), **dbrx, **fields}
+    (layer,) = derive_layers({**config, "architectures": [architecture]}, H100)
+    assert layer.oracle == ("fp8" if quantized else "unquantized")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "layer"),
+    [
+        ("FlexOlmoForCausalLM", "layers.1.mlp.experts", 1),
+        ("FlexOlmoForCausalLM", "model.model.layers.2.mlp.experts", 2),
+        ("PhimoeForCausalLM", "model.layers.1.block_sparse_moe.experts", 1),
+        ("Inkling2ForCausalLM", "model.llm.layers.1.mlp.experts", 1),
+        ("Kimi_K25ForConditionalGeneration", "language_model.model.layers.1.mlp.experts", 1),
+        ("Qwen3OmniMoeThinkerForConditionalGeneration", "thinker.model.layers.1.mlp.experts", 1),
+    ],
+)
+def test_names_in_models_of_the_transformers_backend(
+    architecture: str, name: str, layer: int
+) -> None:
+    config = {
+        **qwen3({**FP8_BLOCKS, "ignored_layers": [name]}),
+        "architectures": [architecture],
+        "n_routed_experts": 128,
+        "num_local_experts": 128,
+        "intermediate_size": 768,
+        "first_k_dense_replace": 0,
+    }
+    found = derive_layers(config, H100)
+    assert [one.layers for one in found if one.oracle == "unquantized"] == [(layer,)]
+
+
+@pytest.mark.parametrize("architecture", ["GptOssForCausalLM", "Llama4ForCausalLM"])
+def test_projections_that_a_model_renames_are_no_longer_those_of_its_experts(
+    architecture: str,
+) -> None:
+    path = {"Llama4ForCausalLM": "feed_forward"}.get(architecture, "mlp")
+    projections = [f"model.layers.1.{path}.experts.0.{x}_proj" for x in ("gate", "up", "down")]
+    config = {
+        **qwen3(compressed(NVFP4, None, "nvfp4-pack-quantized", ignore=projections)),
+        "architectures": [architecture],
+        "num_local_experts": 128,
+        "intermediate_size": 768,
+        "interleave_moe_layer_step": 1,
+    }
+    with pytest.raises(CheckpointRefusedError, match="different ways"):
+        derive_layers(config, H100)
+
+
+def test_the_transformers_backend_takes_no_mxfp4() -> None:
+    mxfp4 = {"quant_method": "mxfp4"}
+    assert asked(one(mxfp4))[0] == "mxfp4_deepseek_v4"
+    with pytest.raises(CheckpointRefusedError, match="Transformers modelling backend"):
+        derive_layers({**qwen3(mxfp4), "architectures": ["FlexOlmoForCausalLM"]}, H100)
