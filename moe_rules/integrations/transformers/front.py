@@ -15,7 +15,7 @@ class Front(nn.Module):
 
     _plain_class: type[nn.Module]
     attributes: ClassVar[tuple[str, ...]]
-    """What it keeps in a module."""
+    """What it keeps in a module, what was found out of that first."""
 
     @torch.compiler.assume_constant_result  # type: ignore[misc]
     def when_traced(self, function: Callable[..., None], *args: object) -> None:
@@ -24,6 +24,12 @@ class Front(nn.Module):
         Before torch 2.13 it gives a module to none but the module's own methods.
         """
         function(self, *args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """What is set may be what the module's code looks at, so that it is asked anew."""
+        if name != "training":
+            self.__dict__.pop(self.attributes[0], None)
+        super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles are plain."""

@@ -60,12 +60,6 @@ class Packable(Front):
             restore(self)
         return super().__getattr__(name)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """What is set may be what a kernel was selected by, as a limit or an activation."""
-        if name != "training":
-            self.__dict__.pop(SERVING, None)
-        super().__setattr__(name, value)
-
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         """Moves and casts parameters; then something else may serve the module."""
         restore(self)

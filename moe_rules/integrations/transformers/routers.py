@@ -93,11 +93,6 @@ class Choosing(Front):
             torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in multiplied)
         )
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """What is set may be what the router's code looks at, so that it is asked anew."""
-        self.__dict__.pop(_METHOD, None)
-        super().__setattr__(name, value)
-
 
 def make_choosing(parent: Any) -> None:
     """Put :class:`Choosing` in front of routers beside experts in ``parent``, if any are."""
