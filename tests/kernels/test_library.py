@@ -74,7 +74,10 @@ def test_graphs_have_the_operator(grad_mode):
 def test_autograd_says_that_there_is_no_gradient():
     x = X.clone().requires_grad_()
     with torch.enable_grad():
-        assert doubled_in_tests(x, 3.0).requires_grad == OPERATOR(x, 3.0).requires_grad
+        output = doubled_in_tests(x, 3.0)
+        assert output.requires_grad == OPERATOR(x, 3.0).requires_grad
+        with pytest.raises(RuntimeError, match=r"has no backward: call it under torch.no_grad\(\)"):
+            output.sum().backward()
 
 
 @torch.no_grad()

@@ -25,7 +25,8 @@ def register_operator(
     """Decorate a function of tensors to become ``torch.ops.moe_kernels.<its name>``.
 
     ``fake`` takes the same arguments and returns empty tensors of the right shape and dtype. The
-    function mutates none of its arguments, and has no gradient. Its first argument is a tensor, and
+    function mutates none of its arguments, and has no gradient: to ask for one is a RuntimeError,
+    where a compiler makes a graph of it when that is made. Its first argument is a tensor, and
     all are given by position. What the decorator returns calls the operator, or the function where
     that comes to the same.
     """
@@ -36,6 +37,7 @@ def register_operator(
         _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
         _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
         torch.library.register_fake(f"moe_kernels::{name}", fake, lib=_LIBRARY)
+        torch.library.register_autograd(f"moe_kernels::{name}", _no_backward(name), lib=_LIBRARY)
         operator: Callable[..., Any] = getattr(torch.ops.moe_kernels, name).default
 
         @functools.wraps(function)
@@ -45,6 +47,13 @@ def register_operator(
         return call
 
     return decorate
+
+
+def _no_backward(name: str) -> Callable[..., Any]:
+    def backward(*_: Any) -> Any:
+        raise RuntimeError(f"{name} of moe_kernels has no backward: call it under torch.no_grad()")
+
+    return backward
 
 
 def _is_watched(args: tuple[Any, ...]) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from moe_rules.integrations.transformers.front import plain_class
-from moe_rules.integrations.transformers.layer import gemm_weights, stored, up_name
+from moe_rules.integrations.transformers.layer import gemm_weights
 from moe_rules.integrations.transformers.packed import CONVERTING, SERVING, Packable, restore
 from moe_rules.integrations.transformers.saying import say_fallback
 from moe_rules.integrations.transformers.serving import Serving, serve
@@ -43,7 +43,7 @@ def experts_forward(interface: Any) -> ExpertsForward:
             _prepare(self, top_k_index.shape[-1], hidden_states.dtype)
         w13, w2 = gemm_weights(self)
         if torch.is_grad_enabled() and (
-            hidden_states.requires_grad or top_k_weights.requires_grad or w13.requires_grad
+            hidden_states.requires_grad or top_k_weights.requires_grad or _is_trained(self)
         ):
             _say_fallback(type(self).__name__, _own_name(self), NO_BACKWARD)
             return _own(self, interface)(self, hidden_states, top_k_index, top_k_weights)
@@ -74,7 +74,7 @@ def _prepare_now(module: Any, top_k: int, dtype: torch.dtype) -> None:
     """
     with CONVERTING:
         serving = _serving(module)
-        if torch.is_grad_enabled() and stored(module, up_name(module)).requires_grad:
+        if torch.is_grad_enabled() and _is_trained(module):
             restore(module)
         elif serving is None or not serving.serves(*gemm_weights(module)):
             serving = serve(module, top_k, dtype)
@@ -87,6 +87,12 @@ def _serving(module: Any) -> Serving | None:
     """What serves ``module``, if it was made of the biases and scales that are there."""
     serving: Serving | None = getattr(module, SERVING, None)
     return serving if serving is not None and serving.is_of(module) else None
+
+
+def _is_trained(module: Any) -> bool:
+    """Whether gradients are asked of its weights, or of what is beside them."""
+    tensors = *gemm_weights(module), *module._parameters.values()
+    return any(x is not None and x.requires_grad for x in tensors)
 
 
 _prepare_traced = torch.compiler.assume_constant_result(_prepare_now)  # type: ignore[no-untyped-call]

@@ -192,6 +192,21 @@ def test_gradients_are_transformers_own(log):
     assert log.text.count("kernels here have no backward") == 1
 
 
+@pytest.mark.parametrize("compiles", BOOL)
+@pytest.mark.parametrize("name", ["down_proj", "gate_up_proj_bias", "down_proj_bias"])
+def test_a_gradient_of_one_parameter_alone(name, compiles):
+    module, wanted = experts(has_bias=True), experts(has_bias=True)
+    wanted.config._experts_implementation = "eager"
+    x, chosen = torch.randn(9, 32), routing(9, 6)
+    with torch.no_grad():
+        module(x, *chosen)
+    call = torch.compile(module, fullgraph=True, backend="aot_eager") if compiles else module
+    for one, run in ((module, call), (wanted, wanted)):
+        getattr(one, name).requires_grad_()
+        run(x, *chosen).sum().backward()
+    torch.testing.assert_close(getattr(module, name).grad, getattr(wanted, name).grad)
+
+
 def test_a_request_that_cannot_run_here_is_said(log, monkeypatch):
     monkeypatch.setenv("MOE_RULES_BACKEND", "unquantized=triton")
     x, (index, weights) = torch.randn(9, 32), routing(9, 6)
