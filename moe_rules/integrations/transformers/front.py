@@ -14,7 +14,7 @@ class Front(nn.Module):
     """What :func:`put_in_front` puts in front of the class of a module."""
 
     _plain_class: type[nn.Module]
-    attributes: ClassVar[tuple[str, ...]]
+    _kept: ClassVar[tuple[str, ...]]
     """What it keeps in a module, what was found out of that first."""
 
     @torch.compiler.assume_constant_result  # type: ignore[misc]
@@ -28,12 +28,12 @@ class Front(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         """What is set may be what the module's code looks at, so that it is asked anew."""
         if name != "training":
-            self.__dict__.pop(self.attributes[0], None)
+            self.__dict__.pop(self._kept[0], None)
         super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles are plain."""
-        state = {name: x for name, x in self.__dict__.items() if name not in self.attributes}
+        state = {name: x for name, x in self.__dict__.items() if name not in self._kept}
         return object.__new__, (plain_class(self),), state
 
 

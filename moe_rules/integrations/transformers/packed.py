@@ -44,7 +44,7 @@ class Packable(Front):
     """In front of the class of a module whose weights :func:`let_go` may take."""
 
     config: Any
-    attributes = (SERVING,)
+    _kept = (SERVING,)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """The module's own; what is not ours gets the module as it was."""

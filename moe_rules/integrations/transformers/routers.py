@@ -60,7 +60,7 @@ class Choosing(Front):
 
     _moe_rules_config: Any
     weight: torch.Tensor
-    attributes = (_METHOD, _CONFIG)
+    _kept = (_METHOD, _CONFIG)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """(router_logits [M, E], top_k_weights and top_k_index [M, topk]), as the module's own."""
@@ -111,7 +111,7 @@ def has_kernel(device: torch.device) -> bool:
 
 def let_choose(module: nn.Module) -> None:
     """Make a router what it was before anything here had to do with it."""
-    for name in Choosing.attributes:
+    for name in Choosing._kept:
         module.__dict__.pop(name, None)
     make_plain(module)
 
