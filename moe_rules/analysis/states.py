@@ -40,5 +40,4 @@ class Asking:
 
 def adjust(adjustment: Adjustment, state: Ordering) -> Ordering:
     """The state once an adjustment has been applied."""
-    withdrawn = adjustment.names if adjustment.action == "withdraw" else ()
-    return Ordering(adjusted(state.order, [adjustment]), state.withdrawn.union(withdrawn))
+    return Ordering(*adjusted(adjustment, state.order, state.withdrawn))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moe_rules.cli.errors import UserError
+from moe_rules.vocabulary.fact_values import integer
 
 if TYPE_CHECKING:
     from moe_rules.reporting import Report
@@ -294,14 +295,15 @@ def json_mapping(text: str) -> dict[str, Any]:
 
 def positive(text: str) -> int:
     """A whole number from 1 up."""
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
+    number = integer(text)
+    if number is None or number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return number
 
 
 def count(text: str) -> int:
     """A whole number from 0 up."""
-    if not text.isdecimal():
+    number = integer(text)
+    if number is None or number < 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 up")
-    return int(text)
+    return number

@@ -320,13 +320,14 @@ def conditions_of(words: list[str], facts: Mapping[str, Fact]) -> dict[str, Any]
 
 def _value(fact: Fact | None, text: str) -> Any:
     """What stands to the right of a fact: as in a rule file, a scalar by the fact's type."""
+    from moe_rules.vocabulary.fact_values import integer
+
     if text[:1] in "[{":
         return as_in_a_file(text, "--when")
     if fact is not None and fact.type in ("bool", "switch") and text in ("true", "false"):
         return text == "true"
-    if fact is not None and fact.type == "int" and text.lstrip("-").isdigit():
-        return int(text)
-    return text
+    number = integer(text) if fact is not None and fact.type == "int" else None
+    return text if number is None else number
 
 
 def as_in_a_file(text: str, option: str) -> Any:

@@ -174,7 +174,7 @@ class Side:
 
     @functools.cache  # noqa: B019
     def _tells_calls_apart(self, oracle: str) -> bool:
-        return any(boundaries(self.selector.rules.oracles[oracle]))
+        return any(boundaries(self.selector.rules, oracle))
 
     @functools.cache  # noqa: B019
     def _kernels_ask_request(self, oracle: str) -> bool:

@@ -172,10 +172,10 @@ class Explanation:
         """The facts that were asked with, the request that applies in the place of the layer's."""
         return self._outcome.supplied
 
-    @functools.cached_property
+    @property
     def facts(self) -> FactMap:
         """The facts as the kernels were asked with them, before a backend's own assumptions."""
-        return {**self._plan.known, **self._outcome.facts}
+        return self._outcome.facts
 
     @functools.cached_property
     def kernel_facts(self) -> FactMap:

@@ -14,6 +14,7 @@ from moe_rules.language.fact_tests import Predicate
 from moe_rules.language.rules import (
     Adjustment,
     Assumed,
+    Assumption,
     Backend,
     Kernel,
     Oracle,
@@ -120,28 +121,41 @@ class _Specialiser:
     ) -> None:
         self.rules = rules
         self.oracle = oracle
-        assumed = [(a.when.fold(known, unknown), a.values) for a in oracle.assume]
-        # A fact that is assumed under some condition only is no constant.
-        for when, values in assumed:
-            for name, value in values:
-                known.pop(name, None)
-                if when is ALWAYS and not isinstance(value, ValueOf):
-                    known[name] = value
-        self.known = known
-        self.unknown = frozenset(name for name in unknown if name not in known)
+        self.given = known, unknown
+        self.known, self.unknown = self.given
+        self.perhaps: frozenset[str] = frozenset()
+        # Derived facts follow from what is supplied, before anything is assumed.
+        self.derived = self._derived()
+        self.assumptions: list[tuple[Predicate | None, Assume]] = []
+        for assumption in oracle.assume:
+            self._assume_from_now(assumption)
+
+    def _assume_from_now(self, assumption: Assumption) -> None:
+        """Rules that come later, other assumptions among them, meet what this one assumes."""
+        when = self._fold(assumption.when)
+        if _never(when):
+            return
+        assume = _assume(assumption.values)
+        if when is ALWAYS:
+            self.assumptions.append((None, assume))
+            self.known, self.unknown = _assuming(assumption.values, self.known, self.unknown)
+        else:
+            self.assumptions.append((self._predicate(when, unknown=False), assume))
+            # A fact that is assumed under some condition only is no constant, nor always unknown.
+            names = {name for name, _ in assumption.values}
+            self.known = {n: value for n, value in self.known.items() if n not in names}
+            self.perhaps |= self.unknown & names
+            self.unknown -= names
 
     def plan(self) -> OraclePlan:
         oracle = self.oracle
+        known, unknown = self.given
         return OraclePlan(
             oracle=oracle,
-            known=self.known,
-            unknown=self.unknown,
-            derived=self._derived(),
-            assumptions=[
-                (None if when is ALWAYS else when.predicate(unknown=False), _assume(a.values))
-                for a in oracle.assume
-                if (when := self._fold(a.when)) is not NEVER
-            ],
+            known=known,
+            unknown=unknown,
+            derived=self.derived,
+            assumptions=self.assumptions,
             shortcuts=self._steps(oracle.shortcuts),
             requests={
                 word: [plan for case in cases if (plan := self._request(case)) is not None]
@@ -149,7 +163,7 @@ class _Specialiser:
             },
             switches=self._steps(oracle.switches),
             adjustments=[
-                (when.predicate(unknown=False), adjustment)
+                (self._predicate(when, unknown=False), adjustment)
                 for adjustment in oracle.adjust
                 if not _never(when := self._fold(adjustment.when))
             ],
@@ -158,6 +172,12 @@ class _Specialiser:
 
     def _fold(self, condition: Condition) -> Condition:
         return condition.fold(self.known, self.unknown)
+
+    def _predicate(self, folded: Condition, *, unknown: bool) -> Predicate:
+        """A function of the facts, ``unknown`` standing for what nobody supplies or assumes."""
+        if self.perhaps.isdisjoint(folded.fact_names()):
+            return folded.predicate(unknown=unknown)
+        return lambda facts: unknown if (truth := folded.holds(facts)) is None else truth
 
     def _derived(self) -> list[tuple[str, list[tuple[Truth, FactValue | ValueOf]]]]:
         return [
@@ -186,7 +206,7 @@ class _Specialiser:
             when = self._fold(step.when)
             if not _never(when):
                 backend = step.backend and self._backend(step.backend, step.assume)
-                plans.append(StepPlan(step, when.predicate(unknown=False), backend or None))
+                plans.append(StepPlan(step, self._predicate(when, unknown=False), backend or None))
         return plans
 
     def _request(self, case: RequestCase) -> RequestPlan | None:
@@ -194,16 +214,11 @@ class _Specialiser:
         if _never(when):
             return None
         backends = [self._backend(backend, case.assume) for backend in case.backends]
-        return RequestPlan(case, when.predicate(unknown=False), backends)
+        return RequestPlan(case, self._predicate(when, unknown=False), backends)
 
     def _backend(self, backend: Backend, assume: Assumed) -> BackendPlan:
         assumed = assumed_together(assume, backend.assume)
-        known, unknown = dict(self.known), self.unknown
-        for name, value in assumed:
-            known.pop(name, None)
-            unknown = unknown - {name}
-            if not isinstance(value, ValueOf):
-                known[name] = value
+        known, unknown = _assuming(assumed, self.known, self.unknown)
         requires = backend.requires.fold(known, unknown)
         kernels = []
         if requires is not NEVER:
@@ -212,27 +227,36 @@ class _Specialiser:
                 fits = choice.kernel.condition.fold(known, unknown)
                 if _never(offered) or fits is NEVER:
                     continue
-                kernels.append(KernelPlan(choice.kernel, _both(offered, fits)))
+                kernels.append(KernelPlan(choice.kernel, self._both(offered, fits)))
         return BackendPlan(
             backend=backend,
             assumed=assumed,
             assume=_assume(assumed) if assumed else None,
-            requires=None if requires is ALWAYS else requires.predicate(unknown=True),
+            requires=None if requires is ALWAYS else self._predicate(requires, unknown=True),
             kernels=kernels,
         )
+
+    def _both(self, offered: Condition, fits: Condition) -> Predicate:
+        asks = self._predicate(fits, unknown=True)
+        if offered is ALWAYS:
+            return asks
+        is_offered = self._predicate(offered, unknown=False)
+        return lambda facts: is_offered(facts) and asks(facts)
+
+
+def _assuming(
+    assumed: Assumed, known: FactMap, unknown: frozenset[str]
+) -> tuple[FactMap, frozenset[str]]:
+    """What is known, and what never will be, where some facts are assumed."""
+    names = {name for name, _ in assumed}
+    constants = {name: v for name, v in assumed if not isinstance(v, ValueOf)}
+    kept = {name: value for name, value in known.items() if name not in names}
+    return {**kept, **constants}, unknown - names
 
 
 def _never(condition: Condition) -> bool:
     """A condition that has to hold for a rule to apply, and never will be known to."""
     return isinstance(condition, Constant) and not condition.value
-
-
-def _both(offered: Condition, fits: Condition) -> Predicate:
-    asks = fits.predicate(unknown=True)
-    if offered is ALWAYS:
-        return asks
-    is_offered = offered.predicate(unknown=False)
-    return lambda facts: is_offered(facts) and asks(facts)
 
 
 def _assume(values: Assumed) -> Assume:

@@ -234,29 +234,35 @@ def narrowed(
 
 
 def _adjusted_order(priority: tuple[str, ...], active: list[Adjustment]) -> Order:
+    order, withdrawn = priority, frozenset[str]()
+    for adjustment in active:
+        order, withdrawn = adjusted(adjustment, order, withdrawn)
     removals = [a for a in active if a.action in ("drop", "withdraw")]
-    return (
-        adjusted(priority, active),
-        tuple((name, a.reason) for a in removals for name in a.names),
-        frozenset(name for a in removals if a.action == "withdraw" for name in a.names),
-    )
+    removed = ((name, a.reason) for a in removals for name in a.names if name not in order)
+    return order, tuple(removed), withdrawn
 
 
-def adjusted(priority: tuple[str, ...], adjustments: Iterable[Adjustment]) -> tuple[str, ...]:
-    """Apply adjustments one after the other to a priority list."""
-    order = list(priority)
-    for adjustment in adjustments:
-        if adjustment.anchor is not None:
-            _move(order, adjustment.names[0], adjustment.action == "before", adjustment.anchor)
-            continue
-        rest = [name for name in order if name not in adjustment.names]
-        if adjustment.action == "first":
-            order = [*adjustment.names, *rest]
-        elif adjustment.action == "last":
-            order = [*rest, *adjustment.names]
-        else:
-            order = rest
-    return tuple(order)
+def adjusted(
+    adjustment: Adjustment, order: tuple[str, ...], withdrawn: frozenset[str]
+) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The order of backends, and those that are not even available by name, after an adjustment.
+
+    What it puts into the order again is no longer withdrawn.
+    """
+    names = adjustment.names
+    if adjustment.anchor is not None:
+        moved = list(order)
+        _move(moved, names[0], adjustment.action == "before", adjustment.anchor)
+        return tuple(moved), withdrawn.difference(moved)
+    rest = tuple(name for name in order if name not in names)
+    match adjustment.action:
+        case "first":
+            return (*names, *rest), withdrawn.difference(names)
+        case "last":
+            return (*rest, *names), withdrawn.difference(names)
+        case "withdraw":
+            return rest, withdrawn.union(names)
+    return rest, withdrawn
 
 
 def _move(order: list[str], name: str, before: bool, anchor: str) -> None:

@@ -6,6 +6,7 @@ Anchors are allowed, but a document that grows through them beyond :data:`MAX_NO
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from moe_rules.files.problems import KeyPath, Location, Problem, RuleFileError
 MAX_BYTES = 4 * 1024 * 1024
 MAX_NODES = 50_000
 MAX_DEPTH = 100
+_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
+"""Text with more digits stays text, which nothing takes for a number."""
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -202,7 +205,7 @@ class _Reader:
             return {"true": True, "false": False}.get(text.lower(), text)
         if kind == "null":
             return None
-        if kind == "int" and text.lstrip("+-").isdigit():
+        if kind == "int" and _INTEGER.fullmatch(text):
             return int(text)
         if kind == "float":
             try:

@@ -121,6 +121,16 @@ class Assumption(Listed):
     )
 
 
+_OF_STEPS = {
+    "take": ("kernels",),
+    "try": ("kernels", "requires", "assume"),
+    "force": ("kernels", "requires", "assume", "error"),
+    "refuse": ("error",),
+    "drop": (),
+}
+"""What a step does, and the keys that say more of it."""
+
+
 class Step(Listed):
     """One step of ``shortcuts`` or ``switches``; the first that decides ends the selection."""
 
@@ -143,9 +153,13 @@ class Step(Listed):
 
     @model_validator(mode="after")
     def _one_action(self) -> Step:
-        actions = [self.take, self.try_, self.force, self.refuse, self.drop]
-        if sum(action is not None for action in actions) != 1:
-            raise ValueError("a step does exactly one of: take, try, force, refuse, drop")
+        said = self.model_dump(exclude_unset=True, by_alias=True, exclude_none=True)
+        actions = [action for action in _OF_STEPS if action in said]
+        if len(actions) != 1:
+            raise ValueError(f"a step does exactly one of: {', '.join(_OF_STEPS)}")
+        for key in ("kernels", "requires", "assume", "error"):
+            if key in said and key not in _OF_STEPS[actions[0]]:
+                raise ValueError(f"{key!r} says nothing with {actions[0]!r}")
         return self
 
 

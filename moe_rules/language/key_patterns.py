@@ -16,7 +16,7 @@ from moe_rules.language.fact_tests import (
     ScalePattern,
     comparison,
 )
-from moe_rules.vocabulary.fact_values import FactError, did_you_mean, in_words
+from moe_rules.vocabulary.fact_values import FactError, did_you_mean, in_words, parse_number
 
 _EXTENTS = ("rows", "columns")
 
@@ -91,10 +91,10 @@ def _extent(name: str, raw: Any) -> OneOf | Compare:
 
 
 def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise FactError(f"{text!r} is not a whole number") from None
+    number = parse_number(text)
+    if not isinstance(number, int):
+        raise FactError(f"{text!r} is not a whole number")
+    return number
 
 
 def _written(raw: Any) -> str:

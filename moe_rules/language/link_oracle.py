@@ -125,6 +125,14 @@ class OracleLinker:
         """Backends without those that are withdrawn."""
         return [name for name in names if name not in self.gone]
 
+    def _known_backends(self, part: Part, names: list[str], path: KeyPath) -> None:
+        """Note what is wrong with a list of backends: names of none, and names that come twice."""
+        for i, name in enumerate(names):
+            self._known_backend(part, name, (*path, i))
+            if name in names[:i]:
+                message = f"{name!r} stands in the {path[-1]} twice"
+                self.parser(part).problem("duplicate-backend", message, (*path, i))
+
     def _known_backend(self, part: Part, name: str, path: KeyPath) -> rules.Backend | None:
         """The backend of that name; None, which is a finding unless it is withdrawn, for none."""
         backend = self.backends.get(name)
@@ -249,8 +257,7 @@ class OracleLinker:
         if table.refuse is not None:
             return rules.Step("refuse", when, reason, text=table.refuse, error=table.error)
         if table.drop is not None:
-            for i, name in enumerate(table.drop):
-                self._known_backend(part, name, (*path, "drop", i))
+            self._known_backends(part, table.drop, (*path, "drop"))
             names = self._standing(table.drop)
             empty = table.drop and not names
             return None if empty else rules.Step("drop", when, reason, names=tuple(names))
@@ -314,13 +321,8 @@ class OracleLinker:
 
     def _priority(self, part: Part, names: list[str]) -> tuple[str, ...]:
         path = self._path("priority")
-        for i, name in enumerate(names):
-            self._known_backend(part, name, (*path, i))
-            if name in names[:i]:
-                self.parser(part).problem(
-                    "duplicate-backend", f"{name!r} stands in the priority twice", (*path, i)
-                )
-        return tuple(dict.fromkeys(self._standing(names)))
+        self._known_backends(part, names, path)
+        return tuple(self._standing(names))
 
     def _variants(self, part: Part, table: raw.Variants) -> rules.Variants | None:
         path = self._path("variants")
@@ -368,8 +370,7 @@ class OracleLinker:
             "withdraw": table.withdraw,
         }
         action, names = next((word, names) for word, names in lists.items() if names is not None)
-        for i, name in enumerate(names):
-            self._known_backend(part, name, (*path, action, i))
+        self._known_backends(part, names, (*path, action))
         standing = tuple(self._standing(names))
         if names and not standing:
             return None

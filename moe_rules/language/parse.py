@@ -44,6 +44,7 @@ from moe_rules.vocabulary.fact_values import (
     FactValue,
     did_you_mean,
     in_words,
+    parse_number,
     parse_value,
     parse_version,
 )
@@ -132,7 +133,7 @@ class Parser:
         try:
             test = self._test(fact, raw, path)
             if fact.per_call and not isinstance(test, Compare):
-                raise FactError(f'{fact.name} differs from call to call; only compare it (">=64")')
+                raise _only_compared(fact)
             return test
         except FactError as error:
             self.problem("bad-value", str(error), path)
@@ -152,8 +153,8 @@ class Parser:
                 return IsSet(raw == "set")
             if raw[:1] in "<>" and raw:
                 return self._comparison(fact, raw)
-            if fact.type == "version" and raw.endswith(".*") and raw[:-2].isdigit():
-                return Family(int(raw[:-2]))
+            if fact.type == "version" and raw.endswith(".*"):
+                return Family(parse_version(f"{raw[:-1]}0")[0])
             if fact.type in ("string", "enum") and raw.endswith("*") and len(raw) > 1:
                 return self._prefix(fact, raw[:-1])
         value = parse_value(fact, raw)
@@ -189,7 +190,7 @@ class Parser:
     def _comparison(self, fact: Fact, raw: str) -> FactTest:
         if fact.type not in ("int", "float", "version"):
             raise FactError(f"{fact.name} has no order, so {raw!r} cannot be tested")
-        return comparison(raw, parse_version if fact.type == "version" else _number)
+        return comparison(raw, parse_version if fact.type == "version" else parse_number)
 
     def _structured(self, fact: Fact, raw: dict[str, AnyValue], path: KeyPath) -> FactTest:
         if len(raw) == 1:
@@ -217,6 +218,8 @@ class Parser:
             raise FactError(f"there is no fact {name!r}{did_you_mean(str(name), self.facts)}")
         if other.type != kind:
             raise FactError(f"{name!r} is {other.domain}; it cannot be compared with this fact")
+        if other.per_call:
+            raise _only_compared(other)
         return other.name
 
     def _set(self, written: str) -> list[AnyValue]:
@@ -228,17 +231,20 @@ class Parser:
 
     def schemes(self, raw: list[dict[str, AnyValue]], path: KeyPath) -> Condition:
         """Read a kernel's list of quantization schemes."""
-        weight, activation = self.facts["weight_key"], self.facts["activation_key"]
         schemes = []
         for i, item in enumerate(raw):
             here = (*path, i)
-            schemes.append(
-                Scheme(
-                    self.test(weight, item["weight"], (*here, "weight")),
-                    self.test(activation, item["activation"], (*here, "activation")),
-                    self.condition(item.get("when"), (*here, "when")),
-                )
-            )
+            when = self.condition(item.get("when"), (*here, "when"))
+            keys: list[FactTest] = []
+            for part in ("weight", "activation"):
+                fact = self.facts[f"{part}_key"]
+                test = self.test(fact, item[part], (*here, part))
+                if test.facts():  # more is asked than the pair of keys
+                    place = self.source.at((*here, part))
+                    when = all_of(when, Clause(fact.name, test, reason_code(fact), place))
+                    test = Anything()
+                keys.append(test)
+            schemes.append(Scheme(keys[0], keys[1], when))
         return Schemes(tuple(schemes), self.source.key_at(path))
 
     def value(self, fact: Fact, raw: AnyValue, path: KeyPath) -> FactValue:
@@ -256,14 +262,10 @@ class Parser:
             alike = [one.name for one in self.facts.values() if one.type == fact.type]
             hint = did_you_mean(str(name), alike)
             self.problem("unknown-fact", f"there is no {fact.type} fact {name!r}{hint}", path)
+        elif other.per_call:
+            self.problem("bad-value", str(_only_compared(other)), path)
         return ValueOf(str(name))
 
 
-def _number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        try:
-            return float(text)
-        except ValueError:
-            raise FactError(f"{text!r} is not a number") from None
+def _only_compared(fact: Fact) -> FactError:
+    return FactError(f'{fact.name} differs from call to call; only compare it (">=64")')

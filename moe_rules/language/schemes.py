@@ -20,7 +20,10 @@ from moe_rules.vocabulary.record import Record
 
 
 class Scheme(Record):
-    """One line of a kernel's ``schemes``: weight and activation keys it takes, and when."""
+    """One line of a kernel's ``schemes``: weight and activation keys it takes, and when.
+
+    The tests of keys look at no other fact.
+    """
 
     weight: FactTest
     activation: FactTest

@@ -6,18 +6,29 @@ one decision serves each. A bound kernel dispatches on the range without asking 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from moe_rules.engine.decision import Decision
 from moe_rules.language.fact_tests import Compare
-from moe_rules.language.rules import Oracle
+from moe_rules.language.rules import PlatformRules
 from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.record import Record
 
-_AFTER = {">=": 0, "<": 0, ">": 1, "<=": 1}
-"""How far behind a compared number the next range begins."""
+
+def _following(bound: float) -> int:
+    return math.floor(bound) + 1
+
+
+_NEXT: dict[str, Callable[[float], int]] = {
+    ">=": math.ceil,
+    "<": math.ceil,
+    ">": _following,
+    "<=": _following,
+}
+"""Where the range behind a compared number begins."""
 
 
 class TokenRange(Record):
@@ -47,8 +58,7 @@ def decide_by_num_tokens(
 
     Raises FactError as :meth:`Selector.decide`.
     """
-    rules = selector.rules.oracles.get(oracle)
-    starts = sorted({1, *(() if rules is None else boundaries(rules, fact))})
+    starts = sorted({1, *boundaries(selector.rules, oracle, fact)})
     ranges: list[TokenRange] = []
     for i, first in enumerate(starts):
         last = starts[i + 1] - 1 if i + 1 < len(starts) else None
@@ -65,11 +75,15 @@ def _same(one: Decision, other: Decision) -> bool:
     return (one.backend, one.kernel, one.failed) == (other.backend, other.kernel, other.failed)
 
 
-def boundaries(oracle: Oracle, fact: str = "num_tokens") -> Iterator[int]:
-    """Numbers of tokens at which some clause of the oracle changes its mind."""
-    for condition in oracle.conditions():
+def boundaries(rules: PlatformRules, oracle: str, fact: str = "num_tokens") -> Iterator[int]:
+    """Numbers of tokens at which some clause changes its mind; none for no oracle of the rules."""
+    if oracle not in rules.oracles:
+        return
+    derived = (when for one in rules.derived for when, _ in one.cases)
+    for condition in (*rules.oracles[oracle].conditions(), *derived):
         for clause in condition.clauses():
             if clause.fact == fact and isinstance(clause.test, Compare):
                 for sign, bound in clause.test.bounds:
-                    if isinstance(bound, int) and bound + _AFTER[sign] > 1:
-                        yield bound + _AFTER[sign]
+                    assert isinstance(bound, int | float)
+                    if (start := _NEXT[sign](bound)) > 1:
+                        yield start

@@ -69,7 +69,8 @@ class Selector:
     ``constants`` are facts that never change for this selector: platform and software facts,
     and switches if they are fixed. ``unknown`` are facts that no call will supply; if not given,
     the platform and software facts that are not constant. ``find`` is asked for such
-    a fact where a rule asks for it and it is not constant.
+    a fact where a rule asks for it and it is not constant. Facts of a call take the place of
+    constants.
 
     ``requested`` are backends that the user asks for by oracle and role of the model, before those
     of the rules; either takes the place of the layer's own ``moe_backend``.
@@ -104,7 +105,7 @@ class Selector:
         self._defaults = {**REQUEST_DEFAULTS, **constants}
         for name in self._unreadable:
             del self._defaults[name]
-        self._plans: dict[tuple[str, frozenset[str]], OraclePlan] = {}
+        self._plans: dict[tuple[str, frozenset[str], frozenset[str]], OraclePlan] = {}
         self._remembered: dict[int, list[tuple[_Asked, Decision]]] = {}
         self._asked: Counter[tuple[str, ...]] = Counter()
         self._functions: dict[tuple[str, ...], Function | None] = {}
@@ -211,10 +212,11 @@ class Selector:
         """Go through the rules."""
         supplied, requested = self._supplied(oracle, facts)
         unknown = self._unknown
-        if not PER_CALL.isdisjoint(facts):
+        if not unknown.isdisjoint(facts):
             unknown = unknown.difference(facts)
+        others = frozenset(self.constants.keys() & facts.keys())
         while True:
-            plan = self._plan(oracle, unknown)
+            plan = self._plan(oracle, unknown, others)
             try:
                 outcome = run(plan, supplied)
             except KeyError as error:
@@ -267,17 +269,19 @@ class Selector:
             return False
         return True
 
-    def _plan(self, oracle: str, unknown: frozenset[str]) -> OraclePlan:
-        key = (oracle, unknown)
+    def _plan(self, oracle: str, unknown: frozenset[str], others: frozenset[str]) -> OraclePlan:
+        """The plan of an oracle for deployments that say the ``others`` of the constants."""
+        key = (oracle, unknown, others)
         plan = self._plans.get(key)
         if plan is None:
             if oracle not in self.rules.oracles:
-                known = list(self.rules.oracles)
+                names = list(self.rules.oracles)
                 raise FactError(
                     f"the rules of {self.rules.platform} have no oracle {oracle!r}"
-                    f"{did_you_mean(oracle, known)} (known: {', '.join(known)})"
+                    f"{did_you_mean(oracle, names)} (known: {', '.join(names)})"
                 )
-            plan = specialise(self.rules, self.rules.oracles[oracle], self.constants, unknown)
+            known = {n: v for n, v in self.constants.items() if n not in others}
+            plan = specialise(self.rules, self.rules.oracles[oracle], known, unknown)
             self._plans[key] = plan
         return plan
 

@@ -13,6 +13,7 @@ from moe_rules.vocabulary.readings import Reading, Unreadable
 from moe_rules.vocabulary.record import Record
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
+_VERSION = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
 
 FactValue = bool | int | float | str | tuple[int, int] | QuantKey | Unreadable | None
 FactType = Literal["bool", "switch", "int", "float", "enum", "string", "version", "quant_key"]
@@ -93,10 +94,19 @@ def parse_version(text: object) -> tuple[int, int]:
     """A version as (major, minor) from "9.0", 9.0 or [9, 0]. Raises FactError."""
     if isinstance(text, tuple | list) and len(text) == 2 and all(type(n) is int for n in text):
         return (text[0], text[1])
-    major, dot, minor = str(text).partition(".")
-    if not (dot and major.isdigit() and minor.isdigit()):
+    match = _VERSION.fullmatch(str(text))
+    if match is None:
         raise FactError(f'{text!r} is not a version; write it as "9.0"')
-    return (int(major), int(minor))
+    return (int(match[1]), int(match[2]))
+
+
+def parse_number(text: str) -> int | float:
+    """A number from its text. Raises FactError for what is none, or not finite."""
+    whole = integer(text)
+    number = _finite(text) if whole is None else whole
+    if number is None:
+        raise FactError(f"{text!r} is not a number")
+    return number
 
 
 def parse_value(fact: Fact, raw: object) -> FactValue:
@@ -116,7 +126,7 @@ def parse_value(fact: Fact, raw: object) -> FactValue:
             if str(raw).lower() in words:
                 return words[str(raw).lower()]
         case "int":
-            value = _integer(raw)
+            value = integer(raw)
             if value is not None and (fact.least is None or value >= fact.least):
                 return value
         case "float":
@@ -138,14 +148,15 @@ def parse_value(fact: Fact, raw: object) -> FactValue:
     raise FactError(f"{fact.name} cannot be {raw!r}; it is {fact.domain}")
 
 
-def _integer(raw: object) -> int | None:
+def integer(raw: object) -> int | None:
+    """The whole number that a value or its text is, None for any other."""
     if type(raw) is int:
         return raw
     return int(raw) if isinstance(raw, str) and _INTEGER.fullmatch(raw) else None
 
 
 def _finite(raw: object) -> float | None:
-    if isinstance(raw, bool):
+    if isinstance(raw, bool) or (isinstance(raw, str) and "_" in raw):
         return None
     try:
         number = float(raw)  # type: ignore[arg-type]

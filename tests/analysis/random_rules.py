@@ -101,6 +101,7 @@ _assumed = st.one_of(
     st.just({"activation_key": {"value_of": "moe_activation_override"}}),
     st.just({"weight_key": "kMxfp4Static"}),
     st.just({"group_size": 32}),
+    st.builds(lambda has: {"deep_gemm": has}, st.booleans()),
 )
 
 
@@ -185,7 +186,7 @@ _backends = st.builds(
 _scheme = st.builds(
     lambda weight, activation: {"weight": weight, "activation": activation},
     _key(KEYS),
-    _key(ACTIVATION_KEYS),
+    st.one_of(_key(ACTIVATION_KEYS), st.just({"same_as": "moe_activation_override"})),
 )
 _tables = st.builds(
     lambda supports, schemes, requires: {
@@ -205,14 +206,7 @@ def rule_files(draw: st.DrawFn) -> dict[str, Any]:
     few = {"max_size": 2}
     oracle: dict[str, Any] = {
         "priority": draw(st.permutations(BACKENDS)),
-        "assume": draw(
-            st.lists(
-                st.builds(
-                    lambda when, values: {"when": when, "set": values}, conditions(), _assumed
-                ),
-                max_size=1,
-            )
-        ),
+        "assume": draw(st.lists(_when(st.builds(lambda values: {"set": values}, _assumed)), **few)),
         "shortcuts": draw(st.lists(_steps, **few)),
         "requests": {name: draw(_cases) for name in draw(st.sets(st.sampled_from(REQUESTS)))},
         "switches": draw(st.lists(_steps, **few)),

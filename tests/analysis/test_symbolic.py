@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from moe_rules.analysis.compiled import compile_oracle
 from moe_rules.analysis.questions import MISSING
+from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactError
 from moe_rules.vocabulary.facts import FACTS
 from tests.analysis.comparing import decided
@@ -40,6 +41,17 @@ def test_deployments_that_lack_facts_are_decided_alike(
         reject()
     compiled = compile_oracle([rules], "fp8", deployment=known)
     assert compiled.selections[0].result(known) == wanted
+
+
+@settings(max_examples=25, suppress_health_check=SLOW)
+@given(rule_files(), deployments(FACT_NAMES), st.sets(st.sampled_from(FACT_NAMES), max_size=8))
+def test_what_is_constant_is_decided_alike(file: dict, facts: dict, constant: set[str]) -> None:
+    rules = load(file)
+    known = {"device": "cuda", **facts}
+    constants = {n: value for n, value in known.items() if n in constant}
+    others = {n: value for n, value in known.items() if n not in constant}
+    found = Selector(rules, constants, unknown=()).decide("fp8", others)
+    assert found.result == decided(rules, "fp8", known)
 
 
 @settings(max_examples=15, suppress_health_check=SLOW)

@@ -44,6 +44,17 @@ def test_disable(small: MakeRules) -> None:
     assert "overlay0" in decision.removed[0].location.file
 
 
+def test_what_a_later_rule_puts_back_is_there_again(small: MakeRules) -> None:
+    without = overlay("adjust: [{withdraw: [FAST], because: broken here}]")
+    back = overlay("adjust: [{first: [FAST], because: mended}]")
+    selector = small(without, back)
+    assert select(selector).order == ("FAST", "SLOW")
+    assert select(selector).removed == ()
+    assert select(selector, moe_backend="fast").backend == "FAST"
+    with pytest.raises(InvalidRequestError):
+        select(small(without), moe_backend="fast")
+
+
 def test_add_a_backend(small: MakeRules) -> None:
     text = (
         overlay("adjust: [{first: [MINE]}]")

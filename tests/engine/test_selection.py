@@ -53,6 +53,54 @@ def test_all_failed_clauses_are_listed(small: MakeRules) -> None:
     assert [f.code for f in decision.candidates[0].failures] == ["device", "shape", "lora"]
 
 
+def test_facts_of_a_call_take_the_place_of_the_machines(small: MakeRules) -> None:
+    selector = small()
+    asked = selector.select("unquantized", layer(), compute_capability=(8, 0))
+    assert (asked.backend, asked.facts["compute_capability"]) == ("SLOW", (8, 0))
+    assert asked.candidates[0].failures[0].seen == "8.0"
+    assert select(selector).backend == "FAST"
+
+
+def test_facts_of_a_call_are_known_where_the_machine_has_none(small: MakeRules) -> None:
+    selector = small(rules=SMALL.replace('num_experts: "<=64"', "hpc: true"))
+    assert select(selector).backend == "FAST"
+    assert selector.select("unquantized", layer(), hpc=False).backend == "SLOW"
+
+
+def test_assumptions_meet_what_those_before_them_assume(small: MakeRules) -> None:
+    device = {"compute_capability": (8, 0)}
+    old = "{when: {compute_capability: '8.0'}, set: {num_experts: 128}}"
+    new = "{set: {compute_capability: '9.0'}}"
+    for order, backend in ((f"{old}, {new}", "SLOW"), (f"{new}, {old}", "FAST")):
+        selector = small(rules=with_section(f"    assume: [{order}]"), **device)
+        assert select(selector).backend == backend
+
+
+def test_derived_facts_follow_from_what_is_supplied(small: MakeRules) -> None:
+    rules = with_section("    assume: [{set: {use_ep: true}}]").replace(
+        'num_experts: "<=64"', "use_all2all_kernels: true"
+    )
+    sizes = FusedMoEParallelConfig(dp_size=2, use_ep=False)
+    assert select(small(rules=rules), moe_parallel_config=sizes).backend == "SLOW"
+    assert select(small(rules=rules, use_ep=False), moe_parallel_config=sizes).backend == "SLOW"
+
+
+def test_what_is_assumed_somewhere_may_be_unknown_elsewhere(small: MakeRules) -> None:
+    rules = with_section("    assume: [{when: {num_experts: 8}, set: {hpc: false}}]")
+    selector = small(rules=rules.replace('num_experts: "<=64"', "hpc: true"))
+    assert select(selector).backend == "SLOW"
+    assert select(selector, num_experts=9).backend == "FAST"
+
+
+def test_schemes_may_compare_keys_with_other_facts(small: MakeRules) -> None:
+    same = "{weight: none, activation: {same_as: moe_activation_override}}"
+    selector = small(rules=SMALL.replace("{weight: none, activation: none}", same))
+    key = NAMED_KEYS["kFp8Dynamic128Sym"]
+    for override, backend in ((None, "FAST"), (key, "SLOW"), (None, "FAST")):
+        asked = selector.select("unquantized", layer(), moe_activation_override=override)
+        assert asked.backend == backend
+
+
 def test_no_backend_is_an_error_with_every_reason(small: MakeRules) -> None:
     rules = SMALL.replace(
         "    supports: [lora, no_act_and_mul]\n", "    requires: {use_ep: true}\n"

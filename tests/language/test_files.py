@@ -47,6 +47,31 @@ BAD = {
         "activation cannot be 'sliu'; did you mean 'silu'?",
     ),
     "bad range": (SMALL.replace('"<=64"', '"<=lots"'), "'lots' is not a number"),
+    "range without a bound": (SMALL.replace('"<=64"', '"<=inf"'), "'inf' is not a number"),
+    "digits of another script": (SMALL.replace("9.0", "9.\N{SUPERSCRIPT TWO}"), "not a version"),
+    "family of no version": (
+        SMALL.replace('">=9.0"', '"\N{SUPERSCRIPT TWO}.*"'),
+        "is not a version",
+    ),
+    "more digits than Python reads": (
+        SMALL.replace('"<=64"', "9" * 5000),
+        "num_experts cannot be '9999",
+    ),
+    "a tag that the text does not fit": (
+        SMALL.replace('"<=64"', "!!int '+-5'"),
+        "num_experts cannot be '+-5'",
+    ),
+    "compared with what differs from call to call": (
+        SMALL.replace('"<=64"', "{same_as: num_tokens}"),
+        "num_tokens differs from call to call",
+    ),
+    "copy of what differs from call to call": (
+        SMALL.replace(
+            "    requests:",
+            "    assume: [{set: {num_experts: {value_of: num_tokens}}}]\n    requests:",
+        ),
+        "num_tokens differs from call to call",
+    ),
     "backend without entry": (
         SMALL.replace("priority: [FAST, SLOW]", "priority: [FAST, SLOWW]"),
         "declares no backend 'SLOWW'; did you mean 'SLOW'?",
@@ -54,6 +79,10 @@ BAD = {
     "backend twice in the priority": (
         SMALL.replace("priority: [FAST, SLOW]", "priority: [FAST, FAST]"),
         "'FAST' stands in the priority twice",
+    ),
+    "backend twice in an adjustment": (
+        SMALL.replace("    requests:", "    adjust: [{first: [SLOW, SLOW]}]\n    requests:"),
+        "'SLOW' stands in the first twice",
     ),
     "request of an absent backend": (
         SMALL.replace("slow: SLOW}", "slow: SLO}"),
@@ -100,6 +129,13 @@ BAD = {
     "step without an action": (
         SMALL.replace("    requests:", "    switches: [{because: no reason}]\n    requests:"),
         "exactly one of: take, try, force, refuse, drop",
+    ),
+    "step with a key of another action": (
+        SMALL.replace(
+            "    requests:",
+            "    switches: [{take: FAST, requires: {use_ep: true}}]\n    requests:",
+        ),
+        "'requires' says nothing with 'take'",
     ),
     "unknown feature": (
         SMALL.replace("[lora,", "[lorra,"),

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_rules.files.problems import RuleFileError
+from moe_rules.language.ruleset import load_platform
 from moe_rules.selectors.ranges import decide_by_num_tokens
 from moe_rules.selectors.selector import Selector, layer_facts
 from tests.conftest import SMALL, MakeRules
@@ -38,6 +42,31 @@ def test_ranges_begin_where_a_clause_changes_its_mind(small: MakeRules) -> None:
         (64, 1024, "SLOW"),
         (1025, None, "FAST"),
     ]
+
+
+def test_a_range_begins_behind_a_fraction(small: MakeRules) -> None:
+    for bound, last in (("<64.5", 64), ("<=64.5", 64), ("<64", 63), ("<=64", 64)):
+        rules = SMALL.replace('num_experts: "<=64"', f'num_tokens: "{bound}"')
+        ranges = decide_by_num_tokens(small(rules=rules), "unquantized", layer_facts(LAYER))
+        assert [(r.last, r.decision.backend) for r in ranges] == [(last, "FAST"), (None, "SLOW")]
+
+
+def test_what_follows_from_tokens_counts(write: Callable[[str, str], Path]) -> None:
+    words = write(
+        "mine/words.yaml",
+        """
+        derived:
+          few:
+            type: bool
+            meaning: A call has few tokens.
+            cases: [{when: {num_tokens: "<8"}, value: true}, {value: false}]
+        """,
+    )
+    packaged = write("packaged/cuda.yaml", SMALL.replace('num_experts: "<=64"', "few: true")).parent
+    rules = load_platform("cuda", [words.parent], packaged=packaged)
+    selector = Selector(rules, {"device": "cuda", "compute_capability": (9, 0)})
+    ranges = decide_by_num_tokens(selector, "unquantized", layer_facts(LAYER))
+    assert [(r.last, r.decision.backend) for r in ranges] == [(7, "FAST"), (None, "SLOW")]
 
 
 def test_requirements_of_kernels_count(small: MakeRules) -> None:
