@@ -194,9 +194,9 @@ class _Checker:
 
     def _note_words(self, kind: str, sources: Iterable[YamlSource], words: Words) -> None:
         """Note by which schema files are checked, if their words are not those of a rule set."""
-        if len(words.sources) > 1:
-            own = _schema_errors(kind, words)
-            self.own_schemas.update({source.file: own for source in sources})
+        files = {source.file for source in sources} - self.own_schemas.keys()
+        if files and len(words.sources) > 1:
+            self.own_schemas |= dict.fromkeys(files, _schema_errors(kind, words))
 
     def platform(
         self, platform: str, base: Path, overlay: list[Part], overlays: list[Path]
@@ -222,8 +222,9 @@ class _Checker:
         except RuleFileError as error:
             self.problems.extend(error.problems)
             return
-        if overlay:
-            self._note_words("platform", [part.source for part in overlay], Words(words_read))
+        known = Words(words_read)
+        self._note_words("platform", [part.source for part in overlay], known)
+        self._note_words("vocabulary", known.sources[1:], known)
         self.problems.extend(rules.warnings)
         self.problems.extend(requested_problems(rules.requested, rules.oracles))
 

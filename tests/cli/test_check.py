@@ -48,7 +48,8 @@ def test_an_overlay_may_have_words_of_its_own(write: Write) -> None:
     file = write("mine/cuda.yaml", f"platform: cuda\noracles: {{fp8: {{adjust: [{adjust}]}}}}\n")
     policy = "{name: ours, when: {activation: $ours}, never: {error: invalid_request}}"
     policies = write("mine/ours.policy.yaml", f"policies: [{policy}]\n")
-    write("mine/words.yaml", f"sets: {{ours: [silu]}}\n{derived}")
+    odd = "features: {odd: {meaning: odd, without: {activation: [$ours, gelu], mine: 1}}}\n"
+    write("mine/words.yaml", f"sets: {{ours: [silu]}}\n{derived}{odd}")
     assert check([file.parent]).problems == ()
     file.unlink()
     write("mine/words.yaml", derived)
