@@ -104,9 +104,13 @@ def _write(folder: Path, name: str, data: Any) -> None:
     with suppress(OSError):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=folder)
-        with os.fdopen(handle, "wb") as file:
-            file.write(_digest_of(text) + b"\n" + text)
-        os.replace(temporary, folder / name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(_digest_of(text) + b"\n" + text)
+            os.replace(temporary, folder / name)
+        except OSError:  # as where nothing is left of the disk
+            os.unlink(temporary)
+            raise
         kept = sorted(folder.glob("*.json"), key=os.path.getmtime, reverse=True)
         for old in kept[KEPT:]:
             old.unlink()

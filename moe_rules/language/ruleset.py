@@ -141,5 +141,7 @@ def load_platform(
 
         return to_plain(linked(platform, packaged_files, overlay_files, words, overlays), names)
 
+    named = [number for number, file in enumerate(overlay_files) if file in overlays]
     what = f"rules of {platform}, {len(packaged_files)} packaged files, {len(words)} of words"
+    what += f", overlays {named} named"
     return from_plain(stored(what, files, ROOMS, make), names)

@@ -88,6 +88,16 @@ def test_a_folder_that_takes_nothing_is_no_error(write: Write, cache: Path) -> N
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="files have no owner")
+def test_nothing_is_left_of_what_cannot_be_written(write: Write, cache: Path) -> None:
+    file, maker = write("a.yaml", "a"), Maker()
+    stored("thing", [file], ["files"], maker)
+    (kept,) = cache.iterdir()
+    kept.unlink()
+    kept.mkdir()  # which no file takes the place of
+    assert stored("thing", [file], ["files"], maker) == maker.value
+    assert list(cache.iterdir()) == [kept]
+
+
 def test_a_file_that_others_may_write_is_not_taken(write: Write, cache: Path) -> None:
     file, maker = write("a.yaml", "a"), Maker()
     stored("thing", [file], [], maker)
@@ -180,6 +190,14 @@ def test_a_packaged_file_and_an_overlay_of_one_content_are_not_one(
     write("packaged/cuda/more.yaml", more)
     with pytest.raises(RuleFileError, match="declared already"):
         load_platform("cuda", packaged=tmp_path / "packaged")
+
+
+def test_a_file_that_is_named_is_rules_whatever_was_stored_of_its_folder(write: Write) -> None:
+    rules = write("mine/cuda.yaml", "platform: cuda\n")
+    machine = write("mine/recorded.yaml", "platform: {device: cuda}\nsoftware: {}\n")
+    load_platform("cuda", [rules.parent])
+    with pytest.raises(RuleFileError, match="recorded"):
+        load_platform("cuda", [rules, machine])
 
 
 def test_words_of_an_overlay_are_not_remembered_beyond_an_edit(
