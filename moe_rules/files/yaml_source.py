@@ -18,8 +18,8 @@ from moe_rules.files.problems import KeyPath, Location, Problem, RuleFileError
 MAX_BYTES = 4 * 1024 * 1024
 MAX_NODES = 50_000
 MAX_DEPTH = 100
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-"""Text with more digits stays text, which nothing takes for a number."""
+_INTEGER = re.compile(r"[+-]?[0-9]{1,640}")
+"""What Python reads however it is set up; text with more digits stays text."""
 
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

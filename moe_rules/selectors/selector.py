@@ -33,6 +33,7 @@ from moe_rules.vocabulary.fact_values import (
     FactValue,
     SwitchError,
     did_you_mean,
+    parse_quant_key,
     parse_value,
 )
 from moe_rules.vocabulary.facts import FACTS, PER_CALL, REQUEST_DEFAULTS
@@ -364,8 +365,8 @@ def as_machine(machine: Machine | str | None) -> Machine:
 def select_backend(
     oracle: str,
     config: FusedMoEConfig,
-    weight_key: QuantKey | None = None,
-    activation_key: QuantKey | None = None,
+    weight_key: QuantKey | str | None = None,
+    activation_key: QuantKey | str | None = None,
     *,
     machine: Machine | str | None = None,
     rules: Sequence[str | Path] = (),
@@ -375,6 +376,7 @@ def select_backend(
 ) -> Decision:
     """Select the backend and kernel of one layer.
 
+    Keys are quantization keys or the names of such ("kFp8StaticTensorSym").
     ``machine`` is a :class:`~moe_rules.machines.machine.Machine`, a named machine or a recorded
     file; this machine if absent. ``rules`` are overlays, after those of ``MOE_RULES_PATH``.
     ``release`` is the release of vLLM that decides ("0.32"), the latest that is known if absent.
@@ -390,4 +392,5 @@ def select_backend(
     machine = as_machine(machine)
     environ = os.environ if environ is None else environ
     selector = selector_in(environ, machine, overlay_paths(rules, release))
-    return selector.select(oracle, config, weight_key, activation_key, **others)
+    keys = (None if key is None else parse_quant_key(key) for key in (weight_key, activation_key))
+    return selector.select(oracle, config, *keys, **others)

@@ -161,7 +161,7 @@ class FusedMoEConfig:
             )
         if self.intermediate_size_per_partition < 0:
             tp_size = self.moe_parallel_config.tp_size
-            if self.intermediate_size % tp_size:
+            if tp_size < 1 or self.intermediate_size % tp_size:
                 raise ValueError(
                     f"intermediate_size {self.intermediate_size} is not divisible by "
                     f"tp_size {tp_size}"

@@ -8,7 +8,7 @@ import pytest
 
 from moe_rules.engine.decision import Decision
 from moe_rules.selectors.errors import InvalidRequestError, NotSupportedError
-from moe_rules.selectors.selector import MAX_ASKED, Selector, layer_facts
+from moe_rules.selectors.selector import MAX_ASKED, Selector, layer_facts, select_backend
 from moe_rules.vocabulary.fact_values import FactError, FactValue
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
@@ -99,6 +99,15 @@ def test_schemes_may_compare_keys_with_other_facts(small: MakeRules) -> None:
     for override, backend in ((None, "FAST"), (key, "SLOW"), (None, "FAST")):
         asked = selector.select("unquantized", layer(), moe_activation_override=override)
         assert asked.backend == backend
+
+
+def test_the_public_call_takes_keys_by_name() -> None:
+    name = "kFp8StaticTensorSym"
+    for key in (name, NAMED_KEYS[name]):
+        asked = select_backend("fp8", LAYER, key, key, machine="h100", environ={})
+        assert asked.facts["weight_key"] is NAMED_KEYS[name]
+    with pytest.raises(FactError, match="unknown quantization key 'fp8'"):
+        select_backend("fp8", LAYER, "fp8", machine="h100", environ={})
 
 
 def test_no_backend_is_an_error_with_every_reason(small: MakeRules) -> None:

@@ -37,6 +37,7 @@ def test_it_is_as_constructed(given: dict[str, Any]) -> None:
         ({"num_expert": 8}, ValueError, "unknown layer fact 'num_expert'"),
         ({"moe_parallel_config": None}, ValueError, "unknown layer fact 'moe_parallel_config'"),
         ({"parallel": {"tp": 2}}, TypeError, "'tp'"),
+        ({"parallel": {"tp_size": 0}}, ValueError, "is not divisible by tp_size 0"),
         ({"activation": "tanh"}, ValueError, "unknown activation 'tanh'"),
         ({"parallel": {"tp_size": 7}}, ValueError, "not divisible by tp_size 7"),
     ],
