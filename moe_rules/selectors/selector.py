@@ -392,5 +392,6 @@ def select_backend(
     machine = as_machine(machine)
     environ = os.environ if environ is None else environ
     selector = selector_in(environ, machine, overlay_paths(rules, release))
-    keys = (None if key is None else parse_quant_key(key) for key in (weight_key, activation_key))
-    return selector.select(oracle, config, *keys, **others)
+    weight_key = None if weight_key is None else parse_quant_key(weight_key)
+    activation_key = None if activation_key is None else parse_quant_key(activation_key)
+    return selector.select(oracle, config, weight_key, activation_key, **others)
