@@ -378,7 +378,8 @@ def select_backend(
 
     Keys are quantization keys or the names of such ("kFp8StaticTensorSym").
     ``machine`` is a :class:`~moe_rules.machines.machine.Machine`, a named machine or a recorded
-    file; this machine if absent. ``rules`` are overlays, after those of ``MOE_RULES_PATH``.
+    file; this machine if absent. ``rules`` are overlays, after those of ``MOE_RULES_PATH``; a
+    process reads them once.
     ``release`` is the release of vLLM that decides ("0.32"), the latest that is known if absent.
     ``environ`` is where ``VLLM_*`` switches and ``MOE_RULES_BACKEND`` are read (``os.environ`` if
     absent). ``others`` are further facts: options of the quantization method, ``model_type``,
