@@ -30,7 +30,7 @@ TILE = TileConfig(FEW_ROWS, 16, 64, 1, 4, 2)
 def code(fmt: str, tokens: str) -> list[list[str]]:
     """The instructions of both GEMMs of a layer."""
     name, *keys = FORMATS[fmt]
-    config = FusedMoEConfig(8, 2, 1024, 512)
+    config = FusedMoEConfig(4, 2, 4608, 512)  # so long that there is a loop over turns
     keys = [None if key is None else NAMED_KEYS[key] for key in keys]
     ready = converted(random_layer(config, *keys, int(tokens), group_size=128), name)
     with compiling("few_rows_kernel") as found, trial(LayerConfig(TILE, TILE)):

@@ -184,13 +184,28 @@ def test_a_token_without_experts_gets_zeros():
         assert not kernel.apply(**ready.arguments()).any()
 
 
+def on_one_rank_of_four(whole, scheme):
+    experts = whole.moe_config.num_experts // 4
+    layer = whole.share(range(experts), FusedMoEParallelConfig(ep_size=4, use_ep=True))
+    return layer, converted(layer, SCHEMES[scheme][0])
+
+
+@pytest.mark.parametrize("scheme", ["fp8_block", "int4"])
+def test_a_token_of_more_experts_than_are_summed_of_which_some_are_on_this_rank(scheme):
+    whole, *_ = make(scheme, (32, 20, 640, 384, "silu", False), 1)
+    layer, ready = on_one_rank_of_four(whole, scheme)
+    kernel = bind(SCHEMES[scheme][0], layer.moe_config, ready.quant_config)
+    with trial(tiling(*TILES[0])):
+        output = kernel.apply(**ready.arguments())
+    assert relative_error(output, layer.reference(kernel)) <= 3 * layer.error_bound(kernel)
+
+
 @pytest.mark.parametrize("local", range(5))
 @pytest.mark.parametrize("scheme", ["fp8_block", "fp8_channel", "int4", "bf16"])
 def test_a_token_with_so_many_of_its_experts_on_this_rank(scheme, local):
     whole, *_ = make(scheme, (16, 6, 640, 384, "silu", False), 1)
-    layer = whole.share(range(4), FusedMoEParallelConfig(ep_size=4, use_ep=True))
+    layer, ready = on_one_rank_of_four(whole, scheme)
     layer.topk_ids[0] = torch.tensor([*range(4, 10 - local), *range(local)]).roll(1)
-    ready = converted(layer, SCHEMES[scheme][0])
     kernel = bind(SCHEMES[scheme][0], layer.moe_config, ready.quant_config)
     with trial(tiling(*TILES[0])):
         output = kernel.apply(**ready.arguments())

@@ -26,11 +26,13 @@ from moe_kernels.ops.few_rows_tokens import (
     columns_of_lane,
     load_tokens,
     pair_of_tokens,
+    pointers_of_part,
     products_of_chunk,
     quantized_tokens,
     tokens_in_shared,
     tokens_of_rows,
     tokens_of_turn,
+    viewed_shared,
 )
 from moe_kernels.ops.few_rows_weights import (
     expert_of_warps,
@@ -88,7 +90,8 @@ def _products(
 def _factor_and_bias(place, pair, factors, bias_ptr, routing, S: gl.constexpr):
     """What sums are to be multiplied by, and then to be added, as far as it is known before A is.
 
-    [warps, N, 1], or numbers. A bias is for the first warp of each pair. pair: the first.
+    [warps, N, 1], or numbers; and which warps have an expert. A bias is for the first warp of each
+    pair. pair: the first.
     """
     topk_weights_ptr = factors[0]
     b_scale_ptr, stride_bse, stride_bsn, _, row_scale_ptr, stride_rse, stride_rsn = factors[4:]
@@ -112,11 +115,11 @@ def _factor_and_bias(place, pair, factors, bias_ptr, routing, S: gl.constexpr):
         weight = gl.load(pointers, mask=exists, other=0.0).to(gl.float32)
         factor = weight * factor
         bias = weight * bias
-    return factor, bias
+    return factor, bias, exists
 
 
 @gluon.jit
-def _scaled(sums, factor, row_scale, rows, place, factors, routing, S: gl.constexpr):
+def _scaled(sums, factor, row_scale, rows, exists, factors, S: gl.constexpr):
     """``sums`` times ``factor`` and what A is scaled by, but for what is in them."""
     _, a_scale_ptr, stride_asm, _ = factors[:4]
     if S.quantizes == "token":
@@ -132,9 +135,22 @@ def _scaled(sums, factor, row_scale, rows, place, factors, routing, S: gl.conste
     elif S.packed_arithmetic:
         sums = restored_sums(sums, S.format)
     if S.summed != 0:
-        _, exists = expert_of_warps(place[0], routing, S)
         sums = gl.where(exists, sums, 0.0)
     return sums
+
+
+@gluon.jit
+def _activated(total, out_ptr, parameters, S: gl.constexpr):
+    """``total``, through the activation if there is one, as it is stored. Gated: [..., 2]."""
+    if S.form != "":
+        if S.quantized:
+            total = total.to(out_ptr.dtype.element_ty).to(gl.float32)
+        gate = total
+        up = total
+        if S.gated:
+            gate, up = gl.split(total)
+        total = activate(gate, up, parameters, S)
+    return total.to(out_ptr.dtype.element_ty)
 
 
 @gluon.jit
@@ -143,22 +159,43 @@ def _store(total, pair, num_rows, place, result, S: gl.constexpr):
     out_ptr, parameters = result
     _, tile_n, _, width = place
     PART_N: gl.constexpr = S.block_n // 2 if S.gated else S.block_n
-    if S.form != "":
-        if S.quantized:
-            total = total.to(out_ptr.dtype.element_ty).to(gl.float32)
-        gate = total
-        up = total
-        if S.gated:
-            both = gl.permute(gl.reshape(total, (PART_N // 8, 2, 8, ROWS)), (0, 2, 3, 1))
-            gate, up = gl.split(both)
-        total = activate(gate, up, parameters, S)
-        total = gl.reshape(total, (PART_N, ROWS))
+    if S.gated:
+        total = gl.permute(gl.reshape(total, (PART_N // 8, 2, 8, ROWS)), (0, 2, 3, 1))
+    total = gl.reshape(_activated(total, out_ptr, parameters, S), (PART_N, ROWS))
     layout: gl.constexpr = gl.BlockedLayout([1, 1], [8, 4], [S.warps, 1], [0, 1])
-    total = gl.convert_layout(total.to(out_ptr.dtype.element_ty), layout)
+    total = gl.convert_layout(total, layout)
     column = (tile_n * PART_N + gl.arange(0, PART_N))[:, None]
     pair = gl.convert_layout(pair, gl.SliceLayout(0, layout))[None, :].to(gl.int64)
     mask = (gl.arange(0, ROWS)[None, :] < num_rows) & (column < width)
     gl.store(out_ptr + pair * width + column, total, mask=mask)
+
+
+@gluon.jit
+def _store_of_one(sums, pair, exists, place, result, S: gl.constexpr):
+    """As :func:`_store`, what all warps' ``sums`` [warps, N, ROWS] of one token are together.
+
+    Its rows are all the same. By way of shared memory they come to threads that each have all that
+    a column of the result takes: whatever else moves numbers between warps has barriers of its own.
+    """
+    out_ptr, parameters = result
+    _, tile_n, _, width = place
+    TILES: gl.constexpr = S.block_n // 16
+    PART_N: gl.constexpr = S.block_n // 2 if S.gated else S.block_n
+    of_four_lanes, _ = gl.split(gl.reshape(sums, (S.warps, S.block_n, 4, 2)))
+    row_by_row: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [2, 1, 0])
+    memory = gl.allocate_shared_memory(gl.float32, [4, S.warps, S.block_n], row_by_row)
+    memory.store(gl.permute(of_four_lanes, (2, 0, 1)))
+    memory = viewed_shared(memory, [4, S.warps, TILES, 2, 8], [3, 2, 1, 0]).index(0)
+    layout: gl.constexpr = gl.BlockedLayout(
+        [S.warps, TILES, 2, 1], [1, 4, 1, 8], [1, S.warps, 1, 1], [3, 2, 1, 0]
+    )
+    total = gl.sum(memory.load(layout), 0)
+    if S.gated:
+        total = gl.permute(total, (0, 2, 1))
+    total = gl.reshape(_activated(total, out_ptr, parameters, S), (PART_N,))
+    column = tile_n * PART_N + gl.arange(0, PART_N, total.type.layout)
+    pair = gl.to_tensor(pair).to(gl.int64)
+    gl.store(out_ptr + pair * width + column, total, mask=exists & (column < width))
 
 
 @gluon.jit
@@ -292,7 +329,7 @@ def few_rows_kernel(
     tile_n, slot, experts, num_rows, ranks = _tile(routing, sorted_pairs, num_pairs, N, S)
     # A branch here would let all that is worked out before weights are loaded wait for the routing.
     OF_ONE: gl.constexpr = S.single or S.summed != 0
-    ONE: gl.constexpr = OF_ONE and not S.in_turn
+    ONE: gl.constexpr = OF_ONE and not S.has_expert_map
     if not (S.adds_up or ONE) and num_rows == 0:
         if S.routing_is_older and gl.program_id(0) == 0:
             wait_for_previous(S.programmatic)  # one program's waiting is the kernel's
@@ -337,26 +374,28 @@ def few_rows_kernel(
             units = units_of_warps(b_scale_ptr, place, scales, routing, S)
         if S.has_zero_point:
             zero_units = units_of_warps(zero_point_ptr, place, scales, routing, S)
-        factor, bias = _factor_and_bias(place, first_pair, factors, bias_ptr, routing, S)
+        factor, bias, exists = _factor_and_bias(place, first_pair, factors, bias_ptr, routing, S)
         loaded = ()
         for i in gl.static_range(S.stages):
             loaded = loaded + (load_chunk(i, weights, units, zero_units, scales, S),)  # noqa: RUF005
+        row = (first_pair // top_k).to(gl.int64)
+        first_part = 0
+        if S.in_shared:  # addresses are there when tokens are
+            first_part = pointers_of_part(0, row, a_ptr, stride_am, stride_ak, S)
         if S.routing_is_older:
             wait_for_previous(S.programmatic)
         elif S.in_shared:
             tl.debug_barrier()  # or ptxas lets tokens, which are waited for first, come first
-        a = 0
-        row = (first_pair // top_k).to(gl.int64)
         if OF_ONE:
-            pair = gl.full((ROWS,), first_pair, gl.int32, by_row)
             rows = gl.full((ROWS,), row, gl.int64, by_row)
-            count = num_rows if ONE else 1
         else:
             pair, count = _pairs(start, slot, num_rows, ranks, sorted_pairs[0], num_pairs, S)
             pair = gl.convert_layout(pair, by_row)
             rows = (pair // top_k).to(gl.int64)
         if S.in_shared:
-            tokens = tokens_in_shared(row, a_ptr, stride_am, stride_ak, *factors[1:4], S)
+            tokens = tokens_in_shared(
+                first_part, row, a_ptr, stride_am, stride_ak, *factors[1:4], S
+            )
         else:
             tokens = tokens_of_rows(rows, a_ptr, stride_am, stride_ak, *factors[1:3], S)
             a = load_tokens(0, tokens, stride_ak, stride_ask, S)
@@ -383,12 +422,13 @@ def few_rows_kernel(
                 loaded = _rotated(loaded, chunk)
                 a = next_a
         sums = sums[0] + sums[1]
-        sums = _scaled(sums, factor, tokens[1], rows, place, factors, routing, S) + bias
+        sums = _scaled(sums, factor, tokens[1], rows, exists, factors, S) + bias
         if S.adds_up:
             all_sums += sums
+        elif OF_ONE:
+            _store_of_one(sums, first_pair, num_rows > 0, place, result, S)
         else:
             _store(gl.sum(sums, 0), pair, count, place, result, S)
     if S.adds_up:
         wait_for_previous(S.programmatic)
-        pair = gl.zeros((ROWS,), gl.int32, by_row)
-        _store(gl.sum(all_sums, 0), pair, 1, (0, tile_n, N, width), result, S)
+        _store_of_one(all_sums, 0, True, (0, tile_n, N, width), result, S)

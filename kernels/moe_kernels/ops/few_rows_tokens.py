@@ -14,7 +14,12 @@ import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from moe_kernels.ops.few_rows_weights import chunk_of_warps, pair_of_warps, sums_layout
+from moe_kernels.ops.few_rows_weights import (
+    chunk_of_warps,
+    pair_of_warps,
+    runs_of_words,
+    sums_layout,
+)
 from moe_kernels.ops.quotient import bounded_quotient, quotient
 from moe_kernels.quantization.fp8 import MIN_AMAX
 from moe_kernels.tiling.tile_config import FEW_ROWS
@@ -74,8 +79,15 @@ def pair_of_tokens(S: gl.constexpr):
 @gluon.jit
 def _column_of_chunk(k, product, S: gl.constexpr):
     """Which of a chunk's columns is the ``k``-th of a product."""
-    RUN: gl.constexpr = 16 if S.words else columns_of_lane(S)
-    return k // RUN * (RUN * products_of_chunk(S)) + k % RUN + RUN * product
+    RUN: gl.constexpr = columns_of_lane(S)
+    RUNS: gl.constexpr = runs_of_words(S)
+    WORDS: gl.constexpr = 16 // S.loads  # neighbours of one load, 16 have the same runs
+    if S.words:
+        column = k // WORDS * (16 * RUNS) + k % WORDS
+        column += product // RUNS * WORDS + product % RUNS * 16
+    else:
+        column = k // RUN * (RUN * products_of_chunk(S)) + k % RUN + RUN * product
+    return column
 
 
 @gluon.jit
@@ -111,12 +123,11 @@ def load_tokens(turn, tokens, stride_ak, stride_ask, S: gl.constexpr):
 
     Of warps without a chunk, others, which meet zeros.
     """
-    SKIPPED: gl.constexpr = 16 if S.words else columns_of_lane(S)
     pointers, scale, scales = tokens
     first = _chunk_of_tokens(turn, S) * S.block_k
     loaded = ()
     for product in gl.static_range(products_of_chunk(S)):
-        column = first + SKIPPED * product
+        column = first + _column_of_chunk(0, product, S)
         if S.mask_k:
             mask = column + _columns_of_tokens(S) < S.columns
             a = gl.load(pointers + column * stride_ak, mask=mask, other=0.0)
@@ -194,8 +205,8 @@ def _layout_of_part(S):
 
 
 @gluon.jit
-def _load_part(part, row, a_ptr, stride_am, stride_ak, S: gl.constexpr):
-    """One token's columns of a part of the turns: [turns, products, warps, columns]."""
+def pointers_of_part(part, row, a_ptr, stride_am, stride_ak, S: gl.constexpr):
+    """To one token's columns [turns, products, warps, columns] of a part of the turns; a mask."""
     PRODUCTS: gl.constexpr = products_of_chunk(S)
     COLUMNS: gl.constexpr = 4 * columns_of_lane(S)
     TURNS: gl.constexpr = _parts_of_turns(S)[1]
@@ -209,7 +220,13 @@ def _load_part(part, row, a_ptr, stride_am, stride_ak, S: gl.constexpr):
     column = chunk * S.block_k + k
     row += _existing(warp % S.pairs_at_once, S)
     pointers = gl.set_auto_layout(a_ptr + row * stride_am + column * stride_ak, layout)
-    mask = gl.set_auto_layout(column < S.columns, layout)
+    return pointers, gl.set_auto_layout(column < S.columns, layout)
+
+
+@gluon.jit
+def _load_part(part, row, a_ptr, stride_am, stride_ak, S: gl.constexpr):
+    """One token's columns of a part of the turns: [turns, products, warps, columns]."""
+    pointers, mask = pointers_of_part(part, row, a_ptr, stride_am, stride_ak, S)
     return gl.load(pointers, mask=mask, other=0.0)
 
 
@@ -240,8 +257,8 @@ _HAS_REINTERPRET = tl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpre
 
 
 @gluon.jit
-def _by_turn(memory, SHAPE: gl.constexpr, ORDER: gl.constexpr):
-    """Shared memory of parts of turns, to be indexed by what is in them."""
+def viewed_shared(memory, SHAPE: gl.constexpr, ORDER: gl.constexpr):
+    """Shared memory that is not swizzled, in another shape."""
     layout: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, ORDER)
     if _HAS_REINTERPRET:
         memory = memory.reinterpret(memory.dtype, SHAPE, layout)
@@ -252,13 +269,14 @@ def _by_turn(memory, SHAPE: gl.constexpr, ORDER: gl.constexpr):
 
 @gluon.jit
 def tokens_in_shared(
-    row, a_ptr, stride_am, stride_ak, a_scale_ptr, stride_asm, stride_ask, S: gl.constexpr
+    first, row, a_ptr, stride_am, stride_ak, a_scale_ptr, stride_asm, stride_ask, S: gl.constexpr
 ):
     """A's ``row``, or the rows of the pairs from there on, in shared memory, and their scales.
 
-    [turns * products, warps, columns] as they are multiplied, in the order of each warp's weights;
-    the scale of each warp's row [warps, 1, 1], or of all; [turns, warps] in shared memory, the
-    scales of groups, or the sums over chunks.
+    first: where its first part is (:func:`pointers_of_part`).
+    Returns [turns * products, warps, columns] as they are multiplied, in the order of each warp's
+    weights; the scale of each warp's row [warps, 1, 1], or of all; [turns, warps] in shared memory,
+    the scales of groups, or the sums over chunks.
     """
     PRODUCTS: gl.constexpr = products_of_chunk(S)
     COLUMNS: gl.constexpr = 4 * columns_of_lane(S)
@@ -272,7 +290,7 @@ def tokens_in_shared(
     if _has_numbers_of_turns(S):
         numbers = gl.allocate_shared_memory(gl.float32, [PARTS, TURNS, S.warps], two)
     scale = 1.0
-    a = _load_part(0, row, a_ptr, stride_am, stride_ak, S)
+    a = gl.load(first[0], mask=first[1], other=0.0)
     tl.debug_barrier()  # or ptxas loads some of it only when others have come
     if S.quantizes == "tensor":
         scale = gl.load(a_scale_ptr)
@@ -303,12 +321,13 @@ def tokens_in_shared(
         elif S.quantizes != "":
             a = _quantized(a, scale)
         values.index(part).store(gl.reshape(a.to(S.dtype), (TURNS * PRODUCTS, S.warps, COLUMNS)))
+    tl.debug_barrier()  # or Triton has one in every turn of a loop
     if S.quantizes == "token":
         by_sum: gl.constexpr = gl.SliceLayout(1, gl.SliceLayout(2, sums_layout(S.warps)))
         scale = gl.convert_layout(gl.reshape(scale, (S.warps,)), by_sum)[:, None, None]
-    values = _by_turn(values, [PARTS * TURNS * PRODUCTS, S.warps, COLUMNS], [1, 0])
+    values = viewed_shared(values, [PARTS * TURNS * PRODUCTS, S.warps, COLUMNS], [1, 0])
     if _has_numbers_of_turns(S):
-        numbers = _by_turn(numbers, [PARTS * TURNS, S.warps], [0])
+        numbers = viewed_shared(numbers, [PARTS * TURNS, S.warps], [0])
     return values, scale, numbers
 
 

@@ -149,11 +149,19 @@ def unit_lanes(S):
     return 1 if S.scale_sums or S.scales == "block" else 4
 
 
+@gluon.constexpr_function
+def runs_of_words(S):
+    """How many runs of columns words have, each a product's: those of bytes take two loads."""
+    return 4 // S.loads
+
+
 @gluon.jit
 def _group(chunk, run: gl.constexpr, num_groups, S: gl.constexpr):
     """The group of each lane's columns of a run: 8 of them in words, else 16."""
+    RUNS: gl.constexpr = runs_of_words(S)
     lane = gl.arange(0, unit_lanes(S))[None, None, :].to(gl.uint32)
-    column = chunk * S.block_k + (lane // 2 * 64 + 16 * run if S.words else lane * 16)
+    of_words = lane * S.loads // 2 * (16 * RUNS) + 16 * (run % RUNS)
+    column = chunk * S.block_k + (of_words if S.words else lane * 16)
     group = column // S.group
     if S.per_unit * S.group < S.block_k:  # the last chunk has a unit less, if it is not whole
         group = gl.minimum(group, (num_groups - 1).to(gl.uint32))
@@ -163,12 +171,9 @@ def _group(chunk, run: gl.constexpr, num_groups, S: gl.constexpr):
 @gluon.jit
 def _words_of_load(S: gl.constexpr):
     """Which of a chunk's words of 32 bits [1, 1, 16] its first load has."""
+    # Both loads of a lane are neighbours: the first asks for whole cache lines.
     k = gl.arange(0, 16)[None, None, :]
-    if S.words and S.loads == 2:  # what a lane has of both loads is of the same columns' runs
-        k = k // 8 * 16 + k % 8
-    elif not S.words:  # both loads of a lane are neighbours: the first asks for whole cache lines
-        k = k // 4 * (4 * S.loads) + k % 4
-    return k
+    return k // 4 * (4 * S.loads) + k % 4
 
 
 @gluon.jit
@@ -225,15 +230,14 @@ def load_chunk(turn, weights, units, zero_units, scales, S: gl.constexpr):
     """Each warp's chunk: one load or two [warps, N, 16], and units of scales and zero points."""
     pointers, exists = weights
     WORDS: gl.constexpr = 16 * S.loads
-    STEP: gl.constexpr = 8 if S.words else 4
     pointers += turn * (S.warps // S.pairs_at_once * WORDS)
     loaded = ()
     for load in gl.static_range(S.loads):
         mask = exists_in_turn(turn, exists, S)
         if S.row_words % WORDS != 0:
-            first = chunk_of_warps(turn, S).to(gl.int32) * WORDS + load * STEP
+            first = chunk_of_warps(turn, S).to(gl.int32) * WORDS + load * 4
             mask = mask & (first + _words_of_load(S) < S.row_words)
-        loaded = loaded + (_load(pointers + load * STEP, mask, S),)  # noqa: RUF005
+        loaded = loaded + (_load(pointers + load * 4, mask, S),)  # noqa: RUF005
     unit = 0
     zero_unit = 0
     if S.one_unit:
