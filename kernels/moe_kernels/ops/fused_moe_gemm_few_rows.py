@@ -31,7 +31,7 @@ from moe_kernels.ops.programmatic_launch import is_programmatic
 from moe_kernels.quantization.words import BLOCK, WORD_FORMATS, words_of_block
 from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional, viewed
 from moe_kernels.tiling.devices import has_gluon
-from moe_kernels.tiling.tile_config import TileConfig
+from moe_kernels.tiling.tile_config import SOON_READ, TileConfig
 from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 
 _CHUNK = 64
@@ -47,7 +47,7 @@ More would leave too little of it to the weights that are on their way.
 """
 
 _MOST_UNROLLED = 8
-"""Up to so many turns are written out: code has to be loaded, too."""
+"""Up to so many turns are written out where weights are soon read: code has to be loaded, too."""
 
 _OPERANDS = {
     torch.bfloat16: tl.bfloat16,
@@ -188,7 +188,7 @@ def prepared_gemm_few_rows(
         views[4] = torch.int32
     weight_dtype = values.dtype
     values = viewed(values, torch.int32)
-    _, n, row_words = values.shape
+    experts, n, row_words = values.shape
     k = a.shape[1]
     launch = gemm_launch(call, values)
     # Those of other ranks would have warps for nothing.
@@ -235,7 +235,12 @@ def prepared_gemm_few_rows(
     # What ptxas knows to be 0, as chunks that no warp has, it converts from FP8 to 12 now and then.
     turns = -(-k // (chunk * warps_of_pair))
     stages = min(call.config.num_stages, turns)
-    counts = range(min(turns, _MOST_UNROLLED if in_shared else stages), stages, -1)
+    programs = call.num_pairs  # of each tile
+    if in_turn:
+        programs = -(-call.num_pairs * experts // call.num_experts)
+    soon_read = programs * n * row_words * 4 <= SOON_READ  # else loops' code is in the cache
+    most = _MOST_UNROLLED if in_shared and soon_read else stages
+    counts = range(min(turns, most), stages, -1)
     unrolled = next((count for count in counts if turns % count == 0), stages)
     settings = settings_of(
         FewRowsSettings,
@@ -296,7 +301,7 @@ def prepared_gemm_few_rows(
     if sum_experts:
         grid = (grid[0], 1)
     elif in_turn:
-        grid = (grid[0], -(-call.num_pairs * values.shape[0] // call.num_experts))
+        grid = (grid[0], programs)
     elif single:
         grid = (grid[0], call.num_pairs)
     options = {**launch.options, "num_warps": warps}

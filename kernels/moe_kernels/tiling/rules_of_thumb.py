@@ -12,13 +12,17 @@ import torch
 
 from moe_kernels.tensor_spec import TensorSpec
 from moe_kernels.tiling.devices import multiprocessors, shared_memory, specializes_warps
-from moe_kernels.tiling.tile_config import FEW_ROWS, MAX_UNSORTED_PAIRS, LayerConfig, TileConfig
+from moe_kernels.tiling.tile_config import (
+    FEW_ROWS,
+    MAX_UNSORTED_PAIRS,
+    SOON_READ,
+    LayerConfig,
+    TileConfig,
+)
 
 _CACHE_BYTES = 50 << 20  # of Hopper's L2
 _FEW_ROWS_PAIRS = {"int4": MAX_UNSORTED_PAIRS, "uint8": MAX_UNSORTED_PAIRS, "mxfp4": 16}
 """By weight format, up to how many pairs of as many experts the program for few rows is faster."""
-_FEW_ROWS_BYTES = 64 << 20
-"""Of FP8 experts, which are read in so short a time that what comes before counts as much."""
 
 _SPECIALIZED_FROM = {torch.float8_e4m3fn: 96, torch.bfloat16: 256, torch.float16: 256}
 """By what is multiplied, from how many pairs per expert on warpgroups that share it are faster."""
@@ -202,7 +206,7 @@ def _few_fp8_rows(num_local_pairs: float, w13: TensorSpec, w2: TensorSpec) -> bo
     where rows of the second weight are short.
     """
     read = num_local_pairs * (w13.shape[1] * w13.shape[2] + w2.shape[1] * w2.shape[2])
-    few = read <= _FEW_ROWS_BYTES or w2.shape[2] <= 256
+    few = read <= SOON_READ or w2.shape[2] <= 256
     return w13.dtype == torch.float8_e4m3fn and num_local_pairs <= MAX_UNSORTED_PAIRS and few
 
 
@@ -221,16 +225,16 @@ def _few_rows_config(
         first = _few_rows_tile(8, 2 if one_token else 1, 16)
     elif not one_token:
         first = _few_rows_tile(2, 2, 32 if stored == "mxfp4" else 16)
-    elif stored == "uint8":
-        first = _few_rows_tile(2, 4, 16) if up <= 16 else _few_rows_tile(4, 2, 16)
-    elif stored == "int4" and up >= 32:
-        first = _few_rows_tile(4, 4, 32)
+    elif num_local_pairs * _expert_bytes(w13) > SOON_READ:
+        first = _few_rows_tile(4, 2, 32)
+    elif stored == "uint8" and up <= 16:
+        first = _few_rows_tile(2, 4, 16)
     else:
         first = _few_rows_tile(4, 2, 16)
     if one_token:
         warps = max(1, 8 // few_rows)  # of each expert
         turns = -(-down // warps)
-        stages = turns if turns <= 6 else 4 if turns <= 16 else 2
+        stages = turns if turns <= 6 else 4 if turns <= 16 or size == 64 else 2
         many = w2.shape[1] >= 32 * multiprocessors(w2.device)
         second = _few_rows_tile(8, stages, 32 if many or (down >= 64 and size == 64) else 16)
     elif down >= 8:

@@ -14,6 +14,10 @@ It takes them as long as the two launches of a sort do with twice as many.
 FEW_ROWS = 8
 """The ``block_m`` of the programs for few rows (:mod:`moe_kernels.ops.few_rows_programs`)."""
 
+SOON_READ = 64 << 20
+"""Up to so many bytes of weights are read in so short a time that what programs for few rows begin
+and end with counts as much. Of more, several programs come one after the other."""
+
 
 class TileConfig(NamedTuple):
     """How one GEMM is cut into programs."""

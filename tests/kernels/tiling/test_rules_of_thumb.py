@@ -174,6 +174,15 @@ def test_all_experts_of_a_token_together_take_more_warps():
     assert alone.down.num_warps > several.down.num_warps
 
 
+@pytest.mark.parametrize("fmt", ["int4", "uint8"])
+def test_a_token_whose_experts_are_large_has_wide_tiles(fmt):
+    def rows(experts, hidden, intermediate):
+        ask = partial(rules_of_thumb.rules_of_thumb, weight_format=fmt, few_rows=2)
+        return ask(2, *packed(fmt, experts, hidden, intermediate)).up.block_n
+
+    assert rows(8, 4096, 14336) > rows(8, 4096, 3584)
+
+
 def test_one_token_loads_all_of_a_few_turns_at_once():
     def down(experts, hidden, intermediate):
         specs = weights(torch.float8_e4m3fn, experts, hidden, intermediate)
