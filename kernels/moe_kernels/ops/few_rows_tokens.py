@@ -20,6 +20,7 @@ from moe_kernels.ops.few_rows_weights import (
     runs_of_words,
     sums_layout,
 )
+from moe_kernels.ops.gluon_names import as_other
 from moe_kernels.ops.quotient import bounded_quotient, quotient
 from moe_kernels.quantization.fp8 import MIN_AMAX
 from moe_kernels.tiling.tile_config import FEW_ROWS
@@ -252,19 +253,11 @@ def _raised(a, S: gl.constexpr):
     return a * gl.set_auto_layout(factor, a.type.layout)
 
 
-_HAS_REINTERPRET = tl.constexpr(hasattr(gl.shared_memory_descriptor, "reinterpret"))
-"""So it is called after Triton 3.6."""
-
-
 @gluon.jit
 def viewed_shared(memory, SHAPE: gl.constexpr, ORDER: gl.constexpr):
     """Shared memory that is not swizzled, in another shape."""
     layout: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, ORDER)
-    if _HAS_REINTERPRET:
-        memory = memory.reinterpret(memory.dtype, SHAPE, layout)
-    else:
-        memory = memory._reinterpret(memory.dtype, SHAPE, layout)
-    return memory
+    return as_other(memory, memory.dtype, SHAPE, layout)
 
 
 @gluon.jit
