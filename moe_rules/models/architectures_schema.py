@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from string import Formatter
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -50,12 +50,13 @@ class TextConfig(Closed):
 class ConfigClass(Closed):
     """What the configuration class of a ``model_type`` adds to config.json, and what it refuses.
 
-    ``floats`` are fields that the class takes as a float only: neither 10 nor null, but 10.0.
+    ``types``: fields of which the class takes values of one type only, no null among them, and
+    10.0 for a float, not 10. Those that matter to MoE layers are there.
     """
 
     defaults: dict[str, Any] = {}
     aliases: dict[str, str] = {}
-    floats: list[str] = []
+    types: dict[Literal["int", "float", "bool", "str"], list[str]] = {}
     text: TextConfig | None = None
 
 

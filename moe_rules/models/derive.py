@@ -128,7 +128,7 @@ def _derive(
             "experts_class": row["experts_class"],
         },
     )
-    text.refuse_whole_numbers()
+    text.refuse_other_types()
     refuse_layer_lists(tables.architectures, text)
     refuse_deployment(tables.architectures, context, deployment)
     refuse_missing_fields(row, context)

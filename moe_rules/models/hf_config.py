@@ -12,7 +12,7 @@ from typing import Any
 
 from moe_rules.models.blocks import HEAD, given
 from moe_rules.models.conditions import descend
-from moe_rules.models.errors import CheckpointRefusedError
+from moe_rules.models.errors import CheckpointRefusedError, ConfigValueError
 from moe_rules.models.typed import (
     Shape,
     anything,
@@ -28,6 +28,15 @@ from moe_rules.vocabulary.layer import dtype_name
 
 CONFIG = "config.json"
 QUANTIZATION = "hf_quant_config.json"
+
+
+IN_WORDS = {
+    "int": "an integer",
+    "float": "a float for transformers' class (10.0, not 10)",
+    "bool": "true or false",
+    "str": "text",
+}
+"""What types are called in messages."""
 
 
 FIELDS = Shape(
@@ -47,7 +56,7 @@ FIELDS = Shape(
 class HfConfig:
     """One level of a configuration: its own fields, then its class's aliases and defaults."""
 
-    __slots__ = ("_names", "aliases", "defaults", "fields", "floats", "model_type", "place")
+    __slots__ = ("_names", "aliases", "defaults", "fields", "model_type", "place", "types")
 
     def __init__(
         self,
@@ -63,7 +72,7 @@ class HfConfig:
         described = classes.get(self.model_type or "", {})
         self.aliases: Mapping[str, str] = described.get("aliases", {})
         self.defaults: Mapping[str, Any] = described.get("defaults", {})
-        self.floats: Sequence[str] = described.get("floats", ())
+        self.types: Mapping[str, Sequence[str]] = described.get("types", {})
         self._names: dict[str, str | None] = {}
 
     def get(self, name: str, absent: Any = None) -> Any:
@@ -78,14 +87,13 @@ class HfConfig:
             return self.fields[used]
         return self.defaults.get(self.aliases.get(name, name), absent)
 
-    def refuse_whole_numbers(self) -> None:
-        """Raise CheckpointRefusedError for a field that the class takes as a float only."""
-        for name in self.floats:
-            if name in self.fields and not isinstance(self.fields[name], float):
-                raise CheckpointRefusedError(
-                    f"{self.where(name)} is {shown(self.fields[name])}, and transformers' class "
-                    f"{self.model_type!r} takes a float only (10.0, not 10)"
-                )
+    def refuse_other_types(self) -> None:
+        """Raise ConfigValueError for a field that the class takes as another type only."""
+        for kind, names in self.types.items():
+            for name in names:
+                if name in self.fields and type(self.fields[name]).__name__ != kind:
+                    seen = shown(self.fields[name])
+                    raise ConfigValueError(self.where(name), IN_WORDS[kind], seen)
 
     def where(self, path: str) -> str:
         """The place of a field, or of what is inside it, under the name that the file uses."""

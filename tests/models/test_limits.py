@@ -38,7 +38,7 @@ def test_zero_is_no_clamp_of_ling(value: Any, expected: list[float | None]) -> N
 
 @pytest.mark.parametrize("value", [10, 0, None])
 def test_transformers_takes_the_limit_of_deepseek_v4_as_a_float_only(value: Any) -> None:
-    with pytest.raises(CheckpointRefusedError, match=r"swiglu_limit .* takes a float only"):
+    with pytest.raises(CheckpointRefusedError, match=r"swiglu_limit must be a float"):
         derive_layers({**deepseek_v4(), "swiglu_limit": value}, H100)
     derive_layers({**deepseek_v4("DeepseekV41ForCausalLM"), "swiglu_limit": value}, H100)
 
@@ -57,7 +57,7 @@ def test_other_classes_that_take_floats_only(
     architecture: str, model_type: str, field: str, value: Any
 ) -> None:
     config = {"architectures": [architecture], "model_type": model_type}
-    with pytest.raises(CheckpointRefusedError, match=rf"{field} .* takes a float only"):
+    with pytest.raises(CheckpointRefusedError, match=rf"{field} must be a float"):
         derive_layers({**config, field: value}, H100)
     derive_layers({**config, field: 7.0}, H100)
 

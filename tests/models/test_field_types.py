@@ -1,0 +1,51 @@
+"""Fields of which transformers' configuration classes take values of one type only."""
+
+from __future__ import annotations
+
+import typing
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from moe_rules.models import derive_layers, load_tables
+from moe_rules.models.errors import ConfigValueError
+from tests.models.checkpoints import H100, qwen3
+
+CLASSES = load_tables().architectures["config_classes"]
+TYPED = {name: row["types"] for name, row in CLASSES.items() if row.get("types")}
+OF_VLLM = ("hy_v4",)
+"""Model types whose class is vLLM's own."""
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("num_experts", None, "num_experts must be an integer, not None"),
+        ("num_experts", True, "must be an integer, not True"),
+        ("norm_topk_prob", 1, "must be true or false, not 1"),
+        ("hidden_act", None, "must be text, not None"),
+        ("router_aux_loss_coef", 0, r"must be a float .*, not 0"),
+    ],
+)
+def test_another_type_is_refused(field: str, value: Any, said: str) -> None:
+    with pytest.raises(ConfigValueError, match=said):
+        derive_layers(qwen3(**{field: value}), H100)
+
+
+def test_a_class_that_is_not_known_takes_what_there_is() -> None:
+    config = {**qwen3(router_aux_loss_coef=0), "model_type": "my_moe"}
+    assert [layer.layers for layer in derive_layers(config, H100)] == [(0, 1, 2, 3)]
+
+
+@pytest.mark.parametrize("model_type", [name for name in TYPED if name not in OF_VLLM])
+def test_types_are_those_of_transformers(model_type: str) -> None:
+    torch = pytest.importorskip("torch")
+    auto = pytest.importorskip("transformers.models.auto.configuration_auto")
+    if model_type not in auto.CONFIG_MAPPING:
+        pytest.skip(f"this transformers has no {model_type}")
+    config_class = auto.CONFIG_MAPPING[model_type]
+    hints = typing.get_type_hints(config_class, localns={"torch": torch})
+    theirs = {one.name: hints[one.name] for one in fields(config_class)}
+    ours = {name: kind for kind, names in TYPED[model_type].items() for name in names}
+    assert ours == {name: theirs[name].__name__ for name in ours}
