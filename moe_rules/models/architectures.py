@@ -31,6 +31,8 @@ from moe_rules.models.typed import (
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
 
+VOCABULARY_PADDING = 64
+"""What vLLM pads the rows of a model's embedding to, before ranks share them."""
 MAX_LAYERS = 1_000
 """Several times as many as the deepest models have."""
 
@@ -349,6 +351,13 @@ def refuse_deployment(table: Mapping[str, Any], context: Context, deployment: De
     if heads % ranks:
         raise CheckpointRefusedError(
             f"{heads} attention heads are not divisible by tensor parallel size {ranks}"
+        )
+    tokens = value_of(table["vocabulary"], context, integer) or 0
+    if -(-tokens // VOCABULARY_PADDING) * VOCABULARY_PADDING % ranks:
+        raise CheckpointRefusedError(
+            f"a vocabulary of {tokens}, padded to a multiple of {VOCABULARY_PADDING}, is not "
+            f"divisible by tensor parallel size {ranks}",
+            "model",
         )
     if deployment.enable_expert_parallel:
         counts = [value_of(source, context) for source in table["expert_counts"]]

@@ -162,7 +162,8 @@ class Architecture(Closed):
     ``quantization``: how the class changes the checkpoint's quantization. ``language_model`` is
     where a vision model holds a language model of any architecture, the one its text configuration
     names; the rest of the row is then that architecture's. ``reads`` are fields that the model
-    class reads without a default, so that a configuration without them is refused.
+    class reads without a default, so that a configuration without them is refused. ``activations``:
+    of what ``hidden_act`` may say, all that the class takes; empty for whatever it says.
     ``layer_fields`` names a list with one mapping for each decoder layer, whose fields count for
     that layer before the configuration's own. ``mtp``: layers that a draft model makes of the same
     checkpoint. ``experts_class``: vLLM's class of the routed experts, by which targets of a
@@ -177,6 +178,7 @@ class Architecture(Closed):
     projections: list[str | None] = ["gate_proj", "up_proj", "down_proj"]
     rename: Rename | None = None
     reads: list[str] = []
+    activations: list[str] = []
     layers: MoELayers = MoELayers()
     layer_fields: str | None = None
     mtp: PredictionLayers | None = None
@@ -234,6 +236,7 @@ class ArchitecturesFile(TableFile):
     substitutes_experts: bool = True
     expert_counts: list[str | FieldSource]
     attention_heads: str
+    vocabulary: str = "vocab_size"
     refuse_layers: list[Refusal] = []
     refuse: list[Refusal] = []
     layer_lists: list[LayerList] = []

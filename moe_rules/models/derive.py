@@ -37,6 +37,7 @@ from moe_rules.models.rows import (
     REQUIRED,
     architectures_of,
     find,
+    refuse_activation,
     refuse_missing_fields,
     row_for,
 )
@@ -132,6 +133,7 @@ def _derive(
     refuse_layer_lists(tables.architectures, text)
     refuse_deployment(tables.architectures, context, deployment)
     refuse_missing_fields(row, context)
+    refuse_activation(row, context)
     in_dtype = activation_dtype(config, text, machine_facts, deployment.dtype)
     runtime: dict[str, Any] = {"model_type": text.model_type}
     quantization: Quantization | OnlineQuantization | None = None

@@ -11,6 +11,7 @@ from moe_rules.models.hf_config import HfConfig
 from moe_rules.models.merging import merged
 from moe_rules.models.suggest import unknown_name
 from moe_rules.models.tables import Tables
+from moe_rules.models.typed import shown
 
 REQUIRED = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
 """Layer facts without which there is no layer."""
@@ -106,6 +107,16 @@ def _not_known(names: list[str], tables: Tables) -> ValueError:
     return UnknownModelError(
         f"{what}; without its row these facts are missing: {', '.join(REQUIRED)}", REQUIRED
     )
+
+
+def refuse_activation(row: Mapping[str, Any], context: Context) -> None:
+    """Raise CheckpointRefusedError for an activation that the model class does not take."""
+    said, taken = context["hidden_act"], row["activations"]
+    if taken and context.has("hidden_act") and said not in taken:
+        raise CheckpointRefusedError(
+            f"hidden_act is {shown(said)}, and vLLM's model class takes {' or '.join(taken)} only",
+            "model",
+        )
 
 
 def refuse_missing_fields(row: Mapping[str, Any], context: Context) -> None:

@@ -1,4 +1,4 @@
-"""Fields of which transformers' configuration classes take values of one type only."""
+"""Values of fields that transformers' configuration classes, or vLLM's models, do not take."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from moe_rules.models import derive_layers, load_tables
+from moe_rules.models import CheckpointRefusedError, Deployment, derive_layers, load_tables
 from moe_rules.models.errors import ConfigValueError
 from tests.models.checkpoints import H100, qwen3
 
@@ -49,3 +49,41 @@ def test_types_are_those_of_transformers(model_type: str) -> None:
     theirs = {one.name: hints[one.name] for one in fields(config_class)}
     ours = {name: kind for kind, names in TYPED[model_type].items() for name in names}
     assert ours == {name: theirs[name].__name__ for name in ours}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "refused"),
+    [
+        ("Qwen2MoeForCausalLM", True),
+        ("Qwen3NextForCausalLM", True),
+        ("JambaForCausalLM", True),
+        ("Qwen3MoeForCausalLM", False),  # its experts do not ask
+        ("MixtralForCausalLM", False),
+    ],
+)
+def test_activations_that_a_model_class_does_not_take(architecture: str, *, refused: bool) -> None:
+    config = {
+        **qwen3(hidden_act="gelu"),
+        "architectures": [architecture],
+        "model_type": "my_moe",
+        "num_local_experts": 8,
+        "intermediate_size": 512,
+        "expert_layer_period": 1,
+        "expert_layer_offset": 0,
+    }
+    if refused:
+        with pytest.raises(CheckpointRefusedError, match=r"hidden_act is 'gelu'.* takes silu only"):
+            derive_layers(config, H100)
+    else:
+        assert derive_layers(config, H100)
+
+
+def test_ranks_share_the_rows_of_the_embedding() -> None:
+    config = qwen3(num_attention_heads=48)
+    for vocabulary, ranks, divided in ((151936, 2, True), (151936, 3, False), (192, 3, True)):
+        given = {**config, "vocab_size": vocabulary}
+        if divided:
+            assert derive_layers(given, H100, Deployment(tensor_parallel_size=ranks))
+        else:
+            with pytest.raises(CheckpointRefusedError, match="not divisible by tensor parallel"):
+                derive_layers(given, H100, Deployment(tensor_parallel_size=ranks))

@@ -257,3 +257,16 @@ def test_a_language_model_is_answered_without_its_vision_tower() -> None:
     assert padded.moe.intermediate_size_per_partition == 256
     (cut,) = derive_layers(config, B200, Deployment(8))
     assert cut.loading[0].reason.endswith("80 is not a multiple of 128")
+
+
+@pytest.mark.parametrize("quant_method", ["awq", "awq_marlin", "auto_awq"])
+def test_awq_by_any_name_outside_marlins_shapes(quant_method: str) -> None:
+    block = {"quant_method": quant_method, "bits": 4, "group_size": 128, "zero_point": True}
+    (layer,) = derive_layers(qwen3(block, moe_intermediate_size=704), H100)
+    assert (layer.oracle, layer.options["quant_config"]["kind"]) == ("int_wna16", "moe_wna16")
+
+
+@pytest.mark.parametrize(("group_size", "loads"), [(128, True), (-1, False), (0, False)])
+def test_awq_needs_groups(group_size: int, *, loads: bool) -> None:
+    block = {"quant_method": "awq", "bits": 4, "group_size": group_size, "zero_point": True}
+    assert ("there are none" not in refused(block)) is loads
