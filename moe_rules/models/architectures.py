@@ -53,7 +53,7 @@ LAYER_KINDS: Mapping[str, Kind] = {
 ROUTING_KINDS: Mapping[str, Kind] = {
     **dict.fromkeys(("scoring", "custom"), text),
     **dict.fromkeys(("renormalize", "correction_bias", "zero_experts"), flag),
-    "groups": integer,
+    **dict.fromkeys(("groups", "taken_groups"), integer),
 }
 
 
@@ -154,12 +154,14 @@ def layer_facts(
         name: value_of(source, context, ROUTING_KINDS[name])
         for name, source in row["routing"].items()
     }
-    if routing["groups"] is None and not isinstance(row["routing"]["groups"], list | NoneType):
-        raise CheckpointRefusedError(
-            "vLLM's router of this model takes experts by groups, and config.json gives no number "
-            f"of them ({row['routing']['groups']})",
-            "model",
-        )
+    for name in ("groups", "taken_groups"):
+        source = row["routing"][name]
+        if routing[name] is None and not isinstance(source, list | NoneType):
+            raise CheckpointRefusedError(
+                "vLLM's router of this model takes experts by groups, and config.json gives no "
+                f"number of them ({source})",
+                "model",
+            )
     clamps = {name: given(name) for name in _FLOATS}
     retained = retained_experts(given("num_experts"), substituted, context["layer.index"])
     facts = FusedMoEConfig(

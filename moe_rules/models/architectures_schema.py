@@ -86,13 +86,15 @@ class Routing(Closed):
     """How tokens are given to experts, as far as it decides the routing method.
 
     ``custom`` names the routing method of a routing function of the model's own; it does not
-    count on CPU, where one router serves all.
+    count on CPU, where one router serves all. ``groups`` and ``taken_groups`` are how many groups
+    of experts there are, and how many a token's experts come from.
     """
 
     scoring: Source = LiteralText(literal="softmax")
     renormalize: Source = True
     correction_bias: Source = False
     groups: Source = None
+    taken_groups: Source = None
     custom: Source = None
     zero_experts: bool = False
 

@@ -87,3 +87,23 @@ def test_ranks_share_the_rows_of_the_embedding() -> None:
         else:
             with pytest.raises(CheckpointRefusedError, match="not divisible by tensor parallel"):
                 derive_layers(given, H100, Deployment(tensor_parallel_size=ranks))
+
+
+@pytest.mark.parametrize("missing", ["n_group", "topk_group"])
+@pytest.mark.parametrize("model_type", ["deepseek_v2", "deepseek_v3", "my_moe"])
+def test_a_router_by_groups_needs_their_numbers(model_type: str, missing: str) -> None:
+    groups = {"n_group": 8, "topk_group": 4}
+    config = {
+        **qwen3(n_routed_experts=64, first_k_dense_replace=0),
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": model_type,
+    }
+    assert derive_layers({**config, **groups}, H100)
+    with pytest.raises(CheckpointRefusedError, match="experts by groups"):
+        derive_layers({**config, **groups, missing: None}, H100)
+    del groups[missing]
+    if model_type == "deepseek_v2":  # whose class has none by default, as others have
+        with pytest.raises(CheckpointRefusedError, match="experts by groups"):
+            derive_layers({**config, **groups}, H100)
+    else:
+        assert derive_layers({**config, **groups}, H100)
