@@ -14,8 +14,8 @@ from tests.models.checkpoints import H100, qwen3
 
 CLASSES = load_tables().architectures["config_classes"]
 TYPED = {name: row["types"] for name, row in CLASSES.items() if row.get("types")}
-OF_VLLM = ("hy_v4",)
-"""Model types whose class is vLLM's own."""
+OF_VLLM = ("hy_v4", "deepseek_v32", "kimi_k2")
+"""Model types for which vLLM takes another class than transformers."""
 
 
 @pytest.mark.parametrize(
