@@ -50,6 +50,7 @@ PLAUSIBLE: dict[str, Any] = {
     "layers.count": LAYERS,
     "routing.scoring": "sigmoid",
     "routing.groups": 1,
+    "routing.taken_groups": 1,
 }
 """Values of configuration fields, by what a row takes from them; true for any other."""
 CONTEXT = ("platform", "deployment", "layer", "model", "config", "text", "quantization")
