@@ -69,9 +69,9 @@ class Selector:
 
     ``constants`` are facts that never change for this selector: platform and software facts,
     and switches if they are fixed. ``unknown`` are facts that no call will supply; if not given,
-    the platform and software facts that are not constant. ``find`` is asked for such
-    a fact where a rule asks for it and it is not constant. Facts of a call take the place of
-    constants.
+    the platform and software facts that are not constant; what has a default is none of them.
+    ``find`` is asked for such a fact where a rule asks for it and it is not constant. Facts of a
+    call take the place of constants.
 
     ``requested`` are backends that the user asks for by oracle and role of the model, before those
     of the rules; either takes the place of the layer's own ``moe_backend``.
@@ -102,10 +102,10 @@ class Selector:
         elif unknown is None:
             constant_facts = [f.name for f in FACTS.values() if f.group in _CONSTANT_GROUPS]
             unknown = (name for name in constant_facts if name not in constants)
-        self._unknown = frozenset(unknown) | PER_CALL
         self._defaults = {**REQUEST_DEFAULTS, **constants}
         for name in self._unreadable:
             del self._defaults[name]
+        self._unknown = frozenset(unknown).union(PER_CALL).difference(self._defaults)
         self._plans: dict[tuple[str, frozenset[str], frozenset[str]], OraclePlan] = {}
         self._remembered: dict[int, list[tuple[_Asked, Decision]]] = {}
         self._asked: Counter[tuple[str, ...]] = Counter()
@@ -192,8 +192,6 @@ class Selector:
         if oracle not in self.rules.oracles or not FACTS.keys() >= set(others):
             return None
         never = self._unknown - PER_CALL
-        if not never.isdisjoint(self._defaults):
-            return None
         if not {*ATTRIBUTES, *others}.isdisjoint({*never, *self.constants}):
             return None
         return layer_function(self.rules, oracle, self._defaults, others)

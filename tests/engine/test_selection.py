@@ -67,6 +67,12 @@ def test_facts_of_a_call_are_known_where_the_machine_has_none(small: MakeRules) 
     assert selector.select("unquantized", layer(), hpc=False).backend == "SLOW"
 
 
+def test_what_has_a_default_is_not_unknown(small: MakeRules) -> None:
+    rules = with_section("    switches: [{when: {VLLM_USE_DEEP_GEMM: unset}, take: SLOW}]")
+    selector = Selector(small(rules=rules).rules, {"device": "cuda"}, {"VLLM_USE_DEEP_GEMM"})
+    assert selector.decide("unquantized", layer_facts(LAYER)).how == "switch"
+
+
 def test_assumptions_meet_what_those_before_them_assume(small: MakeRules) -> None:
     device = {"compute_capability": (8, 0)}
     old = "{when: {compute_capability: '8.0'}, set: {num_experts: 128}}"
