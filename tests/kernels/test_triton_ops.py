@@ -317,7 +317,7 @@ def test_non_contiguous_arguments():
 
 def test_wrong_dtype_is_named():
     layer = random_layer(FusedMoEConfig(4, 2, 32, 16, in_dtype="fp32"), device=DEVICE)
-    with pytest.raises(ValueError, match=r"tokens are torch.float32, w13 torch.float16"):
+    with pytest.raises(ValueError, match=r"needs torch.float32 weights .*, got w13 torch.float16"):
         check(layer, w13=layer.w13.half())
 
 
