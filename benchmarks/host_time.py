@@ -65,7 +65,9 @@ def bound(layer: RandomLayer, kernel: str) -> dict[str, Callable[[RandomLayer], 
 @torch.inference_mode()
 def main() -> None:
     """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.host_time", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("schemes", nargs="*", metavar="SCHEME", help=", ".join(SCHEMES))
     parser.add_argument("--tokens", type=int, nargs="+", default=[1], metavar="M")
     args = parser.parse_args()

@@ -17,9 +17,6 @@ import triton.language as tl
 from moe_kernels.ops.launcher import Launcher, kept
 from moe_kernels.ops.rows import in_words
 
-ALIGNMENT = 16
-"""Bytes that addresses of buffers and offsets in them are a multiple of."""
-
 
 @triton.jit
 def _pointer(addresses_ptr, rank, offset, dtype: tl.constexpr):
