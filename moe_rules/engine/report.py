@@ -6,6 +6,7 @@ The least change after which a backend serves is the business of :mod:`moe_rules
 from __future__ import annotations
 
 from moe_rules.engine.explanation import Candidate, Explanation
+from moe_rules.language.rules import Backend
 from moe_rules.vocabulary.fact_values import did_you_mean, in_words
 
 
@@ -35,12 +36,23 @@ def error_text(decision: Explanation) -> str:
     asked = [c for c in decision.candidates if c.reached]
     for candidate in asked:
         lines.extend(_candidate(candidate))
+    for weighing in decision.weighed[0]:
+        backend = weighing.backend
+        lines.extend(f"  {backend.name}: {line}" for line in withdrawn_kernels(backend))
     for removed in decision.removed:
         because = f": {removed.because}" if removed.because else ""
         lines.append(
             f"  {removed.backend}: taken out of the order at {removed.location.short}{because}"
         )
     return "\n".join(lines)
+
+
+def withdrawn_kernels(backend: Backend) -> list[str]:
+    """A sentence about each kernel of the backend that a file withdraws: why, and where."""
+    return [
+        f"{kernel} is withdrawn: {why.text} ({why.location.short})"
+        for kernel, why in backend.withdrawn
+    ]
 
 
 def _unknown_request(decision: Explanation, name: str, where: str) -> str:

@@ -63,7 +63,7 @@ class _Linker:
         self.parts = parts
         self.words = words
         self._problems = list(words.problems)
-        self._withdrawn: dict[str, set[str]] = {}
+        self._withdrawn: dict[str, dict[str, rules.Reason]] = {}
         self._conditions = self._declared("conditions")
         self._resolving: list[str] = []
         self._resolved: dict[str, Condition] = {}
@@ -103,16 +103,16 @@ class _Linker:
         What a file withdraws is none of those before it, and what adds to it later adds to nothing.
         """
         found: dict[str, list[tuple[Part, Any]]] = {}
-        gone: set[str] = set()
+        gone: dict[str, rules.Reason] = {}
         for part in self.parts:
             names = getattr(part.file.withdrawn, section, {})
             reasons, problems = withdraw(part.source, ("withdrawn", section), names, found)
             self._problems += problems
-            gone |= reasons.keys()
+            gone |= reasons
             for name, entry in getattr(part.file, section).items():
                 if name in found or name not in gone or getattr(entry, "replace", True):
                     found.setdefault(name, []).append((part, entry))
-        self._withdrawn[section] = gone - found.keys()
+        self._withdrawn[section] = {name: why for name, why in gone.items() if name not in found}
         return found
 
     def _check_once(self, section: str, name: str, declared: list[tuple[Part, Any]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from moe_rules.files.problems import KeyPath, Problem
@@ -29,7 +29,7 @@ class OracleLinker:
         chain: list[str],
         declared: Mapping[str, list[tuple[Part, raw.OracleTable]]],
         kernels: Mapping[str, rules.Kernel],
-        withdrawn_kernels: Container[str],
+        withdrawn_kernels: Mapping[str, rules.Reason],
         parser: Callable[[Part], Parser],
     ) -> None:
         self.chain = chain
@@ -170,6 +170,11 @@ class OracleLinker:
             requires=self.parser(part).condition(table.requires, (*path, "requires")),
             assume=self._assumed(part, table.assume, (*path, "assume")),
             location=part.source.key_at(path),
+            withdrawn=tuple(
+                (choice.kernel, self.withdrawn_kernels[choice.kernel])
+                for choice in table.kernels
+                if choice.kernel in self.withdrawn_kernels
+            ),
         )
 
     def _assumed(

@@ -48,6 +48,14 @@ class Kernel(Record):
     location: Location
 
 
+class Reason(Record):
+    """Why a rule is there, and where it stands."""
+
+    text: str | None
+    location: Location
+    quirk: str | None = None
+
+
 class Choice(Record):
     """A kernel that a backend may use, and where it offers it."""
 
@@ -56,21 +64,17 @@ class Choice(Record):
 
 
 class Backend(Record):
-    """A backend: its kernels in the order they are asked."""
+    """A backend: its kernels in the order they are asked.
+
+    ``withdrawn`` are kernels that it would have, had no file withdrawn them, and why.
+    """
 
     name: str
     choices: tuple[Choice, ...]
     requires: Condition
     assume: Assumed
     location: Location
-
-
-class Reason(Record):
-    """Why a rule is there, and where it stands."""
-
-    text: str | None
-    location: Location
-    quirk: str | None = None
+    withdrawn: tuple[tuple[str, Reason], ...] = ()
 
 
 class Assumption(Record):

@@ -157,9 +157,10 @@ def layer_facts(
     for name in ("groups", "taken_groups"):
         source = row["routing"][name]
         if routing[name] is None and not isinstance(source, list | NoneType):
+            where = source.get("field", source) if isinstance(source, Mapping) else source
             raise CheckpointRefusedError(
                 "vLLM's router of this model takes experts by groups, and config.json gives no "
-                f"number of them ({source})",
+                f"number of them ({where})",
                 "model",
             )
     clamps = {name: given(name) for name in _FLOATS}

@@ -42,3 +42,17 @@ def test_why_not_an_unknown_backend(cli: Command, model: Path) -> None:
 def test_why_not_ends_with_the_least_change(cli: Command, model: Path) -> None:
     answer = cli("why-not", "BATCHED_TRITON", "--model", model, "--machine", "h100")
     assert answer.out.rstrip().endswith("selected with moe_backend: batched_triton instead of auto")
+
+
+def test_why_not_gives_the_reason_why_a_kernel_is_withdrawn(
+    cli: Command, model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "cuda.yaml").write_text(
+        "platform: cuda\nwithdrawn: {kernels: {BatchedTritonExperts: We have no licence}}\n"
+    )
+    answer = cli(
+        "why-not", "BATCHED_TRITON", "--model", model, "--machine", "h100", "--rules", tmp_path
+    )
+    assert answer.code == 1
+    assert "BatchedTritonExperts is withdrawn: We have no licence" in answer.out
+    assert "none of its kernels" not in answer.out

@@ -177,3 +177,16 @@ def test_a_release_lies_over_the_next_later_one(
 def test_packaged_overlays_lie_over_every_release(release: str, overlay: str) -> None:
     for platform in PLATFORMS:
         load_platform(platform, overlay_paths([overlay], release))
+
+
+def test_whoever_asks_for_a_kernel_that_is_withdrawn_is_told_why(small: MakeRules) -> None:
+    gone = "platform: cuda\nwithdrawn: {kernels: {FastExperts: New in 2.0}}\n"
+    selector = small(gone)
+    assert select(selector).backend == "SLOW"
+    with pytest.raises(InvalidRequestError) as refused:
+        selector.select("unquantized", layer(moe_backend="fast"))
+    said = "  FAST: FastExperts is withdrawn: New in 2.0 (overlay0/cuda.yaml:2)"
+    assert said in str(refused.value).splitlines()
+    # Where a later file has it, there is nothing to say.
+    again = "platform: cuda\nkernels: {FastExperts: {replace: true}}\n"
+    assert select(small(gone, again)).backend == "FAST"

@@ -99,6 +99,7 @@ def backend_name(decision: Decision, word: str) -> str:
 def _why(decision: Decision, name: str, candidates: tuple[Candidate, ...]) -> list[str]:
     """Sentences about the backend's place in the order, besides its kernels' own failures."""
     from moe_rules.engine.because import adjustment_in_words, because
+    from moe_rules.engine.report import withdrawn_kernels
 
     if decision.backend == name:
         text, place = because(decision)
@@ -113,7 +114,9 @@ def _why(decision: Decision, name: str, candidates: tuple[Candidate, ...]) -> li
         lines.append("it is not in the priority list: it serves only if asked for, or by a step")
     elif name not in decision.order and not lines:
         lines.append("it is not of the variant that this deployment asks for")
-    if not candidates:
+    backend = decision.declared_backends[name]
+    lines += withdrawn_kernels(backend)
+    if not candidates and backend.choices:
         lines.append("none of its kernels is offered for this deployment")
     elif any(not candidate.failures for candidate in candidates):
         lines.append(f"it could serve this layer, but {_rival(decision, name)}")
