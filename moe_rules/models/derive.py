@@ -27,7 +27,7 @@ from moe_rules.models.expert_substitution import (
     substituted_experts,
 )
 from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_block, text_config
-from moe_rules.models.hints import names_no_experts
+from moe_rules.models.hints import names_no_experts, names_no_method
 from moe_rules.models.loading import LoadRefusal, load_refusals
 from moe_rules.models.online import OnlineQuantization, online_of
 from moe_rules.models.overrides import Overrides
@@ -326,10 +326,12 @@ def _hint(
     """What to say where a quantized checkpoint leaves all experts unquantized."""
     if isinstance(quantization, OnlineQuantization):
         quantization = quantization.base
-    if quantization is None or quantization.checkpoint is None:
+    if quantization is None:
         return None
     if any(replace(question, loading=()) != UNQUANTIZED for question in questions):
         return None
+    if quantization.checkpoint is None:
+        return names_no_method(quantization.context["block.place"])
     places = [Place.of(row, path) for path in paths.values()]
     return names_no_experts(quantization.checkpoint, places)
 

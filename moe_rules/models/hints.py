@@ -32,6 +32,13 @@ def names_no_experts(checkpoint: Checkpoint, places: Sequence[Place]) -> str | N
     )
 
 
+def names_no_method(place: str) -> str | None:
+    """A hint where the checkpoint has a quantization block, at this place, that names no method."""
+    if not place:
+        return None
+    return f"{place} has no quant_method: vLLM takes the checkpoint for an unquantized one"
+
+
 def _without_exclusions(block: Mapping[str, Any]) -> dict[str, Any]:
     kept = {name: [] if name in EXCLUSIONS else value for name, value in block.items()}
     inner = kept.get("quantization")

@@ -51,3 +51,14 @@ def test_a_quantized_checkpoint_that_names_no_experts(quantization: dict[str, An
 )
 def test_no_hint_where_experts_are_quantized_or_left_out(quantization: dict[str, Any]) -> None:
     assert notes(quantization) == set()
+
+
+@pytest.mark.parametrize("method", [{}, {"quant_method": ""}])
+def test_a_quantization_block_that_names_no_method(method: dict[str, Any]) -> None:
+    block = {name: value for name, value in FP8_BLOCKS.items() if name != "quant_method"}
+    (note,) = notes({**block, **method})
+    assert note.startswith("config.json: quantization_config has no quant_method")
+
+
+def test_no_hint_without_a_quantization_block() -> None:
+    assert all(layer.notes == () for layer in derive_layers(qwen3(), H100))
