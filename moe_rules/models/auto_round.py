@@ -75,7 +75,7 @@ def auto_round(checkpoint: Checkpoint) -> LayerResolver:
             **fixed,
             "bits": found["bits"],
             "group_size": found["group_size"],
-            "symmetric": found["sym"],
+            "symmetric": found["sym"] == 1,  # compared as such, and else taken by its truth
             "zero_point": not found["sym"],
             "desc_act": False,
         }

@@ -97,6 +97,8 @@ HEAD = Shape(
     quantization=optional(mapped(anything)),
 )
 """What says which method reads a block."""
+TRUTHS = ("zero_point", "desc_act")
+"""Flags that vLLM takes by their truth: null and 0 are false, text is true, be it "false"."""
 BLOCK = Shape(
     activation_scheme=optional(text),
     weight_block_size=optional(listed(positive, 2)),
@@ -104,9 +106,6 @@ BLOCK = Shape(
     w_bit=optional(integer),
     group_size=optional(integer),
     q_group_size=optional(integer),
-    zero_point=optional(flag),
-    sym=optional(flag),
-    desc_act=optional(flag),
     store_dtype=optional(text),
     moe_quant_algo=optional(text),
     expert_dtype=optional(text),
@@ -116,14 +115,7 @@ BLOCK = Shape(
     modules_to_not_convert=optional(listed(text)),
 )
 """A block with one scheme for every layer; all fields that any such method reads."""
-DYNAMIC_RULE = Shape(
-    bits=optional(integer),
-    group_size=optional(integer),
-    sym=optional(flag),
-    desc_act=optional(flag),
-)
-"""What a rule of GPTQModel changes."""
-GPTQ_BLOCK = Shape(BLOCK, dynamic=optional(mapped(optional(DYNAMIC_RULE), rule)))
+GPTQ_BLOCK = Shape(BLOCK, dynamic=optional(mapped(optional(mapped(anything)), rule)))
 """A block of GPTQModel."""
 MODELOPT_ENTRY = Shape(
     quant_algo=optional(text),
@@ -216,13 +208,11 @@ QUARK_BLOCK = Shape(
 AUTO_ROUND_ENTRY = Shape(
     bits=integer,
     group_size=integer,
-    sym=flag,
 )
 """What AutoRound sets for some layers."""
 AUTO_ROUND_BLOCK = Shape(
     bits=optional(integer),
     group_size=optional(integer),
-    sym=flag,
     data_type=text,
     packing_format=optional(text),
     backend=optional(text),

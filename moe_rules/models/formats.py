@@ -58,7 +58,8 @@ def gptq(checkpoint: Checkpoint) -> LayerResolver:
     values = {**checkpoint.block, **checkpoint.named_values()}
     dynamic = checkpoint.block.get("dynamic") or {}
     _refuse_activation_order(values, dynamic)
-    shared = {name: values[name] for name in ("bits", "group_size", "symmetric", "zero_point")}
+    shared = {name: values[name] for name in ("bits", "group_size", "zero_point")}
+    shared["symmetric"] = values["symmetric"] == 1
 
     def resolve(place: Place) -> Values | None:
         for rule, override in dynamic.items():
@@ -72,12 +73,12 @@ def gptq(checkpoint: Checkpoint) -> LayerResolver:
 
 
 def _dynamic_values(override: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What a rule changes, under the names the schemes use."""
-    if not override:
-        return {}
-    changed = {key: override[key] for key in ("bits", "group_size") if key in override}
-    if "sym" in override:
-        changed.update(symmetric=override["sym"], zero_point=not override["sym"])
+    """What a rule changes, under the names the schemes use: vLLM passes over other types."""
+    given = override or {}
+    changed = {key: given[key] for key in ("bits", "group_size") if isinstance(given.get(key), int)}
+    symmetric = given.get("sym")
+    if isinstance(symmetric, bool):
+        changed.update(symmetric=symmetric, zero_point=not symmetric)
     return changed
 
 

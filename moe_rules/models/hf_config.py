@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_rules.models.blocks import HEAD, given
+from moe_rules.models.blocks import HEAD, TRUTHS, given
 from moe_rules.models.conditions import descend
 from moe_rules.models.errors import CheckpointRefusedError, ConfigValueError
 from moe_rules.models.typed import (
@@ -182,7 +182,8 @@ def quantization_block(
     method = _method(block)
     if _leaves_out_layers(method, block):
         place, block = QUANTIZATION, _by_layer(hf_quant_config)
-    return place, {**_upper_algorithm(block), "quant_method": method}
+    truths = {name: bool(block[name]) for name in TRUTHS if name in block}
+    return place, {**_upper_algorithm(block), **truths, "quant_method": method}
 
 
 def _leaves_out_layers(method: str, block: Mapping[str, Any]) -> bool:

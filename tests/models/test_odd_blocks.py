@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from moe_rules.models import CheckpointRefusedError, derive_layers
+from moe_rules.models import CheckpointRefusedError, Deployment, derive_layers
 from tests.models.checkpoints import (
     AUTO_ROUND,
     FP8_BLOCKS,
     FP8_TOKENS,
     FP8_WEIGHTS,
+    GPTQ,
     H100,
     NVFP4,
     QUARK,
@@ -83,6 +84,62 @@ def test_all_experts_left_out_need_no_schemes_by_class() -> None:
 def test_arguments_are_taken_as_pydantic_takes_them(weights: dict[str, Any]) -> None:
     expected = ("fp8", "kFp8StaticChannelSym", "kFp8DynamicTokenSym")
     assert asked(one(grouped(weights={**FP8_WEIGHTS, **weights}))) == expected
+
+
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+
+
+@pytest.mark.parametrize(
+    ("zero_point", "taken"), [("true", True), (1, True), (0, False), (None, False)]
+)
+def test_zero_points_of_awq_are_taken_by_their_truth(zero_point: Any, *, taken: bool) -> None:
+    layer = one({**AWQ, "zero_point": zero_point})
+    assert (layer.oracle, layer.options["may_have_zp"]) == ("int_wna16", taken)
+
+
+@pytest.mark.parametrize("fields", [{"desc_act": None}, {"desc_act": 0}, {"sym": 1}])
+def test_flags_of_gptq_may_be_numbers_or_null(fields: dict[str, Any]) -> None:
+    assert one({**GPTQ, **fields}).options == one(GPTQ).options
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [({"desc_act": "false"}, "orders groups by activation"), ({"sym": "true"}, "be symmetric")],
+)
+def test_text_is_true_where_truth_is_asked_and_else_another_value(
+    fields: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(CheckpointRefusedError, match=said):
+        one({**GPTQ, **fields})
+
+
+@pytest.mark.parametrize(
+    ("sym", "kind", "has_zero_points"),
+    [
+        (1, "auto_gptq", False),
+        ("true", "moe_wna16", False),
+        (0, "moe_wna16", True),
+        (None, "moe_wna16", True),
+    ],
+)
+def test_symmetry_of_auto_round_is_compared_first(
+    sym: Any, kind: str, *, has_zero_points: bool
+) -> None:
+    options = one({**AUTO_ROUND, "sym": sym}).options
+    assert (options["quant_config"]["kind"], options["may_have_zp"]) == (kind, has_zero_points)
+
+
+@pytest.mark.parametrize("fields", [{}, {"desc_act": True, "group_size": -1}, {"sym": None}])
+def test_gptq_that_may_run_as_moe_wna16(fields: dict[str, Any]) -> None:
+    asked_for = Deployment(quantization="moe_wna16")
+    (layer,) = derive_layers(qwen3({**GPTQ, **fields}), H100, asked_for)
+    assert layer.options["quant_config"]["kind"] == "moe_wna16"
+    assert layer.options["may_have_zp"] == ("sym" in fields)
+
+
+def test_rules_of_gptq_change_nothing_by_values_of_other_types() -> None:
+    rule = {"bits": "8", "group_size": None, "sym": 0}
+    assert one({**GPTQ, "dynamic": {"+:.*layers": rule}}).options == one(GPTQ).options
 
 
 def test_an_empty_block_stands_before_what_is_declared_elsewhere() -> None:

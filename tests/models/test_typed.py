@@ -83,9 +83,9 @@ def test_values_are_shown_short_however_great_or_deep() -> None:
 
 QUANTIZATION: list[tuple[str, Path, object, str]] = [
     ("gptq", ("group_size",), [1], "group_size must be an integer, not [1]"),
-    ("gptq", ("dynamic", "+:.*layers.1", "bits"), "8", "dynamic.+:.*layers.1.bits must be an int"),
+    ("gptq", ("dynamic", "+:.*layers.1"), 8, "dynamic.+:.*layers.1 must be a mapping, not 8"),
     ("gptq", ("dynamic",), {"+:(": {}}, "dynamic.+:( must be a regular expression"),
-    ("awq", ("zero_point",), "yes", "zero_point must be true or false"),
+    ("awq", ("q_group_size",), "128", "q_group_size must be an integer, not '128'"),
     ("fp8", ("weight_block_size",), [128, 0], "weight_block_size.1 must be at least 1, not 0"),
     ("fp8", ("weight_block_size",), [128], "weight_block_size must be a list of 2, not [128]"),
     ("fp8", ("modules_to_not_convert", 0), None, "modules_to_not_convert.0 must be text, not None"),
