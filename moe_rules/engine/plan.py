@@ -174,10 +174,19 @@ class _Specialiser:
         return condition.fold(self.known, self.unknown)
 
     def _predicate(self, folded: Condition, *, unknown: bool) -> Predicate:
-        """A function of the facts, ``unknown`` standing for what nobody supplies or assumes."""
-        if self.perhaps.isdisjoint(folded.fact_names()):
+        """A function of the facts, ``unknown`` standing for what nobody supplies or assumes.
+
+        Any other fact that it needs and nobody supplies is still a KeyError.
+        """
+        perhaps = self.perhaps.intersection(folded.fact_names())
+        if not perhaps:
             return folded.predicate(unknown=unknown)
-        return lambda facts: unknown if (truth := folded.holds(facts)) is None else truth
+
+        def holds(facts: Mapping[str, FactValue]) -> bool:
+            absent = perhaps.difference(facts)
+            return folded.fold({}, absent).predicate(unknown=unknown)(facts)
+
+        return holds
 
     def _derived(self) -> list[tuple[str, list[tuple[Truth, FactValue | ValueOf]]]]:
         return [

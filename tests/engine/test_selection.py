@@ -98,6 +98,23 @@ def test_what_is_assumed_somewhere_may_be_unknown_elsewhere(small: MakeRules) ->
     assert select(selector, num_experts=9).backend == "FAST"
 
 
+def test_what_is_missing_beside_a_fact_that_may_be_unknown_is_asked_for(small: MakeRules) -> None:
+    rules = with_section("    assume: [{when: {num_experts: 8}, set: {hpc: false}}]")
+    rules = rules.replace('num_experts: "<=64"', "hpc: true, aiter: true")
+    asked: list[str] = []
+
+    def find(name: str) -> bool:
+        asked.append(name)
+        if name == "hpc":
+            raise LookupError(name)
+        return False
+
+    constants: dict[str, FactValue] = {"device": "cuda", "compute_capability": (9, 0)}
+    selector = Selector(small(rules=rules).rules, constants, find=find)
+    assert select(selector, num_experts=9).backend == "SLOW"
+    assert asked == ["hpc", "aiter"]
+
+
 def test_schemes_may_compare_keys_with_other_facts(small: MakeRules) -> None:
     same = "{weight: none, activation: {same_as: moe_activation_override}}"
     selector = small(rules=SMALL.replace("{weight: none, activation: none}", same))
