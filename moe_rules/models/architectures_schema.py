@@ -51,12 +51,14 @@ class ConfigClass(Closed):
     """What the configuration class of a ``model_type`` adds to config.json, and what it refuses.
 
     ``types``: fields of which the class takes values of one type only, no null among them, and
-    10.0 for a float, not 10. Those that matter to MoE layers are there.
+    10.0 for a float, not 10. Those that matter to MoE layers are there. ``of_vllm``: vLLM has the
+    class, which then counts where a checkpoint brings one, too.
     """
 
     defaults: dict[str, Any] = {}
     aliases: dict[str, str] = {}
     types: dict[Literal["int", "float", "bool", "str"], list[str]] = {}
+    of_vllm: bool = False
     text: TextConfig | None = None
 
 

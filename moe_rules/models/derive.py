@@ -26,7 +26,13 @@ from moe_rules.models.expert_substitution import (
     refuse_substituted,
     substituted_experts,
 )
-from moe_rules.models.hf_config import HfConfig, activation_dtype, quantization_block, text_config
+from moe_rules.models.hf_config import (
+    HfConfig,
+    activation_dtype,
+    brings_its_class,
+    quantization_block,
+    text_config,
+)
 from moe_rules.models.hints import names_no_experts, names_no_method
 from moe_rules.models.loading import LoadRefusal, load_refusals
 from moe_rules.models.online import OnlineQuantization, online_of
@@ -129,7 +135,8 @@ def _derive(
             "experts_class": row["experts_class"],
         },
     )
-    text.refuse_other_types()
+    if not brings_its_class(config, classes):
+        text.refuse_other_types()
     refuse_layer_lists(tables.architectures, text)
     refuse_deployment(tables.architectures, context, deployment)
     refuse_missing_fields(row, context)

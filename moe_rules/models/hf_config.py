@@ -128,6 +128,16 @@ def text_config(fields: Mapping[str, Any], classes: Mapping[str, Any]) -> HfConf
     return HfConfig(fields, classes)
 
 
+def brings_its_class(fields: Mapping[str, Any], classes: Mapping[str, Any]) -> bool:
+    """Whether the checkpoint has the code of its configuration class, which vLLM may trust.
+
+    A class of vLLM's own comes before it, one of transformers' does not.
+    """
+    remote = fields.get("auto_map")
+    named = isinstance(remote, Mapping) and "AutoConfig" in remote
+    return named and not classes.get(fields.get("model_type") or "", {}).get("of_vllm", False)
+
+
 def activation_dtype(
     fields: Mapping[str, Any], text: HfConfig, machine: Mapping[str, Any], requested: str = "auto"
 ) -> str:

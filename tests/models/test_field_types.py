@@ -14,7 +14,7 @@ from tests.models.checkpoints import H100, qwen3
 
 CLASSES = load_tables().architectures["config_classes"]
 TYPED = {name: row["types"] for name, row in CLASSES.items() if row.get("types")}
-OF_VLLM = ("hy_v4", "deepseek_v32", "kimi_k2")
+OF_VLLM = [name for name, row in CLASSES.items() if row.get("of_vllm")]
 """Model types for which vLLM takes another class than transformers."""
 
 
@@ -36,6 +36,23 @@ def test_another_type_is_refused(field: str, value: Any, said: str) -> None:
 def test_a_class_that_is_not_known_takes_what_there_is() -> None:
     config = {**qwen3(router_aux_loss_coef=0), "model_type": "my_moe"}
     assert [layer.layers for layer in derive_layers(config, H100)] == [(0, 1, 2, 3)]
+
+
+@pytest.mark.parametrize(("model_type", "of_vllm"), [("deepseek_v3", False), ("kimi_k2", True)])
+def test_a_class_of_the_checkpoints_own_takes_what_there_is(
+    model_type: str, *, of_vllm: bool
+) -> None:
+    config = {
+        **qwen3(n_routed_experts=64, first_k_dense_replace=0, routed_scaling_factor=1),
+        "architectures": ["DeepseekV3ForCausalLM"],
+        "model_type": model_type,
+    }
+    own = {**config, "auto_map": {"AutoConfig": "configuration_mine.MyConfig"}}
+    for refused in (config, own) if of_vllm else (config,):
+        with pytest.raises(ConfigValueError, match="routed_scaling_factor must be a float"):
+            derive_layers(refused, H100)
+    if not of_vllm:
+        assert derive_layers(own, H100)
 
 
 @pytest.mark.parametrize("model_type", [name for name in TYPED if name not in OF_VLLM])
