@@ -70,8 +70,8 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
     for name in ("first", "every", "offset"):
         if rule[name] is not None and given[name] is None:
             raise CheckpointRefusedError(
-                f"config.json has no number for {rule[name]}, by which vLLM tells MoE layers from "
-                "dense ones",
+                f"config.json has no number for {_field_of(rule[name])}, by which vLLM tells MoE "
+                "layers from dense ones",
                 "model",
             )
     every, last, count, types = (given[name] for name in ("every", "last", "count", "types"))
@@ -83,18 +83,27 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
         raise CheckpointRefusedError(
             f"config.json says {count} decoder layers; expected at most {MAX_LAYERS}", "model"
         )
-    if every == 0:
-        return []
-    return [
+    found = [
         index
         for index in range(first, count)
         if (last is None or index <= last)
-        and (every is None or (index + offset) % every == 0)
         and (listed is None or index in listed)
         and (dense is None or index not in dense)
         and (types is None or (index < len(types) and types[index] in rule["type"]))
         and not any_of(_experts(row, at_layer(row, context, index)), without)
     ]
+    if found and every == 0:
+        raise CheckpointRefusedError(
+            f"config.json gives 0 for {_field_of(rule['every'])}, by which vLLM divides the "
+            "indices of layers",
+            "model",
+        )
+    return [index for index in found if every is None or (index + offset) % every == 0]
+
+
+def _field_of(source: Any) -> Any:
+    """The field that a source is, where it is one with a default."""
+    return source["field"] if isinstance(source, Mapping) and "field" in source else source
 
 
 def _experts(row: Mapping[str, Any], context: Context) -> int | None:

@@ -66,7 +66,7 @@ class MoELayers(Closed):
     """Which decoder layers are MoE layers. Everything that is given must hold.
 
     ``without``: values of ``num_experts`` with which the model is dense. ``first``, ``last``:
-    bounds of the index. ``every``: index + ``offset`` is a multiple of it (0: no layer at all).
+    bounds of the index. ``every``: index + ``offset`` is a multiple of it.
     ``listed``: the indices (a list, or numbers in a text). ``dense``: indices that are not MoE.
     ``types``: a list or a text with one entry for each layer, which must be one of ``type``.
     ``count``: the number of decoder layers (null: as many as ``types`` has).

@@ -107,6 +107,35 @@ def test_null_is_no_number_of_dense_layers() -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "field"),
+    [
+        ("DeepseekV3ForCausalLM", "moe_layer_freq"),
+        ("Qwen2MoeForCausalLM", "decoder_sparse_step"),
+        ("Ernie4_5_MoeForCausalLM", "moe_layer_interval"),
+        ("KimiLinearForCausalLM", "moe_layer_freq"),
+    ],
+)
+def test_zero_divides_no_layers(name: str, field: str) -> None:
+    experts = {"n_routed_experts": 8, "moe_num_experts": 8, "first_k_dense_replace": 1}
+    more = {"moe_layer_start_index": 0, "moe_layer_end_index": -1, "mla_use_nope": True}
+    config = qwen3(architectures=[name], model_type=None, **experts, **more, **{field: 0})
+    with pytest.raises(CheckpointRefusedError, match=f"gives 0 for {field}, by which") as refused:
+        derive_layers(config, H100)
+    assert refused.value.stage == "model"
+
+
+def test_zero_is_not_divided_by_where_no_layer_asks() -> None:
+    fields = {"n_routed_experts": 8, "first_k_dense_replace": 4, "moe_layer_freq": 0}
+    deepseek = qwen3(architectures=["DeepseekV3ForCausalLM"], model_type=None, **fields)
+    assert derive_layers(deepseek, H100) == []
+
+
+def test_no_step_between_experts_of_llama4_is_a_dense_model() -> None:
+    config = qwen3(architectures=["Llama4ForCausalLM"], model_type=None, num_local_experts=8)
+    assert derive_layers({**config, "interleave_moe_layer_step": 0}, H100) == []
+
+
+@pytest.mark.parametrize(
     ("name", "fields", "layers"),
     [
         ("BeamForCausalLM", {"mlp_layer_types": ["dense", "sparse", "dense", "sparse"]}, (1, 3)),
@@ -307,6 +336,29 @@ def test_beam_is_refused_where_it_is_not_validated(deployment: Deployment, why: 
     beam["mlp_layer_types"] = ["sparse"] * 4
     with pytest.raises(CheckpointRefusedError, match=why):
         derive_layers(beam, H100, deployment)
+
+
+@pytest.mark.parametrize("name", ["Dots1ForCausalLM", "SolarOpenForCausalLM"])
+@pytest.mark.parametrize("groups", [1, 0])
+def test_models_through_transformers_route_themselves_without_groups(
+    name: str, groups: int
+) -> None:
+    fields = {"n_routed_experts": 8, "first_k_dense_replace": 0, "n_group": groups, "topk_group": 1}
+    (layer,) = derive_layers(qwen3(architectures=[name], model_type=None, **fields), H100)
+    expected = ("DeepSeekV3", "fp32") if groups else ("Custom", "bf16")
+    assert (layer.moe.routing_method, layer.moe.router_logits_dtype) == expected
+
+
+@pytest.mark.parametrize("missing", ["num_expert_group", "topk_group"])
+def test_kimi_needs_the_numbers_of_groups_where_it_uses_them(missing: str) -> None:
+    config = {
+        **qwen3(architectures=["KimiLinearForCausalLM"], model_type="kimi_linear"),
+        "mla_use_nope": True,
+        missing: None,
+    }
+    with pytest.raises(CheckpointRefusedError, match="experts by groups"):
+        derive_layers(config, H100)
+    assert derive_layers({**config, "use_grouped_topk": False}, H100)
 
 
 @pytest.mark.parametrize(("groups", "method"), [(1, "RenormalizeNaive"), (None, "Custom")])
