@@ -99,7 +99,7 @@ def derive_layers(
     derived as well. The list is empty for a model without MoE layers.
 
     Raises CheckpointRefusedError where vLLM would not run the checkpoint, UnknownModelError for an
-    architecture or method that is not in the tables, ValueError for an override that is no fact.
+    architecture that is not in the tables, ValueError for an override that is no fact.
     """
     if not isinstance(config, Mapping):
         raise CheckpointRefusedError(f"config.json must be a mapping, not {type(config).__name__}")

@@ -54,7 +54,7 @@ def reading(what: str, stage: str = "engine_config") -> Iterator[None]:
 
 
 class UnknownModelError(ValueError):
-    """The tables do not know this architecture or quantization method.
+    """The tables do not know this architecture.
 
     ``missing`` names the facts that ``--set fact=value`` would have to supply instead.
     """

@@ -156,7 +156,7 @@ class OnlineQuantization(Record):
     refusal: str | None = None
 
     def ask(self, place: Place, layer: FusedMoEConfig) -> Question:
-        """What the layer at ``place`` asks. Raises CheckpointRefusedError, UnknownModelError."""
+        """What the layer at ``place`` asks. Raises CheckpointRefusedError."""
         name = self.online.method(place.name)
         if name is not None:
             if self.refusal is not None and self.base.ask(place, layer) != UNQUANTIZED:

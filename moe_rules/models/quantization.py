@@ -6,12 +6,12 @@ block in the method's format and takes the first scheme whose conditions hold.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from moe_rules.models.conditions import Context, holds
-from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError, reading
+from moe_rules.models.errors import CheckpointRefusedError, reading
 from moe_rules.models.formats import FORMATS
 from moe_rules.models.loading import LoadRefusal, load_refusals
 from moe_rules.models.model_edits import Edits
@@ -22,7 +22,7 @@ from moe_rules.models.shard_checks import (
     block_checks,
     shape_checks,
 )
-from moe_rules.models.suggest import unknown_name
+from moe_rules.vocabulary.fact_values import did_you_mean
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
@@ -45,8 +45,8 @@ class Question:
 
 
 UNQUANTIZED = Question("unquantized")
-MISSING = ("oracle", "weight_key", "activation_key")
-"""Facts that nothing says for a quantization method without a row."""
+STATED = ("oracle", "weight_key", "activation_key")
+"""Facts that only a user can say of a quantization method without a row."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Quantization:
     _asked: list[tuple[Values, FusedMoEConfig, Question]] = field(default_factory=list)
 
     def ask(self, place: Place, layer: FusedMoEConfig) -> Question:
-        """What the layer at ``place`` asks. Raises CheckpointRefusedError, UnknownModelError."""
+        """What the layer at ``place`` asks. Raises CheckpointRefusedError."""
         with reading(f"the quantization block ({self.name})", "quant_method"):
             return self._ask(self.resolve(place), layer)
 
@@ -168,7 +168,7 @@ def quantization_of(
 
     ``row`` is the architecture's: how it renames modules and changes the quantization. ``context``
     must hold ``platform`` (with ``capability``), ``deployment`` and ``config``. Raises
-    CheckpointRefusedError and, for a method the table does not know, UnknownModelError.
+    CheckpointRefusedError.
     """
     name = method_of(block, table, context)
     in_block = Context(block or {}, **context.groups, checkpoint={"method": name})
@@ -189,16 +189,17 @@ def quantization_of(
 
 def _method(name: str, table: Mapping[str, Any]) -> Mapping[str, Any]:
     methods: Mapping[str, Any] = table["methods"]
-    if name in table["not_supported"]:
-        raise CheckpointRefusedError(f"vLLM does not support {name} quantization")
     if name not in methods:
-        raise UnknownModelError(
-            f"{unknown_name('quantization method', name, methods)}; without its row these facts "
-            f"are missing: {', '.join(MISSING)}",
-            MISSING,
-        )
+        raise _not_of_vllm(name, methods)
     row: Mapping[str, Any] = methods[name]
     return row
+
+
+def _not_of_vllm(name: str, names: Iterable[str]) -> CheckpointRefusedError:
+    return CheckpointRefusedError(
+        f"vLLM has no quantization method {name!r}{did_you_mean(name, names)}; a plugin's is asked "
+        f"about by stating {', '.join(STATED)}"
+    )
 
 
 def method_of(
@@ -228,13 +229,9 @@ def _online(requested: str | None, table: Mapping[str, Any]) -> str | None:
     if requested is None:
         return None
     if requested not in table["online"]:
-        if requested in table["not_supported"]:
-            raise CheckpointRefusedError(f"vLLM does not support {requested} quantization")
         if requested in table["methods"]:
             raise CheckpointRefusedError(f"{requested} needs a checkpoint quantized so")
-        raise UnknownModelError(
-            unknown_name("quantization method", requested, [*table["online"], *table["methods"]])
-        )
+        raise _not_of_vllm(requested, [*table["online"], *table["methods"]])
     return str(table["online"][requested])
 
 

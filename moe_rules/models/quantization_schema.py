@@ -140,8 +140,8 @@ class QuantizationFile(TableFile):
 
     ``detect``: which method reads a checkpoint, where that is not the one its block names.
     ``online``: methods that a user may ask for with an unquantized checkpoint,
-    ``online_shorthands`` those of them that ``quantization_config`` may name. ``not_supported``:
-    methods of other engines, which vLLM refuses. ``loading``: lists of checks that schemes name.
+    ``online_shorthands`` those of them that ``quantization_config`` may name. ``loading``: lists
+    of checks that schemes name.
     ``refuse_requantized``: why experts that a checkpoint has quantized are not quantized online.
     """
 
@@ -151,7 +151,6 @@ class QuantizationFile(TableFile):
     online_shorthands: list[str]
     online_keys: dict[str, OnlineKey]
     refuse_requantized: str | None = None
-    not_supported: list[str]
     methods: dict[str, Method]
     schemes: dict[str, list[Scheme]]
 
