@@ -67,8 +67,10 @@ def beside_weights(module: Any) -> tuple[str, str, str, str]:
 
 def layer_tensors(module: Any) -> LayerTensors:
     """See :class:`LayerTensors`."""
-    others = [getattr(module, name, None) for name in beside_weights(module)]
-    return LayerTensors(*gemm_weights(module), *others)
+    up, down, up_scale, down_scale = (getattr(module, n, None) for n in beside_weights(module))
+    if not module.has_bias:  # transformers adds none then, whatever has the name of one
+        up = down = None
+    return LayerTensors(*gemm_weights(module), up, down, up_scale, down_scale)
 
 
 def layer_config(module: Any, top_k: int, dtype: torch.dtype) -> FusedMoEConfig:

@@ -277,6 +277,17 @@ def test_what_is_set_afterwards_counts(name, value):
     assert relative_error(output, expected(module, x, *chosen)) <= 1e-5
 
 
+@pytest.mark.parametrize("name", ["gate_up_proj_bias", "down_proj_bias"])
+def test_what_has_the_name_of_a_bias_is_none_where_modules_have_no_biases(name):
+    module = experts()
+    rows = {"gate_up_proj_bias": 96, "down_proj_bias": 32}[name]
+    module.register_parameter(name, nn.Parameter(torch.ones(6, rows), False))
+    x, chosen = torch.randn(5, 32), routing(5, 6)
+    output = module(x, *chosen)
+    assert getattr(module, SERVING).kernel is not None
+    assert relative_error(output, expected(module, x, *chosen)) <= 1e-5
+
+
 def test_parameters_of_one_call_alone():
     """``functional_call`` puts them in the places of others, past the module's own methods."""
     module = experts(has_bias=True)
