@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
 
 class Front(nn.Module):
@@ -40,7 +41,7 @@ class Front(nn.Module):
 def put_in_front(front: type[Front], module: Any) -> None:
     """Put ``front`` in front of the class of ``module``; twice is as once."""
     if not isinstance(module, front):
-        module.__class__ = _with_front(front, type(module))  # type: ignore[arg-type]
+        _change_class(module, lambda cls: _with_front(front, cls))  # type: ignore[arg-type]
 
 
 def plain_class(module: Any) -> type[nn.Module]:
@@ -51,7 +52,20 @@ def plain_class(module: Any) -> type[nn.Module]:
 
 def make_plain(module: Any) -> None:
     """Take away what is in front of the class of ``module``, if anything is."""
-    module.__class__ = plain_class(module)
+    _change_class(module, lambda cls: getattr(cls, "_plain_class", cls))
+
+
+def _change_class(module: Any, changed: Callable[[Any], Any]) -> None:
+    """Give ``module`` the changed class: in a parametrized one, below that of torch.
+
+    Torch makes a class for each such module, and returns to its base with the last parametrization.
+    """
+    cls = type(module)
+    if not is_parametrized(module):
+        module.__class__ = changed(cls)
+        return
+    own = {name: x for name, x in vars(cls).items() if name not in ("__dict__", "__weakref__")}
+    module.__class__ = type(cls.__name__, (changed(cls.__bases__[0]),), own)
 
 
 @functools.cache

@@ -243,6 +243,23 @@ def test_adapters_are_computed_with_and_taken_off(pair):
     torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("adapted_in", ["eager", "moe_rules"])
+def test_adapters_stay_when_the_implementation_changes(pair, adapted_in):
+    model, eager = pair
+    before = logits(eager)
+    model.set_experts_implementation(adapted_in)
+    for each in pair:
+        for module in experts_of(each):
+            parametrize.register_parametrization(module, "down_proj", Doubled())
+    for name in ("moe_rules", "eager", "moe_rules"):
+        model.set_experts_implementation(name)
+        assert_as_eager(model, eager)
+    for module in experts_of(model):
+        parametrize.remove_parametrizations(module, "down_proj", leave_parametrized=False)
+    torch.testing.assert_close(logits(model), before, rtol=1e-5, atol=1e-5)
+    assert hasattr(experts_of(model)[0], SERVING)
+
+
 def test_layers_are_converted_one_by_one():
     model = model_of()
     model.set_experts_implementation("moe_rules")
