@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # nvidia-modelopt 0.47.0: MXFP4 weights that it writes.
 #
-# Between two FP4 values, a weight is rounded to the nearer one. Right in the middle it goes to the
-# one whose last bit is 0, in the MX formats (OCP MX 1.0, roundTiesToEven) as in NVFP4, and 0.0 is
-# 0.0. One would expect both formats of one library to round so: its CUDA code for fake quantization,
-# by which the accuracy of a format is judged, has one function for both.
+# Between two FP4 values, a weight is rounded to the nearer one, and one right in the middle to that
+# whose last bit is 0, by the default of IEEE 754; 0.0 is 0.0. One would expect one library to round
+# so for both of its FP4 formats, MXFP4 and NVFP4: its CUDA code for fake quantization, by which the
+# accuracy of a format is judged, does.
 #
 # What happens: NVFP4 does. MXFP4 rounds all ties towards zero, and writes 0.0 as -0.0 (code 8), so
 # zeros, as of pruned or padded weights, are bytes 0x88 and not 0x00. A BF16 weight is in the middle
-# often, for MXFP4's scales are powers of two: of normally distributed ones every 200th is written
-# as another value than by rounding to even, always a smaller one.
+# often, for MXFP4's scales are powers of two: of normally distributed ones about every 200th is
+# written as another value than by rounding to even, always one nearer to zero.
 #
 # Seen:
 #   weights:   0.75   1.75    3.5  -0.75  -1.75   -3.5    0.0    0.0
 #   NVFP4:      1.0    2.0    4.0   -1.0   -2.0   -4.0    0.0    0.0  (zeros are byte 0x00)
 #   MXFP4:      0.5    1.5    3.0   -0.5   -1.5   -3.0   -0.0   -0.0  (zeros are byte 0x88)
-#   MXFP4 of 4194304 BF16 weights: 0.48 % are smaller than by ties to even, 0 are larger
+#   MXFP4 of 4194304 BF16 weights: 0.48 % are nearer to zero than by ties to even, 0 are farther
 set -euo pipefail
 
 folder=$(mktemp -d)
@@ -67,13 +67,13 @@ values = compressed(weight, mtq.MXFP4_DEFAULT_CFG)[1].reshape(-1, 32).abs() / sc
 even = values.clone()
 for middle, value in MIDDLES.items():
     even[(blocks / scale).abs() == middle] = value
-smaller, larger = (values < even).sum().item(), (values > even).sum().item()
-share = f"{smaller / values.numel():.2%}".replace("%", " %")
+nearer, farther = (values < even).sum().item(), (values > even).sum().item()
+share = f"{nearer / values.numel():.2%}".replace("%", " %")
 print(
-    f"MXFP4 of {values.numel()} BF16 weights: {share} are smaller than by ties to even, "
-    f"{larger} are larger"
+    f"MXFP4 of {values.numel()} BF16 weights: {share} are nearer to zero than by ties to even, "
+    f"{farther} are farther"
 )
-assert (share, larger) == ("0.48 %", 0)
+assert (share, farther) == ("0.48 %", 0)
 
 kernels = Path(modelopt.__file__).parent / "torch/kernels/quantization/gemm"
 assert "value = round_to_even(x, values, bounds, n);" in (kernels / "tensor_quant_mx.h").read_text()

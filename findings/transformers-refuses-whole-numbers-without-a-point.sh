@@ -6,9 +6,9 @@
 # float in Python (and by its type checkers), and was by transformers 4.57.
 #
 # What happens: configuration classes check types strictly, and whether a field takes an int depends
-# on how its class declares it, which differs between classes for the same field, also where modules
-# were copied: attention_dropout may be 0 in a DeepSeek-V3, not in a DeepSeek-V2. Of the classes with
-# experts more than half refuse what they saved themselves, once whole numbers have no point.
+# on how its class declares it, which differs between classes for the same field: attention_dropout
+# may be 0 in a DeepSeek-V3, not in a DeepSeek-V2. Of the classes with experts more than half refuse
+# what they saved themselves, once whole numbers have no point.
 #
 # Seen:
 #   4.57.6: of 30 classes with experts, 0 refuse what they saved, without points
