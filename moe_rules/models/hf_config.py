@@ -172,7 +172,8 @@ def quantization_block(
     """The checkpoint's quantization from wherever it is declared: its place, and what it says.
 
     In this order: ``quantization_config``; ``hf_quant_config.json``; ``compression_config``; the
-    same two of ``text_config``. The method is spelled out: a ModelOpt block in its own layout
+    same two of ``text_config``, of whose ``compression_config`` vLLM reads the method alone: not
+    enough for compressed-tensors. The method is spelled out: a ModelOpt block in its own layout
     (``producer`` and ``quantization``) need not name one; its algorithm does. The algorithms of
     single layers that config.json leaves out are read from hf_quant_config.json.
     """
@@ -190,6 +191,11 @@ def quantization_block(
         return None
     read(HEAD, block, place)
     method = _method(block)
+    if method == "compressed-tensors" and place == below(inner, "compression_config"):
+        raise CheckpointRefusedError(
+            f"{place} is not where vLLM reads a block of compressed-tensors; it does at "
+            f"{below(CONFIG, 'compression_config')}"
+        )
     if _leaves_out_layers(method, block):
         place, block = QUANTIZATION, _by_layer(hf_quant_config)
     truths = {name: bool(block[name]) for name in TRUTHS if name in block}

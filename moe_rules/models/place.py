@@ -61,13 +61,20 @@ class Checkpoint(Record):
         row, context = self.method, self.context
         values = {name: value_of(source, context) for name, source in row["values"].items()}
         for name in row["required"]:
+            fields = _fields_of(row["values"].get(name), name)
             if values.get(name, context[name]) is None:
-                fields = _fields_of(row["values"].get(name), name)
-                raise CheckpointRefusedError(f"the quantization block does not give {fields}")
+                asked = " or ".join(map(repr, fields))
+                raise CheckpointRefusedError(f"the quantization block does not give {asked}")
+            first = next((field for field in fields if context.has(field)), None)
+            if first is not None and context[first] is None:
+                raise CheckpointRefusedError(f"the quantization block gives null for {first!r}")
         return values
 
 
-def _fields_of(source: Any, name: str) -> str:
-    """The fields that a value is read from, where its row names these alone; else the value."""
+def _fields_of(source: Any, name: str) -> list[str]:
+    """The fields that a value is read from, where its row names these alone; else the value.
+
+    vLLM reads the first one that is there, be it null.
+    """
     named = source if isinstance(source, list) else [source]
-    return " or ".join(map(repr, named if all(isinstance(one, str) for one in named) else [name]))
+    return named if all(isinstance(one, str) for one in named) else [name]

@@ -149,6 +149,19 @@ def test_an_empty_block_stands_before_what_is_declared_elsewhere() -> None:
     assert (quantized.oracle, unquantized.oracle) == ("fp8", "unquantized")
 
 
+def test_compression_is_read_at_the_top_level_only() -> None:
+    vision = {"architectures": ["Qwen3VLMoeForConditionalGeneration"], "model_type": "my_vl"}
+    deepstack = {"vision_config": {"deepstack_visual_indexes": []}}
+    config = {**vision, **deepstack, "text_config": qwen3()}
+    (layer,) = derive_layers({**config, "compression_config": FP8}, H100)
+    assert layer.oracle == "fp8"
+    below = {**config, "text_config": {**qwen3(), "compression_config": FP8}}
+    with pytest.raises(
+        CheckpointRefusedError, match=r"text_config\.compression_config is not where"
+    ):
+        derive_layers(below, H100)
+
+
 def test_the_first_name_of_quantized_blocks_counts_even_if_it_is_null() -> None:
     elsewhere = {**AUTO_ROUND, "to_quant_block_names": "model.visual"}
     assert asked(one(elsewhere))[0] == "unquantized"

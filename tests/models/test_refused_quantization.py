@@ -64,6 +64,16 @@ def test_arguments_that_contradict_each_other_are_refused(given: dict[str, Any])
         ({"quant_method": "modelopt", "quant_algo": "NVFP4"}, XPU, "not supported on xpu"),
         ({"quant_method": "modelopt", "quant_algo": "INT3"}, H100, "'INT3' is not supported"),
         ({"quant_method": "fbgemm_fp8"}, H100, "deprecated"),
+        (
+            {"quant_method": "awq", "bits": 4, "w_bit": None, "group_size": 8, "zero_point": True},
+            H100,
+            "gives null for 'w_bit'",
+        ),
+        (
+            {"quant_method": "moe_wna16", "bits": 4, "group_size": 128, "sym": True},
+            H100,
+            "takes checkpoints of GPTQ and AWQ",
+        ),
         ({"quant_method": "bitsandbytes"}, H100, "has no quantization method 'bitsandbytes'"),
         ({"quant_method": "quark"}, H100, "'export'"),
         ({**AUTO_ROUND, "data_type": "nv_fp"}, CPU, "data type 'nv_fp'"),
