@@ -10,7 +10,7 @@ from moe_rules.files.problems import RuleFileError
 from moe_rules.language.ruleset import rule_files
 from moe_rules.selectors.errors import InvalidRequestError
 from tests.conftest import SMALL, MakeRules
-from tests.engine.test_selection import LAYER, layer, select
+from tests.engine.layers import LAYER, layer, select
 
 
 def overlay(text: str) -> str:

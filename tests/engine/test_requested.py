@@ -14,7 +14,7 @@ from moe_rules.language.requested import ROLES, keys, requests_from_environ
 from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactError
 from tests.conftest import SMALL, MakeRules
-from tests.engine.test_selection import LAYER, layer
+from tests.engine.layers import LAYER, layer
 
 ORACLES = ("unquantized", "fp8")
 

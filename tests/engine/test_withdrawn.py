@@ -13,7 +13,7 @@ from moe_rules.language.ruleset import load_platform, overlay_paths
 from moe_rules.selectors.errors import InvalidRequestError
 from moe_rules.vocabulary.table_names import PLATFORMS
 from tests.conftest import SMALL, MakeRules
-from tests.engine.test_selection import layer, select, with_section
+from tests.engine.layers import layer, select, with_section
 
 ORACLE = "platform: cuda\noracles:\n  unquantized:\n"
 WITHOUT_FAST = ORACLE + "    withdrawn: {backends: {FAST: New in 2.0}}\n"

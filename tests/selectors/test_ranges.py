@@ -14,7 +14,7 @@ from moe_rules.language.ruleset import load_platform
 from moe_rules.selectors.ranges import decide_by_num_tokens
 from moe_rules.selectors.selector import Selector, layer_facts
 from tests.conftest import SMALL, MakeRules
-from tests.engine.test_selection import LAYER, select, with_section
+from tests.engine.layers import LAYER, select, with_section
 
 
 def adjusted(*conditions: str) -> str:
