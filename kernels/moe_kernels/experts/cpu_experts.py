@@ -7,11 +7,11 @@ from typing import ClassVar
 
 import torch
 
-from moe_kernels.activation import ActivationParameters, activation_form, apply_activation
+from moe_kernels.activation import ActivationParameters, apply_activation
 from moe_kernels.cpu.compiled import Segment
 from moe_kernels.cpu.packed_weights import PACKED, stands_for_packed
 from moe_kernels.experts.cpu_products import ExpertLinear
-from moe_kernels.experts.weight_specs import check_weight, weight_specs
+from moe_kernels.experts.weight_specs import check_weights, weight_specs
 from moe_kernels.modular_kernel import (
     FusedMoEExperts,
     FusedMoEExpertsMonolithic,
@@ -64,11 +64,8 @@ def cpu_experts(
     num_experts, n13 = w13.shape[:2]
     weight_groups = (weight_group_shape[0], weight_group_shape[1])
     blocks = weight_groups if weight_format == "fp8" and min(weight_groups) > 0 else None
-    for name, weight, tensors, columns in (
-        ("w13", w13, w13_tensors, hidden_states.shape[1]),
-        ("w2", w2, w2_tensors, n13 // 2 if activation_form(activation).gated else n13),
-    ):
-        check_weight(name, weight_specs(weight, tensors), columns, weight_format, blocks)
+    specs = weight_specs(w13, w13_tensors), weight_specs(w2, w2_tensors)
+    check_weights(*specs, hidden_states.shape[1], activation, weight_format, blocks)
     if topk_ids.numel() == 0:
         return torch.zeros_like(hidden_states)
     parameters = ActivationParameters(limit, alpha, beta, situ_beta, situ_linear_beta)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 import triton
 
-from moe_kernels.activation import ActivationParameters, activation_form
-from moe_kernels.experts.weight_specs import WeightSpecs, check_weight
+from moe_kernels.activation import ActivationParameters
+from moe_kernels.experts.weight_specs import WeightSpecs, check_weights
 from moe_kernels.ops.fused_moe_gemm import prepared_gemm
 from moe_kernels.ops.fused_moe_gemm_few_rows import (
     MOST_SUMMED,
@@ -97,11 +97,8 @@ def layer_launches(
     for what does not fit the weights.
     """
     require_gpu(tokens.device)
-    for of, weight, columns in (
-        ("w13", w13, tokens.shape[1]),
-        ("w2", w2, w13.values.shape[1] // (2 if activation_form(activation[0]).gated else 1)),
-    ):
-        check_weight(of, weight, columns, scheme.weight_format, scheme.block_shape)
+    hidden = tokens.shape[1]
+    check_weights(w13, w2, hidden, activation[0], scheme.weight_format, scheme.block_shape)
 
     num_tokens, num_local_experts = tokens.shape[0], w13.values.shape[0]
     num_pairs = num_tokens * top_k

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 
+from moe_kernels.activation import activation_form
 from moe_kernels.quantization.microscaling import MX_GROUP, NVFP4_GROUP
 from moe_kernels.tensor_spec import TensorSpec, spec_of, spec_of_optional
 
@@ -39,19 +40,32 @@ def weight_specs(weight: torch.Tensor, tensors: list[torch.Tensor | None]) -> We
 
 
 @functools.lru_cache(maxsize=4096)
-def check_weight(
-    name: str,
-    weight: WeightSpecs,
-    columns: int,
+def check_weights(
+    w13: WeightSpecs,
+    w2: WeightSpecs,
+    hidden: int,
+    activation: str,
     fmt: str | None,
-    block_shape: tuple[int, int] | None = None,
+    block_shape: tuple[int, int] | None,
 ) -> None:
-    """Raise ValueError for what does not fit the weight called ``name``, [E, N, ``columns``].
+    """Raise ValueError for what does not fit the weights w13 [E, N, ``hidden``] and w2.
 
     fmt: of :mod:`moe_kernels.quantization.schemes`, None where there are no groups; scales may be
     in units, as :mod:`moe_kernels.layouts.unpacked_in_triton` has them. block_shape: of FP8 in
     blocks.
     """
+    _check_weight("w13", w13, hidden, fmt, block_shape)
+    intermediate = w13.values.shape[1] // (2 if activation_form(activation).gated else 1)
+    _check_weight("w2", w2, intermediate, fmt, block_shape)
+
+
+def _check_weight(
+    name: str,
+    weight: WeightSpecs,
+    columns: int,
+    fmt: str | None,
+    block_shape: tuple[int, int] | None,
+) -> None:
     values, scale, zero_point, scale_2, bias, _ = weight
     num_experts, rows = values.shape[:2]
     for part, spec in zip(weight._fields[1:5], weight[1:5], strict=True):
