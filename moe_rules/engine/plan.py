@@ -6,6 +6,7 @@ What remains is compiled to plain functions of the facts that differ from layer 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -182,11 +183,11 @@ class _Specialiser:
         if not perhaps:
             return folded.predicate(unknown=unknown)
 
-        def holds(facts: Mapping[str, FactValue]) -> bool:
-            absent = perhaps.difference(facts)
-            return folded.fold({}, absent).predicate(unknown=unknown)(facts)
+        @functools.cache
+        def without(absent: frozenset[str]) -> Predicate:
+            return folded.fold({}, absent).predicate(unknown=unknown)
 
-        return holds
+        return lambda facts: without(perhaps.difference(facts))(facts)
 
     def _derived(self) -> list[tuple[str, list[tuple[Truth, FactValue | ValueOf]]]]:
         return [

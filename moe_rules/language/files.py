@@ -5,6 +5,7 @@ The JSON Schemas in ``schemas/`` are generated from these models (``moe-rules sc
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Annotated, Any, Literal
 
@@ -157,7 +158,7 @@ class Step(Listed):
         actions = [action for action in _OF_STEPS if action in said]
         if len(actions) != 1:
             raise ValueError(f"a step does exactly one of: {', '.join(_OF_STEPS)}")
-        for key in ("kernels", "requires", "assume", "error"):
+        for key in itertools.chain(*_OF_STEPS.values()):
             if key in said and key not in _OF_STEPS[actions[0]]:
                 raise ValueError(f"{key!r} says nothing with {actions[0]!r}")
         return self

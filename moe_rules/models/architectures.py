@@ -166,10 +166,9 @@ def layer_facts(
     for name in ("groups", "taken_groups"):
         source = row["routing"][name]
         if routing[name] is None and not isinstance(source, list | NoneType):
-            where = source.get("field", source) if isinstance(source, Mapping) else source
             raise CheckpointRefusedError(
                 "vLLM's router of this model takes experts by groups, and config.json gives no "
-                f"number of them ({where})",
+                f"number of them ({_field_of(source)})",
                 "model",
             )
     clamps = {name: given(name) for name in _FLOATS}

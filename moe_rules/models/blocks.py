@@ -97,7 +97,7 @@ HEAD = Shape(
     quantization=optional(mapped(anything)),
 )
 """What says which method reads a block."""
-TRUTHS = ("zero_point", "desc_act")
+TAKEN_BY_TRUTH = ("zero_point", "desc_act")
 """Flags that vLLM takes by their truth: null and 0 are false, text is true, be it "false"."""
 BLOCK = Shape(
     activation_scheme=optional(text),

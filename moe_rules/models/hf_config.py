@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from moe_rules.models.blocks import HEAD, TRUTHS, given
+from moe_rules.models.blocks import HEAD, TAKEN_BY_TRUTH, given
 from moe_rules.models.conditions import descend
 from moe_rules.models.errors import CheckpointRefusedError, ConfigValueError
 from moe_rules.models.typed import (
@@ -198,7 +198,7 @@ def quantization_block(
         )
     if _leaves_out_layers(method, block):
         place, block = QUANTIZATION, _by_layer(hf_quant_config)
-    truths = {name: bool(block[name]) for name in TRUTHS if name in block}
+    truths = {name: bool(block[name]) for name in TAKEN_BY_TRUTH if name in block}
     return place, {**_upper_algorithm(block), **truths, "quant_method": method}
 
 

@@ -100,7 +100,7 @@ def text(value: Any) -> str:
     return value
 
 
-TRUTHS = {
+_WORDS_OF_TRUTH = {
     **dict.fromkeys(("1", "on", "t", "true", "y", "yes"), True),
     **dict.fromkeys(("0", "off", "f", "false", "n", "no"), False),
 }
@@ -109,7 +109,7 @@ TRUTHS = {
 def lax_flag(value: Any) -> bool:
     """True or false as pydantic takes it: as 1 and 0, and as text, too."""
     if isinstance(value, str):
-        return flag(TRUTHS.get(value.lower(), value))
+        return flag(_WORDS_OF_TRUTH.get(value.lower(), value))
     return bool(value) if value in (0, 1) else flag(value)
 
 

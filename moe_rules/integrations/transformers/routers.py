@@ -125,7 +125,7 @@ def _is_router(module: nn.Module) -> bool:
     names = {name for name, _ in itertools.chain(module.named_parameters(), module.named_buffers())}
     if not hasattr(module, "top_k") or "weight" not in names or not names <= {"weight", "bias"}:
         return False
-    own = vars(module).keys() - _OF_ANY_MODULE - {_METHOD, _CONFIG}
+    own = vars(module).keys() - _OF_ANY_MODULE - set(Choosing._kept)
     return not module._modules and all(isinstance(vars(module)[name], _PLAIN) for name in own)
 
 
