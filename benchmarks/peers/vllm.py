@@ -265,14 +265,20 @@ def call(
     weights: tuple[torch.Tensor, torch.Tensor],
     sizes: tuple[int, int],
     scheme: Any = None,
-) -> Run:
+) -> Run | None:
     """Calls of ``experts`` as vLLM's modular kernel makes them, workspaces included.
+
+    None where blocks of columns do not divide what is quantized, which vLLM's operator asserts.
 
     ``weights``: w13 and w2 as the experts have them. ``sizes``: the rows of w13 and the hidden size
     as they count them, padded. ``scheme``: by which the tokens are quantized before; None if they
     are not.
     """
     rows, hidden = sizes
+    if scheme is not None and scheme.quant_dtype is not None and scheme.block_shape is not None:
+        columns = scheme.block_shape[1]
+        if hidden % columns or layer.w2.shape[2] % columns:
+            return None
     global_experts, local_experts = layer.moe_config.num_experts, len(layer.w13)
     activation = activation_of(layer)
     quantize_input = moe("utils").moe_kernel_quantize_input
