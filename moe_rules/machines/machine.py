@@ -151,18 +151,12 @@ class Machine:
 
 
 class NamedMachine(Record):
-    """One entry of ``rules/machines.yaml``: a product, its platform facts and its memory.
-
-    ``memory_gb`` is in 10^9 bytes, ``memory_bandwidth_gb_per_s`` in 10^9 bytes per second, both
-    as the vendor states them; None where not stated plainly. ``source`` says where from.
-    """
+    """One entry of ``rules/machines.yaml``: a product and its platform facts."""
 
     name: str
     product: str
     aliases: tuple[str, ...]
     platform: Mapping[str, FactValue]
-    memory_gb: float | None
-    memory_bandwidth_gb_per_s: float | None
     source: str
 
     def machine(self, preset: str = "full") -> Machine:
@@ -365,8 +359,6 @@ def _table() -> tuple[dict[str, NamedMachine], dict[str, dict[str, tuple[str, ..
             product=entry["product"],
             aliases=tuple(entry.get("aliases", ())),
             platform=platform,
-            memory_gb=entry.get("memory_gb"),
-            memory_bandwidth_gb_per_s=entry.get("memory_bandwidth_gb_per_s"),
             source=entry["source"],
         )
     presets = {

@@ -58,10 +58,6 @@ class MachineEntry(BaseModel):
     product: Text = Field(description="The product, as its vendor calls it.")
     aliases: list[Text] = Field(default=[], description="Further names of the same machine.")
     platform: Platform = Field(description="Its platform facts.")
-    memory_gb: float | None = Field(None, gt=0, description="Memory in 10^9 bytes.")
-    memory_bandwidth_gb_per_s: float | None = Field(
-        None, gt=0, description="Memory bandwidth in 10^9 bytes per second."
-    )
     source: Text = Field(description="Where the facts come from.")
 
 

@@ -163,7 +163,6 @@ def test_a_name_wins_over_a_file_of_that_name(tmp_path, monkeypatch):
     [
         (("machines", "h100", "platform", "device"), "cuba", "did you mean 'cuda'"),
         (("machines", "h100", "platform", "gfx"), "gfx942", "fact of rocm"),
-        (("machines", "h100", "memory_gb"), -1, "greater than 0"),
         (("machines", "h100", "memory"), 80, "Extra inputs"),
         (("machines", "h100", "aliases"), ["a100"], "'a100' names both"),
         (("machines", "H-200"), {"product": "x", "platform": {"device": "tpu"}, "source": "x"},
