@@ -214,7 +214,7 @@ ROWS: dict[str, list[Row]] = {
          "AITER_TRITON_MXFP4_MXFP4", INVALID),
         ("FlashInferMoeEpExperts", NAVI2, "nvfp4", ("kNvfp4Static", "kNvfp4Dynamic"),
          request("flashinfer_moe_ep_cutedsl", **EP), "FLASHINFER_MOE_EP_CUTEDSL", INVALID),
-        ("FlashInferMoeEpExpertsDeepGemm", NAVI2, "mxfp4", MXFP4,
+        ("FlashInferMoeEpDeepGemmExperts", NAVI2, "mxfp4", MXFP4,
          request("flashinfer_moe_ep_mega_deep_gemm", routing_method="DeepseekV4", **EP),
          "FLASHINFER_MOE_EP_DEEP_GEMM", INVALID),
     ],
