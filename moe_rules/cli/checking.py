@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from moe_rules.analysis.policies import PoliciesFile
 from moe_rules.analysis.worlds import WorldsFile, worlds_of
-from moe_rules.cli.named import names_in_examples, names_in_policies
+from moe_rules.cli.names_beside_rules import names_in_examples, names_in_policies
 from moe_rules.cli.rule_paths import (
     below,
     existing,

@@ -11,7 +11,7 @@ from moe_rules.cli.difference_formats import (
     lines_of,
     read_otherwise,
 )
-from moe_rules.cli.names import NameChange
+from moe_rules.cli.name_changes import NameChange
 from moe_rules.cli.render import at_places, columns
 from moe_rules.cli.upgrading import KINDS, Asked, Served, Upgrade
 from moe_rules.reporting.base import counted

@@ -11,7 +11,7 @@ from moe_rules.cli.deployment import Question
 from moe_rules.cli.differing import Comparison, Found, NothingComparedError, compare
 from moe_rules.cli.errors import NoMoELayersError, UserError
 from moe_rules.cli.model_files import read_model
-from moe_rules.cli.names import NameChange, Where, name_changes
+from moe_rules.cli.name_changes import NameChange, Where, name_changes
 from moe_rules.cli.narrowing import machines_of, platforms_of
 from moe_rules.cli.readings import Reading, readings
 from moe_rules.cli.render import will_not_load

@@ -151,7 +151,7 @@ class Parser:
                 return self._one_of(fact, [raw], path)
             if fact.type == "switch" and raw in ("set", "unset"):
                 return IsSet(raw == "set")
-            if raw[:1] in "<>" and raw:
+            if raw.startswith(("<", ">")):
                 return self._comparison(fact, raw)
             if fact.type == "version" and raw.endswith(".*"):
                 return Family(parse_version(f"{raw[:-1]}0")[0])
@@ -174,10 +174,8 @@ class Parser:
                 tests.append(self._test(fact, raw, here))
         values = [v for t in tests if isinstance(t, OneOf) for v in t.values]
         if all(isinstance(test, OneOf) for test in tests):
-            if len(tests) == 1 and len(raws) == 1:
-                inner = tests[0]
-                assert isinstance(inner, OneOf)
-                return inner
+            if len(tests) == 1:
+                return tests[0]
             words = "[" + ", ".join(in_words(value) for value in dict.fromkeys(values)) + "]"
             return OneOf(frozenset(values), words)
         return AnyTest(tuple(tests))

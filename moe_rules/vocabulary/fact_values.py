@@ -199,6 +199,6 @@ def in_words(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, tuple):
         return f"{value[0]}.{value[1]}"
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return f"{value:g}"
     return str(value) or "''"

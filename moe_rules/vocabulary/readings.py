@@ -1,6 +1,6 @@
 """How the reference reads its environment switches: from the text of a variable to a value.
 
-The reading of a switch stands beside its fact in :mod:`moe_rules.vocabulary.facts`. What the
+The reading of a switch stands beside its fact in :mod:`moe_rules.vocabulary.switches`. What the
 reference makes of odd text is recorded in ``tests/vocabulary/switch_readings.json``.
 """
 
