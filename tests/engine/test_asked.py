@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from moe_rules.engine.asked import asked_facts
 from moe_rules.language.ruleset import load_platform
+from tests.conftest import MakeRules
+from tests.engine.layers import with_section
 
 
 def test_facts_of_rules_kernels_and_what_they_are_derived_from() -> None:
@@ -19,5 +21,8 @@ def test_facts_that_only_other_oracles_look_at_are_left_out() -> None:
     assert "weight_transfer" in asked_facts(load_platform("cuda"), "nvfp4")
 
 
-def test_the_fact_by_which_backends_are_variants_is_asked() -> None:
-    assert "moe_activation_override" in asked_facts(load_platform("cuda"), "mxfp4")
+def test_the_fact_by_which_backends_are_variants_is_asked(small: MakeRules) -> None:
+    rules = with_section("    variants: {by: activation_key, fallback: none}").replace(
+        "    schemes: [{weight: none, activation: none}]\n", ""
+    )
+    assert "activation_key" in asked_facts(small(rules=rules).rules, "unquantized")

@@ -76,6 +76,8 @@ def test_tighten_a_kernel(small: MakeRules) -> None:
 def test_replace_a_kernel(small: MakeRules) -> None:
     text = "platform: cuda\nkernels: {FastExperts: {replace: true, requires: {has_bias: false}}}\n"
     assert select(small(text), num_experts=65).backend == "FAST"
+    before = text.replace("has_bias: false", "has_bias: true")
+    assert select(small(before, text), num_experts=65).backend == "FAST"
 
 
 def test_an_overlay_cannot_loosen_by_accident(small: MakeRules) -> None:

@@ -129,6 +129,14 @@ def test_adjustments(small: MakeRules, adjust: str, order: tuple[str, ...]) -> N
     assert decision.order == order
 
 
+def test_what_is_ahead_already_is_not_moved(small: MakeRules) -> None:
+    rules = with_section("    adjust: [{move: FAST, before: SLOW}]")
+    rules = rules.replace("[FAST, SLOW]", "[FAST, NEXT, SLOW]").replace(
+        "      SLOW:", "      NEXT: {kernels: [SlowExperts]}\n      SLOW:"
+    )
+    assert select(small(rules=rules)).order == ("FAST", "NEXT", "SLOW")
+
+
 def test_dropped_backends_can_be_requested_and_withdrawn_ones_cannot(small: MakeRules) -> None:
     dropped = small(rules=with_section("    adjust: [{drop: [FAST]}]"))
     assert select(dropped, moe_backend="fast").backend == "FAST"
@@ -184,6 +192,12 @@ def test_a_step_tried_in_vain_is_a_warning(small: MakeRules) -> None:
     (warning,) = decision.warnings
     assert "FAST was tried first" in warning
     assert "it is on" in warning
+
+
+def test_kernels_of_a_step_tried_in_vain_say_nothing_of_the_backends_own(small: MakeRules) -> None:
+    step = "{try: FAST, kernels: [SlowExperts], requires: {has_bias: true}}"
+    decision = select(small(rules=with_section(f"    switches: [{step}]")))
+    assert (decision.backend, decision.order) == ("FAST", ("FAST", "SLOW"))
 
 
 @pytest.mark.parametrize(

@@ -116,7 +116,7 @@ BAD = {
         SMALL.replace(
             "    requests:",
             "    adjust:\n"
-            "      - {move: FAST, before: SLOW}\n"
+            "      - {move: SLOW, after: FAST}\n"
             "      - {move: SLOW, before: FAST}\n"
             "    requests:",
         ),
