@@ -28,7 +28,6 @@ from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.cli import build_parser
 from moe_rules.cli.deployment import Question
 from moe_rules.cli.errors import UserError, message_of
-from moe_rules.cli.options import REQUIRED_FACTS
 from moe_rules.cli.rule_sets import RuleSet, release_pair
 from moe_rules.cli.upgrading import Asked, upgrade
 from moe_rules.cli.witness import machine_like
@@ -38,7 +37,7 @@ from moe_rules.machines.machine import Machine, software_preset
 from moe_rules.selectors.selector import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue, plain
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
-from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.layer import REQUIRED_FACTS, FusedMoEConfig
 from moe_rules.vocabulary.switches import SWITCHES
 from tools.record.places import ORACLES
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import NoMoELayersError, UserError
-from moe_rules.cli.options import REQUIRED_FACTS
 from moe_rules.cli.stated import Stated
+from moe_rules.vocabulary.layer import REQUIRED_FACTS
 from moe_rules.vocabulary.record import Record
 
 if TYPE_CHECKING:

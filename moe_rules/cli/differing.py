@@ -12,7 +12,6 @@ from moe_rules.analysis.difference import Difference, differences
 from moe_rules.analysis.worlds import ImpossibleError
 from moe_rules.cli.errors import UserError
 from moe_rules.cli.narrowing import machines_of, platforms_of
-from moe_rules.cli.options import REQUIRED_FACTS
 from moe_rules.cli.readings import Reading, Subject, readings
 from moe_rules.cli.rule_sets import RuleSet
 from moe_rules.cli.stated import Stated
@@ -21,6 +20,7 @@ from moe_rules.language.rules import PlatformRules
 from moe_rules.machines.machine import Machine, foreign_facts
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.layer import REQUIRED_FACTS
 from moe_rules.vocabulary.record import Record
 
 NARROWING = ("platform", "machine", "oracle", "model", "set")

@@ -145,8 +145,10 @@ def kernel_here(decision: Decision, device: str | None) -> tuple[str, str, str]:
         from moe_rules.engine.because import because
 
         text, place = because(decision)
-        why = f"{text}  ({place.short})" if place else text
-        raise UserError(f"{decision.backend} was selected, which has no kernel to run: {why}", 1)
+        raise UserError(
+            f"{decision.backend} was selected, which has no kernel to run: {text}  ({place.short})",
+            1,
+        )
     try:
         import torch
     except ImportError:

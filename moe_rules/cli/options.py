@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from moe_rules.cli.errors import UserError
 from moe_rules.vocabulary.fact_values import integer
+from moe_rules.vocabulary.layer import REQUIRED_FACTS
 
 if TYPE_CHECKING:
     from moe_rules.reporting import Report
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
 Subparsers: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 Options: TypeAlias = "argparse._ActionsContainer"
 """A parser, or a group of options of one."""
-
-REQUIRED_FACTS = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
-"""What a layer without a model has to state."""
 
 
 def command(

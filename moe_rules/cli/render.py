@@ -116,7 +116,7 @@ def decision_lines(
     lines = [f"{subject}:", f"  {answer(decision)}  (oracle {decision.oracle}, {decision.how})"]
     if not decision.failed:
         text, place = because(decision)
-        lines.append(f"  because: {text}  ({place.short})" if place else f"  because: {text}")
+        lines.append(f"  because: {text}  ({place.short})")
     if decision.requested is not None:
         lines.append(f"  requested by: {decision.requested}")
     lines += [f"  {will_not_load(reason)}" for reason in load_refusals]

@@ -41,7 +41,7 @@ def print_trace(
     out.print(f"[bold {style}]{escape(answer(decision))}[/]  ({decision.how})")
     if not decision.failed:
         text, place = because(decision)
-        out.print(f"because: {escape(text)}{_at(place.short) if place else ''}")
+        out.print(f"because: {escape(text)}{_at(place.short)}")
     if decision.requested is not None:
         out.print(f"requested by: {escape(str(decision.requested))}")
     for reason in load_refusals:

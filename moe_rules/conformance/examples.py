@@ -17,7 +17,11 @@ from moe_rules.machines.machine import Machine, MachineError, load_machine
 from moe_rules.selectors.selector import Selector, layer_facts
 from moe_rules.vocabulary.fact_values import FactError, FactValue, SwitchError
 from moe_rules.vocabulary.facts import FACTS
-from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.layer import (
+    REQUIRED_FACTS,
+    FusedMoEConfig,
+    FusedMoEParallelConfig,
+)
 from moe_rules.vocabulary.record import Record
 
 
@@ -91,8 +95,7 @@ def _machine_of(
 
 
 def _layer_of(layer: Mapping[str, Any], parallel: Mapping[str, Any]) -> FusedMoEConfig:
-    required = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
-    missing = [name for name in required if name not in layer]
+    missing = [name for name in REQUIRED_FACTS if name not in layer]
     if missing:
         raise FactError(f"facts do not give {', '.join(missing)}")
     return FusedMoEConfig(**layer, moe_parallel_config=FusedMoEParallelConfig(**parallel))
@@ -133,4 +136,4 @@ def _why(decision: Decision) -> str:
     if decision.failed:
         return f": {str(decision.error).splitlines()[0]}"
     text, place = because(decision)
-    return f": {text}{f' ({place.short})' if place else ''}"
+    return f": {text} ({place.short})"

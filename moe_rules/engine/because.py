@@ -7,7 +7,7 @@ from moe_rules.files.problems import Location
 from moe_rules.language.rules import Adjustment
 
 
-def because(decision: Explanation) -> tuple[str, Location | None]:
+def because(decision: Explanation) -> tuple[str, Location]:
     """Why this backend, in one line, and the place that says so."""
     reason = decision.reason
     if reason is not None:

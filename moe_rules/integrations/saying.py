@@ -29,7 +29,7 @@ def reason_words(decision: Decision) -> str:
     if decision.failed:
         return str(decision.error)
     text, place = because(decision)
-    words = f"{text} ({place.short})" if place else text
+    words = f"{text} ({place.short})"
     return words if decision.requested is None else f"{words}, requested by {decision.requested}"
 
 

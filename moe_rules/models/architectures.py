@@ -13,7 +13,6 @@ from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
 from moe_rules.models.expert_substitution import retained_experts
 from moe_rules.models.hf_config import HfConfig
 from moe_rules.models.routing import routing_method
-from moe_rules.models.rows import REQUIRED
 from moe_rules.models.sources import value_of
 from moe_rules.models.suggest import unknown_name
 from moe_rules.models.typed import (
@@ -29,7 +28,12 @@ from moe_rules.models.typed import (
     text,
 )
 from moe_rules.vocabulary.facts import FACTS
-from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.layer import (
+    ACTIVATIONS,
+    REQUIRED_FACTS,
+    FusedMoEConfig,
+    FusedMoEParallelConfig,
+)
 
 VOCABULARY_PADDING = 64
 """What vLLM pads the rows of a model's embedding to, before ranks share them."""
@@ -38,7 +42,7 @@ MAX_LAYERS = 1_000
 
 KINDS: Mapping[str, Kind] = {
     **{name: BY_FACT_TYPE[fact.type] for name, fact in FACTS.items() if fact.group == "layer"},
-    **dict.fromkeys(REQUIRED, positive),
+    **dict.fromkeys(REQUIRED_FACTS, positive),
     "defers_all_reduce": flag,
     "sequence_parallel": flag,
     "transforms_experts": flag,
@@ -197,11 +201,11 @@ def layer_facts(
 
 def _require_sizes(row: Mapping[str, Any], given: Any) -> None:
     """Raise where config.json lacks a required fact, or has no positive integer for it."""
-    missing = tuple(name for name in REQUIRED if given(name) is None)
+    missing = tuple(name for name in REQUIRED_FACTS if given(name) is None)
     if missing:
         fields = ", ".join(f"{name} ({row[name]})" for name in missing)
         raise UnknownModelError(f"config.json does not give {fields}", missing)
-    for name in REQUIRED:
+    for name in REQUIRED_FACTS:
         value = given(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CheckpointRefusedError(

@@ -40,7 +40,6 @@ from moe_rules.models.overrides import Overrides
 from moe_rules.models.place import Place
 from moe_rules.models.quantization import UNQUANTIZED, Quantization, Question, quantization_of
 from moe_rules.models.rows import (
-    REQUIRED,
     architectures_of,
     find,
     refuse_activation,
@@ -48,7 +47,7 @@ from moe_rules.models.rows import (
     row_for,
 )
 from moe_rules.models.tables import Tables, load_tables
-from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.layer import REQUIRED_FACTS, FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey
 
 PREDICTION = (
@@ -253,7 +252,7 @@ def _row(
     try:
         return row_for(config, text, tables, machine_facts.get("device"))
     except UnknownModelError:
-        if not set(REQUIRED) <= set(stated.layer):
+        if not set(REQUIRED_FACTS) <= set(stated.layer):
             raise
         return dict(tables.architectures["ordinary"])
 

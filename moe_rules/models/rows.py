@@ -12,9 +12,7 @@ from moe_rules.models.merging import merged
 from moe_rules.models.suggest import unknown_name
 from moe_rules.models.tables import Tables
 from moe_rules.models.typed import shown
-
-REQUIRED = ("num_experts", "experts_per_token", "hidden_dim", "intermediate_size")
-"""Layer facts without which there is no layer."""
+from moe_rules.vocabulary.layer import REQUIRED_FACTS
 
 
 def architectures_of(config: Mapping[str, Any], text: HfConfig, tables: Tables) -> list[str]:
@@ -105,7 +103,8 @@ def _not_known(names: list[str], tables: Tables) -> ValueError:
         else "config.json names no architecture, and no known model type"
     )
     return UnknownModelError(
-        f"{what}; without its row these facts are missing: {', '.join(REQUIRED)}", REQUIRED
+        f"{what}; without its row these facts are missing: {', '.join(REQUIRED_FACTS)}",
+        REQUIRED_FACTS,
     )
 
 

@@ -219,3 +219,5 @@ _DEFAULTS = {
     for field in fields(FusedMoEConfig)
     if field.name != "moe_parallel_config"
 }
+REQUIRED_FACTS = tuple(name for name, default in _DEFAULTS.items() if default is MISSING)
+"""The layer facts that have no default: without them there is no layer."""

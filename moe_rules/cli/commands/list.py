@@ -1,4 +1,4 @@
-"""``moe-rules list``: the backends, kernels, oracles, machines and requests there are."""
+"""``moe-rules list``: the backends, kernels, oracles, machines, requests and releases there are."""
 
 from __future__ import annotations
 

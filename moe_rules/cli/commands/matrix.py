@@ -113,7 +113,8 @@ def _cell(
     if decision.failed:
         return without_answer("none", str(decision.error), decision.oracle)
     text, place = because(decision)
-    why = f"{text} ({place.short})" if place else text
-    why = "; ".join([why, *map(will_not_load, question.load_refusals(decision))])
+    why = "; ".join(
+        [f"{text} ({place.short})", *map(will_not_load, question.load_refusals(decision))]
+    )
     answer = (decision.oracle, decision.backend, decision.kernel, decision.how)
     return Cell(scheme, name, "selected", *answer, why)

@@ -103,7 +103,7 @@ def _why(decision: Decision, name: str, candidates: tuple[Candidate, ...]) -> li
 
     if decision.backend == name:
         text, place = because(decision)
-        return [f"{text}  ({place.short})" if place else text]
+        return [f"{text}  ({place.short})"]
     lines = [
         f"taken out of the order at {removed.location.short}"
         f"{f': {removed.because}' if removed.because else ''}"
