@@ -255,6 +255,17 @@ def test_a_layer_gets_its_remembered_decision(small: MakeRules) -> None:
     assert selector.select("unquantized", LAYER) is not select(selector, num_experts=9)
 
 
+def test_so_many_layers_are_remembered_and_no_more(
+    small: MakeRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("moe_rules.selectors.selector.MAX_REMEMBERED", 2)
+    selector = small()
+    layers = [layer(num_experts=number) for number in range(2, 7)]
+    for one in layers:
+        assert selector.select("unquantized", one) is selector.select("unquantized", one)
+        assert len(selector._remembered) <= 2
+
+
 def test_each_way_of_asking_for_a_layer_is_remembered(small: MakeRules) -> None:
     selector = small()
     first = selector.select("unquantized", LAYER)

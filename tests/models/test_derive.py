@@ -252,6 +252,18 @@ def test_what_vllm_would_not_run_is_refused_with_a_reason(
     assert said in str(caught.value)
 
 
+def test_there_may_be_as_many_ranks_as_experts() -> None:
+    (layer,) = derive_layers(qwen3(num_experts=4), H100, Deployment(tensor_parallel_size=4))
+    assert layer.moe.moe_parallel_config.tp_size == 4
+
+
+def test_a_vocabulary_is_padded_before_ranks_share_it() -> None:
+    config = qwen3(vocab_size=1001, num_attention_heads=24)
+    assert derive_layers(config, H100, Deployment(tensor_parallel_size=8))
+    with pytest.raises(CheckpointRefusedError, match="a vocabulary of 1001, padded to a multiple"):
+        derive_layers(config, H100, Deployment(tensor_parallel_size=3))
+
+
 def test_layers_without_a_gate_run_on_some_devices_only() -> None:
     config = {
         "architectures": ["NemotronHForCausalLM"],
