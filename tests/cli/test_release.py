@@ -148,6 +148,12 @@ def test_an_overlay_is_compared_over_a_release(cli: Command, mine: Path) -> None
     assert f"--release 0.32 --rules {mine}" in answer.out
 
 
+def test_a_release_that_is_named_lies_over_no_other(cli: Command) -> None:
+    about = ["--platform", "rocm", "--oracle", "unquantized", *OLDER]
+    assert cli("diff", "0.32", "packaged", *about).code == 0
+    assert cli("diff", "0.33", "packaged", *about).code == 1
+
+
 def test_a_release_is_checked_over_what_it_lies_on(cli: Command) -> None:
     answer = cli("check", ROOT / "rules" / "releases" / "0.32")
     assert answer.code == 0, answer.out

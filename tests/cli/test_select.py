@@ -38,6 +38,13 @@ def test_json_is_the_decision_of_the_library(cli: Command, model: Path, platform
     assert answer.json["layers"] == list(range(48))
 
 
+def test_a_stated_fact_wins_over_the_option_for_it(cli: Command, model: Path) -> None:
+    words = ["--model", model, "--machine", "h100", "--format", "json", "--tp", "4", "--ep"]
+    assert cli("select", *words, "--sp", "2").json["facts"]["sp_size"] == 2
+    answer = cli("select", *words, "--sp", "2", "--set", "sp_size=4")
+    assert answer.json["facts"]["sp_size"] == 4
+
+
 def test_what_will_not_load_is_said_beside_the_decision(cli: Command, tmp_path: Path) -> None:
     config = json.loads((MODELS / "Qwen3-30B-A3B-FP8.json").read_text(encoding="utf-8"))
     path = tmp_path / "config.json"

@@ -56,6 +56,12 @@ def test_what_leads_back_to_itself_ends_there(read: Read, text: str) -> None:
     assert any(name.endswith(":select_backend") for name in parts)
 
 
+def test_what_a_lambda_takes_is_its_own(read: Read) -> None:
+    own = "for backend in sorted(order(config), key=lambda convert: convert)]"
+    parts = read(oracle=("for backend in order(config)]", own)).parts()
+    assert not [name for name in parts if name.endswith(":convert")]
+
+
 def test_where_it_is(read: Read) -> None:
     place = read().definitions[f"{PACKAGE}.engine.oracle:order"].place
     assert str(place) == f"{PACKAGE}/engine/oracle.py:8"

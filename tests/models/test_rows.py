@@ -101,6 +101,11 @@ def test_a_field_that_only_the_model_class_reads_must_be_there() -> None:
     assert layer.layers == (1, 2)
 
 
+def test_a_number_of_dense_layers_below_zero_is_none() -> None:
+    (layer,) = derive_layers({**GLM, "first_k_dense_replace": -1}, H100)
+    assert layer.layers == (0, 1, 2)
+
+
 def test_null_is_no_number_of_dense_layers() -> None:
     with pytest.raises(CheckpointRefusedError, match="no number for first_k_dense_replace"):
         derive_layers({**GLM, "first_k_dense_replace": None}, H100)
