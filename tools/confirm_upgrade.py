@@ -33,7 +33,7 @@ from moe_rules.cli.upgrading import Asked, upgrade
 from moe_rules.cli.witness import machine_like
 from moe_rules.conformance.cases import case_files, read_lines
 from moe_rules.conformance.writing import question_of
-from moe_rules.machines.machine import Machine, software_preset
+from moe_rules.machines.machine import Machine
 from moe_rules.selectors.selector import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue, plain
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
@@ -129,9 +129,6 @@ def _changes(asked: Asked) -> Iterator[_Change]:
 def machine_of(found: Difference) -> Machine:
     """A machine with the facts of a region's deployment."""
     like = machine_like(found.platform, found.witness)
-    if like is None:
-        platform: dict[str, FactValue] = {"device": found.platform}
-        like = Machine(found.platform, platform, software_preset("full", found.platform), "")
     facts = {n: v for n, v in found.witness.items() if FACTS[n].group == "platform"}
     software = {n: bool(v) for n, v in found.witness.items() if FACTS[n].group == "software"}
     return replace(

@@ -28,9 +28,7 @@ def explain_command(
     ``machine`` is the one it is asked of, if one was; a command can only name a named one.
     """
     machine = _to_be_named(platform, witness, machine)
-    words = ["moe-rules", "explain", "--oracle", oracle]
-    words += [] if machine is None else ["--machine", machine.name]
-    words += rules
+    words = ["moe-rules", "explain", "--oracle", oracle, "--machine", machine.name, *rules]
     for name, value in stated_facts(platform, witness, machine).items():
         words += ["--set", f"{name}={_stated(value)}"]
     return shlex.join(words)
@@ -41,11 +39,9 @@ def stated_facts(
 ) -> dict[str, FactValue]:
     """The facts that the command has to state: the layer's sizes, and what is not so anyway."""
     machine = _to_be_named(platform, witness, machine)
-    if machine is None:
-        witness = {"device": platform, **witness}
     usual = packaged_worlds().usual
     layer = {name: usual[name] for name in REQUIRED_FACTS}
-    known = {**_said_without_words(layer), **(machine.facts() if machine else {})}
+    known = {**_said_without_words(layer), **machine.facts()}
     return {
         name: value
         for name, value in {**layer, **witness}.items()
@@ -73,15 +69,16 @@ def _said_without_words(layer: Mapping[str, Any]) -> dict[str, FactValue]:
 
 def _to_be_named(
     platform: str, witness: Mapping[str, FactValue], machine: Machine | None
-) -> Machine | None:
-    named = named_machines().get(machine.name) if machine is not None else None
-    if named is not None and named.machine() == machine:
-        return machine
+) -> Machine:
+    if machine is not None:
+        named = named_machines().get(machine.name)
+        if named is not None and named.machine() == machine:
+            return machine
     return machine_like(platform, witness)
 
 
-def machine_like(platform: str, witness: Mapping[str, FactValue]) -> Machine | None:
-    """The named machine with the most facts of a deployment."""
+def machine_like(platform: str, witness: Mapping[str, FactValue]) -> Machine:
+    """The named machine of a platform (each has one) with the most facts of a deployment."""
     machines = [m.machine() for m in named_machines().values()]
     alike = [machine for machine in machines if machine.device == platform]
 
@@ -89,7 +86,7 @@ def machine_like(platform: str, witness: Mapping[str, FactValue]) -> Machine | N
         facts = machine.facts()
         return sum(facts.get(name) == value for name, value in witness.items())
 
-    return max(alike, key=shared, default=None)
+    return max(alike, key=shared)
 
 
 def _stated(value: FactValue) -> str:

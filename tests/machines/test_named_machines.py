@@ -18,6 +18,7 @@ from moe_rules.machines.machine import (
 )
 from moe_rules.machines.schema import MachinesFile
 from moe_rules.vocabulary.facts import FACTS
+from moe_rules.vocabulary.table_names import PLATFORMS
 
 # What the products are, written down once more: vendor, and capability or target.
 EXPECTED = {
@@ -46,6 +47,10 @@ def table():
 
 def test_the_file_is_valid(table):
     MachinesFile.model_validate(table)
+
+
+def test_every_platform_has_a_machine(table):
+    assert {one["platform"]["device"] for one in table["machines"].values()} == set(PLATFORMS)
 
 
 def test_the_file_names_its_schema():
