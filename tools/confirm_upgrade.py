@@ -34,7 +34,7 @@ from moe_rules.cli.witness import machine_like
 from moe_rules.conformance.cases import case_files, read_lines
 from moe_rules.conformance.writing import question_of
 from moe_rules.machines.machine import Machine
-from moe_rules.selectors.selector import layer_facts
+from moe_rules.selectors.facts import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue, plain
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import REQUIRED_FACTS, FusedMoEConfig

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from moe_kernels.quant_config import FusedMoEQuantConfig
-from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig
+from moe_rules.vocabulary.facts import ACTIVATIONS
+from moe_rules.vocabulary.layer import FusedMoEConfig
 
 
 class ActivationParameters(NamedTuple):

@@ -25,8 +25,8 @@ from moe_rules.language.fact_tests import (
 from moe_rules.vocabulary.fact_values import Fact, FactValue
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, TENSOR, QuantKey, Scale
 
-_HIGH = 99
-"""A minor version above any that is written."""
+_HIGH = 9
+"""The highest minor version that there can be."""
 
 
 def candidates(
@@ -95,7 +95,9 @@ def _versions(atoms: list[FactTest], words: Iterable[FactValue]) -> Iterator[tup
     critical = {v for v in (*words, *_bounds(atoms)) if isinstance(v, tuple)}
     critical |= {(atom.major, 0) for atom in atoms if isinstance(atom, Family)}
     for major, minor in sorted(critical):
-        yield from ((major, minor), (major, minor + 1), (major, 0), (major, _HIGH))
+        yield from ((major, minor), (major, 0), (major, _HIGH))
+        if minor < _HIGH:
+            yield (major, minor + 1)
         if minor:
             yield (major, minor - 1)
         yield (major + 1, 0)

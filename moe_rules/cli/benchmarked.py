@@ -55,7 +55,8 @@ def machine_called(device_name: str) -> Machine:
 
 def decide(scheme_name: str, scheme: Scheme, shape: Shape, machine: Machine) -> Decision:
     """The decision for one layer."""
-    from moe_rules.selectors.selector import layer_facts, selector_for
+    from moe_rules.selectors.facts import layer_facts
+    from moe_rules.selectors.selector import selector_for
 
     facts = {
         **layer_facts(shape.moe_config(scheme.in_dtype)),

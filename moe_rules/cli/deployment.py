@@ -216,7 +216,7 @@ def questions_of(
 def _question_of(layer: ModelLayer, stated: Stated) -> Question:
     """The question about one kind of layer of a model."""
     from moe_rules.models.options import option_facts
-    from moe_rules.selectors.selector import layer_facts
+    from moe_rules.selectors.facts import layer_facts
 
     facts = {
         **layer_facts(layer.moe),
@@ -290,7 +290,7 @@ def all2all_called(name: str) -> str:
 
 def _stated_question(args: argparse.Namespace, stated: Stated) -> Question:
     """The question about a layer that is stated fact by fact."""
-    from moe_rules.selectors.selector import layer_facts
+    from moe_rules.selectors.facts import layer_facts
     from moe_rules.vocabulary.layer import FusedMoEConfig
 
     layer: dict[str, Any] = dict(stated.groups["layer"])

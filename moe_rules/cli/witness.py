@@ -9,7 +9,7 @@ from typing import Any
 
 from moe_rules.analysis.worlds import packaged_worlds, usual_values
 from moe_rules.machines.machine import Machine, named_machines
-from moe_rules.selectors.selector import layer_facts
+from moe_rules.selectors.facts import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue, in_words, plain
 from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import REQUIRED_FACTS, FusedMoEConfig

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 import msgspec
 
 from moe_rules.models.options import option_facts
-from moe_rules.selectors.selector import layer_facts
+from moe_rules.selectors.facts import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue, parse_value
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
@@ -257,7 +257,7 @@ def _runtime(runtime: Mapping[str, Any]) -> Facts:
 
 
 def _layer(moe: dict[str, Any]) -> Facts:
-    return _of_vocabulary(layer_facts(FusedMoEConfig.from_dict(moe)))
+    return layer_facts(FusedMoEConfig.from_dict(moe))
 
 
 def _options(options: Mapping[str, Any]) -> Facts:

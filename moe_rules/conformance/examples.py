@@ -14,7 +14,8 @@ from moe_rules.language.examples import NONE, Example
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import Machine, MachineError, load_machine
-from moe_rules.selectors.selector import Selector, layer_facts
+from moe_rules.selectors.facts import layer_facts
+from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactError, FactValue, SwitchError
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import (

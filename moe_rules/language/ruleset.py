@@ -11,7 +11,7 @@ What :mod:`moe_rules.language.reading` makes of the files is stored, so that few
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from moe_rules.files.releases import MODELS, release_of
 from moe_rules.files.stored import stored
 from moe_rules.language.plain_form import from_plain, to_plain
 from moe_rules.language.rules import PlatformRules
-from moe_rules.vocabulary.fact_values import did_you_mean
+from moe_rules.vocabulary.fact_values import did_you_mean, parse_value
+from moe_rules.vocabulary.facts import FACTS
 
 PATH_VARIABLE = "MOE_RULES_PATH"
 EXAMPLES, POLICIES = ".test", ".policy"
@@ -42,11 +43,18 @@ def overlay_paths(extra: Sequence[str | Path] = (), release: str | None = None) 
     (``rules/overlays/<name>``). Raises RuleFileError for one, or a release, that does not exist,
     and for a folder without rules; TypeError for one overlay that is no list of them.
     """
-    if isinstance(extra, str | Path):
-        raise TypeError(f"rules is a list of overlays, as [{str(extra)!r}]")
+    extra = _several(extra)
     words = [word for word in os.environ.get(PATH_VARIABLE, "").split(os.pathsep) if word]
     older = () if release is None else release_of(release).folders
     return (*older, *(with_rules(overlay_path(str(word))) for word in [*words, *extra]))
+
+
+def _several(overlays: Iterable[str | Path]) -> tuple[str | Path, ...]:
+    """Overlays, of which there is a list. Raises TypeError for one, and for what is none."""
+    if isinstance(overlays, str | bytes | Path) or not isinstance(overlays, Iterable):
+        example = [str(overlays)] if isinstance(overlays, str | Path) else ["mine"]
+        raise TypeError(f"overlays come in a list, as {example}, got {overlays!r}")
+    return tuple(overlays)
 
 
 def with_rules(path: Path) -> Path:
@@ -125,8 +133,11 @@ def load_platform(
 
     ``packaged`` is another rule set in place of the packaged one; without a vocabulary of its own
     it has that one's. ``release`` is one that the rule set knows ("0.32"), the latest if absent;
-    overlays lie over it. Raises RuleFileError with every problem of every file.
+    overlays lie over it. Raises RuleFileError with every problem of every file, FactError for a
+    platform that does not exist, TypeError for overlays that are no list of paths.
     """
+    parse_value(FACTS["device"], platform)
+    overlays = tuple(map(Path, _several(overlays)))
     folder = packaged or packaged_rules()
     if release is not None:
         overlays = (*release_of(release, folder).folders, *overlays)

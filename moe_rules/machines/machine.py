@@ -23,8 +23,8 @@ from moe_rules.vocabulary.fact_values import (
     FactError,
     FactValue,
     did_you_mean,
-    parse_value,
     plain,
+    typed_value,
 )
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.record import Record
@@ -73,7 +73,7 @@ class Machine:
 
     def __post_init__(self) -> None:
         groups = {"platform": self.platform, "software": self.software}
-        _refuse([one for group, facts in groups.items() for one in _group_problems(group, facts)])
+        _refuse(_record_problems(self.__dict__))
         for group, facts in groups.items():
             typed = {name: _fact_value(group, name, value) for name, value in facts.items()}
             object.__setattr__(self, group, typed)
@@ -189,8 +189,12 @@ def load_machine(name_or_path: str | os.PathLike[str], preset: str | None = None
     "full" preset and a recorded one what it recorded.
 
     Raises :class:`MachineError`: no such name (with the nearest ones), or what is wrong with the
-    file, with ``file:line:column``.
+    file, with ``file:line:column``. TypeError for what is neither name nor path.
     """
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise TypeError(
+            f"a machine is a Machine, the name of one or a recorded file, got {name_or_path!r}"
+        )
     text = os.fspath(name_or_path)
     looks_like_path = os.sep in text or text.lower().endswith((".yaml", ".yml", ".json"))
     named = None if looks_like_path else _by_name().get(normalized_name(text))
@@ -231,12 +235,11 @@ def _known_fact(group: str, name: object) -> Fact:
 
 def _fact_value(group: str, name: object, raw: object) -> Any:
     fact = _known_fact(group, name)
-    # Stricter than the command line: a record has typed values, and 12.1 could have been 12.10.
-    kinds: dict[str, tuple[type, ...]] = {"bool": (bool,), "version": (str, tuple, list)}
-    if not isinstance(raw, kinds.get(fact.type, (str,))) and not (raw is None and fact.nullable):
-        hint = f'; write it in quotes: "{raw}"' if fact.type == "version" else ""
-        raise FactError(f"{name} cannot be {raw!r}; it is {fact.domain}{hint}")
-    return parse_value(fact, raw)
+    try:
+        return typed_value(fact, raw)
+    except FactError as error:
+        hint = f'; write it in quotes: "{raw}"' if isinstance(raw, float) else ""
+        raise FactError(f"{error}{hint}") from None
 
 
 def _device_problems(platform: Mapping[str, object]) -> list[tuple[KeyPath, str]]:
@@ -325,7 +328,7 @@ def normalized_name(name: str) -> str:
 def _no_such_name(text: str) -> str:
     import difflib
 
-    normalized = normalized_name(text)
+    normalized = normalized_name(text).partition(":")[0]  # engines say cuda:0
     devices = [name for name, one in _table()[0].items() if one.platform["device"] == normalized]
     if devices:
         return (

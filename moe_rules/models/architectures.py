@@ -27,13 +27,8 @@ from moe_rules.models.typed import (
     shown,
     text,
 )
-from moe_rules.vocabulary.facts import FACTS
-from moe_rules.vocabulary.layer import (
-    ACTIVATIONS,
-    REQUIRED_FACTS,
-    FusedMoEConfig,
-    FusedMoEParallelConfig,
-)
+from moe_rules.vocabulary.facts import ACTIVATIONS, FACTS
+from moe_rules.vocabulary.layer import REQUIRED_FACTS, FusedMoEConfig, FusedMoEParallelConfig
 
 VOCABULARY_PADDING = 64
 """What vLLM pads the rows of a model's embedding to, before ranks share them."""

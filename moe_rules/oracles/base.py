@@ -24,10 +24,10 @@ from moe_rules.oracles.backends import BackendT
 from moe_rules.oracles.vllm_machine import this_machine, vllm_release
 from moe_rules.oracles.vllm_selection import VllmSelection
 from moe_rules.selectors.errors import refusal
+from moe_rules.selectors.facts import layer_facts
 from moe_rules.selectors.selector import (
     Selector,
     as_machine,
-    layer_facts,
     select_backend,
     selector_for,
     selector_in,

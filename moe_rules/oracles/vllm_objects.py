@@ -21,7 +21,13 @@ from typing import Any, NamedTuple
 
 from moe_rules.oracles.backends import member
 from moe_rules.vocabulary.fact_values import FactValue
-from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig, dtype_name
+from moe_rules.vocabulary.layer import (
+    LAYER_FIELDS,
+    PARALLEL_FIELDS,
+    FusedMoEConfig,
+    checked_facts,
+    dtype_name,
+)
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
 FUSED_MOE = "vllm.model_executor.layers.fused_moe"
@@ -177,12 +183,6 @@ def _name(cls: type) -> str:
 
 # Layers ---------------------------------------------------------------------------------------
 
-_PARALLEL = tuple(field.name for field in dataclasses.fields(FusedMoEParallelConfig))
-_LAYER = {
-    field.name: field.default
-    for field in dataclasses.fields(FusedMoEConfig)
-    if field.name != "moe_parallel_config"
-}
 _PATHS = {"activation": "activation._value_", "routing_method": "routing_method._name_"}
 """Where a fact is not the attribute of its name. Members of Enums are slow to hash."""
 _DTYPES = ("in_dtype", "router_logits_dtype")
@@ -197,19 +197,19 @@ class LayerReader:
 
     def __init__(self, cls: type) -> None:
         fields = {field.name for field in dataclasses.fields(cls)}
-        here = [name for name in _LAYER if name in fields]
-        self._absent = {n: default for n, default in _LAYER.items() if n not in fields}
-        self._names = (*here, *_PARALLEL)
+        here = [name for name in LAYER_FIELDS if name in fields]
+        self._absent = {n: default for n, default in LAYER_FIELDS.items() if n not in fields}
+        self._names = (*here, *PARALLEL_FIELDS)
         paths = [_PATHS.get(name, name) for name in here]
-        paths += [f"moe_parallel_config.{name}" for name in _PARALLEL]
+        paths += [f"moe_parallel_config.{name}" for name in PARALLEL_FIELDS]
         self.values: Callable[[Any], tuple[Any, ...]] = attrgetter(*paths)
 
     def facts(self, values: tuple[Any, ...]) -> dict[str, FactValue]:
-        """The layer and parallel facts. Raises ValueError for a dtype that layers cannot have."""
-        facts = {**self._absent, **dict(zip(self._names, values, strict=True))}
+        """The layer and parallel facts. Raises FactError for a value that a fact cannot have."""
+        facts: dict[str, object] = {**self._absent, **dict(zip(self._names, values, strict=True))}
         for name in _DTYPES:
             facts[name] = dtype_name(facts[name])
-        return facts
+        return checked_facts(facts)
 
 
 class _LayerReaders(dict[type, LayerReader]):

@@ -28,19 +28,17 @@ from moe_rules.language.rules import PlatformRules, Requested
 from moe_rules.language.ruleset import load_platform, overlay_paths
 from moe_rules.machines.machine import Machine, load_machine
 from moe_rules.selectors.errors import refusal
+from moe_rules.selectors.facts import Key, Layer, checked, checked_facts, facts_of
 from moe_rules.vocabulary.fact_values import (
     FactError,
     FactValue,
     SwitchError,
     did_you_mean,
-    parse_quant_key,
-    parse_value,
 )
 from moe_rules.vocabulary.facts import FACTS, PER_CALL, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
-from moe_rules.vocabulary.quant_keys import QuantKey
-from moe_rules.vocabulary.readings import Unreadable
-from moe_rules.vocabulary.switches import switches_from_environ
+from moe_rules.vocabulary.readings import Unreadable, variable_text
+from moe_rules.vocabulary.switches import SWITCHES, switches_from_environ
 
 if TYPE_CHECKING:
     from moe_rules.analysis.source import Function
@@ -57,11 +55,8 @@ _CONSTANT_GROUPS = ("platform", "software")
 Find = Callable[[str], FactValue]
 """Finds a platform or software fact by its name. Raises LookupError where it cannot."""
 
-_Asked = tuple[str, QuantKey | None, QuantKey | None, Mapping[str, FactValue]]
+_Asked = tuple[str, Key, Key, Mapping[str, FactValue]]
 """What is asked of a layer: the oracle, the keys of weights and activations, further facts."""
-
-Layer = tuple[FusedMoEConfig, QuantKey | None, QuantKey | None, Mapping[str, FactValue]]
-"""What is asked of one layer: with the keys of weights and activations, and further facts."""
 
 
 class Selector:
@@ -75,6 +70,8 @@ class Selector:
 
     ``requested`` are backends that the user asks for by oracle and role of the model, before those
     of the rules; either takes the place of the layer's own ``moe_backend``.
+
+    Raises FactError for a constant that is no fact, or not of its type.
 
     A constant switch that is Unreadable is not supplied: a decision that asks for it is a
     SwitchError, and every other one goes on, as in the reference.
@@ -91,10 +88,14 @@ class Selector:
         requested: Requests | None = None,
         find: Find | None = None,
     ) -> None:
+        if not isinstance(rules, PlatformRules):
+            raise TypeError(f"rules are what load_platform returns, got {rules!r}")
         self.rules = rules
         self._requests = [layer for layer in (requested, rules.requested) if layer]
         self._unreadable = {n: v for n, v in constants.items() if isinstance(v, Unreadable)}
         constants = {n: v for n, v in constants.items() if n not in self._unreadable}
+        # A switch is what the reference makes of its text, and that of one may be any.
+        constants |= checked_facts({n: v for n, v in constants.items() if n not in SWITCHES})
         self.constants = constants
         self._find = find
         if unknown is None and find is not None:
@@ -115,20 +116,22 @@ class Selector:
         self,
         oracle: str,
         config: FusedMoEConfig,
-        weight_key: QuantKey | None = None,
-        activation_key: QuantKey | None = None,
+        weight_key: Key = None,
+        activation_key: Key = None,
         **others: FactValue,
     ) -> Decision:
         """The decision for one layer; ``others`` are further facts (options, switches).
 
+        Keys are quantization keys or the names of such.
+
         Raises InvalidRequestError (a ValueError), NotSupportedError (a NotImplementedError),
-        SwitchError (a ValueError) for a switch that is asked for and unreadable, or FactError for
-        an oracle or a fact that does not exist.
+        SwitchError (a ValueError) for a switch that is asked for and unreadable, FactError for
+        an oracle, a key or a fact that does not exist, or TypeError for what is no layer.
         """
         for asked, decision in self._remembered.get(id(config), ()):
             if asked == (oracle, weight_key, activation_key, others):
                 return decision
-        decision = self._decide_layer(oracle, (config, weight_key, activation_key, others))
+        decision = self._decide_layer(oracle, checked(config, weight_key, activation_key, others))
         if decision.failed:
             raise refusal(decision)
         # The decision keeps the layer, which cannot change, and so its id.
@@ -142,10 +145,8 @@ class Selector:
 
     def _decide_layer(self, oracle: str, asked: Layer) -> Decision:
         """What is decided of a layer, by the function of its oracle where there is one."""
+        self._check_oracle(oracle)
         config, weight_key, activation_key, others = asked
-        if others:
-            others = _checked(others)
-            asked = (config, weight_key, activation_key, others)
         function = self._function(oracle, others)
         if function is not None:
             try:
@@ -154,13 +155,13 @@ class Selector:
                 pass
             else:
                 return Decision(self.rules, oracle, result, self._explain, (oracle, asked))
-        plan, outcome, requested = self._run(oracle, _facts_of(asked))
+        plan, outcome, requested = self._run(oracle, facts_of(asked))
         ran = (plan, outcome, asked)
         return Decision(self.rules, oracle, outcome.result, _as_it_ran, ran, requested)
 
     def _explain(self, asked: tuple[str, Layer]) -> Run:
         oracle, layer = asked
-        return self._run(oracle, _facts_of(layer))[:2]
+        return self._run(oracle, facts_of(layer))[:2]
 
     def _function(self, oracle: str, others: Mapping[str, FactValue]) -> Function | None:
         """The function of an oracle with further facts, once it was asked for often enough."""
@@ -202,7 +203,8 @@ class Selector:
         Raises FactError as ``select``, and where a fact is missing that no rule can do without:
         ``moe_backend``, and what tells variants of backends apart.
         """
-        plan, outcome, requested = self._run(oracle, facts)
+        self._check_oracle(oracle)
+        plan, outcome, requested = self._run(oracle, checked_facts(facts))
         return Decision(self.rules, oracle, outcome.result, _as_it_ran, (plan, outcome), requested)
 
     def _run(
@@ -268,48 +270,27 @@ class Selector:
             return False
         return True
 
+    def _check_oracle(self, oracle: str) -> None:
+        names = self.rules.oracles
+        if not isinstance(oracle, str) or oracle not in names:
+            raise FactError(
+                f"the rules of {self.rules.platform} have no oracle {oracle!r}"
+                f"{did_you_mean(oracle, names)} (known: {', '.join(names)})"
+            )
+
     def _plan(self, oracle: str, unknown: frozenset[str], others: frozenset[str]) -> OraclePlan:
         """The plan of an oracle for deployments that say the ``others`` of the constants."""
         key = (oracle, unknown, others)
         plan = self._plans.get(key)
         if plan is None:
-            if oracle not in self.rules.oracles:
-                names = list(self.rules.oracles)
-                raise FactError(
-                    f"the rules of {self.rules.platform} have no oracle {oracle!r}"
-                    f"{did_you_mean(oracle, names)} (known: {', '.join(names)})"
-                )
             known = {n: v for n, v in self.constants.items() if n not in others}
             plan = specialise(self.rules, self.rules.oracles[oracle], known, unknown)
             self._plans[key] = plan
         return plan
 
 
-def layer_facts(config: FusedMoEConfig) -> FactMap:
-    """The layer and parallel facts of a layer, as the rules name them."""
-    facts: FactMap = {**config.__dict__, **config.moe_parallel_config.__dict__}
-    del facts["moe_parallel_config"]
-    return facts
-
-
-def _facts_of(asked: Layer) -> FactMap:
-    config, weight_key, activation_key, others = asked
-    keys = {"weight_key": weight_key, "activation_key": activation_key}
-    return {**layer_facts(config), **keys, **others}
-
-
 def _as_it_ran(asked: tuple[Any, ...]) -> Run:
     return asked[0], asked[1]
-
-
-def _checked(others: Mapping[str, FactValue]) -> FactMap:
-    facts: FactMap = {}
-    for name, value in others.items():
-        fact = FACTS.get(name)
-        if fact is None:
-            raise FactError(f"there is no fact {name!r}{did_you_mean(name, FACTS)}")
-        facts[name] = parse_value(fact, value)
-    return facts
 
 
 @functools.lru_cache(maxsize=64)
@@ -337,8 +318,11 @@ def selector_in(
     find: Find | None = None,
 ) -> Selector:
     """The selector of a machine with the switches and requests that ``environ`` sets."""
+    if not isinstance(environ, Mapping):
+        raise TypeError(f"environ is a mapping of variables to their text, got {environ!r}")
     switches = tuple(switches_from_environ(environ).items())
-    return selector_for(machine, overlays, switches, environ.get(VARIABLE, ""), find)
+    requested = variable_text(VARIABLE, environ.get(VARIABLE, ""))
+    return selector_for(machine, overlays, switches, requested, find)
 
 
 @functools.cache
@@ -353,20 +337,27 @@ def _named_machine(name: str) -> Machine:
     return load_machine(name)
 
 
-def as_machine(machine: Machine | str | None) -> Machine:
-    """The machine itself, one by name or recorded file, or this one. Raises MachineError."""
+def as_machine(machine: Machine | str | os.PathLike[str] | None) -> Machine:
+    """The machine itself, one by name or recorded file, or this one.
+
+    Raises MachineError for none of that name, TypeError for what is neither.
+    """
     if machine is None:
         return _this_machine()
-    return _named_machine(machine) if isinstance(machine, str) else machine
+    if isinstance(machine, Machine):
+        return machine
+    # What is neither is refused where others are loaded; it may have no hash.
+    named = isinstance(machine, str | os.PathLike)
+    return _named_machine(os.fspath(machine)) if named else load_machine(machine)
 
 
 def select_backend(
     oracle: str,
     config: FusedMoEConfig,
-    weight_key: QuantKey | str | None = None,
-    activation_key: QuantKey | str | None = None,
+    weight_key: Key = None,
+    activation_key: Key = None,
     *,
-    machine: Machine | str | None = None,
+    machine: Machine | str | os.PathLike[str] | None = None,
     rules: Sequence[str | Path] = (),
     release: str | None = None,
     environ: Mapping[str, str] | None = None,
@@ -386,11 +377,9 @@ def select_backend(
     Raises InvalidRequestError (a ValueError) for a request that cannot be served,
     NotSupportedError (a NotImplementedError) where no backend serves, FactError (SwitchError for a
     switch whose text the oracle cannot read), MachineError or RuleFileError for input that is
-    wrong. All carry the reasons.
+    wrong. All carry the reasons. What is of another class than it has to be is a TypeError.
     """
     machine = as_machine(machine)
     environ = os.environ if environ is None else environ
     selector = selector_in(environ, machine, overlay_paths(rules, release))
-    weight_key = None if weight_key is None else parse_quant_key(weight_key)
-    activation_key = None if activation_key is None else parse_quant_key(activation_key)
     return selector.select(oracle, config, weight_key, activation_key, **others)

@@ -29,7 +29,7 @@ def plain_values(fact: Fact) -> list[Schema]:
             least = {} if fact.least is None else {"minimum": fact.least}
             kinds = [{"type": "integer" if fact.type == "int" else "number", **least}]
         case "version":
-            kinds = [{"type": "string", "pattern": r"^[0-9]+\.[0-9]+$"}]
+            kinds = [{"type": "string", "pattern": r"^[0-9]+\.[0-9]$"}]
         case "enum":
             kinds = [{"enum": list(fact.values)}]
         case "string":

@@ -13,7 +13,7 @@ from moe_rules.vocabulary.readings import Reading, Unreadable
 from moe_rules.vocabulary.record import Record
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
-_VERSION = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})")
+_VERSION = re.compile(r"([0-9]{1,9})\.([0-9])")
 
 FactValue = bool | int | float | str | tuple[int, int] | QuantKey | Unreadable | None
 FactType = Literal["bool", "switch", "int", "float", "enum", "string", "version", "quant_key"]
@@ -74,9 +74,9 @@ class SwitchError(FactError):
     """A rule asks for a switch that is set to text which the reference cannot read."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
+def nearest(name: object, known: Iterable[str]) -> str | None:
     """The known name that looks most like ``name``, or None if none is close."""
-    names = list(known)
+    name, names = str(name), list(known)
     folded = {candidate.lower(): candidate for candidate in names}
     matches = difflib.get_close_matches(name.lower(), folded, n=3, cutoff=0.6)
     # Of equally close names, one with the same letters is a slip of the fingers.
@@ -84,19 +84,22 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return folded[matches[0]] if matches else None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """``"; did you mean 'x'?"``, or an empty string where nothing is close."""
     match = nearest(name, known)
     return f"; did you mean {match!r}?" if match else ""
 
 
 def parse_version(text: object) -> tuple[int, int]:
-    """A version as (major, minor) from "9.0", 9.0 or [9, 0]. Raises FactError."""
+    """A version as (major, minor) from "9.0", 9.0 or [9, 0]. Raises FactError.
+
+    The minor one is a single digit, as in all capabilities: targets are named by both, as sm_103.
+    """
     if isinstance(text, tuple | list) and len(text) == 2 and all(type(n) is int for n in text):
-        return (text[0], text[1])
+        text = f"{text[0]}.{text[1]}"
     match = _VERSION.fullmatch(str(text))
     if match is None:
-        raise FactError(f'{text!r} is not a version; write it as "9.0"')
+        raise FactError(f'{text!r} is not a version; write it as "9.0", with one digit at the end')
     return (int(match[1]), int(match[2]))
 
 
@@ -109,11 +112,20 @@ def parse_number(text: str) -> int | float:
     return number
 
 
+_PLAIN = {"bool": bool, "int": int, "enum": str}
+"""The types of values that are in the domain where their type, words and least say so."""
+
+
 def parse_value(fact: Fact, raw: object) -> FactValue:
     """The typed value of ``fact`` from its YAML, JSON or command-line form.
 
     Raises FactError with the domain when ``raw`` is not in it.
     """
+    # What nearly every value is, first.
+    if type(raw) is _PLAIN.get(fact.type) and (
+        raw in fact.values if fact.values else fact.least is None or raw >= fact.least  # type: ignore[operator]
+    ):
+        return raw  # type: ignore[return-value]
     if raw is None or (isinstance(raw, str) and raw.lower() in ("none", "null", "unset")):
         if fact.nullable or fact.type == "switch":
             return None
@@ -148,6 +160,30 @@ def parse_value(fact: Fact, raw: object) -> FactValue:
     raise FactError(f"{fact.name} cannot be {raw!r}; it is {fact.domain}")
 
 
+_TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "switch": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "version": (str, tuple, list),
+    "quant_key": (QuantKey, Mapping, str),
+}
+"""What a value has to be where values have types; text for all other facts."""
+
+
+def typed_value(fact: Fact, raw: object) -> FactValue:
+    """As :func:`parse_value`, of a value that has a type already: text is no number, 1 no bool.
+
+    A scalar of numpy or torch is what it holds. A number is no version: 12.1 could have been 12.10.
+    """
+    types = _TYPES.get(fact.type, (str,))
+    if not isinstance(raw, types) and hasattr(raw, "item") and getattr(raw, "ndim", None) == 0:
+        raw = raw.item()
+    if raw is not None and not isinstance(raw, types):
+        raise FactError(f"{fact.name} cannot be {raw!r}; it is {fact.domain}")
+    return parse_value(fact, raw)
+
+
 def integer(raw: object) -> int | None:
     """The whole number that a value or its text is, None for any other."""
     if type(raw) is int:
@@ -174,10 +210,9 @@ def parse_quant_key(raw: object) -> QuantKey:
             return QuantKey.from_dict(dict(raw))
         except (KeyError, TypeError, ValueError) as error:
             raise FactError(f"malformed quantization key {dict(raw)!r}: {error}") from None
-    name = str(raw)
-    if name not in NAMED_KEYS:
-        raise FactError(f"unknown quantization key {name!r}{did_you_mean(name, NAMED_KEYS)}")
-    return NAMED_KEYS[name]
+    if not isinstance(raw, str) or raw not in NAMED_KEYS:
+        raise FactError(f"unknown quantization key {raw!r}{did_you_mean(raw, NAMED_KEYS)}")
+    return NAMED_KEYS[raw]
 
 
 def plain(value: FactValue) -> Any:

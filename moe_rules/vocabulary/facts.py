@@ -10,9 +10,43 @@ from the mapping is *unknown*; ``None`` is a value, written ``none``. What follo
 from __future__ import annotations
 
 from moe_rules.vocabulary.fact_values import Fact, FactValue
-from moe_rules.vocabulary.layer import ACTIVATIONS, DTYPES, ROUTING_METHODS
 from moe_rules.vocabulary.switches import SWITCH_FACTS, SWITCHES
 from moe_rules.vocabulary.table_names import PLATFORMS
+
+ACTIVATIONS = (
+    "silu",
+    "gelu",
+    "gelu_tanh",
+    "relu2",
+    "swigluoai",
+    "situ",
+    "swigluoai_uninterleave",
+    "swiglustep",
+    "silu_no_mul",
+    "gelu_no_mul",
+    "gelu_tanh_no_mul",
+    "relu2_no_mul",
+)
+"""Activation names (vLLM's ``MoEActivation`` values). ``*_no_mul`` have no gate."""
+
+ROUTING_METHODS = (
+    "Default",
+    "Renormalize",
+    "DeepSeekV3",
+    "Llama4",
+    "RenormalizeNaive",
+    "TopK",
+    "SigmoidRenorm",
+    "MiniMax2",
+    "Sigmoid",
+    "Unspecified",
+    "DeepseekV4",
+    "Custom",
+    "Simulated",
+)
+"""Routing method names (vLLM's ``RoutingMethodType`` members)."""
+
+DTYPES = ("bf16", "fp16", "fp32")
 
 # vLLM's, and all_to_all_single and symmetric_memory, which are moe_kernels' own.
 ALL2ALL_BACKENDS = (

@@ -8,43 +8,12 @@ plain values, so that neither torch nor anything else is imported. dtypes are na
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any
 
-ACTIVATIONS = (
-    "silu",
-    "gelu",
-    "gelu_tanh",
-    "relu2",
-    "swigluoai",
-    "situ",
-    "swigluoai_uninterleave",
-    "swiglustep",
-    "silu_no_mul",
-    "gelu_no_mul",
-    "gelu_tanh_no_mul",
-    "relu2_no_mul",
-)
-"""Activation names (vLLM's ``MoEActivation`` values). ``*_no_mul`` have no gate."""
-
-ROUTING_METHODS = (
-    "Default",
-    "Renormalize",
-    "DeepSeekV3",
-    "Llama4",
-    "RenormalizeNaive",
-    "TopK",
-    "SigmoidRenorm",
-    "MiniMax2",
-    "Sigmoid",
-    "Unspecified",
-    "DeepseekV4",
-    "Custom",
-    "Simulated",
-)
-"""Routing method names (vLLM's ``RoutingMethodType`` members)."""
-
-DTYPES = ("bf16", "fp16", "fp32")
+from moe_rules.vocabulary.fact_values import FactError, FactValue, did_you_mean, typed_value
+from moe_rules.vocabulary.facts import DTYPES, FACTS
 
 _DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "half": "fp16"}
 
@@ -52,13 +21,18 @@ _DTYPE_NAMES = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "half"
 def dtype_name(dtype: object) -> str:
     """The short name of a dtype given as a ``torch.dtype``, "torch.bfloat16", "bfloat16" or "bf16".
 
-    Raises ValueError for a dtype that MoE activations cannot have.
+    Raises FactError for a dtype that MoE activations cannot have.
     """
     text = str(dtype).removeprefix("torch.")
     text = _DTYPE_NAMES.get(text, text)
     if text not in DTYPES:
-        raise ValueError(f"unsupported dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
+        raise FactError(f"unsupported dtype {dtype!r}; expected one of {', '.join(DTYPES)}")
     return text
+
+
+def checked_facts(given: Mapping[str, object]) -> dict[str, FactValue]:
+    """Facts by name, each of its type and in its domain. Raises FactError for one that is not."""
+    return {name: typed_value(FACTS[name], value) for name, value in given.items()}
 
 
 @dataclass(frozen=True)
@@ -67,6 +41,8 @@ class FusedMoEParallelConfig:
 
     With expert parallelism ``tp_size`` is 1 and ``ep_size`` is the number of ranks that share the
     experts; without it ``tp_size`` covers all ranks and ``ep_size`` is 1. See :meth:`make`.
+
+    Raises FactError for a value that its fact cannot have.
     """
 
     tp_size: int = 1
@@ -77,6 +53,9 @@ class FusedMoEParallelConfig:
     use_ep: bool = False
     all2all_backend: str = "allgather_reducescatter"
     enable_eplb: bool = False
+
+    def __post_init__(self) -> None:
+        self.__dict__.update(checked_facts({name: self.__dict__[name] for name in PARALLEL_FIELDS}))
 
     @classmethod
     def make(
@@ -91,18 +70,19 @@ class FusedMoEParallelConfig:
         enable_eplb: bool = False,
     ) -> FusedMoEParallelConfig:
         """Resolve engine-level parallel sizes to the sizes the MoE layer works with."""
-        flat = tp_size * pcp_size * dp_size
-        use_ep = enable_expert_parallel and flat > 1
-        return cls(
-            tp_size=1 if use_ep else flat,
+        asked = cls(
+            tp_size=tp_size,
             pcp_size=pcp_size,
             dp_size=dp_size,
-            ep_size=flat if use_ep else 1,
             sp_size=sp_size,
-            use_ep=use_ep,
+            use_ep=enable_expert_parallel,
             all2all_backend=all2all_backend,
             enable_eplb=enable_eplb,
         )
+        flat = asked.tp_size * asked.pcp_size * asked.dp_size
+        if asked.use_ep and flat > 1:
+            return replace(asked, tp_size=1, ep_size=flat)
+        return replace(asked, tp_size=flat, use_ep=False)
 
     @property
     def use_all2all_kernels(self) -> bool:
@@ -118,8 +98,8 @@ class FusedMoEConfig:
     (``intermediate_size / tp_size``) unless given. ``router_logits_dtype`` defaults to
     ``in_dtype``; ``intermediate_size_per_partition_unpadded`` to the partitioned size.
 
-    Raises ValueError for an unknown activation, routing method or dtype, and for an
-    ``intermediate_size`` that ``tp_size`` does not divide.
+    Raises FactError for a value that its fact cannot have, and for an ``intermediate_size`` that
+    ``tp_size`` does not divide. Scalars of numpy and torch become Python's.
     """
 
     num_experts: int
@@ -146,33 +126,25 @@ class FusedMoEConfig:
     activation_situ_linear_beta: float | None = None
 
     def __post_init__(self) -> None:
-        put = object.__setattr__
-        put(self, "in_dtype", dtype_name(self.in_dtype))
+        own = self.__dict__
+        parallel = self.moe_parallel_config
+        if not isinstance(parallel, FusedMoEParallelConfig):
+            raise FactError(f"moe_parallel_config is a FusedMoEParallelConfig, not {parallel!r}")
+        given = {name: own[name] for name in LAYER_FIELDS}
+        given["in_dtype"] = dtype_name(self.in_dtype)
         logits = self.router_logits_dtype
-        put(self, "router_logits_dtype", self.in_dtype if logits is None else dtype_name(logits))
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(
-                f"unknown activation {self.activation!r}; expected one of {', '.join(ACTIVATIONS)}"
-            )
-        if self.routing_method not in ROUTING_METHODS:
-            raise ValueError(
-                f"unknown routing_method {self.routing_method!r}; "
-                f"expected one of {', '.join(ROUTING_METHODS)}"
-            )
-        if self.intermediate_size_per_partition < 0:
-            tp_size = self.moe_parallel_config.tp_size
-            if tp_size < 1 or self.intermediate_size % tp_size:
-                raise ValueError(
+        given["router_logits_dtype"] = given["in_dtype"] if logits is None else dtype_name(logits)
+        partition, unpadded = (given.pop(name) for name in _PARTITION)
+        own.update(checked_facts(given))
+        if partition == -1:
+            if self.intermediate_size % parallel.tp_size:
+                raise FactError(
                     f"intermediate_size {self.intermediate_size} is not divisible by "
-                    f"tp_size {tp_size}"
+                    f"tp_size {parallel.tp_size}"
                 )
-            put(self, "intermediate_size_per_partition", self.intermediate_size // tp_size)
-        if self.intermediate_size_per_partition_unpadded is None:
-            put(
-                self,
-                "intermediate_size_per_partition_unpadded",
-                self.intermediate_size_per_partition,
-            )
+            partition = self.intermediate_size // parallel.tp_size
+        sizes = (partition, partition if unpadded is None else unpadded)
+        own.update(checked_facts(dict(zip(_PARTITION, sizes, strict=True))))
 
     @property
     def is_act_and_mul(self) -> bool:
@@ -194,19 +166,22 @@ class FusedMoEConfig:
         return range(first, first + share + (ep_rank < more))
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> FusedMoEConfig:
+    def from_dict(cls, data: Mapping[str, Any]) -> FusedMoEConfig:
         """Build from plain values; ``parallel`` holds the :class:`FusedMoEParallelConfig` fields.
 
-        Raises ValueError for an unknown field, TypeError for a missing one.
+        Raises FactError for what is no fact of a layer or that one cannot have, and for one that
+        is missing.
         """
-        given = dict(data)
-        parallel = FusedMoEParallelConfig(**given.pop("parallel", {}))
-        unknown = given.keys() - _DEFAULTS.keys()
-        if unknown:
-            raise ValueError(f"unknown layer fact {min(unknown)!r}")
-        values = {**_DEFAULTS, **given, "moe_parallel_config": parallel}
-        if MISSING in values.values():
-            return cls(moe_parallel_config=parallel, **given)  # which says what is missing
+        given = _known("a layer", data, (*LAYER_FIELDS, "parallel"))
+        parallel = _known("parallel", given.pop("parallel", {}), PARALLEL_FIELDS)
+        values = {
+            **LAYER_FIELDS,
+            **given,
+            "moe_parallel_config": FusedMoEParallelConfig(**parallel),
+        }
+        missing = [name for name, value in values.items() if value is MISSING]
+        if missing:
+            raise FactError(f"a layer lacks {', '.join(missing)}")
         # The constructor of a frozen dataclass sets every field by a call, ten times as slow.
         config = object.__new__(cls)
         config.__dict__.update(values)
@@ -214,10 +189,26 @@ class FusedMoEConfig:
         return config
 
 
-_DEFAULTS = {
+def _known(what: str, data: object, names: Iterable[str]) -> dict[str, Any]:
+    """A mapping whose keys are among some names. Raises FactError for anything else."""
+    known = tuple(names)
+    if not isinstance(data, Mapping):
+        raise FactError(f"{what} is a mapping of {', '.join(known)}, not {data!r}")
+    for name in data:
+        if name not in known:
+            raise FactError(f"{what} has no fact {name!r}{did_you_mean(name, known)}")
+    return dict(data)
+
+
+PARALLEL_FIELDS = {field.name: field.default for field in fields(FusedMoEParallelConfig)}
+"""The fields of a FusedMoEParallelConfig, each a fact, with their defaults."""
+LAYER_FIELDS = {
     field.name: field.default
     for field in fields(FusedMoEConfig)
     if field.name != "moe_parallel_config"
 }
-REQUIRED_FACTS = tuple(name for name, default in _DEFAULTS.items() if default is MISSING)
+"""Those of a FusedMoEConfig; MISSING where there is no default."""
+_PARTITION = ("intermediate_size_per_partition", "intermediate_size_per_partition_unpadded")
+"""The fields that follow from others where they are not given."""
+REQUIRED_FACTS = tuple(name for name, default in LAYER_FIELDS.items() if default is MISSING)
 """The layer facts that have no default: without them there is no layer."""

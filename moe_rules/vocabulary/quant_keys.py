@@ -8,9 +8,8 @@ written structurally. This module imports nothing outside the standard library.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType, UnionType
 from typing import Any
 
 TENSOR = (-1, -1)
@@ -31,11 +30,16 @@ class Scale:
     ``dtype`` is the scale's dtype name ("fp32", "fp8_e4m3", "e8m0", ...); ``static`` is true for
     scales stored in the checkpoint, false for scales computed from the values at run time;
     ``group_shape`` is (rows, columns) covered by one scale, where -1 covers the whole extent.
+    Raises ValueError for a part of another type.
     """
 
     dtype: str
     static: bool
     group_shape: tuple[int, int]
+
+    def __post_init__(self) -> None:
+        _check_types("a scale", self, {"dtype": str, "static": bool})
+        object.__setattr__(self, "group_shape", _group_shape(self.group_shape))
 
     @property
     def shape_name(self) -> str:
@@ -49,10 +53,10 @@ class Scale:
         return {"dtype": self.dtype, "static": self.static, "group_shape": shape}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Scale:
+    def from_dict(cls, data: Mapping[str, Any]) -> Scale:
         """Inverse of :meth:`to_dict`. Raises ValueError on malformed input."""
-        _check_parts("a scale", data, {"dtype": str, "static": bool, "group_shape": object})
-        return cls(data["dtype"], data["static"], _group_shape(data["group_shape"]))
+        _check_names("a scale", data, ("dtype", "static", "group_shape"))
+        return cls(data["dtype"], data["static"], data["group_shape"])
 
 
 def _group_shape(raw: object) -> tuple[int, int]:
@@ -66,24 +70,26 @@ def _group_shape(raw: object) -> tuple[int, int]:
     )
 
 
-def _check_parts(
-    what: str,
-    data: object,
-    required: Mapping[str, type],
-    optional: Mapping[str, type | UnionType] = MappingProxyType({}),
+def _check_names(
+    what: str, data: object, required: Sequence[str], optional: Sequence[str] = ()
 ) -> None:
-    """Raise ValueError for a part that is missing, unknown or of another type."""
-    known = {**required, **optional}
+    """Raise ValueError for a part that is missing or unknown."""
+    known = (*required, *optional)
     if not isinstance(data, Mapping):
         raise ValueError(f"{what} has parts ({', '.join(known)}), unlike {data!r}")
     for name in required:
         if name not in data:
             raise ValueError(f"{what} lacks {name!r}")
-    for name, value in data.items():
+    for name in data:
         if name not in known:
             raise ValueError(f"{what} has no {name!r} (it has {', '.join(known)})")
-        if not isinstance(value, known[name]):
-            raise ValueError(f"{name} of {what} cannot be {value!r}")
+
+
+def _check_types(what: str, key: object, types: Mapping[str, Any]) -> None:
+    """Raise ValueError for a part of another type."""
+    for name, type_ in types.items():
+        if not isinstance(getattr(key, name), type_):
+            raise ValueError(f"{name} of {what} cannot be {getattr(key, name)!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,8 @@ class QuantKey:
 
     ``dtype`` is the value dtype: "fp8_e4m3" (the platform's preferred FP8: e4m3fnuz on gfx94x),
     "int8", "uint8" (two packed FP4 values), or a vLLM ScalarType name ("uint4b8", "uint4", ...).
-    Keys compare by value; two names for one value are one key.
+    Keys compare by value; two names for one value are one key. Raises ValueError for a part of
+    another type.
     """
 
     dtype: str
@@ -103,6 +110,8 @@ class QuantKey:
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        _check_types("a key", self, {"dtype": str, "scale": Scale, "symmetric": bool})
+        _check_types("a key", self, {"scale2": Scale | None})
         parts = (self.dtype, self.scale, self.scale2, self.symmetric)
         object.__setattr__(self, "_hash", hash(parts))
 
@@ -129,24 +138,17 @@ class QuantKey:
         }
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> QuantKey:
+    def from_dict(cls, data: Mapping[str, Any]) -> QuantKey:
         """Inverse of :meth:`to_dict` (the name is not read: the value decides).
 
         Raises ValueError on malformed input.
         """
-        _check_parts(
-            "a key",
-            data,
-            {"dtype": str, "scale": Mapping},
-            {"scale2": Mapping | None, "symmetric": bool, "name": str | None},
+        _check_names("a key", data, ("dtype", "scale"), ("scale2", "symmetric", "name"))
+        scale, scale2 = (
+            Scale.from_dict(part) if isinstance(part, Mapping) else part
+            for part in (data["scale"], data.get("scale2"))
         )
-        scale2 = data.get("scale2")
-        return cls(
-            dtype=data["dtype"],
-            scale=Scale.from_dict(data["scale"]),
-            scale2=None if scale2 is None else Scale.from_dict(scale2),
-            symmetric=data.get("symmetric", True),
-        )
+        return cls(data["dtype"], scale, scale2, data.get("symmetric", True))  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         if self.name is not None:

@@ -61,6 +61,7 @@ class Reading(Record):
 
     def value(self, name: str, text: str) -> bool | str | Unreadable:
         """What the reference makes of ``text`` in the variable ``name``."""
+        text = variable_text(name, text)
         try:
             return _RULES[self.rule][0](text)
         except ValueError:
@@ -69,3 +70,10 @@ class Reading(Record):
                 f"({self.source})"
             )
             return Unreadable(text, error)
+
+
+def variable_text(name: str, text: object) -> str:
+    """What a variable of an environment has, which is text. Raises TypeError for anything else."""
+    if not isinstance(text, str):
+        raise TypeError(f"variables have text, as in os.environ, got {name}={text!r}")
+    return text

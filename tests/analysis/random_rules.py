@@ -14,8 +14,7 @@ from moe_rules.files.problems import RuleFileError
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.vocabulary.fact_values import Fact, FactValue
-from moe_rules.vocabulary.facts import FACTS
-from moe_rules.vocabulary.layer import ACTIVATIONS
+from moe_rules.vocabulary.facts import ACTIVATIONS, FACTS
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
 BACKENDS = ("ONE", "TWO", "THREE", "FOUR")

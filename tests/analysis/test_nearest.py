@@ -20,8 +20,9 @@ from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import load_machine
-from moe_rules.selectors.selector import Selector, layer_facts
-from moe_rules.vocabulary.fact_values import FactValue
+from moe_rules.selectors.facts import layer_facts
+from moe_rules.selectors.selector import Selector
+from moe_rules.vocabulary.fact_values import Fact, FactValue
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey, Scale
@@ -118,16 +119,20 @@ def test_packaged_backends_are_reached_with_what_is_said() -> None:
 
 
 ODD: dict[str, list[FactValue]] = {
-    "int": [0, -1, 12345],
+    "int": [1, 12345],
     "float": [0.0, -1.0],
-    "enum": ["odd", None],
-    "string": ["odd", None],
-    "bool": [None],
+    "string": ["odd"],
+    "bool": [True],
     "switch": [True],
-    "version": [None],
+    "version": [(99, 9)],
     "quant_key": [QuantKey("odd", Scale("odd", True, (3, 5)))],
 }
 """Values by the type of a fact, most of which no deployment should have."""
+
+
+def odd_values(fact: Fact) -> list[FactValue]:
+    """Those that a fact may have all the same."""
+    return [*ODD.get(fact.type, fact.values), *([None] if fact.nullable else [])]
 
 
 def odd_deployments(platform: str, count: int) -> Iterator[tuple[str, dict[str, FactValue]]]:
@@ -140,7 +145,7 @@ def odd_deployments(platform: str, count: int) -> Iterator[tuple[str, dict[str, 
             if rng.random() < 0.4:
                 del facts[name]
             else:
-                facts[name] = rng.choice(ODD[FACTS[name].type])
+                facts[name] = rng.choice(odd_values(FACTS[name]))
         yield case.oracle, facts
 
 

@@ -115,7 +115,7 @@ def test_malformed_files(cli: Command, tmp_path: Path) -> None:
     assert "expect: Object missing required field `outcome`" in answer.err
     moe = {**case["moe"], "activation": "sliu"}
     answer = cli("conformance", write_cases(broken, {**case, "moe": moe}))
-    assert "unknown activation 'sliu'" in answer.err
+    assert "activation cannot be 'sliu'; did you mean 'silu'?" in answer.err
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from moe_kernels.benchmark.report import Measurement, Results
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.language.ruleset import load_platform, overlay_paths
 from moe_rules.machines.machine import named_machines
-from moe_rules.selectors.selector import Selector, layer_facts
+from moe_rules.selectors.facts import layer_facts
+from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 from tests.cli.conftest import Command

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from moe_rules.selectors.errors import InvalidRequestError
-from moe_rules.selectors.selector import Selector, layer_facts
+from moe_rules.selectors.facts import layer_facts
+from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactError, FactValue
 from moe_rules.vocabulary.layer import FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS

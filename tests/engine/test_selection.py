@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import pytest
 
 from moe_rules.selectors.errors import InvalidRequestError, NotSupportedError
-from moe_rules.selectors.selector import MAX_ASKED, layer_facts, select_backend
+from moe_rules.selectors.facts import layer_facts
+from moe_rules.selectors.selector import MAX_ASKED, select_backend
 from moe_rules.vocabulary.fact_values import FactError, FactValue
 from moe_rules.vocabulary.layer import FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS

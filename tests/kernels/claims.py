@@ -13,9 +13,9 @@ from moe_kernels.registry import our_names, runs_on_cpu
 
 from moe_rules.language.rules import ValueOf
 from moe_rules.language.ruleset import load_platform
-from moe_rules.selectors.selector import layer_facts
-from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
-from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.selectors.facts import layer_facts
+from moe_rules.vocabulary.facts import ACTIVATIONS, FACTS, REQUEST_DEFAULTS
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
 MACHINES = {

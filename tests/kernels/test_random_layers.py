@@ -18,7 +18,8 @@ from moe_kernels.registry import runs_on_cpu
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
-from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig
+from moe_rules.vocabulary.facts import ACTIVATIONS
+from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
 
 ON_CPU = [scheme for scheme in SCHEMES if runs_on_cpu(scheme.kernel)]

@@ -18,7 +18,8 @@ from moe_kernels.reference import relative_error
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
-from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig, FusedMoEParallelConfig
+from moe_rules.vocabulary.facts import ACTIVATIONS
+from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
 from moe_rules.vocabulary.quant_keys import TENSOR, TOKEN
 
 triton = pytest.importorskip("triton")

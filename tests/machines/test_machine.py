@@ -27,7 +27,7 @@ def values_of(name):
         case "enum":
             return st.sampled_from(fact.values)
         case "version":
-            return st.tuples(st.integers(0, 99), st.integers(0, 99))
+            return st.tuples(st.integers(0, 99), st.integers(0, 9))
         case _:
             return PLAIN
 
@@ -112,7 +112,10 @@ def test_wrong_software(change, message):
         ({"device": "rocm", "zen": True}, "zen is a fact of cpu devices"),
         ({"device": "cpu", "amx_tiles": True}, "did you mean 'amx_tile'?"),
         ({"device": "cpu", "flashinfer": True}, "unknown platform fact 'flashinfer'"),
-        ({"device": "cpu", "zen": None}, "zen cannot be None"),
+        ({"device": "cpu", "zen": None}, "zen cannot be none"),
+        ({"device": "cuda", "compute_capability": "10.10"}, "with one digit at the end"),
+        ({"device": "cuda", "compute_capability": (-1, 0)}, "'-1.0' is not a version"),
+        (None, "platform must be a mapping of facts, not None"),
     ],
 )
 def test_wrong_platform(platform, message):

@@ -24,8 +24,8 @@ from moe_rules.models import (
     derive_layers,
 )
 from moe_rules.models.options import option_facts
+from moe_rules.selectors.facts import layer_facts as facts_of_layer
 from moe_rules.selectors.selector import Selector
-from moe_rules.selectors.selector import layer_facts as facts_of_layer
 from tests.models.fuzzing import BLOCKS, JUNK, corpus, paths_of, spoilt
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "300"))

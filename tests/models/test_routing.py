@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_rules.models.routing import routing_method
-from moe_rules.vocabulary.layer import ROUTING_METHODS
+from moe_rules.vocabulary.facts import ROUTING_METHODS
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import load_machine, named_machines
 from moe_rules.selectors import selector as selector_module
 from moe_rules.selectors.errors import InvalidRequestError, SelectionError
-from moe_rules.selectors.selector import Selector, layer_facts, selector_for
+from moe_rules.selectors.facts import layer_facts
+from moe_rules.selectors.selector import Selector, selector_for
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from moe_rules.files.problems import RuleFileError
 from moe_rules.language.ruleset import load_platform
+from moe_rules.selectors.facts import layer_facts
 from moe_rules.selectors.ranges import decide_by_num_tokens
-from moe_rules.selectors.selector import Selector, layer_facts
+from moe_rules.selectors.selector import Selector
 from tests.conftest import SMALL, MakeRules
 from tests.engine.layers import LAYER, select, with_section
 

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from moe_rules.vocabulary.fact_values import FactError, did_you_mean, in_words, parse_value, plain
 from moe_rules.vocabulary.facts import FACTS
-from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig, dtype_name
+from moe_rules.vocabulary.layer import (
+    LAYER_FIELDS,
+    PARALLEL_FIELDS,
+    FusedMoEConfig,
+    FusedMoEParallelConfig,
+    dtype_name,
+)
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
 SCALE = {"dtype": "fp32", "static": True, "group_shape": "token"}
@@ -61,6 +71,8 @@ def test_values_from_text(name: str, raw: object, value: object) -> None:
         ("num_experts", None, "cannot be none"),
         ("activation", "silo", "did you mean 'silu'"),
         ("compute_capability", "9", 'write it as "9.0"'),
+        ("compute_capability", "10.10", "'10.10' is not a version"),
+        ("compute_capability", [10, -3], "'10.-3' is not a version"),
         ("weight_key", "kFp8", "unknown quantization key"),
         ("weight_key", {"dtype": "int8"}, "malformed quantization key"),
         ("use_ep", "maybe", "true, false"),
@@ -82,6 +94,20 @@ def test_facts_of_a_layer_are_the_fields_that_describe_it() -> None:
     described = {f.name for cls in (FusedMoEConfig, FusedMoEParallelConfig) for f in fields(cls)}
     assert facts <= described
     assert described - set(FACTS) == {"moe_parallel_config"}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: QuantKey(None, Scale(**SCALE)), "dtype of a key cannot be None"),  # type: ignore[arg-type]
+        (lambda: QuantKey("int8", "fp32"), "scale of a key cannot be 'fp32'"),  # type: ignore[arg-type]
+        (lambda: Scale("fp32", 1, (1, 32)), "static of a scale cannot be 1"),  # type: ignore[arg-type]
+        (lambda: Scale("fp32", True, (1, 0)), "unknown group shape (1, 0)"),
+    ],
+)
+def test_a_key_has_parts_of_their_types(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        make()
 
 
 @given(st.sampled_from(sorted(NAMED_KEYS)))
@@ -157,18 +183,68 @@ def test_expert_parallelism_needs_more_than_one_rank() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"activation": "silo"}, "unknown activation 'silo'"),
-        ({"routing_method": "Best"}, "unknown routing_method"),
+        ({"activation": "silo"}, "activation cannot be 'silo'; did you mean 'silu'?"),
+        ({"routing_method": "Best"}, "routing_method cannot be 'Best'"),
         ({"in_dtype": "int8"}, "unsupported dtype"),
         (
             {"moe_parallel_config": FusedMoEParallelConfig(tp_size=5)},
             "not divisible by tp_size 5",
         ),
+        ({"moe_parallel_config": None}, "moe_parallel_config is a FusedMoEParallelConfig"),
     ],
 )
 def test_impossible_layers(change: dict[str, object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(FactError, match=re.escape(message)):
         FusedMoEConfig(**{**SIZES, **change})  # type: ignore[arg-type]
+
+
+OF_NO_TYPE = {
+    "bool": (1, "true", None),
+    "int": (0, -2, True, 2.0, "8", None, math.nan),
+    "float": ("7", math.inf, True, [7.0]),
+    "enum": (3, "best"),
+    "string": (3, None),
+}
+"""What no fact of a layer or of its parallelism can be, by the fact's type."""
+
+
+def made_with(name: str, value: object) -> object:
+    """What has a fact of a layer or of its parallelism."""
+    if name in PARALLEL_FIELDS:
+        return FusedMoEParallelConfig(**{name: value})  # type: ignore[arg-type]
+    return FusedMoEConfig(**{**SIZES, name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted({*LAYER_FIELDS, *PARALLEL_FIELDS}))
+def test_no_field_takes_what_its_fact_cannot_be(name: str) -> None:
+    follows = name in ("router_logits_dtype", "intermediate_size_per_partition_unpadded")
+    for value in OF_NO_TYPE[FACTS[name].type]:
+        if value is not None or not follows:
+            with pytest.raises(FactError):
+                made_with(name, value)
+
+
+def test_sizes_of_an_engine_are_checked_before_they_are_multiplied() -> None:
+    with pytest.raises(FactError, match="tp_size cannot be '2'; it is an integer from 1 on"):
+        FusedMoEParallelConfig.make(tp_size="2", dp_size=2)  # type: ignore[arg-type]
+
+
+def test_scalars_of_numpy_and_torch_are_what_they_hold() -> None:
+    made = FusedMoEConfig(
+        num_experts=np.int64(8),
+        experts_per_token=torch.tensor(2),
+        hidden_dim=64,
+        intermediate_size=np.int32(96),
+        has_bias=np.bool_(True),
+        swiglu_limit=np.float32(7),
+        moe_parallel_config=FusedMoEParallelConfig(tp_size=np.int64(2)),
+    )  # type: ignore[arg-type]
+    parallel = FusedMoEParallelConfig(tp_size=2)
+    expected = FusedMoEConfig(**SIZES, has_bias=True, swiglu_limit=7, moe_parallel_config=parallel)
+    assert made == expected
+    assert repr(made) == repr(expected)
+    with pytest.raises(FactError, match="it is an integer from 1 on"):
+        FusedMoEConfig(**{**SIZES, "num_experts": np.array([8])})
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "bfloat16", "torch.bfloat16"])

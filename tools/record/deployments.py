@@ -22,7 +22,7 @@ from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import Machine, software_preset
-from moe_rules.selectors.selector import layer_facts
+from moe_rules.selectors.facts import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moe_rules.machines.machine import load_machine
 from moe_rules.models.derive import derive_layers
-from moe_rules.selectors.selector import layer_facts
+from moe_rules.selectors.facts import layer_facts
 from moe_rules.vocabulary.fact_values import FactValue
 from moe_rules.vocabulary.facts import FACTS
 from moe_rules.vocabulary.layer import FusedMoEParallelConfig

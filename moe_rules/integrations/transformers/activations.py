@@ -16,7 +16,8 @@ import torch
 from moe_kernels.activation import activation_parameters, apply_activation
 from moe_kernels.quant_config import FusedMoEQuantConfig
 
-from moe_rules.vocabulary.layer import ACTIVATIONS, FusedMoEConfig
+from moe_rules.vocabulary.facts import ACTIVATIONS
+from moe_rules.vocabulary.layer import FusedMoEConfig
 
 _CONSTANTS = {
     "silu": ("swiglu_limit",),

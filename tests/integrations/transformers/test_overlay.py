@@ -6,7 +6,7 @@ from moe_kernels.registry import our_names
 from moe_rules import NAMED_KEYS, FusedMoEConfig, select_backend
 from moe_rules.integrations.transformers.serving import OVERLAY
 from moe_rules.selectors.errors import SelectionError
-from moe_rules.vocabulary.layer import ACTIVATIONS
+from moe_rules.vocabulary.facts import ACTIVATIONS
 from moe_rules.vocabulary.quant_keys import QuantKey, Scale
 
 FP8 = (

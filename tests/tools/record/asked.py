@@ -7,7 +7,7 @@ from typing import Any
 
 from moe_rules.conformance.writing import question_of
 from moe_rules.machines.machine import load_machine
-from moe_rules.selectors.selector import layer_facts
+from moe_rules.selectors.facts import layer_facts
 from moe_rules.vocabulary.facts import REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS
