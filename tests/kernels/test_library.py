@@ -80,6 +80,43 @@ def test_autograd_says_that_there_is_no_gradient():
             output.sum().backward()
 
 
+def _fake_summed(x, others, whole):
+    return x.new_empty(x.shape), x.new_empty((), dtype=torch.int64)
+
+
+@register_operator(_fake_summed)
+def summed_in_tests(
+    x: torch.Tensor, others: list[torch.Tensor | None], whole: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A sum, and of how many."""
+    there = [other for other in others if other is not None]
+    return x + sum(there), torch.tensor(len(there))
+
+
+def test_gradients_of_what_is_in_a_list_are_refused_too():
+    bias = torch.ones(2, requires_grad=True)
+    for call in (summed_in_tests, torch.ops.moe_kernels.summed_in_tests.default):
+        with torch.enable_grad():
+            output, count = call(X, [None, bias], True)
+        assert output.tolist() == [2.0, 4.0]
+        assert (count.item(), count.requires_grad) == (1, False)
+        with pytest.raises(RuntimeError, match="summed_in_tests of moe_kernels has no backward"):
+            output.sum().backward()
+    with torch.no_grad():
+        assert not summed_in_tests(X, [None, bias], True)[0].requires_grad
+
+
+def test_compilers_refuse_the_gradients_of_what_is_in_a_list():
+    bias = torch.ones(2, requires_grad=True)
+    compiled = torch.compile(
+        lambda x, y: summed_in_tests(x, [None, y], True)[0] * 2, fullgraph=True, backend="aot_eager"
+    )
+    with torch.no_grad():
+        assert compiled(X, bias).tolist() == [4.0, 8.0]
+    with torch.enable_grad(), pytest.raises(RuntimeError, match="has no backward"):
+        compiled(X, bias)
+
+
 @torch.no_grad()
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_traces_have_the_operator():

@@ -8,7 +8,7 @@ that runs: torch would convert some twenty arguments there and back for each cal
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -37,8 +37,8 @@ def register_operator(
         _LIBRARY.define(name + torch.library.infer_schema(function, mutates_args=()))
         _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
         torch.library.register_fake(f"moe_kernels::{name}", fake, lib=_LIBRARY)
-        torch.library.register_autograd(f"moe_kernels::{name}", _no_backward(name), lib=_LIBRARY)
-        operator: Callable[..., Any] = getattr(torch.ops.moe_kernels, name).default
+        operator = getattr(torch.ops.moe_kernels, name).default
+        _LIBRARY.impl(name, _refusing_gradients(operator), "Autograd", with_keyset=True)
 
         @functools.wraps(function)
         def call(*args: Any) -> Any:
@@ -49,11 +49,35 @@ def register_operator(
     return decorate
 
 
-def _no_backward(name: str) -> Callable[..., Any]:
-    def backward(*_: Any) -> Any:
-        raise RuntimeError(f"{name} of moe_kernels has no backward: call it under torch.no_grad()")
+def _refusing_gradients(operator: Any) -> Callable[..., Any]:
+    """The operator for autograd: what it computes, whose gradients are refused.
 
-    return backward
+    torch.library.register_autograd does not look into lists that may hold None, where biases and
+    scales are.
+    """
+
+    def refusing(keyset: Any, *args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            output = operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        asked = _asked_for_gradients(args) if torch.is_grad_enabled() else []
+        return _NoBackward.apply(operator._opname, output, *asked) if asked else output
+
+    return refusing
+
+
+class _NoBackward(torch.autograd.Function):
+    """Gives on what an operator computed of tensors that gradients are asked of."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, output: Any, *asked: torch.Tensor) -> Any:
+        ctx.name = name
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError(
+            f"{ctx.name} of moe_kernels has no backward: call it under torch.no_grad()"
+        )
 
 
 def _is_watched(args: tuple[Any, ...]) -> bool:
@@ -66,11 +90,16 @@ def _is_watched(args: tuple[Any, ...]) -> bool:
         or type(args[0]) is not torch.Tensor
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_tracing()
-        or (torch.is_grad_enabled() and any(_needs_gradient(arg) for arg in args))
+        or (torch.is_grad_enabled() and bool(_asked_for_gradients(args)))
     )
 
 
-def _needs_gradient(argument: Any) -> bool:
-    if isinstance(argument, list):
-        return any(_needs_gradient(item) for item in argument)
-    return isinstance(argument, torch.Tensor) and argument.requires_grad
+def _asked_for_gradients(args: Iterable[Any]) -> list[torch.Tensor]:
+    """The tensors among arguments, those in lists included, that gradients are asked of."""
+    found = []
+    for argument in args:
+        if isinstance(argument, list):
+            found += _asked_for_gradients(argument)
+        elif isinstance(argument, torch.Tensor) and argument.requires_grad:
+            found.append(argument)
+    return found
