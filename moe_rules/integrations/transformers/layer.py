@@ -79,8 +79,9 @@ def layer_config(module: Any, top_k: int, dtype: torch.dtype) -> FusedMoEConfig:
     Its experts are all there are: transformers numbers those of a rank from 0 on, and others
     beyond them. Raises NotServedError for what no kernel here takes.
     """
-    w13, w2, w13_bias, *_ = layer_tensors(module)
-    _check_weights(module, w13)
+    tensors = layer_tensors(module)
+    _check_tensors(module, tensors)
+    w13, w2, w13_bias, *_ = tensors
     try:
         in_dtype = dtype_name(dtype)
     except ValueError as error:
@@ -100,11 +101,19 @@ def layer_config(module: Any, top_k: int, dtype: torch.dtype) -> FusedMoEConfig:
         raise NotServedError(str(error)) from None
 
 
-def _check_weights(module: Any, w13: torch.Tensor) -> None:
-    """Raise NotServedError for weights that come and go, or are not all here."""
-    if w13.device.type == "meta":
+def _check_tensors(module: Any, tensors: LayerTensors) -> None:
+    """Raise NotServedError for weights that come and go, are not all here, or are not alike."""
+    there = [x for x in tensors if x is not None]
+    if any(x.device.type == "meta" for x in there):
         raise NotServedError("its weights are on the meta device")
-    if type(w13.data) is not torch.Tensor:
-        raise NotServedError(f"its weights are of the class {type(w13.data).__name__}")
+    for x in there:
+        if type(x.data) is not torch.Tensor:
+            raise NotServedError(f"its weights are of the class {type(x.data).__name__}")
     if getattr(getattr(module, "_hf_hook", None), "offload", False):
         raise NotServedError("its weights are offloaded, and come only for each call")
+    devices = dict.fromkeys(str(x.device) for x in there)
+    if len(devices) > 1:
+        raise NotServedError(f"its weights are on several devices ({', '.join(devices)})")
+    if tensors.w13.dtype != tensors.w2.dtype:
+        both = f"{tensors.w13.dtype}, {tensors.w2.dtype}"
+        raise NotServedError(f"its weights are of two dtypes ({both})")

@@ -54,14 +54,14 @@ _TORCH_DEVICES = {"cuda": "cuda", "rocm": "cuda", "xpu": "xpu", "cpu": "cpu"}
 
 @dataclass(frozen=True, eq=False)
 class Serving:
-    """What computes a module with weights on one device, in one dtype: a kernel, or none, and why.
+    """What computes a module with such weights: a kernel, or none, and why.
 
-    ``dtype``: of the tokens that the kernel takes. ``packed``: the weights were let go. ``beside``:
-    the module's biases and scales, which the kernel has.
+    ``weights``: where w13 and w2 are, and in which dtype. ``dtype``: of the tokens that the kernel
+    takes. ``packed``: the weights were let go. ``beside``: the module's biases and scales, which
+    the kernel has.
     """
 
-    device: torch.device
-    weight_dtype: torch.dtype
+    weights: tuple[tuple[torch.device, torch.dtype], ...]
     dtype: torch.dtype
     kernel: FusedMoEKernel | None
     activation: str
@@ -79,11 +79,14 @@ class Serving:
     def serves(self, w13: torch.Tensor, w2: torch.Tensor) -> bool:
         """Whether the weights are still where and what they were."""
         return (
-            w13.device == self.device
-            and w13.dtype == self.weight_dtype
+            _kinds(w13, w2) == self.weights
             and stands_for_packed(w13) == self.packed
             and stands_for_packed(w2) == self.packed
         )
+
+
+def _kinds(*weights: torch.Tensor) -> tuple[tuple[torch.device, torch.dtype], ...]:
+    return tuple((w.device, w.dtype) for w in weights)
 
 
 def _lies_at(x: torch.Tensor | None, other: torch.Tensor) -> bool:
@@ -100,8 +103,8 @@ def serve(module: nn.Module, top_k: int, dtype: torch.dtype) -> Serving:
     """
     restore(module)
     tensors = layer_tensors(module)
-    device, weight_dtype = tensors.w13.device, tensors.w13.dtype
-    dtype = weight_dtype if tensors.w13_scale is None else dtype
+    device, weights = tensors.w13.device, _kinds(tensors.w13, tensors.w2)
+    dtype = tensors.w13.dtype if tensors.w13_scale is None else dtype
     del tensors  # they would keep the memory of weights that are converted
     try:
         with torch.no_grad(), torch.inference_mode(False):
@@ -109,13 +112,11 @@ def serve(module: nn.Module, top_k: int, dtype: torch.dtype) -> Serving:
             scheme = _scheme(module)
             kernel = _bound(module, layer, scheme, _decision(layer, scheme, device))
     except NotServedError as error:
-        return Serving(device, weight_dtype, dtype, None, "", str(error))
+        return Serving(weights, dtype, None, "", str(error))
     packed = stands_for_packed(layer_tensors(module).w13)
     own = {name: module._parameters.get(name) for name in beside_weights(module)}
     beside = {name: x for name, x in own.items() if x is not None}
-    return Serving(
-        device, weight_dtype, dtype, kernel, layer.activation, packed=packed, beside=beside
-    )
+    return Serving(weights, dtype, kernel, layer.activation, packed=packed, beside=beside)
 
 
 def _scheme(module: nn.Module) -> Scheme:

@@ -225,6 +225,42 @@ def test_weights_on_the_meta_device_are_left_to_transformers(log):
     assert "its weights are on the meta device" in log.text
 
 
+def with_other_down(module):
+    module.down_proj.data = module.down_proj.data.bfloat16()
+    return module
+
+
+def test_weights_of_two_dtypes_are_left_to_transformers(log):
+    x, (index, weights) = torch.randn(9, 32), routing(9, 6)
+    module = with_other_down(experts())
+    with torch.no_grad():
+        output = module(x, index, weights)
+        torch.testing.assert_close(output, own(module, x, index, weights))
+        served = getattr(module, SERVING)
+        module(x, index, weights)
+    assert getattr(module, SERVING) is served
+    assert "its weights are of two dtypes (torch.float32, torch.bfloat16)" in log.text
+
+
+def test_so_are_those_that_become_so_after_a_call():
+    x, (index, weights) = torch.randn(9, 32), routing(9, 6)
+    module = experts()
+    with torch.no_grad():
+        module(x, index, weights)
+        module = with_other_down(module)
+        output = module(x, index, weights)
+        torch.testing.assert_close(output, own(module, x, index, weights))
+
+
+def test_second_weights_elsewhere_are_left_to_transformers(log):
+    module = experts()
+    module.down_proj = nn.Parameter(module.down_proj.data.to("meta"), False)
+    x, (index, weights) = torch.randn(9, 32), routing(9, 6)
+    with torch.no_grad(), pytest.raises(Exception):  # noqa: B017, PT011 - theirs
+        module(x, index, weights)
+    assert "its weights are on the meta device" in log.text
+
+
 def test_the_name():
     assert NAME == "moe_rules"
     assert NAME in ALL_EXPERTS_FUNCTIONS
