@@ -205,9 +205,9 @@ class _Search:
                 yield ()
                 return
             least = cost(node)
-            for total, changes, child in ways(node):
-                if total == least:
-                    yield from (changes + rest for rest in paths(child))
+            cheapest = [(changes, child) for total, changes, child in ways(node) if total == least]
+            for changes, child in _slips_first(cheapest):
+                yield from (changes + rest for rest in paths(child))
 
         if cost(region) >= _NEVER:
             return []
@@ -246,6 +246,16 @@ class _Search:
     def _cost(self, names: Iterable[str]) -> Cost:
         fixed = [name in self.fixed for name in names]
         return (sum(fixed), len(fixed) - sum(fixed))
+
+
+def _slips_first(
+    ways: list[tuple[tuple[Change, ...], Node]],
+) -> list[tuple[tuple[Change, ...], Node]]:
+    """The same ways, those first that give a text the value which looks most like it."""
+    changes = [change for way, _ in ways for change in way if isinstance(change.before, str)]
+    texts = [change.value for change in changes if isinstance(change.value, str)]
+    meant = {one: fact_values.nearest(one, texts) for one in {change.before for change in changes}}
+    return sorted(ways, key=lambda way: all(meant.get(c.before) != c.value for c in way[0]))
 
 
 def _near(value: Seen) -> Callable[[Seen], tuple[float, str]]:

@@ -6,7 +6,7 @@ The least change after which a backend serves is the business of :mod:`moe_rules
 from __future__ import annotations
 
 from moe_rules.engine.explanation import Candidate, Explanation
-from moe_rules.language.rules import Backend
+from moe_rules.language.rules import AUTO, Backend
 from moe_rules.vocabulary.fact_values import did_you_mean, in_words
 
 
@@ -66,8 +66,9 @@ def _unknown_request(decision: Explanation, name: str, where: str) -> str:
     if withdrawn is not None:
         why = f"{withdrawn.text} ({withdrawn.location.short})"
         return f"moe_backend={name!r} is no backend of {where}: {why}"
-    known = f"it takes auto, {', '.join(names)}" if names else "it takes only auto"
-    return f"moe_backend={name!r} is no backend of {where}{did_you_mean(name, names)}; {known}"
+    known = [AUTO, *names]
+    takes = f"it takes {', '.join(known)}" if names else "it takes only auto"
+    return f"moe_backend={name!r} is no backend of {where}{did_you_mean(name, known)}; {takes}"
 
 
 def _request_conditions(decision: Explanation, name: str) -> str:

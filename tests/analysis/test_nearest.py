@@ -8,11 +8,12 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from moe_rules.analysis.compiled import compile_oracle
-from moe_rules.analysis.nearest import Neighbours, nearest
+from moe_rules.analysis.nearest import Neighbours, least_changes, nearest
 from moe_rules.analysis.questions import MISSING, Missing
 from moe_rules.analysis.worlds import packaged_worlds
 from moe_rules.conformance.cases import read_cases
@@ -20,8 +21,9 @@ from moe_rules.engine.selection import Result
 from moe_rules.language.rules import PlatformRules
 from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import load_machine
+from moe_rules.selectors.errors import InvalidRequestError
 from moe_rules.selectors.facts import layer_facts
-from moe_rules.selectors.selector import Selector
+from moe_rules.selectors.selector import Selector, select_backend
 from moe_rules.vocabulary.fact_values import Fact, FactValue
 from moe_rules.vocabulary.facts import FACTS, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
@@ -225,3 +227,13 @@ def test_deployments_that_share_changes_have_them_by_themselves() -> None:
         found.append(ways)
     assert len(shared._known) < len(found)
     assert found[0] != found[1]
+
+
+def test_what_looks_like_a_slip_is_mended_first() -> None:
+    """Of changes that cost the same some are said; the name that was meant is one of them."""
+    layer = FusedMoEConfig(8, 2, 2048, 768, moe_backend="tritn")
+    with pytest.raises(InvalidRequestError) as caught:
+        select_backend("unquantized", layer, machine="h100", environ={})
+    first, *others = least_changes(caught.value.decision)
+    assert [str(change) for change in first] == ["moe_backend: triton instead of tritn"]
+    assert "moe_backend: auto instead of tritn" in [str(change) for (change,) in others]

@@ -241,6 +241,11 @@ def test_otherwise_a_named_backend(small: MakeRules) -> None:
     assert (decision.backend, decision.kernel, decision.how) == ("NONE", None, "fallback")
 
 
+def test_auto_is_a_name_to_mean(small: MakeRules) -> None:
+    with pytest.raises(InvalidRequestError, match="did you mean 'auto'"):
+        select(small(), moe_backend="auot")
+
+
 def test_facts_and_oracles_that_do_not_exist(small: MakeRules) -> None:
     with pytest.raises(FactError, match="did you mean 'unquantized'"):
         small().select("unquantised", LAYER)
