@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from moe_rules.cli.render import listed
 from moe_rules.cli.rule_paths import shown
 from moe_rules.drift.changes import Change
 from moe_rules.drift.places import Places
@@ -48,7 +49,7 @@ def as_text(drift: Drift) -> str:
     for parts in sorted(groups, key=_order):
         lines.append(in_words(parts))
         places = [_shown(place) for place in drift.places.of(parts)]
-        lines.append(f"  said again in: {_some(places)}" if places else "  in no table")
+        lines.append(f"  said again in: {listed(places, MOST)}" if places else "  in no table")
         lines += [f"  {_in_line(change)}" for change in groups[parts]]
         lines.append("")
     return "\n".join([*lines, drift.summary])
@@ -103,12 +104,12 @@ def in_words(parts: Iterable[Part]) -> str:
             files.setdefault(part[0], []).extend(part[2:])
     words = [f"oracle {n} ({', '.join(s)})" if s else f"oracle {n}" for n, s in oracles.items()]
     if len(words) > MOST:
-        words = [f"{len(words)} oracles ({_some(list(oracles))})"]
+        words = [f"{len(words)} oracles ({listed([*oracles], MOST)})"]
     if len(kernels) == 1:
         words.append(f"kernel {kernels[0]}")
     elif kernels:
-        words.append(f"{len(kernels)} kernels ({_some(kernels)})")
-    words += [f"{file} ({_some(rows)})" if rows else file for file, rows in files.items()]
+        words.append(f"{len(kernels)} kernels ({listed(kernels, MOST)})")
+    words += [f"{file} ({listed(rows, MOST)})" if rows else file for file, rows in files.items()]
     return ", ".join(words)
 
 
@@ -128,8 +129,3 @@ def _in_line(change: Change) -> str:
 def _shown(place: Location) -> str:
     file = shown(Path(place.file))
     return f"{file}:{place.line}" if place.line else file
-
-
-def _some(names: list[str]) -> str:
-    rest = len(names) - MOST
-    return ", ".join(names[:MOST]) + (f" and {rest} more" if rest > 0 else "")
