@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from moe_rules.files.problems import KeyPath, Problem
@@ -62,10 +62,10 @@ class OracleLinker:
                     self._request(part, word, cases)
         base_part, base = self.entries[0]
         # A user's own steps come before the packaged ones, of which the first decides.
-        shortcuts = self._combined("shortcuts", self._steps, before=True)
-        switches = self._combined("switches", self._steps, before=True)
-        assume = self._combined("assume", self._assumptions)
-        adjust = self._combined("adjust", self._adjustments)
+        shortcuts = self._combined("shortcuts", self._step, before=True)
+        switches = self._combined("switches", self._step, before=True)
+        assume = self._combined("assume", self._assumption)
+        adjust = self._combined("adjust", self._adjustment, check=contradictions)
         priority_part, priority = next(
             (part, table.priority)
             for part, table in reversed([(base_part, raw.OracleTable(priority=[])), *self.entries])
@@ -196,13 +196,15 @@ class OracleLinker:
     def _combined(
         self,
         section: str,
-        resolve: Callable[[Part, str, list[Any]], list[EntryT | None]],
+        resolve: Callable[[Part, KeyPath, Any], EntryT | None],
         *,
         before: bool = False,
+        check: Callable[[Sequence[EntryT]], Iterable[Problem]] = lambda entries: (),
     ) -> list[EntryT]:
         """A list of all files: replaced entries in their place, the others in file order.
 
-        ``before``: those of overlays come before the packaged ones, not after.
+        ``before``: those of overlays come before the packaged ones, not after. ``check`` says what
+        is wrong with the entries of one file beside each other.
         """
         combined: list[tuple[str | None, EntryT | None]] = []
         gone: set[str] = set()
@@ -210,12 +212,14 @@ class OracleLinker:
             named = {known: entry for known, entry in combined if known is not None}
             gone |= self._withdraw(part, oracle, section, named).keys()
             combined = [one for one in combined if one[0] is None or one[0] in named]
-            tables: list[raw.Listed] = getattr(oracle, section)
             added: list[tuple[str | None, EntryT | None]] = []
-            for i, entry in enumerate(resolve(part, section, tables)):
-                name, replaced = tables[i].name, tables[i].replaces
-                names = [known for known, _ in combined]
+            standing: list[EntryT] = []
+            for i, table in enumerate(getattr(oracle, section)):
                 path = self._path(section, i)
+                entry = resolve(part, path, table)
+                standing += [] if entry is None else [entry]
+                name, replaced = table.name, table.replaces
+                names = [known for known, _ in combined]
                 if replaced in names and replaced is not None:
                     combined[names.index(replaced)] = (replaced, entry)
                 elif replaced is not None and replaced in gone:
@@ -234,26 +238,16 @@ class OracleLinker:
                     )
                 else:
                     added.append((name, entry))
+            self.parser(part).problems += check(standing)
             combined = [*added, *combined] if before else [*combined, *added]
         return [entry for _, entry in combined if entry is not None]
 
-    def _assumptions(
-        self, part: Part, section: str, tables: list[raw.Assumption]
-    ) -> list[rules.Assumption | None]:
-        result: list[rules.Assumption | None] = []
-        for i, table in enumerate(tables):
-            path = self._path(section, i)
-            result.append(
-                rules.Assumption(
-                    self.parser(part).condition(table.when, (*path, "when")),
-                    self._assumed(part, table.set, (*path, "set")),
-                    self._reason(part, table, path),
-                )
-            )
-        return result
-
-    def _steps(self, part: Part, section: str, tables: list[raw.Step]) -> list[rules.Step | None]:
-        return [self._step(part, self._path(section, i), table) for i, table in enumerate(tables)]
+    def _assumption(self, part: Part, path: KeyPath, table: raw.Assumption) -> rules.Assumption:
+        return rules.Assumption(
+            self.parser(part).condition(table.when, (*path, "when")),
+            self._assumed(part, table.set, (*path, "set")),
+            self._reason(part, table, path),
+        )
 
     def _step(self, part: Part, path: KeyPath, table: raw.Step) -> rules.Step | None:
         """The step; None if it is about backends alone that are withdrawn."""
@@ -338,16 +332,6 @@ class OracleLinker:
         return rules.Variants(table.by, parser.value(fact, table.fallback, (*path, "fallback")))
 
     # Adjustments ------------------------------------------------------------------------------
-
-    def _adjustments(
-        self, part: Part, section: str, tables: list[raw.Adjustment]
-    ) -> list[rules.Adjustment | None]:
-        result = [
-            self._adjustment(part, self._path(section, i), table) for i, table in enumerate(tables)
-        ]
-        standing = [adjustment for adjustment in result if adjustment is not None]
-        self.parser(part).problems.extend(contradictions(standing))
-        return result
 
     def _adjustment(
         self, part: Part, path: KeyPath, table: raw.Adjustment
