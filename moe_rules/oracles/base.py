@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, cast
 
 from moe_rules.engine.decision import Decision
 from moe_rules.language.conditions import ALWAYS
@@ -189,21 +189,14 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         order = self._selector.decide(self.name, facts).order
         return [backends.member(enum, name) for name in order]
 
-    def _keys(self, moe_config: Layer, weight_key: Key, activation_key: Key) -> tuple[Key, Key]:
-        """The keys, the usual ones where none were named."""
-        if weight_key is USUAL:
-            weight_key = self._usual_key(0, moe_config)
-        if activation_key is USUAL:
-            activation_key = self._usual_key(1, moe_config)
-        return weight_key, activation_key
-
-    def _usual_key(self, which: Literal[0, 1], moe_config: Layer) -> Key:
-        name = self.usual_keys[which]
-        if name is None:
-            return None
-        key = NAMED_KEYS[name]
-        ours = isinstance(moe_config, FusedMoEConfig)
-        return key if ours else vllm_objects.vllm_quant_key(key)
+    def _keys(self, moe_config: Layer, *keys: Key) -> tuple[Key, ...]:
+        """The keys, the usual ones where none were named, each as the layer is described."""
+        vllms = vllm_objects.is_vllms(moe_config)
+        named = (None if name is None else NAMED_KEYS[name] for name in self.usual_keys)
+        return tuple(
+            key if key is not USUAL else vllm_objects.vllm_quant_key(usual) if vllms else usual
+            for key, usual in zip(keys, named, strict=True)
+        )
 
     def backend_to_kernel_cls(self, backend: Enum) -> list[type]:
         """The classes of a backend's kernels on this machine's platform, in the order asked.

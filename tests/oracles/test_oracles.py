@@ -98,6 +98,8 @@ def test_a_layer_has_two_names_and_is_one_of_two_classes(monkeypatch: pytest.Mon
         fp8.select_fp8_moe_backend()
     with pytest.raises(TypeError, match=r"FusedMoEConfig, got dict"):
         fp8.select_fp8_moe_backend({"num_experts": 8})
+    with pytest.raises(TypeError, match=r"FusedMoEConfig, got dict"):
+        int8.Int8MoEKernelOracle("h100").select_backend({})  # whose usual keys would be vLLM's
     with pytest.raises(TypeError, match=r"a quantization key is .*, got str"):
         fp8.select_fp8_moe_backend(LAYER, "kFp8Static128BlockSym")
 
