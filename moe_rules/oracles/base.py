@@ -189,22 +189,23 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         order = self._selector.decide(self.name, facts).order
         return [backends.member(enum, name) for name in order]
 
-    def _keys(self, moe_config: Layer, *keys: Key) -> tuple[Key, ...]:
+    def _keys(self, moe_config: Layer, *keys: Key) -> tuple[Key, Key]:
         """The keys, the usual ones where none were named, each as the layer is described."""
         vllms = vllm_objects.is_vllms(moe_config)
         named = (None if name is None else NAMED_KEYS[name] for name in self.usual_keys)
-        return tuple(
+        weight_key, activation_key = (
             key if key is not USUAL else vllm_objects.vllm_quant_key(usual) if vllms else usual
             for key, usual in zip(keys, named, strict=True)
         )
+        return weight_key, activation_key
 
     def backend_to_kernel_cls(self, backend: Enum) -> list[type]:
         """The classes of a backend's kernels on this machine's platform, in the order asked.
 
         Those of any layer: what a backend offers only to some (LoRA) is left out. For a member
         of vLLM's Enum the classes are vLLM's.
-        Raises ValueError for a backend that the platform does not have, ImportError for a class
-        whose package is not installed.
+        Raises ValueError for a backend that the platform does not have, TypeError for no member of
+        the Enum, ImportError for a class whose package is not installed.
         """
         names = self.kernel_names(backend)
         if vllm_objects.is_member(backend):
@@ -212,7 +213,10 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         return [self._kernel_class(name) for name in names]
 
     def kernel_names(self, backend: Enum) -> list[str]:
-        """Names of the kernel classes a backend has for any layer; nothing is imported."""
+        """As :meth:`backend_to_kernel_cls`, the names of the classes; nothing is imported."""
+        enum = self.backend_enum_cls().__name__  # vLLM's is called the same
+        if type(backend).__name__ != enum:
+            raise TypeError(f"a backend here is a member of {enum}, got {backend!r}")
         vllms = vllm_objects.is_member(backend)
         rules = (self.vllm.selector() if vllms else self._selector).rules
         declared = rules.oracles[self.name].backends
@@ -278,6 +282,8 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         """
         from moe_kernels.registry.bind import bind
 
+        if not isinstance(experts_cls, type):
+            raise TypeError(f"experts_cls is the class of a kernel, got {experts_cls!r}")
         if vllm_objects.are_vllms(experts_cls, backend, moe_config, quant_config):
             arguments = (backend, moe_config, quant_config, experts_cls, routing_tables)
             if process_group is not None:
@@ -374,21 +380,18 @@ class MoEKernelOracle(ABC, Generic[BackendT]):
         """The name of a backend's first kernel, which is none of vLLM's."""
         from moe_kernels.registry import KernelUnavailableError, Unavailable, available
 
-        where = f"backend {backend.name} of oracle {self.name!r}"
         names = self.kernel_names(backend)
+        where = f"backend {backend.name} of oracle {self.name!r}"
         if not names:
             raise ValueError(f"{where} has no kernels: the platform's own code takes over")
-        found = available(names[0], provider=self._provider, oracle=self.name)
+        kernel, where = names[0], f"{where}: kernel {names[0]}"
+        found = available(kernel, provider=self._provider, oracle=self.name)
         if isinstance(found, Unavailable):
-            raise KernelUnavailableError(
-                f"{where}: kernel {names[0]}: {found.reason}; {found.remedy}"
-            )
+            raise KernelUnavailableError(f"{where}: {found.reason}; {found.remedy}")
         if provider.is_vllms(found.target):
-            raise TypeError(
-                f"{where}: kernel {names[0]} is vLLM's and takes vLLM's own backend, layer and "
-                "keys, got moe_rules'"
-            )
-        return names[0]
+            own = "takes vLLM's own backend, layer and keys, got moe_rules'"
+            raise TypeError(f"{where} is vLLM's and {own}")
+        return kernel
 
     def _kernel_class(self, name: str) -> type:
         from moe_kernels.registry import resolve

@@ -96,7 +96,8 @@ class FusedMoEConfig:
 
     ``num_experts`` counts all (global) experts. ``intermediate_size_per_partition`` is derived
     (``intermediate_size / tp_size``) unless given. ``router_logits_dtype`` defaults to
-    ``in_dtype``; ``intermediate_size_per_partition_unpadded`` to the partitioned size.
+    ``in_dtype``; ``intermediate_size_per_partition_unpadded`` to the partitioned size. What was
+    derived is kept by ``dataclasses.replace``, which cannot tell: -1 or None derives it anew.
 
     Raises FactError for a value that its fact cannot have, and for an ``intermediate_size`` that
     ``tp_size`` does not divide. Scalars of numpy and torch become Python's.

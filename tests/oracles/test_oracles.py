@@ -165,6 +165,21 @@ def test_kernel_names_of_a_backend() -> None:
         oracle.kernel_names(Fp8MoeBackend.AITER)
 
 
+@pytest.mark.parametrize("backend", [None, "TRITON", Mxfp4MoeBackend.TRITON, Fp8MoeBackend])
+def test_what_is_no_backend_of_an_oracle(backend: Any) -> None:
+    oracle = fp8.Fp8MoEKernelOracle("h100")
+    for ask in (
+        oracle.kernel_names,
+        oracle.backend_to_kernel_cls,
+        oracle.make_quant_config,
+        lambda one: oracle.convert_to_kernel_format(one, LAYER, *[None] * 2),
+    ):
+        with pytest.raises(TypeError, match="a backend here is a member of Fp8MoeBackend, got"):
+            ask(backend)
+    with pytest.raises(TypeError, match="experts_cls is the class of a kernel, got None"):
+        oracle.make_kernel(None, LAYER, Fp8MoeBackend.TRITON, None)  # type: ignore[arg-type]
+
+
 def test_a_request_that_cannot_serve_is_a_value_error() -> None:
     layer = FusedMoEConfig(**{**LAYER.__dict__, "moe_backend": "hpc", "activation": "gelu"})
     with pytest.raises(ValueError, match="activation is gelu, wanted silu"):

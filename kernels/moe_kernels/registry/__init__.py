@@ -16,6 +16,8 @@ from functools import cache
 from importlib.metadata import entry_points
 from typing import Literal
 
+from moe_rules.vocabulary.fact_values import did_you_mean
+
 ENTRY_POINT_GROUP = "moe_rules.kernels"
 
 Provider = Literal["registered", "entry point", "moe_kernels", "vllm"]
@@ -195,10 +197,14 @@ _registered: dict[str, str | type] = {}
 def register(name: str, target: str | type) -> None:
     """Bind ``name`` to a class or a "module:Class" path, before any other provider.
 
-    Raises ValueError for a path of another form.
+    Raises ValueError for a path of another form, TypeError for what is neither, and for a name
+    that is no text.
     """
+    _check_name(name)
     if isinstance(target, str):
         _split(name, target)
+    elif not isinstance(target, type):
+        raise TypeError(f"kernel {name}: expected a class or 'module:Class', got {target!r}")
     _registered[name] = target
 
 
@@ -234,6 +240,7 @@ def available(
 
     ``provider`` asks one provider only; ``oracle`` tells apart classes of one name. For vLLM this
     says that vLLM and the package its class needs are installed, not that the class works here.
+    Raises ValueError for a provider that does not exist, TypeError for a name that is no text.
     """
     missing: Unavailable | None = None
     for candidate in PROVIDERS if provider is None else (provider,):
@@ -292,6 +299,11 @@ def load(name: str, provider: Provider, target: str) -> type:
     return cls
 
 
+def _check_name(name: str) -> None:
+    if not isinstance(name, str):
+        raise TypeError(f"kernels are named by text, as 'TritonExperts', got {name!r}")
+
+
 def _split(name: str, target: str) -> tuple[str, str]:
     module, colon, attribute = target.partition(":")
     if not (module and colon and attribute):
@@ -305,6 +317,11 @@ def _entry_points() -> dict[str, str]:
 
 
 def _target(name: str, provider: Provider, oracle: str | None) -> str | None:
+    _check_name(name)
+    if provider not in PROVIDERS:
+        hint = did_you_mean(provider, PROVIDERS)
+        known = ", ".join(PROVIDERS)
+        raise ValueError(f"nobody called {provider!r} provides kernels{hint} (known: {known})")
     if provider == "registered":
         target = _registered.get(name, name if ":" in name else None)
         if isinstance(target, type):

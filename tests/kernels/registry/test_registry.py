@@ -91,6 +91,25 @@ def test_registered_by_path():
         register("MineExperts", "nothing")
 
 
+@pytest.mark.parametrize("name", [None, 3, ["TritonExperts"]])
+def test_names_are_text(name):
+    for ask in (resolve, available, lambda one: register(one, dict)):
+        with pytest.raises(TypeError, match="kernels are named by text"):
+            ask(name)
+
+
+@pytest.mark.parametrize("target", [None, 3, print])
+def test_what_is_no_class_is_not_registered(target):
+    with pytest.raises(TypeError, match="expected a class or 'module:Class', got"):
+        register("Mine", target)
+    assert "Mine" not in names()
+
+
+def test_a_provider_exists():
+    with pytest.raises(ValueError, match=r"nobody called 'vlm' provides kernels; did you mean"):
+        resolve("TritonExperts", provider="vlm")
+
+
 def test_entry_points_come_before_ours(monkeypatch):
     points = {"TritonExperts": "collections:Counter"}
     monkeypatch.setattr(registry, "_entry_points", lambda: points)
