@@ -192,7 +192,11 @@ def questions_of(
     """
     from moe_rules.files.problems import RuleFileError
     from moe_rules.models import derive_layers
-    from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
+    from moe_rules.models.errors import (
+        CheckpointRefusedError,
+        ConfigValueError,
+        UnknownModelError,
+    )
 
     try:
         layers = derive_layers(
@@ -202,7 +206,10 @@ def questions_of(
             hf_quant_config=model.hf_quant_config,
             overrides=_overrides(args, stated),
             tables=tables,
+            names=model.names,
         )
+    except ConfigValueError as error:
+        raise error.at(model.with_line(error.where)) from None
     except (CheckpointRefusedError, RuleFileError, UnknownModelError):
         raise
     except ValueError as error:

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moe_rules.cli.errors import UserError
+from moe_rules.cli.json_lines import line_of
 from moe_rules.cli.schemes import in_scheme
 from moe_rules.vocabulary.record import Record
 
 if TYPE_CHECKING:
+    from moe_rules.models.hf_config import FileNames
     from moe_rules.models.tables import Tables
 
 CONFIG = "config.json"
@@ -34,11 +36,31 @@ CACHED = "models--"
 
 
 class ModelFiles(Record):
-    """What a model is called, its config.json, and its hf_quant_config.json if it has one."""
+    """What a model is called, its config.json, and its hf_quant_config.json if it has one.
+
+    ``path`` leads to the file that holds the configuration.
+    """
 
     name: str
     config: dict[str, Any]
     hf_quant_config: dict[str, Any] | None
+    path: Path
+
+    @property
+    def names(self) -> FileNames:
+        """What messages call the files."""
+        from moe_rules.models.hf_config import FileNames
+
+        return FileNames(str(self.path), str(self.path.with_name(QUANTIZATION)))
+
+    def with_line(self, where: str) -> str:
+        """The place of a value in one of the files, with the line where it stands."""
+        for file in (self.path, self.path.with_name(QUANTIZATION)):
+            if where.startswith(f"{file}: "):
+                inside = where.removeprefix(f"{file}: ")
+                line = line_of(inside, file.read_text(encoding="utf-8-sig"))
+                return where if line is None else f"{file}:{line}: {inside}"
+        return where
 
     def in_scheme(self, name: str) -> ModelFiles:
         """The model as a checkpoint in a format of that name would be. Raises UserError."""
@@ -57,7 +79,10 @@ def read_model(given: str, tables: Tables | None = None) -> ModelFiles:
     beside = path.with_name(QUANTIZATION)
     has_quantization = path.name == CONFIG and beside.is_file()
     return ModelFiles(
-        _name_of(path), read_object(path), read_object(beside) if has_quantization else None
+        _name_of(path),
+        read_object(path),
+        read_object(beside) if has_quantization else None,
+        path,
     )
 
 
@@ -67,8 +92,8 @@ def _in_mistral_format(path: Path, tables: Tables | None) -> ModelFiles:
 
     beside = path.with_name(CONFIG)
     config_json = read_object(beside) if beside.is_file() else None
-    config = config_of(read_object(path), config_json, tables=tables)
-    return ModelFiles(path.absolute().parent.name, config, None)
+    config = config_of(read_object(path), config_json, tables=tables, name=str(path))
+    return ModelFiles(path.absolute().parent.name, config, None, path)
 
 
 def _config_file(given: str) -> Path:

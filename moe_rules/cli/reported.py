@@ -231,5 +231,5 @@ def _common_arguments(args: argparse.Namespace) -> list[str]:
 
 def _format_of(model: ModelFiles) -> str:
     """What a model's own format is called in its files."""
-    found = quantization_block(model.config, model.hf_quant_config)
+    found = quantization_block(model.config, model.hf_quant_config, model.names)
     return "unquantized" if found is None else str(found[1].get("quant_method", "quantized"))

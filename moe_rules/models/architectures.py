@@ -11,7 +11,7 @@ from moe_rules.models.conditions import Context, any_of, holds
 from moe_rules.models.deployment import Deployment
 from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
 from moe_rules.models.expert_substitution import retained_experts
-from moe_rules.models.hf_config import HfConfig
+from moe_rules.models.hf_config import HfConfig, file_of
 from moe_rules.models.routing import routing_method
 from moe_rules.models.sources import value_of
 from moe_rules.models.suggest import unknown_name
@@ -69,8 +69,8 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
     for name in ("first", "every", "offset"):
         if rule[name] is not None and given[name] is None:
             raise CheckpointRefusedError(
-                f"config.json has no number for {_field_of(rule[name])}, by which vLLM tells MoE "
-                "layers from dense ones",
+                f"{file_of(context)} has no number for {_field_of(rule[name])}, by which vLLM "
+                "tells MoE layers from dense ones",
                 "model",
             )
     every, last, count, types = (given[name] for name in ("every", "last", "count", "types"))
@@ -80,7 +80,8 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
         count = len(types or ())
     if count > MAX_LAYERS:
         raise CheckpointRefusedError(
-            f"config.json says {count} decoder layers; expected at most {MAX_LAYERS}", "model"
+            f"{file_of(context)} says {count} decoder layers; expected at most {MAX_LAYERS}",
+            "model",
         )
     found = [
         index
@@ -93,7 +94,7 @@ def moe_layers(row: Mapping[str, Any], context: Context) -> list[int]:
     ]
     if found and every == 0:
         raise CheckpointRefusedError(
-            f"config.json gives 0 for {_field_of(rule['every'])}, by which vLLM divides the "
+            f"{file_of(context)} gives 0 for {_field_of(rule['every'])}, by which vLLM divides the "
             "indices of layers",
             "model",
         )
@@ -154,7 +155,7 @@ def layer_facts(
     def given(name: str) -> Any:
         return said(row, name, context)
 
-    _require_sizes(row, given)
+    _require_sizes(row, given, file_of(context))
     activation = _activation(given("activation"), table, gated=None not in row["projections"])
     parallel = parallel_of(deployment, sequence_parallel=bool(given("sequence_parallel")))
     size = _padded(given("intermediate_size"), given, deployment)
@@ -166,8 +167,8 @@ def layer_facts(
         source = row["routing"][name]
         if routing[name] is None and not isinstance(source, list | NoneType):
             raise CheckpointRefusedError(
-                "vLLM's router of this model takes experts by groups, and config.json gives no "
-                f"number of them ({_field_of(source)})",
+                f"vLLM's router of this model takes experts by groups, and {file_of(context)} "
+                f"gives no number of them ({_field_of(source)})",
                 "model",
             )
     clamps = {name: given(name) for name in _FLOATS}
@@ -194,17 +195,17 @@ def layer_facts(
     return facts
 
 
-def _require_sizes(row: Mapping[str, Any], given: Any) -> None:
-    """Raise where config.json lacks a required fact, or has no positive integer for it."""
+def _require_sizes(row: Mapping[str, Any], given: Any, file: str) -> None:
+    """Raise where a file lacks a required fact, or has no positive integer for it."""
     missing = tuple(name for name in REQUIRED_FACTS if given(name) is None)
     if missing:
         fields = ", ".join(f"{name} ({row[name]})" for name in missing)
-        raise UnknownModelError(f"config.json does not give {fields}", missing)
+        raise UnknownModelError(f"{file} does not give {fields}", missing)
     for name in REQUIRED_FACTS:
         value = given(name)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise CheckpointRefusedError(
-                f"{name} must be a positive integer; config.json gives {value!r} ({row[name]})",
+                f"{name} must be a positive integer; {file} gives {value!r} ({row[name]})",
                 "model",
             )
 

@@ -27,6 +27,8 @@ from moe_rules.models.expert_substitution import (
     substituted_experts,
 )
 from moe_rules.models.hf_config import (
+    USUAL_NAMES,
+    FileNames,
     HfConfig,
     activation_dtype,
     brings_its_class,
@@ -88,6 +90,7 @@ def derive_layers(
     hf_quant_config: Mapping[str, Any] | None = None,
     overrides: Mapping[str, Any] | None = None,
     tables: Tables | None = None,
+    names: FileNames = USUAL_NAMES,
 ) -> list[ModelLayer]:
     """The model's MoE layers on this machine, one :class:`ModelLayer` for each distinct kind.
 
@@ -95,18 +98,20 @@ def derive_layers(
     ``machine_facts`` holds platform and software facts by name. ``overrides`` replace derived
     facts: fields of ``FusedMoEConfig``, ``parallel.*`` ones, ``oracle``, ``weight_key``,
     ``activation_key`` and option names; with enough of them a model that the tables do not know is
-    derived as well. The list is empty for a model without MoE layers.
+    derived as well. ``names`` are what errors call the files. The list is empty for a model without
+    MoE layers.
 
     Raises CheckpointRefusedError where vLLM would not run the checkpoint, UnknownModelError for an
     architecture that is not in the tables, ValueError for an override that is no fact.
     """
     if not isinstance(config, Mapping):
-        raise CheckpointRefusedError(f"config.json must be a mapping, not {type(config).__name__}")
+        given = type(config).__name__
+        raise CheckpointRefusedError(f"{names.config} must be a mapping, not {given}")
     deployment = deployment or Deployment()
     tables = tables or load_tables()
     stated = Overrides.read(overrides or {})
-    with reading("config.json"):
-        return _derive(config, machine_facts, deployment, hf_quant_config, stated, tables)
+    with reading(names.config):
+        return _derive(config, machine_facts, deployment, hf_quant_config, stated, tables, names)
 
 
 def _derive(
@@ -116,21 +121,23 @@ def _derive(
     hf_quant_config: Mapping[str, Any] | None,
     stated: Overrides,
     tables: Tables,
+    names: FileNames,
 ) -> list[ModelLayer]:
     classes = tables.architectures["config_classes"]
-    text = text_config(config, classes)
-    found = _row(config, text, tables, machine_facts, stated)
+    outer = HfConfig(config, classes, place=names.config)
+    text = text_config(outer, classes)
+    found = _row(outer, text, tables, machine_facts, stated)
     if found is None:
         return []
     row = stated.in_row(found)
     context = Context(
         text,
-        config=HfConfig(config, classes),
+        config=outer,
         text=text,
         platform=_Platform(machine_facts),
         deployment=deployment.facts(),
         model={
-            "architecture": find(architectures_of(config, text, tables), tables),
+            "architecture": find(architectures_of(outer, text, tables), tables),
             "experts_class": row["experts_class"],
         },
     )
@@ -144,7 +151,7 @@ def _derive(
     runtime: dict[str, Any] = {"model_type": text.model_type}
     quantization: Quantization | OnlineQuantization | None = None
     if stated.oracle is None:
-        place, block = quantization_block(config, hf_quant_config) or ("", None)
+        place, block = quantization_block(config, hf_quant_config, names) or ("", None)
         context = context.extended(block={"place": place})
         online = online_of(
             deployment.quantization_config,
@@ -162,7 +169,7 @@ def _derive(
             quantization = OnlineQuantization(quantization, online, cache(asked), refusal)
             runtime["moe_activation_override"] = online.activation
     substitutes = tables.architectures["substitutes_experts"]
-    substituted = substituted_experts(config, text) if substitutes else {}
+    substituted = substituted_experts(outer, text) if substitutes else {}
 
     def kinds(row: Mapping[str, Any], indices: Sequence[int]) -> list[ModelLayer]:
         """The layers with these indices, by kind."""
@@ -242,7 +249,7 @@ def capability_of(machine_facts: Mapping[str, Any]) -> int:
 
 
 def _row(
-    config: Mapping[str, Any],
+    outer: HfConfig,
     text: HfConfig,
     tables: Tables,
     machine_facts: Mapping[str, Any],
@@ -250,7 +257,7 @@ def _row(
 ) -> dict[str, Any] | None:
     """The architecture's row; for an unknown one whose sizes are all stated, an ordinary row."""
     try:
-        return row_for(config, text, tables, machine_facts.get("device"))
+        return row_for(outer, text, tables, machine_facts.get("device"))
     except UnknownModelError:
         if not set(REQUIRED_FACTS) <= set(stated.layer):
             raise

@@ -33,6 +33,11 @@ class ConfigValueError(CheckpointRefusedError):
     def __init__(self, where: str, expected: str, seen: str, stage: str = "engine_config") -> None:
         super().__init__(f"{where} must be {expected}, not {seen}", stage)
         self.where = where
+        self.said = expected, seen
+
+    def at(self, where: str) -> ConfigValueError:
+        """The same of a value whose place is written so."""
+        return ConfigValueError(where, *self.said, self.stage)
 
 
 class PatternError(ValueError):

@@ -64,14 +64,13 @@ Substituted = Mapping[int, frozenset[int]]
 """The replaced experts of each decoder layer that has some."""
 
 
-def substituted_experts(config: Mapping[str, Any], text: HfConfig) -> Substituted:
+def substituted_experts(whole: HfConfig, text: HfConfig) -> Substituted:
     """The replaced experts that a configuration declares; empty for almost every model.
 
     Raises CheckpointRefusedError for a declaration that vLLM does not take.
     """
-    whole = HfConfig(config, {})
     holder = whole if text.get(APPROXIMATE) is None else text
-    approximate, declared = holder.get(APPROXIMATE), descend(config, DECLARED)
+    approximate, declared = holder.get(APPROXIMATE), descend(whole.fields, DECLARED)
     if approximate is not None and declared is not None:
         raise _refused("approximate_experts and expert_substitution exclude each other")
     found: dict[int, frozenset[int]] = {}

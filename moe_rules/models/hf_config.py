@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from moe_rules.models.blocks import HEAD, TAKEN_BY_TRUTH, given
-from moe_rules.models.conditions import descend
+from moe_rules.models.conditions import Context, descend
 from moe_rules.models.errors import CheckpointRefusedError, ConfigValueError
 from moe_rules.models.typed import (
     Shape,
@@ -25,10 +25,17 @@ from moe_rules.models.typed import (
     text,
 )
 from moe_rules.vocabulary.layer import dtype_name
+from moe_rules.vocabulary.record import Record
 
-CONFIG = "config.json"
-QUANTIZATION = "hf_quant_config.json"
 
+class FileNames(Record):
+    """What messages call the files of a checkpoint."""
+
+    config: str = "config.json"
+    quantization: str = "hf_quant_config.json"
+
+
+USUAL_NAMES = FileNames()
 
 IN_WORDS = {
     "int": "an integer",
@@ -63,7 +70,7 @@ class HfConfig:
         fields: Mapping[str, Any],
         classes: Mapping[str, Any],
         model_type: str | None = None,
-        place: str = CONFIG,
+        place: str = USUAL_NAMES.config,
     ) -> None:
         read(FIELDS, fields, place)
         self.fields = fields
@@ -112,20 +119,25 @@ class HfConfig:
         return next((one for one in names if one in self.fields), None)
 
 
-def text_config(fields: Mapping[str, Any], classes: Mapping[str, Any]) -> HfConfig:
-    """The language model's configuration inside ``fields`` (all of it, if nothing is nested)."""
-    read(FIELDS, fields, CONFIG)
-    text = classes.get(fields.get("model_type") or "", {}).get("text")
+def text_config(outer: HfConfig, classes: Mapping[str, Any]) -> HfConfig:
+    """The language model's configuration inside another (all of it, if nothing is nested)."""
+    fields = outer.fields
+    text = classes.get(outer.model_type or "", {}).get("text")
     if text is not None:
         name, nested = text["field"], descend(fields, text["field"])
-        place = below(CONFIG, name)
+        place = below(outer.place, name)
         if nested and text.get("always"):
             nested = {**nested, "model_type": text["class"]}
         return HfConfig({} if nested is None else nested, classes, text.get("class"), place)
     for name in ("text_config", "llm_config"):
         if fields.get(name):
-            return HfConfig(fields[name], classes, place=below(CONFIG, name))
-    return HfConfig(fields, classes)
+            return HfConfig(fields[name], classes, place=below(outer.place, name))
+    return outer
+
+
+def file_of(context: Context) -> str:
+    """What the file is called whose configuration a context holds."""
+    return str(context.groups["config"].place)
 
 
 def brings_its_class(fields: Mapping[str, Any], classes: Mapping[str, Any]) -> bool:
@@ -167,7 +179,9 @@ def _dtypes_of(machine: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def quantization_block(
-    fields: Mapping[str, Any], hf_quant_config: Mapping[str, Any] | None
+    fields: Mapping[str, Any],
+    hf_quant_config: Mapping[str, Any] | None,
+    names: FileNames = USUAL_NAMES,
 ) -> tuple[str, dict[str, Any]] | None:
     """The checkpoint's quantization from wherever it is declared: its place, and what it says.
 
@@ -178,11 +192,11 @@ def quantization_block(
     single layers that config.json leaves out are read from hf_quant_config.json.
     """
     text = fields.get("text_config") or {}
-    inner = below(CONFIG, "text_config")
+    inner = below(names.config, "text_config")
     declared = [
-        (below(CONFIG, "quantization_config"), fields.get("quantization_config")),
-        (QUANTIZATION, hf_quant_config),
-        (below(CONFIG, "compression_config"), fields.get("compression_config")),
+        (below(names.config, "quantization_config"), fields.get("quantization_config")),
+        (names.quantization, hf_quant_config),
+        (below(names.config, "compression_config"), fields.get("compression_config")),
         (below(inner, "quantization_config"), text.get("quantization_config")),
         (below(inner, "compression_config"), text.get("compression_config")),
     ]
@@ -194,10 +208,10 @@ def quantization_block(
     if method == "compressed-tensors" and place == below(inner, "compression_config"):
         raise CheckpointRefusedError(
             f"{place} is not where vLLM reads a block of compressed-tensors; it does at "
-            f"{below(CONFIG, 'compression_config')}"
+            f"{below(names.config, 'compression_config')}"
         )
     if _leaves_out_layers(method, block):
-        place, block = QUANTIZATION, _by_layer(hf_quant_config)
+        place, block = names.quantization, _by_layer(hf_quant_config, place, names)
     truths = {name: bool(block[name]) for name in TAKEN_BY_TRUTH if name in block}
     return place, {**_upper_algorithm(block), **truths, "quant_method": method}
 
@@ -209,18 +223,20 @@ def _leaves_out_layers(method: str, block: Mapping[str, Any]) -> bool:
     return method.startswith("modelopt") and mixed and "quantized_layers" not in block
 
 
-def _by_layer(hf_quant_config: Mapping[str, Any] | None) -> Mapping[str, Any]:
-    """hf_quant_config.json, read for what config.json leaves out."""
+def _by_layer(
+    hf_quant_config: Mapping[str, Any] | None, place: str, names: FileNames
+) -> Mapping[str, Any]:
+    """hf_quant_config.json, read for what the block at a place leaves out."""
     if hf_quant_config is None:
         raise CheckpointRefusedError(
-            "MIXED_PRECISION without quantized_layers in quantization_config, and no "
-            f"{QUANTIZATION} beside it"
+            f"{place} is MIXED_PRECISION without quantized_layers, and there is no "
+            f"{USUAL_NAMES.quantization} beside it"
         )
-    read(HEAD, hf_quant_config, QUANTIZATION)
+    read(HEAD, hf_quant_config, names.quantization)
     producer = hf_quant_config.get("producer")
     if not isinstance(producer, Mapping) or producer.get("name") != "modelopt":
         raise CheckpointRefusedError(
-            f"{QUANTIZATION}: producer.name must be modelopt, where config.json has no "
+            f"{names.quantization}: producer.name must be modelopt, where {place} has no "
             "quantized_layers"
         )
     return hf_quant_config

@@ -31,24 +31,25 @@ def config_of(
     beside: Mapping[str, Any] | None = None,
     *,
     tables: Tables | None = None,
+    name: str = PARAMS,
 ) -> dict[str, Any]:
     """The configuration of a checkpoint in Mistral's format.
 
     ``beside`` is its config.json, if there is one, for what params.json does not give; ``tables``
-    are the packaged ones if absent. Raises CheckpointRefusedError where vLLM does not take the
-    file.
+    are the packaged ones if absent, ``name`` is what errors call the file. Raises
+    CheckpointRefusedError where vLLM does not take the file.
     """
-    read(PARTS, params, PARAMS)
+    read(PARTS, params, name)
     table = (tables or load_tables()).mistral
     config = {table["fields"].get(name, name): value for name, value in params.items()}
     config = {**table["defaults"], **config}
-    quantization = _quantization(config.pop("quantization", None), table)
+    quantization = _quantization(config.pop("quantization", None), table, name)
     case = _case(table["architectures"], config, table)
-    found = {**(beside or {}), **_with_experts(config, case), **quantization}
+    found = {**(beside or {}), **_with_experts(config, case, name), **quantization}
     missing = [name for name in case.get("reads", ()) if name not in found]
     if missing:
         raise CheckpointRefusedError(
-            f"vLLM's {case['architecture']} reads {', '.join(missing)}, which neither params.json "
+            f"vLLM's {case['architecture']} reads {', '.join(missing)}, which neither {name} "
             "nor a config.json beside it gives",
             "model",
         )
@@ -73,7 +74,7 @@ def _case(
     return case
 
 
-def _with_experts(config: dict[str, Any], case: Mapping[str, Any]) -> dict[str, Any]:
+def _with_experts(config: dict[str, Any], case: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The configuration with the fields under ``moe`` where the model class looks for them."""
     named = {"architectures": [case["architecture"]]}
     if "moe" not in case:
@@ -81,18 +82,20 @@ def _with_experts(config: dict[str, Any], case: Mapping[str, Any]) -> dict[str, 
     moe = config.pop("moe")
     missing = [f"moe.{name}" for name in case["required"] if moe.get(name) is None]
     if missing:
-        raise CheckpointRefusedError(f"params.json does not give {', '.join(missing)}", "model")
+        raise CheckpointRefusedError(f"{name} does not give {', '.join(missing)}", "model")
     experts = {new: moe[old] for old, new in case["moe"].items() if old in moe}
     return {**config, **experts, **case["set"], **named}
 
 
-def _quantization(given: Mapping[str, Any] | None, table: Mapping[str, Any]) -> dict[str, Any]:
+def _quantization(
+    given: Mapping[str, Any] | None, table: Mapping[str, Any], name: str
+) -> dict[str, Any]:
     """The quantization block, as a field; nothing for an unquantized checkpoint."""
     if not given:
         return {}
     for case in table["quantization"]:
         if holds(case.get("when", {}), Context(given)):
             if "refuse" in case:
-                raise CheckpointRefusedError(f"params.json: quantization: {case['refuse']}")
+                raise CheckpointRefusedError(f"{name}: quantization: {case['refuse']}")
             return {"quantization_config": dict(given) if case.get("keep") else case["block"]}
     return {}

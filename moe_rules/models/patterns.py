@@ -41,7 +41,7 @@ def _found(pattern: str, look: Any, name: str) -> bool:
         return look(name, timeout=SECONDS) is not None
     except TimeoutError:
         raise ConfigValueError(
-            f"config.json: a pattern that is held against {name}",
+            f"a pattern that is held against {name}",
             f"a regular expression that answers within {SECONDS:.0f} s",
             repr(pattern),
         ) from None

@@ -7,7 +7,7 @@ from typing import Any
 
 from moe_rules.models.conditions import Context
 from moe_rules.models.errors import CheckpointRefusedError, UnknownModelError
-from moe_rules.models.hf_config import HfConfig
+from moe_rules.models.hf_config import HfConfig, file_of
 from moe_rules.models.merging import merged
 from moe_rules.models.suggest import unknown_name
 from moe_rules.models.tables import Tables
@@ -15,9 +15,9 @@ from moe_rules.models.typed import shown
 from moe_rules.vocabulary.layer import REQUIRED_FACTS
 
 
-def architectures_of(config: Mapping[str, Any], text: HfConfig, tables: Tables) -> list[str]:
-    """The architectures that config.json names, else the one that belongs to its model type."""
-    names = config.get("architectures")
+def architectures_of(level: HfConfig, text: HfConfig, tables: Tables) -> list[str]:
+    """The architectures that a configuration names, else the one that belongs to its model type."""
+    names = level.fields.get("architectures")
     if isinstance(names, list) and names:
         return [str(name) for name in names]
     known = tables.registry["language_models"].get(text.model_type)
@@ -47,36 +47,35 @@ def _relatives(name: str, endings: list[str]) -> Iterator[str]:
     return (name.removesuffix(ending) + other for other in endings) if ending else iter(())
 
 
-def row_for(
-    config: Mapping[str, Any], text: HfConfig, tables: Tables, device: Any
-) -> dict[str, Any] | None:
+def row_for(outer: HfConfig, text: HfConfig, tables: Tables, device: Any) -> dict[str, Any] | None:
     """The row of a configuration's architecture on a device; None for one without MoE layers.
 
     Around a language model of any architecture the row is that one's, with its place in the model.
     Raises CheckpointRefusedError for an architecture that vLLM dropped, UnknownModelError for one
     that the tables do not know.
     """
-    row = _named(architectures_of(config, text, tables), tables, device)
+    row = _named(outer, text, tables, device)
     if row is None or row["language_model"] is None:
         return row
-    inner = _named(architectures_of(text.fields, text, tables), tables, device)
+    inner = _named(text, text, tables, device)
     if inner is None:
         return None
     experts = f"{row['language_model']}.{inner['experts']}"
     return {**inner, "experts": experts, "rename": row["rename"] or inner["rename"]}
 
 
-def _named(names: list[str], tables: Tables, device: Any) -> dict[str, Any] | None:
+def _named(level: HfConfig, text: HfConfig, tables: Tables, device: Any) -> dict[str, Any] | None:
+    names = architectures_of(level, text, tables)
     name = find(names, tables)
     if name is None:
-        raise _not_known(names, tables)
+        raise _not_known(names, level.place, tables)
     if has_no_moe_layers(name, tables):
         return None
     row = tables.architectures["architectures"][name]
     return merged(row, row["platforms"][device]) if device in row["platforms"] else dict(row)
 
 
-def _not_known(names: list[str], tables: Tables) -> ValueError:
+def _not_known(names: list[str], place: str, tables: Tables) -> ValueError:
     """The error for architectures without a row."""
     drafts = tables.registry["draft_models"]
     dropped = tables.architectures["no_longer_supported"]
@@ -98,9 +97,9 @@ def _not_known(names: list[str], tables: Tables) -> ValueError:
             )
     rows = tables.architectures["architectures"]
     what = (
-        unknown_name("architecture", names[0], rows)
+        f"{place}: {unknown_name('architecture', names[0], rows)}"
         if names
-        else "config.json names no architecture, and no known model type"
+        else f"{place} names no architecture, and no known model type"
     )
     return UnknownModelError(
         f"{what}; without its row these facts are missing: {', '.join(REQUIRED_FACTS)}",
@@ -125,7 +124,7 @@ def refuse_missing_fields(row: Mapping[str, Any], context: Context) -> None:
         model_type = context["model_type"]
         of_class = f", nor does its class {model_type!r}" if model_type else ""
         raise CheckpointRefusedError(
-            f"vLLM's model class reads {', '.join(missing)}, which config.json does not give"
+            f"vLLM's model class reads {', '.join(missing)}, which {file_of(context)} does not give"
             f"{of_class}",
             "model",
         )

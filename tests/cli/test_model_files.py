@@ -234,3 +234,30 @@ def test_params_json_counts_beside_consolidated_weights(tmp_path: Path, model: P
     assert read_model(str(tmp_path)).config["architectures"] == ["Qwen3MoeForCausalLM"]
     (tmp_path / "consolidated-00001-of-00002.safetensors").touch()
     assert read_model(str(tmp_path)).config["architectures"] == ["MistralForCausalLM"]
+
+
+def test_an_error_names_the_file_and_the_line(cli: Command, model: Path, tmp_path: Path) -> None:
+    good = json.loads(model.read_bytes())
+    block = {"quant_method": "gptq", "bits": 4, "dynamic": {"+:a.b": [1]}}
+    odd, short = tmp_path / "odd.json", tmp_path / "short.json"
+    odd.write_text(json.dumps({"quantization_config": block, **good}, indent=1))
+    short.write_text(json.dumps({**good, "model_type": "mine", "num_experts": None}))
+    answer = cli("select", "--model", odd, "--machine", "h100")
+    assert answer.code == 2
+    assert f"{odd}:6: quantization_config.dynamic.+:a.b must be a mapping" in answer.err
+    several = ("report", "--model", model, "--model", short, "--machine", "h100")
+    assert f"{short} does not give num_experts" in cli(*several, "--out", tmp_path / "page").err
+
+
+def test_an_error_names_the_quantization_file(cli: Command, model: Path, tmp_path: Path) -> None:
+    shutil.copy(model, tmp_path / "config.json")
+    file = tmp_path / "hf_quant_config.json"
+    file.write_text('{"quant_method": "gptq",\n\n"bits": "4"}')
+    answer = cli("select", "--model", tmp_path, "--machine", "h100")
+    assert f"{file}:3: bits must be an integer, not '4'" in answer.err
+
+
+def test_an_error_names_mistrals_file(cli: Command, tmp_path: Path) -> None:
+    file = tmp_path / "params.json"
+    file.write_text('{"moe": {"num_experts": 8}}')
+    assert f"neither {file} nor a config.json" in cli("select", "--model", file).err

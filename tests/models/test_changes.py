@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from moe_rules.models import CheckpointRefusedError, UnknownModelError, derive_layers, load_tables
-from moe_rules.models.hf_config import text_config
+from moe_rules.models.hf_config import HfConfig, text_config
 from tests.models.checkpoints import H100
 
 DATA = Path(__file__).parent / "coverage"
@@ -35,7 +35,8 @@ CHANGES = lines("changes")
 def changed(config: dict[str, Any], field: str, change: str) -> dict[str, Any]:
     """The configuration with a field of its language model absent, or null."""
     config = copy.deepcopy(config)
-    level: Any = text_config(config, load_tables().architectures["config_classes"]).fields
+    classes = load_tables().architectures["config_classes"]
+    level: Any = text_config(HfConfig(config, classes), classes).fields
     level = _same(config, level)
     *outer, last = field.split(".")
     for part in outer:
