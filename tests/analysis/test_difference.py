@@ -185,6 +185,15 @@ def test_a_bound_that_moves(tmp_path: Path) -> None:
     assert found[None, "FAST"].before.error == "invalid_request"
 
 
+def test_a_request_for_the_oracle_stands_before_one_for_all(tmp_path: Path) -> None:
+    before = small(tmp_path / "before", f"{SMALL}requested: {{unquantized: slow}}\n")
+    both = "requested: {target: fast, unquantized: slow}"
+    after = small(tmp_path / "after", f"{SMALL}{both}\n")
+    assert list(differences(before, after, "unquantized")) == []
+    without = small(tmp_path / "without", f"{SMALL}requested: {{target: fast}}\n")
+    assert list(differences(before, without, "unquantized"))
+
+
 def test_what_is_said_by_a_fact_that_no_rule_asks_for_holds_for_the_deployment(
     tmp_path: Path,
 ) -> None:

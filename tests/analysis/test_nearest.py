@@ -30,6 +30,8 @@ from moe_rules.vocabulary.layer import FusedMoEConfig
 from moe_rules.vocabulary.quant_keys import QuantKey, Scale
 from tests.analysis.comparing import decided
 from tests.analysis.random_rules import BACKENDS, TESTS, deployments, load, rule_files
+from tests.conftest import MakeRules
+from tests.engine.layers import layer
 
 SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
 FACT_NAMES = [name for name in TESTS if name in FACTS] + ["is_lora_enabled", "pcp_size", "sp_size"]
@@ -96,6 +98,15 @@ def test_the_engine_decides_as_wanted(file: dict, given_facts: dict, backend: st
             if change.value is not MISSING:
                 changed[change.fact] = change.value
         assert decided(rules, "fp8", changed).backend == backend
+
+
+def test_of_numbers_that_will_do_the_nearest_is_said(small: MakeRules) -> None:
+    machine = {"device": "cuda", "compute_capability": (9, 0)}
+    facts = {**REQUEST_DEFAULTS, **machine, **layer_facts(layer(num_experts=100))}
+    facts |= {"weight_key": None, "activation_key": None}
+    rules = small().rules
+    (changes,) = nearest(rules, "unquantized", facts, lambda result: result.backend == "FAST")
+    assert list(map(str, changes)) == ["num_experts: 64 instead of 100"]
 
 
 def test_packaged_backends_are_reached_with_what_is_said() -> None:
