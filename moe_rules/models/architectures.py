@@ -26,6 +26,7 @@ from moe_rules.models.typed import (
     positive,
     shown,
     text,
+    whole,
 )
 from moe_rules.vocabulary.facts import ACTIVATIONS, FACTS
 from moe_rules.vocabulary.layer import REQUIRED_FACTS, FusedMoEConfig, FusedMoEParallelConfig
@@ -45,7 +46,8 @@ KINDS: Mapping[str, Kind] = {
 }
 """What the sources of a row may give: the type of the fact, where it is one."""
 LAYER_KINDS: Mapping[str, Kind] = {
-    **dict.fromkeys(("first", "last", "every", "offset", "count"), integer),
+    **dict.fromkeys(("first", "last", "every", "offset"), whole),
+    "count": integer,
     **dict.fromkeys(("listed", "dense"), indices),
     "types": entries,
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import Any, TypeAlias
 
+from moe_rules.models.conditions import Context
 from moe_rules.models.errors import CheckpointRefusedError, PatternError
 from moe_rules.models.patterns import compiled
 from moe_rules.models.place import Checkpoint, LayerResolver
@@ -19,7 +20,6 @@ from moe_rules.models.typed import (
     anything,
     either,
     flag,
-    flag_or_text,
     integer,
     lax_flag,
     lax_integer,
@@ -30,19 +30,26 @@ from moe_rules.models.typed import (
     read,
     text,
     texts,
+    unless_false,
+    whole,
+    word,
 )
 
 Reader: TypeAlias = Callable[[Checkpoint], LayerResolver]
 
 
 def shaped(shape: Shape) -> Callable[[Reader], Reader]:
-    """A reader of a format that is given blocks of this shape only. Raises ConfigValueError."""
+    """A reader of a format that is given blocks as this shape reads them, and no others.
+
+    Raises ConfigValueError.
+    """
 
     def decorate(read_block: Reader) -> Reader:
         @wraps(read_block)
         def reader(checkpoint: Checkpoint) -> LayerResolver:
-            read(shape, checkpoint.block, checkpoint.context["block.place"])
-            return read_block(checkpoint)
+            block = read(shape, checkpoint.block, checkpoint.context["block.place"])
+            context = Context(block, **checkpoint.context.groups)
+            return read_block(checkpoint.replaced(block=block, context=context))
 
         return reader
 
@@ -84,6 +91,19 @@ def rule(value: object) -> str:
     return given
 
 
+def _group_size(value: object) -> int:
+    """As pydantic takes it, but it may not be text: it is compared before."""
+    return whole(value) if isinstance(value, str) else lax_integer(value)
+
+
+def _dtype(value: object) -> str:
+    """A dtype of torch's, by its name."""
+    name = text(value)
+    if name.removeprefix("torch.") not in DTYPES:
+        raise Misfit("a dtype of torch", value)
+    return name.removeprefix("torch.")
+
+
 def _local(value: str) -> str:
     """Of what may be dynamic, the part that is so for each group."""
     if value.lower() != "local":
@@ -119,7 +139,7 @@ GPTQ_BLOCK = Shape(BLOCK, dynamic=optional(mapped(optional(mapped(anything)), ru
 """A block of GPTQModel."""
 MODELOPT_ENTRY = Shape(
     quant_algo=optional(text),
-    group_size=optional(integer),
+    group_size=optional(whole),
 )
 """The algorithm of one module in ``quantized_layers``."""
 MODELOPT_GROUP = Shape(input_activations=optional(mapped(anything)))
@@ -147,17 +167,33 @@ MODELOPT_MIXED_BLOCK = Shape(
     quantization=optional(MODELOPT_MIXED_FIELDS),
 )
 """A block of ModelOpt with an algorithm for each module."""
+DTYPES = frozenset(
+    (
+        *("uint8", "int8", "int16", "int32", "int64", "uint16", "uint32", "uint64", "bool"),
+        *("float16", "half", "bfloat16", "float32", "float", "float64", "double"),
+        *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+        "float4_e2m1fn_x2",
+    )
+)
+"""Dtypes of torch that scales and zero points may have."""
 BLOCK_STRUCTURE = either("text or a list of two integers", (str, text), (list, listed(positive, 2)))
+ACTIVATION_ORDER = either(
+    "true, false or text",
+    (str, word("group", "weight", "dynamic", "static")),
+    (bool, lambda value: "group" if value else None),
+)
 QUANTIZATION_ARGUMENTS = Shape(
     num_bits=lax_integer,
-    type=text,
+    type=word("int", "float"),
     symmetric=lax_flag,
-    group_size=optional(integer),
-    strategy=optional(text),
+    group_size=optional(_group_size),
+    strategy=optional(
+        word("tensor", "channel", "group", "block", "token", "tensor_group", "attn_head")
+    ),
     dynamic=either("true, false or 'local'", (str, _local), (object, lax_flag)),
-    actorder=optional(flag_or_text),
-    scale_dtype=optional(text),
-    zp_dtype=optional(text),
+    actorder=optional(ACTIVATION_ORDER),
+    scale_dtype=optional(_dtype),
+    zp_dtype=optional(_dtype),
     block_structure=optional(BLOCK_STRUCTURE),
     observer=optional(text),
     observer_kwargs=mapped(anything),
@@ -166,7 +202,8 @@ QUANTIZATION_ARGUMENTS = Shape(
 COMPRESSED_GROUP = Shape(
     targets=optional(listed(module_name)),
     weights=optional(QUANTIZATION_ARGUMENTS),
-    input_activations=optional(QUANTIZATION_ARGUMENTS),
+    input_activations=unless_false(QUANTIZATION_ARGUMENTS),
+    output_activations=unless_false(QUANTIZATION_ARGUMENTS),
     format=optional(text),
 )
 """A scheme of compressed-tensors with the modules it is for."""
@@ -174,14 +211,15 @@ COMPRESSED_TENSORS_BLOCK = Shape(
     format=optional(text),
     ignore=optional(listed(module_name)),
     config_groups=optional(mapped(COMPRESSED_GROUP)),
+    kv_cache_scheme=optional(mapped(anything)),
 )
 """A block of compressed-tensors."""
 QUARK_LEVEL = Shape(
     dtype=optional(text),
     qscheme=optional(text),
-    group_size=optional(integer),
-    block_size=optional(listed(integer)),
-    ch_axis=optional(integer),
+    group_size=optional(whole),
+    block_size=optional(listed(whole)),
+    ch_axis=optional(whole),
     is_dynamic=optional(flag),
     symmetric=optional(flag),
     scale_type=optional(text),

@@ -19,7 +19,7 @@ from moe_rules.models.errors import CheckpointRefusedError
 from moe_rules.models.names import matches_pattern, rename
 from moe_rules.models.place import ROUTED_EXPERTS, Checkpoint, LayerResolver, Place, Values
 from moe_rules.models.suggest import unknown_name
-from moe_rules.models.typed import lax_flag, lax_integer, shown
+from moe_rules.models.typed import shown
 
 FORMATS_WITH_ACTIVATIONS = (
     "naive-quantized",
@@ -105,20 +105,16 @@ def quantization_arguments(args: Mapping[str, Any]) -> dict[str, Any]:
         positive = isinstance(group_size, int) and group_size > 0
         strategy = "group" if positive else "tensor" if group_size is None else "channel"
     actorder = args.get("actorder")
-    if isinstance(actorder, bool):
-        actorder = "group" if actorder else None
-    actorder = None if actorder is None else actorder.lower()
     dynamic = args.get("dynamic", False)
-    dynamic = dynamic.lower() if isinstance(dynamic, str) else lax_flag(dynamic)
     arguments = {
-        "num_bits": lax_integer(args.get("num_bits", 8)),
-        "type": str(args.get("type", "int")).lower(),
-        "symmetric": lax_flag(args.get("symmetric", True)),
+        "num_bits": args.get("num_bits", 8),
+        "type": args.get("type", "int"),
+        "symmetric": args.get("symmetric", True),
         "group_size": group_size,
-        "strategy": str(strategy).lower(),
+        "strategy": strategy,
         "dynamic": bool(dynamic),
         "actorder": actorder,
-        "scale_dtype": str(args.get("scale_dtype") or "").removeprefix("torch.") or None,
+        "scale_dtype": args.get("scale_dtype"),
         "block_structure": _block_structure(args.get("block_structure")),
     }
     grouped = arguments["strategy"] in ("group", "tensor_group")

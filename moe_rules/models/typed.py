@@ -8,6 +8,7 @@ ConfigValueError with the path to it, and integers have 64 bits.
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
@@ -73,6 +74,11 @@ def integer(value: Any) -> int:
     return value
 
 
+def whole(value: Any) -> int:
+    """An integer, or a float that is one."""
+    return integer(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
 def positive(value: Any) -> int:
     """An integer from 1 up."""
     if integer(value) < 1:
@@ -113,11 +119,28 @@ def lax_flag(value: Any) -> bool:
     return bool(value) if value in (0, 1) else flag(value)
 
 
+_WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")
+
+
 def lax_integer(value: Any) -> int:
-    """An integer as pydantic takes it: as a whole float and as text, too."""
-    if isinstance(value, str) and value.strip().isdecimal():
-        return integer(int(value))
-    return integer(int(value) if isinstance(value, float) and value.is_integer() else value)
+    """An integer as pydantic takes it: as a whole float, a flag and text, too."""
+    if isinstance(value, bool):
+        return int(value)
+    if isinstance(value, str) and _WHOLE.fullmatch(value.strip()):
+        return integer(int(value.partition(".")[0]))
+    return whole(value)
+
+
+def word(*words: str) -> Kind:
+    """One of some words, in whatever case it is written; as they are written here."""
+
+    def read_word(value: Any) -> str:
+        given = text(value).lower()
+        if given not in words:
+            raise Misfit(" or ".join(words), value)
+        return given
+
+    return read_word
 
 
 # Several ------------------------------------------------------------------------------------------
@@ -126,6 +149,11 @@ def lax_integer(value: Any) -> int:
 def optional(kind: Kind) -> Kind:
     """Of a kind, or null."""
     return lambda value: None if value is None else kind(value)
+
+
+def unless_false(kind: Kind) -> Kind:
+    """Of a kind, or null for what counts as false, be it empty."""
+    return lambda value: kind(value) if value else None
 
 
 def listed(kind: Kind, count: int | None = None) -> Kind:
@@ -177,14 +205,15 @@ class Shape:
         self.required = required
 
     def __call__(self, value: Any) -> Mapping[str, Any]:
-        """The mapping itself. Raises :class:`Misfit`."""
+        """The mapping with these fields as they are read. Raises :class:`Misfit`."""
         given = _mapping(value)
+        found = {}
         for name, kind in self.fields.items():
             if name in given:
-                _inside(kind, given[name], name)
+                found[name] = _inside(kind, given[name], name)
             elif name in self.required:
                 raise Misfit("given", ABSENT, (name,))
-        return given
+        return {**given, **found}
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -217,7 +246,6 @@ indices = either(
 )
 entries = either("text or a list, with an entry for each layer", (str, text), (list, anything))
 texts = either("text or a list of texts", (str, text), (list, listed(text)))
-flag_or_text = either("true, false or text", (bool, flag), (str, text))
 
 BY_FACT_TYPE = {"bool": flag, "int": integer, "float": number, "enum": text, "string": text}
 """The kind of a value that becomes a fact, by the fact's type in the vocabulary."""

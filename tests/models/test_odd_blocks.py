@@ -14,6 +14,7 @@ from tests.models.checkpoints import (
     FP8_WEIGHTS,
     GPTQ,
     H100,
+    INT4,
     NVFP4,
     QUARK,
     asked,
@@ -52,6 +53,12 @@ def without(block: dict[str, Any], name: str) -> dict[str, Any]:
         (grouped(weights=None), "gives null for 'config_groups.a.weights'"),
         (grouped(weights={**FP8_WEIGHTS, "bits": 8}), "unknown quantization argument 'bits'"),
         (grouped(weights={**FP8_WEIGHTS, "dynamic": "true"}), "must be true, false or 'local'"),
+        (grouped(weights={**FP8_WEIGHTS, "type": " float"}), "must be int or float, not ' float'"),
+        (grouped(weights={**FP8_WEIGHTS, "strategy": ""}), "strategy must be tensor or channel"),
+        (grouped(weights={**FP8_WEIGHTS, "actorder": "none"}), "must be group or weight or"),
+        (grouped(weights={**FP8_WEIGHTS, "scale_dtype": "fp8"}), "must be a dtype of torch"),
+        (grouped(output_activations={"num_bits": "x"}), "output_activations.num_bits must be"),
+        ({**FP8, "kv_cache_scheme": False}, "kv_cache_scheme must be a mapping"),
         (without(QUARK_FP8, "exclude"), "does not give 'exclude'"),
         ({**QUARK_FP8, "layer_type_quant_config": None}, "null for 'layer_type_quant_config'"),
         ({**QUARK_FP8, "export": {}}, "does not give 'export.kv_cache_group'"),
@@ -75,6 +82,9 @@ def test_all_experts_left_out_need_no_schemes_by_class() -> None:
     [
         {"num_bits": "8"},
         {"num_bits": 8.0},
+        {"num_bits": " 8.0"},
+        {"type": "FLOAT", "strategy": "Channel"},
+        {"scale_dtype": "torch.bfloat16", "zp_dtype": "int8"},
         {"symmetric": "true"},
         {"symmetric": 1},
         {"dynamic": 0},
@@ -84,6 +94,24 @@ def test_all_experts_left_out_need_no_schemes_by_class() -> None:
 def test_arguments_are_taken_as_pydantic_takes_them(weights: dict[str, Any]) -> None:
     expected = ("fp8", "kFp8StaticChannelSym", "kFp8DynamicTokenSym")
     assert asked(one(grouped(weights={**FP8_WEIGHTS, **weights}))) == expected
+
+
+@pytest.mark.parametrize("nothing", [None, False, [], {}])
+def test_activations_that_count_as_false_are_none(nothing: object) -> None:
+    block = grouped(weights=NVFP4, input_activations=nothing, format="nvfp4-pack-quantized")
+    assert asked(one(block)) == ("nvfp4", "kNvfp4Static", None)
+
+
+def test_whole_numbers_with_a_point_are_integers() -> None:
+    weights = {**INT4, "group_size": 32.0}
+    expected = ("int_wna16", "kInt4Static32", None)
+    assert asked(one(compressed(weights, None, "pack-quantized"))) == expected
+    levels = {"dtype": "int4", "qscheme": "per_group", "symmetric": True, "ch_axis": 1.0}
+    quark = {**QUARK, "global_quant_config": {"weight": {**levels, "group_size": 128.0}}}
+    assert asked(one(quark)) == ("int_wna16", "kInt4Static", None)
+    for half in (32.5, "32"):
+        with pytest.raises(CheckpointRefusedError, match="group_size must be an integer"):
+            one(compressed({**INT4, "group_size": half}, None, "pack-quantized"))
 
 
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}

@@ -243,7 +243,7 @@ def test_projections_must_be_quantized_alike() -> None:
         ({}, "tensor"),
         ({"group_size": 64}, "group"),
         ({"group_size": -1}, "channel"),
-        ({"strategy": "TOKEN", "dynamic": True}, "token"),
+        ({"strategy": "token", "dynamic": True}, "token"),
     ],
 )
 def test_the_strategy_follows_from_the_group_size(given: dict[str, Any], strategy: str) -> None:

@@ -135,6 +135,13 @@ def test_zero_is_not_divided_by_where_no_layer_asks() -> None:
     assert derive_layers(deepseek, H100) == []
 
 
+def test_the_first_of_moe_layers_may_have_a_point() -> None:
+    fields = {"n_routed_experts": 8, "first_k_dense_replace": 2.0, "moe_layer_freq": 1.0}
+    deepseek = qwen3(architectures=["DeepseekV3ForCausalLM"], model_type="mine", **fields)
+    (layer,) = derive_layers(deepseek, H100)
+    assert layer.layers == (2, 3)
+
+
 def test_no_step_between_experts_of_llama4_is_a_dense_model() -> None:
     config = qwen3(architectures=["Llama4ForCausalLM"], model_type=None, num_local_experts=8)
     assert derive_layers({**config, "interleave_moe_layer_step": 0}, H100) == []
