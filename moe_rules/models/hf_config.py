@@ -239,6 +239,12 @@ def _by_layer(
             f"{names.quantization}: producer.name must be modelopt, where {place} has no "
             "quantized_layers"
         )
+    inner = hf_quant_config.get("quantization")
+    if not (hf_quant_config if inner is None else inner).get("quantized_layers"):
+        raise CheckpointRefusedError(
+            f"{place} is MIXED_PRECISION without quantized_layers, and {names.quantization} has "
+            "none either"
+        )
     return hf_quant_config
 
 

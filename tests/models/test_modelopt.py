@@ -74,3 +74,10 @@ def test_algorithms_by_layer_may_lie_in_the_file_beside_config_json() -> None:
         oracles(file)
     with pytest.raises(CheckpointRefusedError, match=r"producer\.name must be modelopt"):
         oracles(MIXED, {**file, "producer": None})
+
+
+def test_layers_that_neither_file_has_are_refused() -> None:
+    nvfp4 = {"producer": {"name": "modelopt"}, "quantization": {"quant_algo": "NVFP4"}}
+    mixed = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}
+    with pytest.raises(CheckpointRefusedError, match=r"hf_quant_config\.json has none either"):
+        derive_layers(qwen3(mixed), H100, hf_quant_config=nvfp4)

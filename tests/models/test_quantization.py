@@ -287,3 +287,15 @@ def test_a_backend_asked_for_by_name_gets_a_shard_of_whole_blocks(
     assert layer.weight_key.scale.group_shape == block
     assert layer.moe.intermediate_size_per_partition == padded
     assert layer.moe.intermediate_size_per_partition_unpadded == 640 // tp_size
+
+
+@pytest.mark.parametrize(("old", "usual"), [("w_bit", "bits"), ("q_group_size", "group_size")])
+def test_awq_outside_marlins_shapes_is_read_by_the_usual_names(old: str, usual: str) -> None:
+    block = {"quant_method": "awq", "bits": 4, "group_size": 128, "zero_point": True}
+    renamed = {**block, old: block[usual]}
+    del renamed[usual]
+    rocm = {"device": "rocm", "gfx": "gfx942"}
+    assert asked(one(renamed)) == asked(one(block))
+    assert asked(one({**renamed, **block}, rocm)) == asked(one(block, rocm))
+    with pytest.raises(CheckpointRefusedError, match=f"reads {usual} and not {old}"):
+        one(renamed, rocm)

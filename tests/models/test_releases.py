@@ -102,3 +102,14 @@ def test_every_example_model_is_derived_by_either_release() -> None:
     for path in sorted(MODELS.glob("*.json")):
         config = json.loads(path.read_text())
         assert bool(derive_layers(config, H100, tables=OLDER)) == bool(derive_layers(config, H100))
+
+
+def test_mixed_precision_in_its_own_file_alone() -> None:
+    layers = {"model.layers.0.mlp.experts": {"quant_algo": "FP8"}}
+    mixed = {"quant_algo": "MIXED_PRECISION", "quantized_layers": layers}
+    file = {"producer": {"name": "modelopt"}, "quantization": mixed}
+    assert derive_layers(qwen(), H100, hf_quant_config=file)
+    with pytest.raises(CheckpointRefusedError, match=r"0\.32 knows no MIXED_PRECISION"):
+        derive_layers(qwen(), H100, hf_quant_config=file, tables=OLDER)
+    flat = qwen(quantization_config={"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"})
+    assert derive_layers(flat, H100, hf_quant_config=file, tables=OLDER)
