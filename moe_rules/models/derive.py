@@ -46,7 +46,9 @@ from moe_rules.models.rows import (
     find,
     refuse_activation,
     refuse_missing_fields,
+    refuse_without_class,
     row_for,
+    type_of_architecture,
 )
 from moe_rules.models.tables import Tables, load_tables
 from moe_rules.vocabulary.layer import REQUIRED_FACTS, FusedMoEConfig
@@ -124,7 +126,7 @@ def _derive(
     names: FileNames,
 ) -> list[ModelLayer]:
     classes = tables.architectures["config_classes"]
-    outer = HfConfig(config, classes, place=names.config)
+    outer = HfConfig(config, classes, type_of_architecture(config, tables), names.config)
     text = text_config(outer, classes)
     found = _row(outer, text, tables, machine_facts, stated)
     if found is None:
@@ -142,6 +144,7 @@ def _derive(
         },
     )
     if not brings_its_class(config, classes):
+        refuse_without_class(context)
         text.refuse_other_types()
     refuse_layer_lists(tables.architectures, text)
     refuse_deployment(tables.architectures, context, deployment)

@@ -56,7 +56,8 @@ def config_of(
     outer = next((one for one in table["around"] if holds(one["when"], Context(params))), None)
     if outer is None:
         return found
-    return {"architectures": [outer["architecture"]], "text_config": found, **quantization}
+    around = {"architectures": [outer["architecture"]], **outer["set"]}
+    return {**around, "text_config": found, **quantization}
 
 
 def _case(

@@ -107,6 +107,23 @@ def _not_known(names: list[str], place: str, tables: Tables) -> ValueError:
     )
 
 
+def type_of_architecture(fields: Mapping[str, Any], tables: Tables) -> str | None:
+    """The model type that vLLM takes for an architecture whose checkpoints name none."""
+    names = fields.get("architectures")
+    first = names[0] if isinstance(names, list) and names else None
+    found: str | None = tables.registry["model_types"].get(str(first))
+    return found
+
+
+def refuse_without_class(context: Context) -> None:
+    """Raise CheckpointRefusedError for a known architecture without the type of its class."""
+    if context["model.architecture"] is not None and context["config.model_type"] is None:
+        raise CheckpointRefusedError(
+            f"{file_of(context)} gives no model_type, by which transformers finds the class of a "
+            "configuration"
+        )
+
+
 def refuse_activation(row: Mapping[str, Any], context: Context) -> None:
     """Raise CheckpointRefusedError for an activation that the model class does not take."""
     said, taken = context["hidden_act"], row["activations"]

@@ -128,12 +128,13 @@ def fields_for(architecture: str) -> dict[str, Any]:
     row = load_tables().architectures["architectures"][architecture]
     if row["language_model"] is not None:
         return {
+            "model_type": "my_moe",
             "text_config": {
                 "architectures": ["MixtralForCausalLM"],
                 **fields_for("MixtralForCausalLM"),
-            }
+            },
         }
-    fields: dict[str, Any] = {"num_attention_heads": 32}
+    fields: dict[str, Any] = {"model_type": "my_moe", "num_attention_heads": 32}
     for path, value in fields_of(row).items():
         *outer, last = path.split(".")
         level = fields

@@ -112,6 +112,7 @@ def test_flint_runs_nvfp4_experts_itself_on_one_gpu() -> None:
 
 MUSE = {
     "architectures": ["MuseSparkForConditionalGeneration"],
+    "model_type": "my_moe",
     "num_hidden_layers": 2,
     "num_local_experts": 128,
     "num_experts_per_tok": 8,

@@ -49,6 +49,7 @@ def test_a_dense_language_model_inside_a_vision_model() -> None:
 def test_a_moe_language_model_inside_a_vision_model() -> None:
     config = {
         "architectures": ["LlavaForConditionalGeneration"],
+        "model_type": "llava",
         "text_config": qwen3(architectures=None),
         "quantization_config": {
             "quant_method": "fp8",
@@ -78,6 +79,18 @@ def test_names_that_vllm_resolves_to_a_model_it_has(names: list[str] | None) -> 
 def test_a_configuration_without_any_name() -> None:
     with pytest.raises(UnknownModelError, match="names no architecture"):
         derive_layers(qwen3(architectures=None, model_type="nobody_knows"), H100)
+
+
+@pytest.mark.parametrize("name", [..., None, ""])
+def test_a_configuration_without_a_type_has_no_class(name: object) -> None:
+    config = {key: value for key, value in {**qwen3(), "model_type": name}.items() if value != ...}
+    with pytest.raises(CheckpointRefusedError, match=r"config\.json gives no model_type"):
+        derive_layers(config, H100)
+    assert derive_layers({**config, "auto_map": {"AutoConfig": "mine.MyConfig"}}, H100)
+    longcat = {**config, "architectures": ["LongcatFlashForCausalLM"], "n_routed_experts": 8}
+    routing = {"moe_topk": 2, "zero_expert_type": "identity"}
+    (layer,) = derive_layers({**longcat, **routing, "expert_ffn_hidden_size": 64}, H100)
+    assert layer.runtime == {"model_type": "longcat_flash"}
 
 
 def test_an_architecture_that_vllm_cannot_run() -> None:
@@ -123,7 +136,7 @@ def test_null_is_no_number_of_dense_layers() -> None:
 def test_zero_divides_no_layers(name: str, field: str) -> None:
     experts = {"n_routed_experts": 8, "moe_num_experts": 8, "first_k_dense_replace": 1}
     more = {"moe_layer_start_index": 0, "moe_layer_end_index": -1, "mla_use_nope": True}
-    config = qwen3(architectures=[name], model_type=None, **experts, **more, **{field: 0})
+    config = qwen3(architectures=[name], model_type="my_moe", **experts, **more, **{field: 0})
     with pytest.raises(CheckpointRefusedError, match=f"gives 0 for {field}, by which") as refused:
         derive_layers(config, H100)
     assert refused.value.stage == "model"
@@ -131,7 +144,7 @@ def test_zero_divides_no_layers(name: str, field: str) -> None:
 
 def test_zero_is_not_divided_by_where_no_layer_asks() -> None:
     fields = {"n_routed_experts": 8, "first_k_dense_replace": 4, "moe_layer_freq": 0}
-    deepseek = qwen3(architectures=["DeepseekV3ForCausalLM"], model_type=None, **fields)
+    deepseek = qwen3(architectures=["DeepseekV3ForCausalLM"], model_type="my_moe", **fields)
     assert derive_layers(deepseek, H100) == []
 
 
@@ -143,7 +156,7 @@ def test_the_first_of_moe_layers_may_have_a_point() -> None:
 
 
 def test_no_step_between_experts_of_llama4_is_a_dense_model() -> None:
-    config = qwen3(architectures=["Llama4ForCausalLM"], model_type=None, num_local_experts=8)
+    config = qwen3(architectures=["Llama4ForCausalLM"], model_type="my_moe", num_local_experts=8)
     assert derive_layers({**config, "interleave_moe_layer_step": 0}, H100) == []
 
 
@@ -158,7 +171,7 @@ def test_no_step_between_experts_of_llama4_is_a_dense_model() -> None:
 )
 def test_which_layers_are_moe(name: str, fields: dict[str, Any], layers: tuple[int, ...]) -> None:
     more = {"padded_vocab_size": 1, "use_embed_norm": False}
-    config = {**qwen3(architectures=[name], model_type=None), **more, **fields}
+    config = {**qwen3(architectures=[name], model_type="my_moe"), **more, **fields}
     found = derive_layers(config, H100)
     assert [layer.layers for layer in found] == [layers]
 
@@ -169,7 +182,7 @@ def test_which_layers_are_moe(name: str, fields: dict[str, Any], layers: tuple[i
 )
 def test_without_experts_some_models_are_dense(name: str, field: int | None) -> None:
     none = {"num_experts": field, "n_routed_experts": field, "first_k_dense_replace": 0}
-    assert derive_layers(qwen3(architectures=[name], model_type=None, **none), H100) == []
+    assert derive_layers(qwen3(architectures=[name], model_type="my_moe", **none), H100) == []
 
 
 def test_no_experts_are_refused_where_the_model_class_builds_layers_all_the_same() -> None:
@@ -344,7 +357,7 @@ def test_the_switch_needs_an_aiter_that_knows_it() -> None:
     ],
 )
 def test_beam_is_refused_where_it_is_not_validated(deployment: Deployment, why: str) -> None:
-    beam = qwen3(architectures=["BeamForCausalLM"], model_type=None)
+    beam = qwen3(architectures=["BeamForCausalLM"], model_type="my_moe")
     beam["mlp_layer_types"] = ["sparse"] * 4
     with pytest.raises(CheckpointRefusedError, match=why):
         derive_layers(beam, H100, deployment)
@@ -356,7 +369,7 @@ def test_models_through_transformers_route_themselves_without_groups(
     name: str, groups: int
 ) -> None:
     fields = {"n_routed_experts": 8, "first_k_dense_replace": 0, "n_group": groups, "topk_group": 1}
-    (layer,) = derive_layers(qwen3(architectures=[name], model_type=None, **fields), H100)
+    (layer,) = derive_layers(qwen3(architectures=[name], model_type="my_moe", **fields), H100)
     expected = ("DeepSeekV3", "fp32") if groups else ("Custom", "bf16")
     assert (layer.moe.routing_method, layer.moe.router_logits_dtype) == expected
 

@@ -134,7 +134,7 @@ def test_the_path_names_the_file_and_the_part_that_hold_the_block() -> None:
     with pytest.raises(ConfigValueError, match=r"^hf_quant_config\.json: bits must be"):
         derive_layers(qwen3(), H100, hf_quant_config={**GPTQ, "bits": "4"})
     text = qwen3({**GPTQ, "bits": "4"})
-    nested = {"text_config": text, "architectures": text["architectures"]}
+    nested = {**{name: text[name] for name in ("architectures", "model_type")}, "text_config": text}
     with pytest.raises(ConfigValueError, match=r"text_config\.quantization_config\.bits must be"):
         derive_layers(nested, H100)
 
@@ -153,7 +153,7 @@ ARCHITECTURES: list[tuple[str, Path, object, str]] = [
 @pytest.mark.parametrize(("name", "path", "junk", "message"), ARCHITECTURES)
 def test_the_path_to_a_field(name: str, path: Path, junk: object, message: str) -> None:
     fields = spoilt({"architectures": [name], **fields_for(name)}, path, junk)
-    nested = {"architectures": [name], "text_config": fields}
+    nested = {"architectures": [name], "model_type": "my_moe", "text_config": fields}
     for config, place in ((fields, "config.json: "), (nested, "config.json: text_config.")):
         with pytest.raises(ConfigValueError) as caught:
             derive_layers(config, H100)
