@@ -41,11 +41,13 @@ def message_of(error: Exception) -> str | None:
 
     if isinstance(error, UnknownModelError) and error.missing:
         return f"{error}\n  state it instead: {_sets(error.missing)}"
+    if isinstance(error, RuleFileError):
+        return "\n".join(problem.in_an_error for problem in error.problems)
     if isinstance(error, ConfigValueError):
         return str(error)
     if isinstance(error, CheckpointRefusedError):
         return f"vLLM would refuse this checkpoint here: {error}"
-    expected = (CaseError, FactError, MachineError, RuleFileError, UnknownModelError)
+    expected = (CaseError, FactError, MachineError, UnknownModelError)
     return str(error) if isinstance(error, expected) else None
 
 

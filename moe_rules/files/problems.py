@@ -48,6 +48,15 @@ class Problem(Record):
     def __str__(self) -> str:
         return f"{self.location}: {self.severity}: {self.message} [{self.code}]"
 
+    @property
+    def in_an_error(self) -> str:
+        """The same beneath a head or a class that says already that it is an error."""
+        return (
+            str(self)
+            if self.severity != "error"
+            else f"{self.location}: {self.message} [{self.code}]"
+        )
+
 
 class RuleFileError(ValueError):
     """One or several files cannot be used. ``problems`` holds every finding, in file order."""

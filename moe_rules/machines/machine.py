@@ -300,7 +300,7 @@ def _read(path: str | Path) -> YamlSource:
     try:
         return read_yaml(path)
     except RuleFileError as error:
-        raise MachineError(*map(str, error.problems)) from None
+        raise MachineError(*(one.in_an_error for one in error.problems)) from None
 
 
 def record_problems(source: YamlSource) -> list[Problem]:
@@ -316,7 +316,7 @@ def _read_record(path: str) -> Machine:
     source = _read(path)
     problems = record_problems(source)
     if problems:
-        raise MachineError(*map(str, RuleFileError(problems).problems))
+        raise MachineError(*(one.in_an_error for one in RuleFileError(problems).problems))
     return Machine.from_dict({"source": f"recorded in {path}", **source.data})
 
 

@@ -210,6 +210,7 @@ def test_wrong_options(
     answer = cli(command, "--model", model, *platform, *words)
     assert answer.code == 2
     assert answer.err.startswith("moe-rules: error: ")
+    assert answer.err.count("error: ") == 1
     assert message in answer.err
     assert answer.out == ""
 
