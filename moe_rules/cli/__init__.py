@@ -71,31 +71,21 @@ def _word(name: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    if sys.stderr is None:  # closed, as by 2>&-: nobody wants to know
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        return _fail("standard output is closed, so that no answer can be given", 2)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal may lack the signs that we draw with
+    args = argparse.Namespace()
     try:
-        words = sys.argv[1:] if argv is None else argv
-        if words and not words[0].startswith("-") and words[0] not in map(_word, COMMANDS):
-            from moe_rules.cli.unrecognized import unknown_command_error
-
-            raise unknown_command_error(words[0], [_word(name) for name in COMMANDS])
-        parser = build_parser(words)
-        args, unrecognized = parser.parse_known_args(words)
-        if unrecognized:
-            from moe_rules.cli.unrecognized import unrecognized_error
-
-            raise unrecognized_error(words, unrecognized, build_parser())
-        code: int = args.run(args)
+        code = _run(sys.argv[1:] if argv is None else argv, args)
         sys.stdout.flush()
-    except SystemExit as stop:
-        # How argparse ends after --help, --version and a wrong command line.
-        return stop.code if isinstance(stop.code, int) else 2
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read the output has enough. What is left in the buffer must not be tried again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _give_up_output()  # whoever read it has enough
         return BROKEN_PIPE
     except NoMoELayersError as answer:
         print(answer.as_json() if getattr(args, "format", "text") == "json" else answer)
@@ -106,8 +96,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = message_of(error)
         if message is None:
             raise
+        if isinstance(error, OSError) and error.filename is None:
+            _give_up_output()
         return _fail(message, 2)
     return code
+
+
+def _run(words: Sequence[str], args: argparse.Namespace) -> int:
+    """Parse a command line into ``args`` and run its command."""
+    if words and not words[0].startswith("-") and words[0] not in map(_word, COMMANDS):
+        from moe_rules.cli.unrecognized import unknown_command_error
+
+        raise unknown_command_error(words[0], [_word(name) for name in COMMANDS])
+    try:
+        _, unrecognized = build_parser(words).parse_known_args(words, args)
+        if unrecognized:
+            from moe_rules.cli.unrecognized import unrecognized_error
+
+            raise unrecognized_error(words, unrecognized, build_parser())
+        code: int = args.run(args)
+    except SystemExit as stop:
+        # How argparse ends after --help, --version and a wrong command line.
+        return stop.code if isinstance(stop.code, int) else 2
+    return code
+
+
+def _give_up_output() -> None:
+    """Let what is left in the buffer of standard output go: it must not be tried again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> int:

@@ -27,8 +27,9 @@ class NoMoELayersError(Exception):
 
 def message_of(error: Exception) -> str | None:
     """What to tell the user about an error of the libraries; None if it is a bug."""
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror is not None:
+        # Streams have no names: what cannot be written then is the output.
+        return f"{error.filename or 'the output cannot be written'}: {error.strerror}"
     from moe_rules.conformance.cases import CaseError
     from moe_rules.files.problems import RuleFileError
     from moe_rules.machines.machine import MachineError

@@ -120,6 +120,34 @@ def test_a_bug_is_not_dressed_up_as_wrong_input(monkeypatch: pytest.MonkeyPatch)
         main(["facts"])
 
 
+OUTPUTS = {">&-": "standard output is closed", "> /dev/full": "No space left on device"}
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("words", ["facts", "list machines", "check corrected"])
+def test_what_cannot_be_written_is_no_answer(words: str, output: str) -> None:
+    if "/dev/full" in output and not os.path.exists("/dev/full"):
+        pytest.skip("no device is always full here")
+    program = f"{sys.executable} -m moe_rules {words} {output}"
+    result = subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+    assert result.returncode == 2
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("moe-rules: error: ")
+    assert OUTPUTS[output] in line
+
+
+def test_nobody_has_to_listen_to_what_goes_wrong(tmp_path: Path) -> None:
+    """Without a standard error what it would have is nowhere, and not in the output."""
+
+    def run(words: str) -> subprocess.CompletedProcess[str]:
+        program = f"{sys.executable} -m moe_rules {words} --model {MODEL} 2>&-"
+        return subprocess.run(["bash", "-c", program], capture_output=True, text=True)
+
+    assert run(f"report --machine h100 --out {tmp_path / 'report.html'}").returncode == 0
+    refused = run("select --machine h10")
+    assert (refused.returncode, refused.stdout) == (2, "")
+
+
 @pytest.mark.parametrize("words", ["facts", f"explain --model {MODEL} --machine h100"])
 def test_broken_pipe_is_quiet(words: str) -> None:
     program = f"set -o pipefail; {sys.executable} -m moe_rules {words} | true"
