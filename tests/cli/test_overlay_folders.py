@@ -107,5 +107,5 @@ def test_an_empty_word_is_not_the_current_folder(cli: Command) -> None:
 
 def test_one_overlay_is_no_list_of_them() -> None:
     for one in ("corrected", Path("mine")):
-        with pytest.raises(TypeError, match=rf"rules is a list of overlays, as \['{one}'\]"):
+        with pytest.raises(TypeError, match=rf"overlays come in a list, as \['{one}'\]"):
             overlay_paths(one)  # type: ignore[arg-type]

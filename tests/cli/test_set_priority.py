@@ -106,11 +106,11 @@ WRONG = {
     "fact": (("unquantized", "TRITON", "--last", "--when", "num_expert=1"), "'num_experts'?"),
     "value": (
         ("unquantized", "TRITON", "--last", "--when", "activation=sliu"),
-        "moe-rules/cuda.yaml:5:28: error: activation cannot be 'sliu'; did you mean 'silu'?",
+        "moe-rules/cuda.yaml:5:28: activation cannot be 'sliu'; did you mean 'silu'?",
     ),
     "evidence": (
         ("unquantized", "TRITON", "--last", "--evidence", "{device: B200}"),
-        "moe-rules/cuda.yaml:8:13: error: key 'date' is missing",
+        "moe-rules/cuda.yaml:8:13: key 'date' is missing",
     ),
     "no place": (("unquantized", "TRITON"), "one of the arguments --first --last"),
     "two places": (("unquantized", "TRITON", "--first", "--last"), "not allowed with"),
