@@ -36,13 +36,14 @@ from moe_rules.language.files import PlatformFile
 from moe_rules.language.kinds import kind_of, misplaced
 from moe_rules.language.link import link
 from moe_rules.language.parts import Part
-from moe_rules.language.reading import vocabulary
+from moe_rules.language.reading import displaced, vocabulary
 from moe_rules.language.requested import requested_problems
 from moe_rules.language.ruleset import (
     VOCABULARY,
     load_platform,
     platform_files,
     rule_files,
+    shared_files,
     vocabulary_files,
 )
 from moe_rules.language.word_files import ReleasesFile, VocabularyFile
@@ -113,7 +114,7 @@ class _Checker:
             if overlay is not None:
                 overlays.setdefault(overlay, []).append(file)
             elif document is not None and isinstance(document[1], PlatformFile):
-                platforms.add(document[1].platform)
+                platforms.update(document[1].platforms)
             elif document is not None and isinstance(document[1], VocabularyFile):
                 platforms.update(PLATFORMS)
             elif document is not None and isinstance(document[1], QuantizationFile):
@@ -168,11 +169,12 @@ class _Checker:
             if document is not None:
                 self.problems.extend(misplaced(document[0]))
         changed = [one for file in files if (one := self.document(file)) is not None]
-        platforms: set[str] = {f.platform for _, f in changed if isinstance(f, PlatformFile)}
+        files_changed = [file for _, file in changed if isinstance(file, PlatformFile)]
+        platforms: set[str] = {platform for file in files_changed for platform in file.platforms}
         if any(isinstance(file, VocabularyFile) for _, file in changed):
             platforms.update(PLATFORMS)
         for platform in sorted(platforms):
-            own_parts = [part for part in parts if part.file.platform == platform]
+            own_parts = [part for part in parts if platform in part.file.platforms]
             self.platform(platform, base, own_parts, overlays)
         if (own / MODELS).is_dir():
             self.model_tables(base / MODELS, tuple(overlays))
@@ -202,21 +204,26 @@ class _Checker:
         self, platform: str, base: Path, overlay: list[Part], overlays: list[Path]
     ) -> None:
         """Link the files of a platform; left alone where one of them is wrong in itself."""
-        documents = [self.document(file) for file in platform_files(platform, base)]
+        own = [self.document(file) for file in platform_files(platform, base)]
+        shared = [self.document(file) for file in shared_files(base)]
         words = [self.document(file) for file in vocabulary_files(overlays, packaged=base)]
         words_read = [document for document in words if document is not None]
         if len(words_read) < len(words):
             return
         parts: list[Part] = []
-        for document in documents:
+        for number, document in enumerate([*own, *shared]):
             if document is None:
                 return
             source, file = document
-            if not isinstance(file, PlatformFile) or file.platform != platform:
-                message = f"this is a file of platform {platform!r} by its place"
-                self.problems.append(Problem("wrong-platform", message, source.at(("platform",))))
+            if not isinstance(file, PlatformFile):
+                message = "this is no file of rules, and lies among them"
+                self.problems.append(Problem("misplaced-file", message, source.at(())))
                 return
-            parts.append(Part(source, file))
+            if number < len(own) and (wrong := [*displaced(platform, source, file)]):
+                self.problems.extend(wrong)
+                return
+            if platform in file.platforms:
+                parts.append(Part(source, file))
         try:
             rules = link(platform, [*parts, *overlay], words_read, [])
         except RuleFileError as error:

@@ -72,7 +72,7 @@ def file_of(overlay: Path, platform: str, oracle: str) -> Path:
     own = []
     for file in rule_files(overlay) if overlay.is_dir() else ():
         data = read_yaml(file).data
-        if isinstance(data, Mapping) and data.get("platform") == platform:
+        if _is_of(data, platform):
             own.append((oracle not in (data.get("oracles") or ()), file))
     return min(own)[1] if own else overlay / f"{platform}.yaml"
 
@@ -163,8 +163,8 @@ def edited(text: str, file: str, platform: str, oracle: str, adjustment: Adjustm
     if not text:
         return "\n".join([f"platform: {platform}", *_block(["oracles", oracle], adjustment), ""])
     data = parse_yaml(text, file).data
-    if not isinstance(data, Mapping) or data.get("platform") != platform:
-        raise UserError(f"{file} is no file of platform {platform}")
+    if not _is_of(data, platform):
+        raise UserError(f"{file} is no file of platform {platform} alone")
     document = _Document(text, file)
     below = ["oracles", oracle, "adjust"]
     here, missing = document.root, list(below)
@@ -182,6 +182,11 @@ def edited(text: str, file: str, platform: str, oracle: str, adjustment: Adjustm
             return document.replaced(item, _item({**kept, **adjustment.entry()}, 0))
     column = here.start_mark.column
     return document.with_lines_after(here, _item(adjustment.entry(), column))
+
+
+def _is_of(data: Any, platform: str) -> bool:
+    """Whether what a file says is of this platform, and of no other one as well."""
+    return isinstance(data, Mapping) and data.get("platform") in (platform, [platform])
 
 
 class _Document:

@@ -7,7 +7,9 @@ rule set that it lies in; of these, what it makes unreachable is found as well.
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
+from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -36,6 +38,7 @@ from moe_rules.vocabulary.record import Record
 from moe_rules.vocabulary.table_names import PLATFORMS
 
 ACCEPTED = "accepted"
+NEEDLESS = "needless-acceptance"
 PROCESSES = 2
 
 
@@ -56,7 +59,14 @@ def verify(paths: Iterable[Path], release: str | None = None) -> Report:
     else:
         found = [*map(_verified, tasks)]
     files = [shown(Path(file)) for task in tasks for file in task.files]
-    return Report.of([one for of in found for one in of], files, command="verify")
+    times, platforms = Counter(itertools.chain(*found)), Counter(files)
+    # What is accepted is needless if it is on every platform that the file is of.
+    problems = [
+        one
+        for one, count in times.items()
+        if one.code != NEEDLESS or count == platforms[one.location.file]
+    ]
+    return Report.of(problems, files, command="verify")
 
 
 class Task(Record):
@@ -207,7 +217,7 @@ class Acceptances:
                     continue
                 if (file, path, str(path[-1])) not in self.used:
                     message = f"{path[-1]} is accepted here, but not found"
-                    yield Problem("needless-acceptance", message, _shown(source.key_at(path)))
+                    yield Problem(NEEDLESS, message, _shown(source.key_at(path)))
 
 
 def _paths(source: YamlSource) -> dict[tuple[int, int], KeyPath]:

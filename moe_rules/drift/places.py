@@ -9,7 +9,7 @@ from pathlib import Path
 from moe_rules.drift.release import Part
 from moe_rules.files.problems import Location
 from moe_rules.files.yaml_source import KEY, YamlSource, read_yaml
-from moe_rules.language.ruleset import platform_files
+from moe_rules.language.ruleset import platform_files, shared_files
 from moe_rules.vocabulary.table_names import PLATFORMS
 
 
@@ -18,7 +18,8 @@ class Places:
 
     def __init__(self, rules: Path) -> None:
         self._rules = rules
-        self._sources = [read_yaml(f) for name in PLATFORMS for f in platform_files(name, rules)]
+        own = [file for name in PLATFORMS for file in platform_files(name, rules)]
+        self._sources = [read_yaml(file) for file in [*own, *shared_files(rules)]]
         self._of = cache(self._places)
         self._file = cache(read_yaml)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+SHARED = "shared"
+"""The folder of a rule set that has files of several platforms."""
 _PACKAGE = Path(__file__).resolve().parents[1]
 
 

@@ -22,7 +22,7 @@ from pydantic import (
 from moe_rules.language.finding_codes import FindingCode
 from moe_rules.language.requested import keys
 from moe_rules.language.rules import ErrorKind
-from moe_rules.vocabulary.table_names import ORACLES, OracleName, PlatformName
+from moe_rules.vocabulary.table_names import ORACLES, PLATFORMS, OracleName, PlatformName
 
 RawCondition = Annotated[dict[str, Any], WithJsonSchema({"x-definition": "Condition"})]
 RawTest = Annotated[Any, WithJsonSchema({"x-definition": "Test"})]
@@ -55,6 +55,26 @@ OneOrMore = Annotated[
     WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
 ]
 """A word, or a list of words."""
+
+
+def _each_once(names: list[str]) -> list[str]:
+    if not names:
+        raise ValueError("this names no platform")
+    twice = next((name for i, name in enumerate(names) if name in names[:i]), None)
+    if twice is not None:
+        raise ValueError(f"{twice!r} is named twice")
+    return names
+
+
+_PLATFORM = {"type": "string", "enum": list(PLATFORMS)}
+_SEVERAL = {"type": "array", "minItems": 1, "uniqueItems": True}
+Platforms = Annotated[
+    list[PlatformName],
+    BeforeValidator(_listed),
+    AfterValidator(_each_once),
+    WithJsonSchema({"anyOf": [_PLATFORM, {**_SEVERAL, "items": _PLATFORM}]}),
+]
+"""A platform, or a list of platforms."""
 
 Accepted = dict[FindingCode, str]
 
@@ -364,9 +384,11 @@ class WithdrawnOfPlatform(Table):
 
 
 class PlatformFile(Table):
-    """A rule file: the oracles, kernels and shared conditions of one platform, or part of them."""
+    """A rule file: oracles, kernels and conditions of a platform, or what several share of them."""
 
-    platform: PlatformName
+    platforms: Platforms = Field(
+        alias="platform", description="The platform that all of it is of, or a list of several."
+    )
     oracles: dict[OracleName, OracleTable] = Field(default_factory=dict)
     kernels: dict[str, KernelTable] = Field(default_factory=dict)
     requested: RequestedBackends = Field(

@@ -35,7 +35,7 @@ def link(
 
     ``vocabulary`` is the file of words, and those of releases after it.
     """
-    linker = _Linker(parts, Words(vocabulary))
+    linker = _Linker(platform, parts, Words(vocabulary))
     linked_kernels = linker.kernels()
     linked_oracles = linker.oracles(linked_kernels)
     derived = linker.derived()
@@ -59,7 +59,8 @@ def link(
 
 
 class _Linker:
-    def __init__(self, parts: Sequence[Part], words: Words) -> None:
+    def __init__(self, platform: str, parts: Sequence[Part], words: Words) -> None:
+        self.platform = platform
         self.parts = parts
         self.words = words
         self._problems = list(words.problems)
@@ -115,15 +116,13 @@ class _Linker:
         self._withdrawn[section] = {name: why for name, why in gone.items() if name not in found}
         return found
 
-    def _check_once(self, section: str, name: str, declared: list[tuple[Part, Any]]) -> None:
-        packaged = [part for part, _ in declared if not part.overlay]
+    def _check_once(self, path: KeyPath, parts: Iterable[Part]) -> None:
+        """Note what stands in more than one packaged file."""
+        packaged = [part for part in parts if not part.overlay]
         for part in packaged[1:]:
-            first = packaged[0].source.key_at((section, name))
+            first = packaged[0].source.key_at(path)
             self.parser(part).problem(
-                "declared-twice",
-                f"{name!r} is declared already at {first}",
-                (section, name),
-                key=True,
+                "declared-twice", f"{path[-1]!r} is declared already at {first}", path, key=True
             )
 
     # Conditions -------------------------------------------------------------------------------
@@ -154,9 +153,9 @@ class _Linker:
     def kernels(self) -> dict[str, rules.Kernel]:
         self._kernel_tables = self._declared("kernels")
         for name, declared in self._kernel_tables.items():
-            self._check_once("kernels", name, declared)
-        for name in self._conditions:
-            self._check_once("conditions", name, self._conditions[name])
+            self._check_once(("kernels", name), (part for part, _ in declared))
+        for name, declared in self._conditions.items():
+            self._check_once(("conditions", name), (part for part, _ in declared))
             self.named_condition(name)
         return {name: self._kernel(name) for name in self._kernel_tables}
 
@@ -310,7 +309,9 @@ class _Linker:
         declared = self._declared("oracles")
         linked = {}
         for name, entries in declared.items():
-            self._check_once("oracles", name, entries)
+            for key in raw.OracleTable.model_fields:
+                parts = [part for part, table in entries if key in table.model_fields_set]
+                self._check_once(("oracles", name, key), parts)
             chain = self._oracle_chain(name, declared)
             oracle_linker = OracleLinker(
                 chain, declared, kernels, self._withdrawn["kernels"], self.parser
@@ -346,17 +347,17 @@ class _Linker:
         """The oracle and those that it extends, the farthest first."""
         chain = [name]
         while True:
-            part, table = declared[chain[0]][0]
-            base = table.extends
+            said = [(part, table.extends) for part, table in declared[chain[0]] if table.extends]
             path = ("oracles", chain[0], "extends")
-            if base is None:
+            if not said:
                 return chain
+            part, base = said[-1]
             if base in chain:
                 self.parser(part).problem("cyclic-extends", f"{base!r} extends itself", path)
                 return chain
             if base not in declared:
                 self.parser(part).problem(
-                    "unknown-oracle", f"{part.file.platform} has no oracle {base!r}", path
+                    "unknown-oracle", f"{self.platform} has no oracle {base!r}", path
                 )
                 return chain
             chain.insert(0, base)

@@ -60,7 +60,7 @@ class OracleLinker:
                 self.withdrawn |= self._withdraw(part, table, "requests", self.requests)
                 for word, cases in table.requests.items():
                     self._request(part, word, cases)
-        base_part, base = self.entries[0]
+        base_part, _ = self.entries[0]
         # A user's own steps come before the packaged ones, of which the first decides.
         shortcuts = self._combined("shortcuts", self._step, before=True)
         switches = self._combined("switches", self._step, before=True)
@@ -75,6 +75,7 @@ class OracleLinker:
             ((part, table.otherwise) for part, table in reversed(self.entries) if table.otherwise),
             (base_part, raw.Otherwise()),
         )
+        tables = [table for _, table in self.entries if "request_error" in table.model_fields_set]
         variants = next(
             (self._variants(p, t.variants) for p, t in reversed(self.entries) if t.variants), None
         )
@@ -84,7 +85,7 @@ class OracleLinker:
             assume=tuple(assume),
             shortcuts=tuple(shortcuts),
             requests=self.requests,
-            request_error=base.request_error,
+            request_error=(tables or [raw.OracleTable()])[-1].request_error,
             switches=tuple(switches),
             priority=self._priority(priority_part, priority),
             adjust=tuple(adjust),

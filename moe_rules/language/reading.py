@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.packaged import SHARED, packaged_rules
 from moe_rules.files.problems import Problem, RuleFileError
 from moe_rules.files.validate import validate
 from moe_rules.files.yaml_source import YamlSource, read_yaml
@@ -28,23 +28,33 @@ def vocabulary(files: Sequence[Path] = ()) -> Words:
     return Words([_vocabulary(path) for path in files or [packaged_rules() / "vocabulary.yaml"]])
 
 
+def displaced(platform: str, source: YamlSource, file: PlatformFile) -> Iterator[Problem]:
+    """The finding of a file that lies among those of one platform and is not of that one alone."""
+    if file.platforms != [platform]:
+        said = ", ".join(file.platforms)
+        message = f"this is a file of {platform} by its place, and says 'platform: {said}'"
+        message += f"; what several platforms share lies in the folder {SHARED!r}"
+        yield Problem("wrong-platform", message, source.at(("platform",)))
+
+
 def linked(
     platform: str,
-    packaged: Sequence[Path],
+    own: Sequence[Path],
+    shared: Sequence[Path],
     overlays: Sequence[Path],
     words: Sequence[Path],
     named: Collection[Path] = (),
 ) -> PlatformRules:
-    """The rules of one platform from packaged files and files of overlays.
+    """The rules of one platform from packaged files, its own and shared ones, and overlays.
 
-    ``words`` are the files of the vocabulary. Files of overlays may be of other platforms, and
-    recorded machines, but for those that were ``named``. Raises RuleFileError with every problem of
-    every file.
+    ``words`` are the files of the vocabulary. Shared files and those of overlays may be of other
+    platforms; those of overlays may be recorded machines, but for those that were ``named``.
+    Raises RuleFileError with every problem of every file.
     """
     parts: list[Part] = []
     problems: list[Problem] = []
     contents: list[bytes] = []
-    for path, is_overlay in [(p, False) for p in packaged] + [(p, True) for p in overlays]:
+    for path, is_overlay in [(p, False) for p in (*own, *shared)] + [(p, True) for p in overlays]:
         try:
             source = read_yaml(path)
             if is_overlay and path not in named:
@@ -56,12 +66,11 @@ def linked(
         except RuleFileError as error:
             problems.extend(error.problems)
             continue
-        if file.platform == platform:
+        if not is_overlay and path in own:
+            problems += displaced(platform, source, file)
+        if platform in file.platforms:
             parts.append(Part(source, file, is_overlay))
             contents.append((b"overlay:" if is_overlay else b"") + path.read_bytes())
-        elif not is_overlay:
-            message = f"file of platform {platform!r} says 'platform: {file.platform}'"
-            problems.append(Problem("wrong-platform", message, source.at(("platform",))))
     if problems:
         raise RuleFileError(problems)
     contents.extend(path.read_bytes() for path in words)

@@ -1,6 +1,7 @@
 """Finds and loads rule files: the packaged tables, and overlays on top of them.
 
-The packaged files of a platform are ``rules/<platform>.yaml`` and ``rules/<platform>/*.yaml``.
+The packaged files of a platform are ``rules/<platform>.yaml``, ``rules/<platform>/*.yaml`` and
+those of ``rules/shared`` that name it.
 An overlay is a folder (or one file) of rule files that add to the packaged ones, given by
 argument or in ``MOE_RULES_PATH`` (separated as in ``PATH``, later ones win). An older release of
 the reference is overlays, too, and they come first.
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from moe_rules.files.packaged import packaged_rules
+from moe_rules.files.packaged import SHARED, packaged_rules
 from moe_rules.files.present import is_present, yaml_files_below
 from moe_rules.files.problems import Location, Problem, RuleFileError
 from moe_rules.files.releases import MODELS, release_of
@@ -107,12 +108,20 @@ def holds_rules(path: Path) -> bool:
 
 
 def platform_files(platform: str, folder: Path) -> list[Path]:
-    """The packaged rule files of one platform."""
+    """The packaged rule files of one platform alone."""
     single = folder / f"{platform}.yaml"
-    inside = folder / platform
-    found = yaml_files_below(inside) if inside.is_dir() else ()
-    several = [file for file in found if file.parent == inside and holds_rules(file)]
+    several = _files_in(folder / platform)
     return [single, *several] if is_present(single) else several
+
+
+def shared_files(folder: Path) -> list[Path]:
+    """The packaged rule files of several platforms, which each of them says."""
+    return _files_in(folder / SHARED)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    found = yaml_files_below(folder) if folder.is_dir() else ()
+    return [file for file in found if file.parent == folder and holds_rules(file)]
 
 
 def vocabulary_files(overlays: Sequence[Path] = (), *, packaged: Path | None = None) -> list[Path]:
@@ -141,18 +150,18 @@ def load_platform(
     folder = packaged or packaged_rules()
     if release is not None:
         overlays = (*release_of(release, folder).folders, *overlays)
-    packaged_files = platform_files(platform, folder)
+    own, shared = platform_files(platform, folder), shared_files(folder)
     words = vocabulary_files(overlays, packaged=folder)
     overlay_files = [path for overlay in overlays for path in rule_files(overlay)]
-    files = [*packaged_files, *overlay_files, *words]
+    files = [*own, *shared, *overlay_files, *words]
     names = [str(file) for file in files]
 
     def make() -> dict[str, Any]:
         from moe_rules.language.reading import linked
 
-        return to_plain(linked(platform, packaged_files, overlay_files, words, overlays), names)
+        return to_plain(linked(platform, own, shared, overlay_files, words, overlays), names)
 
     named = [number for number, file in enumerate(overlay_files) if file in overlays]
-    what = f"rules of {platform}, {len(packaged_files)} packaged files, {len(words)} of words"
-    what += f", overlays {named} named"
+    what = f"rules of {platform}, {len(own)} packaged files, {len(shared)} shared, "
+    what += f"{len(words)} of words, overlays {named} named"
     return from_plain(stored(what, files, ROOMS, make), names)

@@ -20,7 +20,7 @@ from typing import Any
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import KeyPath, Location
 from moe_rules.files.yaml_source import YamlSource, read_yaml
-from moe_rules.language.ruleset import platform_files
+from moe_rules.language.ruleset import load_platform
 from moe_rules.reporting import markdown
 from moe_rules.reporting.generated import write_page
 from moe_rules.vocabulary.table_names import PLATFORMS
@@ -65,7 +65,7 @@ def quirks(platform: str) -> list[Quirk]:
     """
     found = []
     corrections = _corrections(platform)
-    for path in platform_files(platform, packaged_rules()):
+    for path in load_platform(platform).files:
         source = read_yaml(path)
         for place, table in _tables_with_quirk(source.data, ()):
             parts = _TEXT.fullmatch(" ".join(table["quirk"].split()))
@@ -124,7 +124,9 @@ def _corrections(platform: str) -> dict[KeyPath, list[Location]]:
     """The places of the overlay by what they address."""
     overlay = packaged_rules() / "overlays" / OVERLAY
     found: dict[KeyPath, list[Location]] = {}
-    for path in platform_files(platform, overlay):
+    for path in load_platform(platform, [overlay]).files:
+        if not Path(path).is_relative_to(overlay):
+            continue
         source = read_yaml(path)
         for address, place in _addressed(source):
             found.setdefault(address, []).append(source.key_at(place))

@@ -24,7 +24,7 @@ from moe_rules.conformance.cases import case_files, read_cases
 from moe_rules.files.packaged import packaged_rules
 from moe_rules.files.problems import RuleFileError
 from moe_rules.language.rules import PlatformRules
-from moe_rules.language.ruleset import load_platform, platform_files
+from moe_rules.language.ruleset import load_platform
 from moe_rules.machines.machine import foreign_facts
 from moe_rules.selectors.selector import Selector
 from moe_rules.vocabulary.fact_values import FactValue
@@ -58,7 +58,7 @@ def mutated(line: str, rng: random.Random) -> str:
 def mutant(folder: Path, rng: random.Random) -> tuple[str, str]:
     """Change a line of a copy of the tables. Returns the platform, and what was changed."""
     platform = rng.choices(PLATFORMS, weights=[8, 5, 3, 4, 1, 1, 1])[0]
-    path = rng.choice(platform_files(platform, folder))
+    path = Path(rng.choice(load_platform(platform, packaged=folder).files))
     lines = path.read_text().splitlines()
     at = rng.choice([i for i, line in enumerate(lines) if line.strip() and line.strip()[0] != "#"])
     if rng.random() < 0.2 and at + 1 < len(lines):

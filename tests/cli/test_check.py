@@ -216,6 +216,20 @@ def test_a_rule_set_of_ones_own(cli: Command, rule_set: Path) -> None:
     assert cli("check", rule_set / "rocm").code == 0
 
 
+def test_what_is_shared_is_checked_on_every_platform_that_it_names(
+    cli: Command, rule_set: Path
+) -> None:
+    edit(rule_set / "cpu" / "fp8.yaml", "    priority:", "    switches: []\n    priority:")
+    answer = cli("check", rule_set / "shared" / "fp8.yaml")
+    assert answer.code == 1
+    assert "shared/fp8.yaml:7:5: error: 'switches' is declared already at " in answer.out
+    assert "cpu/fp8.yaml:9:5" in answer.out
+    assert "1 error" in answer.out
+    (rule_set / "shared" / "words.yaml").write_text("sets: {}\nfeatures: {}\nderived: {}\n")
+    answer = cli("check", rule_set)
+    assert "words.yaml:1:1: error: this is no file of rules, and lies among them" in answer.out
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [

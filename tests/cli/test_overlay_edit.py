@@ -141,6 +141,8 @@ def test_what_is_no_block_is_an_error_with_its_place(text: str) -> None:
 def test_a_file_of_another_platform_is_an_error() -> None:
     with pytest.raises(UserError, match=r"mine\.yaml is no file of platform cuda"):
         put("platform: rocm\n", ON_BLACKWELL)
+    with pytest.raises(UserError, match=r"mine\.yaml is no file of platform cuda alone"):
+        put("platform: [cuda, rocm]\n", ON_BLACKWELL)
 
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]) | st.just(" "))
@@ -161,6 +163,7 @@ def test_which_file_of_a_folder(write: Write, tmp_path: Path) -> None:
     assert file_of(mine, "cuda", "fp8") == mine / "cuda.yaml"
     assert file_of(mine / "x.yaml", "cuda", "fp8") == mine / "x.yaml"
     write("mine/a.yaml", "platform: rocm\n")
+    write("mine/all.yaml", "platform: [cuda, rocm]\noracles: {fp8: {}}\n")
     write("mine/b.yaml", "platform: cuda\n")
     write("mine/c.yaml", "platform: cuda\noracles: {fp8: {}}\n")
     write("mine/d.test.yaml", "oracle: fp8\n")

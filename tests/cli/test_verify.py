@@ -67,6 +67,7 @@ def test_the_command_of_every_witness_can_be_run(cli: Command, write: Write, tex
         packaged_rules() / "tpu.yaml",
         packaged_rules() / "out_of_tree.yaml",
         packaged_rules() / "unspecified.yaml",
+        packaged_rules() / "shared",
         *sorted((packaged_rules() / "overlays").iterdir()),
         *sorted((packaged_rules() / "releases").iterdir()),
     ],
@@ -107,6 +108,18 @@ def test_what_is_accepted_and_not_found_is_a_finding(cli: Command, write: Write)
     answer = cli("check", unknown)
     assert answer.code == 1
     assert "did you mean 'adjustment-without-effect'" in answer.out
+
+
+def test_what_is_accepted_is_needless_where_no_platform_of_the_file_has_it(
+    cli: Command, write: Write
+) -> None:
+    """A kernel of CPUs asks for use_ep, none of TPUs does; neither needs the other acceptance."""
+    accepted = "{assumption-without-effect: none on TPUs, redundant-clause: none anywhere}"
+    text = f"- {{set: {{use_ep: true}}, accepted: {accepted}}}"
+    text = f"platform: [cpu, tpu]\noracles:\n  int8:\n    assume:\n      {text}\n"
+    answer = cli("verify", write("mine.yaml", text), "--format", "json")
+    found = [(one["code"], one["message"].partition(" ")[0]) for one in answer.json["findings"]]
+    assert found == [("needless-acceptance", "redundant-clause")]
 
 
 def test_what_an_overlay_makes_unreachable_is_a_warning(cli: Command, write: Write) -> None:

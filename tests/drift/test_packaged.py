@@ -53,6 +53,12 @@ def test_every_part_that_is_cited_has_a_place() -> None:
         assert all(Path(place.file).is_file() for place in found)
 
 
+def test_what_platforms_share_is_a_place_once() -> None:
+    found = Places(packaged_rules()).of([("oracles", "w4a8")])
+    files = [Path(place.file).relative_to(packaged_rules()).as_posix() for place in found]
+    assert files == ["cuda/w4a8.yaml", "rocm/w4a8.yaml", "shared/w4a8.yaml"]
+
+
 @pytest.mark.parametrize("path", sources(), ids=str)
 def test_fingerprints_are_in_step_with_the_source(path: Path) -> None:
     cited, _ = read_sources()

@@ -23,6 +23,7 @@ from moe_rules.language.ruleset import (
     packaged_rules,
     platform_files,
     rule_files,
+    shared_files,
 )
 from moe_rules.vocabulary.table_names import PLATFORMS
 from tests.conftest import SMALL
@@ -156,9 +157,10 @@ def written(rules: PlatformRules) -> str:
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_stored_rules_are_those_that_are_read(platform: str, overlay: str) -> None:
     overlays = [overlay_path(overlay)] if overlay else []
-    packaged = platform_files(platform, packaged_rules())
+    own, shared = platform_files(platform, packaged_rules()), shared_files(packaged_rules())
     words = packaged_rules() / VOCABULARY
-    read = linked(platform, packaged, [f for path in overlays for f in rule_files(path)], [words])
+    files = [file for path in overlays for file in rule_files(path)]
+    read = linked(platform, own, shared, files, [words])
     for _ in range(2):
         found = load_platform(platform, overlays)
         assert found == read
@@ -189,6 +191,20 @@ def test_a_packaged_file_and_an_overlay_of_one_content_are_not_one(
     load_platform("cuda", [write("more/cuda.yaml", more)], packaged=tmp_path / "packaged")
     write("packaged/cuda/more.yaml", more)
     with pytest.raises(RuleFileError, match="declared already"):
+        load_platform("cuda", packaged=tmp_path / "packaged")
+
+
+def test_a_shared_file_and_one_of_the_platform_of_one_content_are_not_one(
+    write: Write, tmp_path: Path
+) -> None:
+    """In the folder of one platform, a file of several would be read by none of the others."""
+    write("packaged/cuda.yaml", SMALL)
+    more = "platform: [cuda, rocm]\noracles: {unquantized: {about: none}}\n"
+    shared = write("packaged/shared/more.yaml", more)
+    load_platform("cuda", packaged=tmp_path / "packaged")
+    shared.unlink()
+    write("packaged/cuda/more.yaml", more)
+    with pytest.raises(RuleFileError, match="says 'platform: cuda, rocm'"):
         load_platform("cuda", packaged=tmp_path / "packaged")
 
 
