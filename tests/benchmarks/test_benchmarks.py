@@ -105,6 +105,14 @@ def test_workloads_share_weights_and_differ_in_tokens(scheme):
     assert first_tokens(one, 3).topk_ids.shape == (3, 2)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_what_is_compared_with_the_reference_has_a_local_expert(seed):
+    shape = Shape(64, 2, 128, 128, ep_size=8)
+    layer = draw_layer(shape, SCHEMES["bf16"], 0, "cpu")
+    workload = draw_workload(layer, shape, SCHEMES["bf16"], 1, "uniform", 32, seed)
+    assert workload.inputs[0].reference(dtype=torch.float32).any()
+
+
 @pytest.mark.parametrize(
     "shape",
     [Shape(4, 2, 64, 32), Shape(4, 2, 64, 32, activation="swigluoai", bias=True)],

@@ -12,7 +12,11 @@ from moe_kernels.testing import RandomLayer, random_layer
 
 @dataclass(frozen=True)
 class Workload:
-    """One layer (its weights) with ``inputs``: the same layer with different tokens."""
+    """One layer (its weights) with ``inputs``: the same layer with different tokens.
+
+    The first has a token with a local expert if any has: it is compared with the reference, which
+    zeros that come of no expert would agree with.
+    """
 
     shape: Shape
     scheme: Scheme
@@ -76,7 +80,15 @@ def draw_workload(
                 layer, hidden_states=hidden_states, topk_weights=topk_weights, topk_ids=topk_ids
             )
         )
+    inputs.sort(key=lambda tokens: not _computes(tokens))
     return Workload(shape, scheme, inputs)
+
+
+def _computes(layer: RandomLayer) -> bool:
+    """Whether a token of ``layer`` has an expert of this rank."""
+    if layer.expert_map is None:
+        return True
+    return bool((layer.expert_map[layer.topk_ids.long()] >= 0).any())
 
 
 def first_tokens(layer: RandomLayer, count: int) -> RandomLayer:
