@@ -34,5 +34,13 @@ def test_an_order_and_what_changed_it(
     assert place.line == line
 
 
+def test_what_is_taken_where_nothing_serves(small: MakeRules) -> None:
+    rules = with_section("    otherwise: {backend: NONE, because: it is loaded all the same}")
+    rules = rules.replace("priority: [FAST, SLOW]", "priority: [FAST]")
+    said, place = because(select(small(rules=rules), num_experts=65))
+    assert said == "FAST cannot serve the layer; it is loaded all the same"
+    assert place.line == 6
+
+
 def test_a_request(small: MakeRules) -> None:
     assert because(select(small(), moe_backend="slow"))[0] == "asked for by name"
