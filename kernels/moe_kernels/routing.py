@@ -42,8 +42,8 @@ def expert_map_of(
     num_experts: int, held: Sequence[int], device: torch.device | str = "cpu"
 ) -> torch.Tensor:
     """[num_experts] int32: the place in ``held``, a rank's experts in their order, or -1."""
-    expert_map = torch.full((num_experts,), -1, dtype=torch.int32)
-    expert_map[list(held)] = torch.arange(len(held), dtype=torch.int32)
+    expert_map = torch.full((num_experts,), -1, dtype=torch.int32, device="cpu")
+    expert_map[list(held)] = torch.arange(len(held), dtype=torch.int32, device="cpu")
     return expert_map.to(device)
 
 

@@ -164,13 +164,15 @@ def random_layer(
         """The scale with which activations up to ``largest`` are in range."""
         if scale is None or not scale.static:
             return None
-        return torch.tensor([largest], device=device)
+        return torch.tensor([largest], dtype=torch.float32, device=device)
 
     a_scale = None if activation_key is None else activation_key.scale
     a_scale_2 = None if activation_key is None else activation_key.scale2
     fp8_max = torch.finfo(torch.float8_e4m3fn).max
     nvfp4_max = E2M1.max * fp8_max
-    scores = torch.rand(num_tokens, num_experts, generator=generator, device=device)
+    scores = torch.rand(
+        num_tokens, num_experts, generator=generator, dtype=torch.float32, device=device
+    )
     topk_weights, topk_ids = scores.topk(topk, dim=1)
     return RandomLayer(
         moe_config=moe_config,

@@ -11,7 +11,7 @@ pytest.importorskip("triton")
 
 from computed_pairs import CHECKS, NO_EXPERTS, NUM_EXPERTS, SCHEMES, Scheme, make
 from moe_kernels.ops import quantize_scaled
-from moe_kernels.registry import our_names
+from moe_kernels.registry import our_names, runs_on_cpu
 from moe_kernels.registry.bind import bind
 from moe_kernels.testing import random_layer
 
@@ -43,6 +43,22 @@ def test_every_class_is_here():
 @pytest.mark.parametrize("scheme", INTERPRETED, ids=str)
 def test_odd_routings(scheme, num_tokens, check):
     check(scheme, num_tokens, "cpu")
+
+
+@pytest.mark.parametrize("num_tokens", FEW_AND_MANY)
+@pytest.mark.parametrize("scheme", [s for s in SCHEMES if runs_on_cpu(s.kernel)], ids=str)
+def test_where_torch_makes_tensors_by_default_does_not_matter(scheme, num_tokens):
+    """Nor of which dtype: programs take addresses."""
+    _, arguments, kernel = make(scheme, num_tokens, "cpu")
+    expected = kernel.apply(**arguments)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            _, arguments, kernel = make.__wrapped__(scheme, num_tokens, "cpu")
+            output = kernel.apply(**arguments)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(output, expected)
 
 
 @pytest.mark.parametrize("kernel", UNQUANTIZED)

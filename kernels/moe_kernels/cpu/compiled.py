@@ -113,7 +113,7 @@ class StoredWeights:
             rows += range(start, start + count * TILE)
             num_tiles += count
         # What is beyond a segment's tokens gives sums that are not stored.
-        index = torch.tensor(rows).clamp_(max=len(x) - 1)
+        index = torch.tensor(rows, device="cpu").clamp_(max=len(x) - 1)
         # Two columns are an element.
         pairs = x.index_select(0, index).view(torch.int32)
         tiles = pairs.view(num_tiles, TILE, -1).transpose(1, 2).contiguous()
@@ -136,7 +136,7 @@ class StoredWeights:
 
         values, scale, zero_point = self.values, self.scale, self.zero_point
         n = values.shape[1]
-        where = torch.tensor(segments, dtype=torch.int64)
+        where = torch.tensor(segments, dtype=torch.int64, device="cpu")
         blocks = -(-n // BLOCK_ROWS)
         items = blocks * len(segments)
         fields = {

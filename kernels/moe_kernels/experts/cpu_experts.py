@@ -140,7 +140,7 @@ def _weighted_sum(
     """
     (num_tokens, top_k), hidden = topk_weights.shape, pair_output.shape[1]
     place = torch.empty_like(order)
-    place[order] = torch.arange(len(order))
+    place[order] = torch.arange(len(order), device=order.device)
     weights = topk_weights.float()[:, None]
     output = pair_output.new_empty(num_tokens, hidden)
     step = max(1, _SUM_ELEMENTS // max(1, top_k * hidden))

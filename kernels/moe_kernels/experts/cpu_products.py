@@ -137,7 +137,7 @@ class ExpertLinear:
         out: torch.Tensor,
     ) -> None:
         """:meth:`apply` for segments that may be some of all; ``some`` by rounded weights."""
-        product = torch.empty(out.shape)
+        product = out.new_empty(out.shape, dtype=torch.float32)
         if few:
             weights.multiply(x, few, product)
         if some:
@@ -222,7 +222,7 @@ class ExpertLinear:
         """Memory of ``shape``, the same for every block."""
         size, buffer = math.prod(shape), self._buffers.get(dtype)
         if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[dtype] = torch.empty(size, dtype=dtype)
+            buffer = self._buffers[dtype] = torch.empty(size, dtype=dtype, device="cpu")
         return buffer[:size].view(shape)
 
     def _of_rows(self, scale: torch.Tensor | None, expert: int, rows: slice) -> torch.Tensor | None:
@@ -249,6 +249,6 @@ def _whole_groups(fmt: str, columns: int, groups: int) -> bool:
 @functools.cache
 def _pairs(fmt: str) -> torch.Tensor:
     """The two float32 elements of every byte of a format in _NIBBLES, as int64 [256]."""
-    codes = unpack_nibbles(torch.arange(256, dtype=torch.uint8)[:, None])
+    codes = unpack_nibbles(torch.arange(256, dtype=torch.uint8, device="cpu")[:, None])
     elements = decode(codes, E2M1) if fmt == "mxfp4" else codes.float()
     return elements.contiguous().view(torch.int64).flatten()

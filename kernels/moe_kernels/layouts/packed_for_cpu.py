@@ -79,7 +79,7 @@ def _pack(
         if not onednn.multiplies(w.dtype) or scale.shape != (*w.shape[:2], 1):
             return None
         prepack = torch.ops.onednn.qlinear_prepack
-        zeros = torch.zeros(w.shape[1], dtype=torch.int32)
+        zeros = w.new_zeros(w.shape[1], dtype=torch.int32)
         return PackedInt8([prepack(e, None) for e in w], scale[..., 0].float().contiguous(), zeros)
     return None
 

@@ -75,7 +75,7 @@ class AllToAllFixedCapacity(AllToAll):
             self._seen = self._needed
         elif not _is_captured():
             if self._seen is None:
-                self._seen = torch.zeros(needed.shape, dtype=needed.dtype, pin_memory=True)
+                self._seen = torch.zeros_like(needed, device="cpu", pin_memory=True)
             self._seen.copy_(self._needed, non_blocking=True)
             self._copied = torch.cuda.Event()
             self._copied.record()

@@ -91,7 +91,7 @@ class ThroughSymmetricMemory(PrepareAndFinalizeOverRanks):
             return
         ids = known_ids(topk_ids, len(owners))
         owner = torch.where(ids >= 0, owners[ids.clamp(min=0)], -1)
-        place = torch.arange(len(topk_ids))
+        place = torch.arange(len(topk_ids), device=topk_ids.device)
         for other, part in enumerate(buffer.parts):
             here = owner == other
             goes = here.any(1)

@@ -51,7 +51,7 @@ def amax_scale(
     """
     n, k = x.shape[-2:]
     if group_shape == TENSOR and n * k == 0:
-        return torch.ones(x.shape[:-2] or (1,), device=x.device)
+        return x.new_ones(x.shape[:-2] or (1,), dtype=torch.float32)
     rows, columns = _group(x.shape, group_shape)
     magnitude = torch.nn.functional.pad(x.abs().float(), (0, -k % columns, 0, -n % rows))
     groups = (-(-n // rows), rows, -(-k // columns), columns)

@@ -235,7 +235,7 @@ def round_to_grid(
     if fmt in _ELEMENTS:
         rounded, scales = quantize_mx(x, fmt)
         factors = expand_groups(decode_e8m0(scales), x.shape[-1], MX_GROUP)
-        return rounded * factors, torch.ones(1, device=x.device)
+        return rounded * factors, x.new_ones(1, dtype=torch.float32)
     raise ValueError(f"activations are not quantized to {fmt} {group_shape} here")
 
 
@@ -256,6 +256,6 @@ def quantize_int8(
     """``x`` [M, K] as int8, and float32 scales: [1] (TENSOR) or [M, 1] (TOKEN)."""
     if x.numel() == 0:
         shape = (1,) if group_shape == TENSOR else (x.shape[0], 1)
-        return x.to(torch.int8), torch.ones(shape, device=x.device)
+        return x.to(torch.int8), x.new_ones(shape, dtype=torch.float32)
     stored, scale, _ = quantize_integer(x, 8, group_shape)
     return stored, scale

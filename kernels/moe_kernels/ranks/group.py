@@ -223,7 +223,7 @@ class Ranks:
         """Begin to copy ``tensor`` to the host; what returns waits until it is there."""
         if tensor.device.type == "cpu":
             return lambda: tensor
-        host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        host = torch.empty_like(tensor, device="cpu", pin_memory=True)
         host.copy_(tensor, non_blocking=True)
         done = torch.cuda.Event()
         done.record()

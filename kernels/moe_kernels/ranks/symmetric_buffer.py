@@ -45,7 +45,7 @@ class SymmetricBuffer:
     def wait_for_all(self, ranks: Ranks) -> None:
         """What ranks wrote to others before they called this is there; on GPUs the stream waits."""
         if self._handle is None:
-            arrived = torch.zeros(ranks.size)
+            arrived = torch.zeros(ranks.size, device="cpu")
             ranks.all_to_all(torch.empty_like(arrived), arrived)
         else:
             self._handle.barrier(timeout_ms=int(self._timeout * 1e3))

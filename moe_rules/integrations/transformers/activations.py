@@ -71,9 +71,11 @@ def with_activation(module: Any, layer: FusedMoEConfig, device: torch.device) ->
 
 def _samples(device: torch.device) -> torch.Tensor:
     """Inputs [_SAMPLES, _COLUMNS] of an activation, float32, small and beyond any limit."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_SAMPLES, _COLUMNS, generator=generator)
-    return (x * torch.tensor(_MAGNITUDES).repeat_interleave(_SAMPLES // 4)[:, None]).to(device)
+    generator = torch.Generator("cpu").manual_seed(0)
+    x = torch.randn(_SAMPLES, _COLUMNS, generator=generator, dtype=torch.float32, device="cpu")
+    for rows, magnitude in zip(x.chunk(len(_MAGNITUDES)), _MAGNITUDES, strict=True):
+        rows *= magnitude
+    return x.to(device)
 
 
 def _candidates(module: Any) -> Iterator[dict[str, Any]]:

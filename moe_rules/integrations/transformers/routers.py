@@ -141,8 +141,10 @@ def _find(module: Any, ndim: int) -> None:
         return
     weight = module.weight
     found = of_samples = Method(weight.device, weight.dtype, max(ndim, 2))
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(_SAMPLES, weight.shape[-1], generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    x = torch.randn(
+        _SAMPLES, weight.shape[-1], generator=generator, dtype=torch.float32, device="cpu"
+    )
     x[::2] *= _LARGE
     x = x.to(weight.device, weight.dtype)[(None,) * (of_samples.ndim - 2)]
     with torch.no_grad():
@@ -176,7 +178,9 @@ def _with_some_bias(module: Any, generator: torch.Generator) -> Any:
     for kind in ("_parameters", "_buffers"):
         tensors = sample.__dict__[kind]
         if (bias := tensors.get("bias")) is not None:
-            some = torch.randn(bias.shape, generator=generator).to(bias.device, bias.dtype)
+            some = torch.randn(
+                bias.shape, generator=generator, dtype=torch.float32, device="cpu"
+            ).to(bias.device, bias.dtype)
             sample.__dict__[kind] = {**tensors, "bias": some}
     return sample
 

@@ -18,7 +18,12 @@ from moe_kernels.cpu.packed_weights import PACKED, stands_for_packed
 from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, CompileConfig, Llama4TextConfig, Qwen3MoeConfig
 
-from moe_rules.integrations.transformers.layer import is_experts, layer_tensors, stored
+from moe_rules.integrations.transformers.layer import (
+    is_experts,
+    layer_config,
+    layer_tensors,
+    stored,
+)
 from moe_rules.integrations.transformers.packed import SERVING
 from moe_rules.integrations.transformers.serving import serve
 from tests.integrations.transformers.architectures import architectures, text_model, tiny
@@ -70,6 +75,17 @@ def logits(model):
 
 def assert_as_eager(model, eager):
     torch.testing.assert_close(logits(model), logits(eager), rtol=1e-5, atol=1e-5)
+
+
+def test_a_layer_is_the_same_whatever_tensors_torch_makes_by_default():
+    module = experts_of(model_of("gpt_oss"))[0]
+    expected = layer_config(module, 2, torch.float32)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with torch.device("meta"):
+            assert layer_config(module, 2, torch.float32) == expected
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 # Weights ---------------------------------------------------------------------------------------
