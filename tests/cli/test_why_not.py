@@ -56,3 +56,9 @@ def test_why_not_gives_the_reason_why_a_kernel_is_withdrawn(
     assert answer.code == 1
     assert "BatchedTritonExperts is withdrawn: We have no licence" in answer.out
     assert "none of its kernels" not in answer.out
+
+
+def test_why_not_a_kernel(cli: Command, model: Path) -> None:
+    answer = cli("why-not", "TritonExperts", "--model", model, "--machine", "h100")
+    assert answer.code == 2
+    assert "no backend 'TritonExperts', but a kernel of TRITON (known: " in answer.err

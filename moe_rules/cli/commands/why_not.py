@@ -78,6 +78,7 @@ def _answer(asked: Asked, question: Question, word: str) -> dict[str, Any]:
 
 def backend_name(decision: Decision, word: str) -> str:
     """The declared backend that ``word`` means; case and "-" do not matter. Raises UserError."""
+    from moe_rules.cli.render import listed
     from moe_rules.vocabulary.fact_values import did_you_mean
 
     declared = list(decision.declared_backends)
@@ -89,9 +90,15 @@ def backend_name(decision: Decision, word: str) -> str:
             f"{withdrawn.text} ({withdrawn.location})"
         )
     if name not in declared:
+        using = [
+            backend
+            for backend, one in decision.declared_backends.items()
+            if any(word in (choice.kernel.name, choice.kernel.class_name) for choice in one.choices)
+        ]
+        hint = f", but a kernel of {listed(using)}" if using else did_you_mean(word, declared)
         raise UserError(
             f"oracle {decision.oracle!r} on {decision.platform} has no backend {word!r}"
-            f"{did_you_mean(word, declared)} (known: {', '.join(declared)})"
+            f"{hint} (known: {', '.join(declared)})"
         )
     return name
 
