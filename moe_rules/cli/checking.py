@@ -73,6 +73,12 @@ _NAMES_IN = {ExamplesFile: names_in_examples, PoliciesFile: names_in_policies}
 """What finds wrong names in a kind of file beside rules."""
 
 
+def _read_by_platforms(root: Path) -> frozenset[Path]:
+    """The rule files of a rule set that a platform reads."""
+    own = (file for name in PLATFORMS for file in platform_files(name, root))
+    return frozenset(file.resolve() for file in (*own, *shared_files(root)))
+
+
 def check(paths: Iterable[Path], release: str | None = None) -> Report:
     """Check files, folders and packaged overlays by name; the packaged rules if there are none.
 
@@ -102,6 +108,7 @@ class _Checker:
         files = yaml_files(path)
         self.asked.update(dict.fromkeys(map(shown, files)))
         root = rule_set_of(path)
+        read = None if root is None else _read_by_platforms(root)
         overlays: dict[Path, list[Path]] = {}
         platforms: set[str] = set()
         asked = path if path.is_dir() else path.parent
@@ -115,6 +122,12 @@ class _Checker:
                 overlays.setdefault(overlay, []).append(file)
             elif document is not None and isinstance(document[1], PlatformFile):
                 platforms.update(document[1].platforms)
+                if read is not None and file.resolve() not in read:
+                    message = (
+                        "no platform reads this file: rules of a rule set lie in PLATFORM.yaml, "
+                        "right below PLATFORM/ or right below shared/"
+                    )
+                    self.problems.append(Problem("misplaced-file", message, document[0].at(())))
             elif document is not None and isinstance(document[1], VocabularyFile):
                 platforms.update(PLATFORMS)
             elif document is not None and isinstance(document[1], QuantizationFile):

@@ -230,6 +230,17 @@ def test_what_is_shared_is_checked_on_every_platform_that_it_names(
     assert "words.yaml:1:1: error: this is no file of rules, and lies among them" in answer.out
 
 
+@pytest.mark.parametrize("place", ["nvidia.yaml", "cuda/more/fp8.yaml", "shared/more/fp8.yaml"])
+def test_a_file_of_rules_that_no_platform_reads(cli: Command, rule_set: Path, place: str) -> None:
+    file = rule_set / place
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("platform: cuda\n")
+    answer = cli("check", rule_set)
+    assert answer.code == 1
+    assert f"{place}:1:1: error: no platform reads this file" in answer.out
+    assert "1 error" in answer.out
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
