@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +39,15 @@ CACHED = "models--"
 class ModelFiles(Record):
     """What a model is called, its config.json, and its hf_quant_config.json if it has one.
 
-    ``path`` leads to the file that holds the configuration.
+    ``path`` leads to the file that holds the configuration. ``texts`` are those of the files, by
+    their paths: what comes through a pipe can be read only once.
     """
 
     name: str
     config: dict[str, Any]
     hf_quant_config: dict[str, Any] | None
     path: Path
+    texts: Mapping[Path, str]
 
     @property
     def names(self) -> FileNames:
@@ -55,10 +58,10 @@ class ModelFiles(Record):
 
     def with_line(self, where: str) -> str:
         """The place of a value in one of the files, with the line where it stands."""
-        for file in (self.path, self.path.with_name(QUANTIZATION)):
+        for file, text in self.texts.items():
             if where.startswith(f"{file}: "):
                 inside = where.removeprefix(f"{file}: ")
-                line = line_of(inside, file.read_text(encoding="utf-8-sig"))
+                line = line_of(inside, text)
                 return where if line is None else f"{file}:{line}: {inside}"
         return where
 
@@ -76,14 +79,11 @@ def read_model(given: str, tables: Tables | None = None) -> ModelFiles:
     path = _config_file(given)
     if path.name == PARAMS:
         return _in_mistral_format(path, tables)
-    beside = path.with_name(QUANTIZATION)
-    has_quantization = path.name == CONFIG and beside.is_file()
-    return ModelFiles(
-        _name_of(path),
-        read_object(path),
-        read_object(beside) if has_quantization else None,
-        path,
-    )
+    beside, hf_quant_config, texts = path.with_name(QUANTIZATION), None, {}
+    config, texts[path] = read_object(path)
+    if path.name == CONFIG and beside.is_file():
+        hf_quant_config, texts[beside] = read_object(beside)
+    return ModelFiles(_name_of(path), config, hf_quant_config, path, texts)
 
 
 def _in_mistral_format(path: Path, tables: Tables | None) -> ModelFiles:
@@ -91,9 +91,10 @@ def _in_mistral_format(path: Path, tables: Tables | None) -> ModelFiles:
     from moe_rules.models.mistral import config_of
 
     beside = path.with_name(CONFIG)
-    config_json = read_object(beside) if beside.is_file() else None
-    config = config_of(read_object(path), config_json, tables=tables, name=str(path))
-    return ModelFiles(path.absolute().parent.name, config, None, path)
+    config_json = read_object(beside)[0] if beside.is_file() else None
+    params, text = read_object(path)
+    config = config_of(params, config_json, tables=tables, name=str(path))
+    return ModelFiles(path.absolute().parent.name, config, None, path, {path: text})
 
 
 def _config_file(given: str) -> Path:
@@ -184,10 +185,10 @@ def _name_of(path: Path) -> str:
     return path.parent.name if path.name == CONFIG else path.name.removesuffix(".json")
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file; of a key given twice the last value, as transformers reads it.
+def read_object(path: Path) -> tuple[dict[str, Any], str]:
+    """A JSON object from a file, and the file's text. Raises UserError.
 
-    Raises UserError.
+    Of a key given twice the last value counts, as transformers reads it.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -208,7 +209,7 @@ def read_object(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: a JSON object was expected, not {type(data).__name__}")
     if _depth(data) > DEEPEST:
         raise UserError(f"{path}: nested too deeply")
-    return data
+    return data, text
 
 
 def _depth(data: object) -> int:

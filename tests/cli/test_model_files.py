@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -185,7 +187,7 @@ def test_wrong_model_files(cli: Command, tmp_path: Path, content: bytes, message
 def test_of_a_key_given_twice_the_last_value_counts(tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text('{"num_experts": 8, "num_experts": 16}')
-    assert read_object(file) == {"num_experts": 16}
+    assert read_object(file)[0] == {"num_experts": 16}
 
 
 @given(data=st.data(), junk=JUNK, command=st.sampled_from([*COMMANDS[:3], ("matrix",)]))
@@ -210,7 +212,7 @@ def test_any_bytes_are_an_object_or_an_error(tmp_path: Path, content: bytes) -> 
     file = tmp_path / "config.json"
     file.write_bytes(content)
     try:
-        data = read_object(file)
+        data, _ = read_object(file)
     except UserError as wrong:
         message = str(wrong)
     else:
@@ -247,6 +249,22 @@ def test_an_error_names_the_file_and_the_line(cli: Command, model: Path, tmp_pat
     assert f"{odd}:6: quantization_config.dynamic.+:a.b must be a mapping" in answer.err
     several = ("report", "--model", model, "--model", short, "--machine", "h100")
     assert f"{short} does not give num_experts" in cli(*several, "--out", tmp_path / "page").err
+
+
+def test_an_error_names_the_line_of_what_came_through_a_pipe(cli: Command, tmp_path: Path) -> None:
+    pipe = tmp_path / "config.json"
+    os.mkfifo(pipe)
+    config = {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "num_experts": "8",
+    }
+    writer = threading.Thread(target=pipe.write_text, args=(json.dumps(config, indent=1),))
+    writer.start()
+    answer = cli("select", "--model", pipe, "--machine", "h100")
+    writer.join()
+    assert answer.code == 2
+    assert f"{pipe}:6: num_experts must be an integer, not '8'" in answer.err
 
 
 def test_an_error_names_the_quantization_file(cli: Command, model: Path, tmp_path: Path) -> None:
