@@ -4,6 +4,7 @@ import pytest
 import torch
 from moe_kernels.ops.library import register_operator
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -115,6 +116,43 @@ def test_compilers_refuse_the_gradients_of_what_is_in_a_list():
         assert compiled(X, bias).tolist() == [4.0, 8.0]
     with torch.enable_grad(), pytest.raises(RuntimeError, match="has no backward"):
         compiled(X, bias)
+
+
+CALLS = [doubled_in_tests, OPERATOR]
+
+
+@pytest.mark.parametrize("call", CALLS)
+def test_torch_func_is_told_that_there_is_no_derivative(call):
+    def sum_of(x):
+        return call(x, 3.0).sum()
+
+    with torch.enable_grad():
+        for transform in (torch.func.grad, torch.func.jacrev):
+            with pytest.raises(RuntimeError, match="has no backward"):
+                transform(sum_of)(X)
+    with pytest.raises(RuntimeError, match="has no derivative in forward mode"):
+        torch.func.jvp(sum_of, (X,), (torch.ones(2),))
+    with pytest.raises(RuntimeError, match="has no derivative in forward mode"):
+        torch.func.jacfwd(sum_of)(X)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad])
+@pytest.mark.parametrize("call", CALLS)
+def test_tangents_are_not_lost(call, mode):
+    with forward_ad.dual_level(), mode():
+        assert call(X, 3.0).tolist() == EXPECTED
+        with pytest.raises(RuntimeError, match="has no derivative in forward mode"):
+            call(forward_ad.make_dual(X, torch.ones(2)), 3.0)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_what_torch_func_does_besides_goes_on(grad_mode):
+    def call(x):
+        return doubled_in_tests(x, 3.0)
+
+    stacked = torch.func.vmap(call)(torch.stack([X, 2 * X]))
+    assert stacked.tolist() == [EXPECTED, [2 * value for value in EXPECTED]]
+    assert torch.func.functionalize(call)(X).tolist() == EXPECTED
 
 
 @torch.no_grad()

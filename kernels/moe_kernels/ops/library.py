@@ -8,10 +8,11 @@ that runs: torch would convert some twenty arguments there and back for each cal
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 # torch.library is not annotated.
 # mypy: allow-untyped-calls
@@ -25,7 +26,7 @@ def register_operator(
     """Decorate a function of tensors to become ``torch.ops.moe_kernels.<its name>``.
 
     ``fake`` takes the same arguments and returns empty tensors of the right shape and dtype. The
-    function mutates none of its arguments, and has no gradient: to ask for one is a RuntimeError,
+    function mutates none of its arguments, and has no derivative: to ask for one is a RuntimeError,
     where a compiler makes a graph of it when that is made. Its first argument is a tensor, and
     all are given by position. What the decorator returns calls the operator, or the function where
     that comes to the same.
@@ -57,9 +58,15 @@ def _refusing_gradients(operator: Any) -> Callable[..., Any]:
     """
 
     def refusing(keyset: Any, *args: Any) -> Any:
+        asked = _asked_for_gradients(args) if torch.is_grad_enabled() else []
+        if asked and _is_in_torch_func():  # it takes the gradients in any case
+            raise _no_backward(operator._opname)
+        if forward_ad._current_level >= 0 and _has_tangents(args):
+            raise RuntimeError(
+                f"{operator._opname} of moe_kernels has no derivative in forward mode"
+            )
         with torch._C._AutoDispatchBelowAutograd():
             output = operator.redispatch(keyset & torch._C._after_autograd_keyset, *args)
-        asked = _asked_for_gradients(args) if torch.is_grad_enabled() else []
         return _NoBackward.apply(operator._opname, output, *asked) if asked else output
 
     return refusing
@@ -75,31 +82,48 @@ class _NoBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError(
-            f"{ctx.name} of moe_kernels has no backward: call it under torch.no_grad()"
-        )
+        raise _no_backward(ctx.name)
+
+
+def _no_backward(name: str) -> RuntimeError:
+    return RuntimeError(f"{name} of moe_kernels has no backward: call it under torch.no_grad()")
 
 
 def _is_watched(args: tuple[Any, ...]) -> bool:
     """Whether somebody wants to know that an operator is called so, or what it would give.
 
-    As compilers, tracers, modes, autograd and subclasses of tensors do.
+    As compilers, tracers, modes, autograd, transforms of functions and subclasses of tensors do.
     """
     return (
         torch.compiler.is_compiling()
         or type(args[0]) is not torch.Tensor
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._is_tracing()
+        or _is_in_torch_func()
+        or forward_ad._current_level >= 0
         or (torch.is_grad_enabled() and bool(_asked_for_gradients(args)))
     )
 
 
+def _is_in_torch_func() -> bool:
+    """Whether torch.func transforms what is called: tensors then have no memory of their own."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _asked_for_gradients(args: Iterable[Any]) -> list[torch.Tensor]:
-    """The tensors among arguments, those in lists included, that gradients are asked of."""
-    found = []
+    """The tensors among arguments that gradients are asked of."""
+    return [x for x in _tensors(args) if x.requires_grad]
+
+
+def _has_tangents(args: Iterable[Any]) -> bool:
+    """Whether a tensor among arguments has a derivative in forward mode."""
+    return any(forward_ad.unpack_dual(x).tangent is not None for x in _tensors(args))
+
+
+def _tensors(args: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among arguments, those in lists included."""
     for argument in args:
         if isinstance(argument, list):
-            found += _asked_for_gradients(argument)
-        elif isinstance(argument, torch.Tensor) and argument.requires_grad:
-            found.append(argument)
-    return found
+            yield from _tensors(argument)
+        elif isinstance(argument, torch.Tensor):
+            yield argument
