@@ -47,10 +47,13 @@ def experts_forward(interface: Any) -> ExpertsForward:
         ):
             _say_fallback(type(self).__name__, _own_name(self), NO_BACKWARD)
             return _own(self, interface)(self, hidden_states, top_k_index, top_k_weights)
-        if not getattr(self, SERVING).serves(w13, w2):
+        serving: Serving | None = getattr(self, SERVING, None)
+        if serving is None or not serving.serves(w13, w2):
             _prepare(self, top_k_index.shape[-1], hidden_states.dtype)
             w13, w2 = gemm_weights(self)
-        serving: Serving = getattr(self, SERVING)
+            serving = getattr(self, SERVING, None)
+        if serving is None:  # meanwhile another thread read weights, and so gave them back
+            return moe_rules_experts(self, hidden_states, top_k_index, top_k_weights)
         if serving.kernel is None:
             return _own(self, interface)(self, hidden_states, top_k_index, top_k_weights)
         return _computed(self, serving, w13, w2, hidden_states, top_k_index, top_k_weights)

@@ -2,6 +2,7 @@
 
 import copy
 import gc
+import itertools
 import pickle
 import threading
 import time
@@ -19,6 +20,7 @@ from torch.nn.utils import parametrize
 from transformers import AutoModelForCausalLM, CompileConfig, Llama4TextConfig, Qwen3MoeConfig
 
 from moe_rules.integrations.transformers.layer import (
+    gemm_weights,
     is_experts,
     layer_config,
     layer_tensors,
@@ -237,6 +239,22 @@ def test_threads_that_come_first_together(nothing_compiled, monkeypatch):
         for output in threads.map(call, range(4)):
             torch.testing.assert_close(output, logits(eager), rtol=1e-5, atol=1e-5)
     assert converted == experts_of(model)
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_thread_that_reads_weights_meanwhile(pair, monkeypatch, at):
+    """It gives them back, and a call begins anew."""
+    model, eager = pair
+    calls = itertools.count()
+
+    def and_then_read(module):
+        weights = gemm_weights(module)
+        if next(calls) == at:
+            module.down_proj  # noqa: B018
+        return weights
+
+    monkeypatch.setattr("moe_rules.integrations.transformers.forward.gemm_weights", and_then_read)
+    assert_as_eager(model, eager)
 
 
 class Doubled(torch.nn.Module):
