@@ -55,7 +55,7 @@ _CONSTANT_GROUPS = ("platform", "software")
 Find = Callable[[str], FactValue]
 """Finds a platform or software fact by its name. Raises LookupError where it cannot."""
 
-_Asked = tuple[str, Key, Key, Mapping[str, FactValue]]
+_Asked = tuple[str, Key, Key, tuple[tuple[str, FactValue], ...]]
 """What is asked of a layer: the oracle, the keys of weights and activations, further facts."""
 
 
@@ -108,7 +108,7 @@ class Selector:
             del self._defaults[name]
         self._unknown = frozenset(unknown).union(PER_CALL).difference(self._defaults)
         self._plans: dict[tuple[str, frozenset[str], frozenset[str]], OraclePlan] = {}
-        self._remembered: dict[int, list[tuple[_Asked, Decision]]] = {}
+        self._remembered: dict[int, dict[_Asked, Decision]] = {}
         self._asked: Counter[tuple[str, ...]] = Counter()
         self._functions: dict[tuple[str, ...], Function | None] = {}
 
@@ -128,19 +128,26 @@ class Selector:
         SwitchError (a ValueError) for a switch that is asked for and unreadable, FactError for
         an oracle, a key or a fact that does not exist, or TypeError for what is no layer.
         """
-        for asked, decision in self._remembered.get(id(config), ()):
-            if asked == (oracle, weight_key, activation_key, others):
-                return decision
+        known = self._remembered.get(id(config), {})
+        asked: _Asked | None
+        try:
+            asked = (oracle, weight_key, activation_key, tuple(others.items()))
+            if asked in known:
+                return known[asked]
+        except TypeError:  # what has no hash may change, and is not remembered
+            asked = None
         decision = self._decide_layer(oracle, checked(config, weight_key, activation_key, others))
         if decision.failed:
             raise refusal(decision)
+        if asked is None:
+            return decision
         # The decision keeps the layer, which cannot change, and so its id.
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
-        known = self._remembered.setdefault(id(config), [])
+        known = self._remembered.setdefault(id(config), {})
         if len(known) >= MAX_ASKED:
             known.clear()
-        known.append(((oracle, weight_key, activation_key, others), decision))
+        known[asked] = decision
         return decision
 
     def _decide_layer(self, oracle: str, asked: Layer) -> Decision:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import pytest
 
 from moe_rules.selectors.errors import InvalidRequestError, NotSupportedError
@@ -282,6 +284,20 @@ def test_each_way_of_asking_for_a_layer_is_remembered(small: MakeRules) -> None:
     again = selector.select("unquantized", LAYER)
     assert again.result == first.result
     assert "num_tokens" not in again.facts
+
+
+def test_what_may_change_is_not_remembered(small: MakeRules) -> None:
+    """Nor compared with what is: arrays have no truth."""
+    selector = small()
+    selector.select("unquantized", LAYER, num_tokens=3)
+    for _ in range(2):
+        with pytest.raises(FactError, match="num_tokens cannot be"):
+            selector.select("unquantized", LAYER, num_tokens=np.array([3, 4]))
+    block, tensor = (NAMED_KEYS[f"kFp8Static{kind}Sym"] for kind in ("128Block", "Tensor"))
+    key: Any = block.to_dict()
+    assert selector.select("unquantized", LAYER, key).facts["weight_key"] == block
+    key |= tensor.to_dict()
+    assert selector.select("unquantized", LAYER, key).facts["weight_key"] == tensor
 
 
 def test_decisions_serialise(small: MakeRules) -> None:
