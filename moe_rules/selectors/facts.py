@@ -25,9 +25,9 @@ Layer = tuple[FusedMoEConfig, QuantKey | None, QuantKey | None, Mapping[str, Fac
 def layer_facts(config: FusedMoEConfig) -> FactMap:
     """The layer and parallel facts of a layer, as the rules name them."""
     # The fields alone: a subclass may have attributes that are called as other facts are.
-    own, parallel = config.__dict__, config.moe_parallel_config.__dict__
-    facts: FactMap = {name: own[name] for name in LAYER_FIELDS}
-    return facts | {name: parallel[name] for name in PARALLEL_FIELDS}
+    parallel = config.moe_parallel_config
+    facts: FactMap = {name: getattr(config, name) for name in LAYER_FIELDS}
+    return facts | {name: getattr(parallel, name) for name in PARALLEL_FIELDS}
 
 
 def facts_of(asked: Layer) -> FactMap:
@@ -49,16 +49,17 @@ def checked(
             f"a layer is described by moe_rules.FusedMoEConfig, got {type(config)}; its from_dict "
             "makes one of a mapping, and moe_rules.oracles takes vLLM's"
         )
-    return config, _key(weight_key), _key(activation_key), checked_facts(others)
-
-
-def _key(key: Key) -> QuantKey | None:
-    return None if key is None else parse_quant_key(key)
+    return (
+        config,
+        None if weight_key is None else parse_quant_key(weight_key),
+        None if activation_key is None else parse_quant_key(activation_key),
+        others and checked_facts(others),
+    )
 
 
 def checked_facts(facts: Mapping[str, FactValue]) -> FactMap:
     """Facts of the vocabulary by name, each of its type. Raises FactError for any other."""
-    if not isinstance(facts, Mapping):
+    if type(facts) is not dict and not isinstance(facts, Mapping):  # which takes long to find out
         raise TypeError(f"facts are a mapping of their names to values, got {facts!r}")
     found: FactMap = {}
     for name, value in facts.items():

@@ -37,6 +37,7 @@ from moe_rules.vocabulary.fact_values import (
 )
 from moe_rules.vocabulary.facts import FACTS, PER_CALL, REQUEST_DEFAULTS
 from moe_rules.vocabulary.layer import FusedMoEConfig
+from moe_rules.vocabulary.quant_keys import QuantKey
 from moe_rules.vocabulary.readings import Unreadable, variable_text
 from moe_rules.vocabulary.switches import SWITCHES, switches_from_environ
 
@@ -49,13 +50,15 @@ MAX_ASKED = 16
 """Ways of asking for one layer that are remembered."""
 COMPILED_AFTER = 2000
 """Layers of one oracle that the interpreter decides before the oracle is compiled."""
+_KEYS = (QuantKey, str, type(None))
+"""The types of keys that cannot change, as mappings may."""
 _CONSTANT_GROUPS = ("platform", "software")
 
 
 Find = Callable[[str], FactValue]
 """Finds a platform or software fact by its name. Raises LookupError where it cannot."""
 
-_Asked = tuple[str, Key, Key, tuple[tuple[str, FactValue], ...]]
+_Asked = tuple[str, Key, Key, Mapping[str, FactValue]]
 """What is asked of a layer: the oracle, the keys of weights and activations, further facts."""
 
 
@@ -108,7 +111,7 @@ class Selector:
             del self._defaults[name]
         self._unknown = frozenset(unknown).union(PER_CALL).difference(self._defaults)
         self._plans: dict[tuple[str, frozenset[str], frozenset[str]], OraclePlan] = {}
-        self._remembered: dict[int, dict[_Asked, Decision]] = {}
+        self._remembered: dict[int, list[tuple[_Asked, Decision]]] = {}
         self._asked: Counter[tuple[str, ...]] = Counter()
         self._functions: dict[tuple[str, ...], Function | None] = {}
 
@@ -128,31 +131,31 @@ class Selector:
         SwitchError (a ValueError) for a switch that is asked for and unreadable, FactError for
         an oracle, a key or a fact that does not exist, or TypeError for what is no layer.
         """
-        known = self._remembered.get(id(config), {})
-        asked: _Asked | None
         try:
-            asked = (oracle, weight_key, activation_key, tuple(others.items()))
-            if asked in known:
-                return known[asked]
-        except TypeError:  # what has no hash may change, and is not remembered
-            asked = None
-        decision = self._decide_layer(oracle, checked(config, weight_key, activation_key, others))
+            for asked, decision in self._remembered.get(id(config), ()):
+                if asked == (oracle, weight_key, activation_key, others):
+                    return decision
+        except ValueError:  # of comparing arrays, which are refused below
+            pass
+        layer = checked(config, weight_key, activation_key, others)
+        decision = self._decide_layer(oracle, layer)
         if decision.failed:
             raise refusal(decision)
-        if asked is None:
-            return decision
+        if not (isinstance(weight_key, _KEYS) and isinstance(activation_key, _KEYS)):
+            return decision  # of mappings, which may change
         # The decision keeps the layer, which cannot change, and so its id.
         if len(self._remembered) >= MAX_REMEMBERED:
             self._remembered.clear()
-        known = self._remembered.setdefault(id(config), {})
+        known = self._remembered.setdefault(id(config), [])
         if len(known) >= MAX_ASKED:
             known.clear()
-        known[asked] = decision
+        known.append(((oracle, weight_key, activation_key, others), decision))
         return decision
 
     def _decide_layer(self, oracle: str, asked: Layer) -> Decision:
         """What is decided of a layer, by the function of its oracle where there is one."""
-        self._check_oracle(oracle)
+        if type(oracle) is not str or oracle not in self.rules.oracles:
+            self._check_oracle(oracle)
         config, weight_key, activation_key, others = asked
         function = self._function(oracle, others)
         if function is not None:

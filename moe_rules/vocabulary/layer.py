@@ -35,6 +35,19 @@ def checked_facts(given: Mapping[str, object]) -> dict[str, FactValue]:
     return {name: typed_value(FACTS[name], value) for name, value in given.items()}
 
 
+_set = object.__setattr__
+"""Of a frozen dataclass: where its ``__dict__`` was asked for, reading fields takes longer."""
+
+
+def _check_fields(one: object, names: Iterable[str]) -> None:
+    """Give fields the types of their facts. Raises FactError for a value that one cannot have."""
+    for name in names:
+        value = getattr(one, name)
+        typed = typed_value(FACTS[name], value)
+        if typed is not value:
+            _set(one, name, typed)
+
+
 @dataclass(frozen=True)
 class FusedMoEParallelConfig:
     """How a MoE layer is spread over devices, as one rank sees it.
@@ -55,7 +68,7 @@ class FusedMoEParallelConfig:
     enable_eplb: bool = False
 
     def __post_init__(self) -> None:
-        self.__dict__.update(checked_facts({name: self.__dict__[name] for name in PARALLEL_FIELDS}))
+        _check_fields(self, PARALLEL_FIELDS)
 
     @classmethod
     def make(
@@ -127,25 +140,25 @@ class FusedMoEConfig:
     activation_situ_linear_beta: float | None = None
 
     def __post_init__(self) -> None:
-        own = self.__dict__
         parallel = self.moe_parallel_config
         if not isinstance(parallel, FusedMoEParallelConfig):
             raise FactError(f"moe_parallel_config is a FusedMoEParallelConfig, not {parallel!r}")
-        given = {name: own[name] for name in LAYER_FIELDS}
-        given["in_dtype"] = dtype_name(self.in_dtype)
+        _set(self, "in_dtype", dtype_name(self.in_dtype))
         logits = self.router_logits_dtype
-        given["router_logits_dtype"] = given["in_dtype"] if logits is None else dtype_name(logits)
-        partition, unpadded = (given.pop(name) for name in _PARTITION)
-        own.update(checked_facts(given))
-        if partition == -1:
+        _set(self, "router_logits_dtype", self.in_dtype if logits is None else dtype_name(logits))
+        _check_fields(self, _GIVEN_FIELDS)
+        if self.intermediate_size_per_partition == -1:
             if self.intermediate_size % parallel.tp_size:
                 raise FactError(
                     f"intermediate_size {self.intermediate_size} is not divisible by "
                     f"tp_size {parallel.tp_size}"
                 )
             partition = self.intermediate_size // parallel.tp_size
-        sizes = (partition, partition if unpadded is None else unpadded)
-        own.update(checked_facts(dict(zip(_PARTITION, sizes, strict=True))))
+            _set(self, "intermediate_size_per_partition", partition)
+        if self.intermediate_size_per_partition_unpadded is None:
+            partition = self.intermediate_size_per_partition
+            _set(self, "intermediate_size_per_partition_unpadded", partition)
+        _check_fields(self, _PARTITION)
 
     @property
     def is_act_and_mul(self) -> bool:
@@ -211,5 +224,6 @@ LAYER_FIELDS = {
 """Those of a FusedMoEConfig; MISSING where there is no default."""
 _PARTITION = ("intermediate_size_per_partition", "intermediate_size_per_partition_unpadded")
 """The fields that follow from others where they are not given."""
+_GIVEN_FIELDS = tuple(name for name in LAYER_FIELDS if name not in _PARTITION)
 REQUIRED_FACTS = tuple(name for name, default in LAYER_FIELDS.items() if default is MISSING)
 """The layer facts that have no default: without them there is no layer."""
