@@ -326,7 +326,7 @@ def _kinds(
             runtime,
             tuple(alike),
             paths[alike[0]],
-            tuple(note for note in (question.reason, hint) if note is not None),
+            tuple(note for note in (question.note, hint) if note is not None),
             question.loading,
         )
         for moe, question, alike in groups
@@ -379,7 +379,7 @@ def _question(
     if stated.oracle is not None:
         question = Question(stated.oracle)
     elif row["no_oracle"] is not None:
-        return Question(None, reason=row["no_oracle"])
+        return Question(None, note=row["no_oracle"])
     else:
         try:
             question = UNQUANTIZED if quantization is None else quantization.ask(place, moe)

@@ -20,6 +20,7 @@ from moe_rules.models.shard_checks import (
     COMPUTED_KEYS,
     LAYER_CHANGES,
     block_checks,
+    refined_in_words,
     shape_checks,
 )
 from moe_rules.vocabulary.fact_values import did_you_mean
@@ -29,17 +30,17 @@ from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey
 
 @dataclass(frozen=True)
 class Question:
-    """What a layer asks of an oracle. ``oracle`` is None where no oracle is asked: ``reason``.
+    """What a layer asks of an oracle; None where it asks none.
 
-    ``layer`` is the layer as the quantization method changed it, None for no change; ``loading``
-    what vLLM would refuse after the selection.
+    ``note`` says why it asks none, or what else to know. ``layer`` is the layer as the quantization
+    method changed it, None for no change; ``loading`` what vLLM would refuse after the selection.
     """
 
     oracle: str | None
     weight_key: QuantKey | None = None
     activation_key: QuantKey | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
-    reason: str | None = None
+    note: str | None = None
     layer: FusedMoEConfig | None = None
     loading: tuple[LoadRefusal, ...] = ()
 
@@ -70,7 +71,7 @@ class Quantization:
     def _ask(self, values: Values | None, layer: FusedMoEConfig) -> Question:
         own = self.edits.own_kernels(quantized=values is not None)
         if own is not None:
-            return Question(None, reason=own)
+            return Question(None, note=own)
         if values is None:
             return UNQUANTIZED
         for known_values, known_layer, question in self._asked:
@@ -105,12 +106,14 @@ class Quantization:
             checks = (one for name in scheme.get("loading", ()) for one in lists[name])
             loading = load_refusals(checks, context)
             if "no_oracle" in scheme:
-                return Question(None, reason=scheme["no_oracle"], loading=loading)
+                return Question(None, note=scheme["no_oracle"], loading=loading)
+            weight_key = _key(scheme.get("weight"), context, changed)
             return Question(
                 scheme["oracle"],
-                _key(scheme.get("weight"), context, changed),
+                weight_key,
                 _key(scheme.get("activation"), context, changed),
                 _options(scheme, context),
+                refined_in_words(context["weight_block_size"], weight_key, changed),
                 layer=None if changed is layer else changed,
                 loading=loading,
             )

@@ -36,6 +36,21 @@ def fp8_block_for_shard(block: tuple[int, int], layer: FusedMoEConfig) -> tuple[
     return block if refined < SMALLEST_REFINED_BLOCK else (refined, refined)
 
 
+def refined_in_words(block: Any, key: QuantKey | None, layer: FusedMoEConfig) -> str | None:
+    """What to say where a key has smaller blocks than the ``block`` of the checkpoint."""
+    if key is None or not _is_block(block):
+        return None
+    rows, columns = block
+    refined = fp8_block_for_shard((rows, columns), layer)
+    if refined == (rows, columns) or key.scale.group_shape != refined:
+        return None
+    return (
+        f"a rank's {layer.intermediate_size_per_partition} of {layer.intermediate_size} rows cut "
+        f"through blocks of {rows}x{columns}, so vLLM gives its weights scales of blocks of "
+        f"{refined[0]}x{refined[1]}"
+    )
+
+
 def block_checks(layer: FusedMoEConfig, block: Any) -> dict[str, bool]:
     """The checks that schemes may ask for by name, for weights with square FP8 scale blocks.
 

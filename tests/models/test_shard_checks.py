@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moe_rules.models import Deployment, derive_layers
 from moe_rules.models.shard_checks import fp8_block_for_shard, marlin_takes_shape
 from moe_rules.vocabulary.layer import FusedMoEConfig, FusedMoEParallelConfig
+from tests.models.checkpoints import FP8_BLOCKS, H100, qwen3
 
 CUDA = {"device": "cuda"}
 
@@ -39,6 +41,16 @@ def test_block_is_refined_where_the_shard_cuts_it(
     block: tuple[int, int], size: int, tp_size: int, expected: tuple[int, int]
 ) -> None:
     assert fp8_block_for_shard(block, shard(size, tp_size=tp_size)) == expected
+
+
+def test_a_layer_says_that_its_blocks_are_refined() -> None:
+    config = qwen3(moe_intermediate_size=768, quantization_config=FP8_BLOCKS)
+    (whole,) = derive_layers(config, H100)
+    (cut,) = derive_layers(config, H100, Deployment(tensor_parallel_size=4))
+    assert whole.notes == ()
+    (note,) = cut.notes
+    assert note.startswith("a rank's 192 of 768 rows cut through blocks of 128x128, ")
+    assert note.endswith(" blocks of 64x64")
 
 
 @given(
