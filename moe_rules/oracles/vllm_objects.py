@@ -25,8 +25,8 @@ from moe_rules.vocabulary.layer import (
     LAYER_FIELDS,
     PARALLEL_FIELDS,
     FusedMoEConfig,
-    checked_facts,
     dtype_name,
+    typed_facts,
 )
 from moe_rules.vocabulary.quant_keys import NAMED_KEYS, QuantKey, Scale
 
@@ -209,7 +209,7 @@ class LayerReader:
         facts: dict[str, object] = {**self._absent, **dict(zip(self._names, values, strict=True))}
         for name in _DTYPES:
             facts[name] = dtype_name(facts[name])
-        return checked_facts(facts)
+        return typed_facts(facts)
 
 
 class _LayerReaders(dict[type, LayerReader]):

@@ -154,7 +154,7 @@ class Selector:
 
     def _decide_layer(self, oracle: str, asked: Layer) -> Decision:
         """What is decided of a layer, by the function of its oracle where there is one."""
-        if type(oracle) is not str or oracle not in self.rules.oracles:
+        if type(oracle) is not str or oracle not in self.rules.oracles:  # a call takes as long
             self._check_oracle(oracle)
         config, weight_key, activation_key, others = asked
         function = self._function(oracle, others)

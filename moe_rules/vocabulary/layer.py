@@ -30,7 +30,7 @@ def dtype_name(dtype: object) -> str:
     return text
 
 
-def checked_facts(given: Mapping[str, object]) -> dict[str, FactValue]:
+def typed_facts(given: Mapping[str, object]) -> dict[str, FactValue]:
     """Facts by name, each of its type and in its domain. Raises FactError for one that is not."""
     return {name: typed_value(FACTS[name], value) for name, value in given.items()}
 
